@@ -1,0 +1,66 @@
+"""moorline: calls, webhooks, jobs and credentials that hold when third-party APIs do not.
+
+Importing this loads no service, no driver and no HTTP client; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moorline import errors
+    from moorline.app import Moorline
+    from moorline.events.event import Event
+    from moorline.jobs.job import Job
+    from moorline.money import Money
+    from moorline.policies.breaker import Breaker
+    from moorline.policies.bulkhead import Bulkhead
+    from moorline.policies.policy import Policy
+    from moorline.policies.rate import RateLimit
+    from moorline.policies.retry import Retry
+    from moorline.secrets.secret import Secret
+
+__all__ = [
+    "Breaker",
+    "Bulkhead",
+    "Event",
+    "Job",
+    "Money",
+    "Moorline",
+    "Policy",
+    "RateLimit",
+    "Retry",
+    "Secret",
+    "errors",
+]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Breaker": "moorline.policies.breaker",
+    "Bulkhead": "moorline.policies.bulkhead",
+    "Event": "moorline.events.event",
+    "Job": "moorline.jobs.job",
+    "Money": "moorline.money",
+    "Moorline": "moorline.app",
+    "Policy": "moorline.policies.policy",
+    "RateLimit": "moorline.policies.rate",
+    "Retry": "moorline.policies.retry",
+    "Secret": "moorline.secrets.secret",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "errors":
+        return import_module("moorline.errors")
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'moorline' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,346 @@
+"""Every exception that a caller may catch, in one tree.
+
+::
+
+    MoorlineError
+    ├── ConfigurationError            a setting, an argument or a registration is wrong (also a ValueError)
+    ├── Misuse                        right thing, wrong moment: blocking inside a running loop, … (also a RuntimeError)
+    ├── CallError                     a Call did not give its answer
+    │   ├── CallerFault               the service says that we are wrong; the same request will fail again
+    │   │   ├── InvalidRequest        malformed, or refused by validation (400, 413, 422; or before sending)
+    │   │   ├── NotFound              no such object, or not for this credential (404, 410)
+    │   │   ├── Conflict              the object is in another state (409, 412)
+    │   │   ├── IdempotencyConflict   the same idempotency key came with other parameters
+    │   │   └── PaymentDeclined       the bank or the risk engine said no
+    │   ├── CredentialFault           our key, not our request
+    │   │   ├── AuthenticationFailed  missing, wrong or expired credential (401)
+    │   │   └── PermissionDenied      a good credential without the right (403)
+    │   ├── LimitFault                too much at once
+    │   │   ├── RateLimited           the service's limit, or ours in front of it (429)
+    │   │   └── BulkheadFull          our own limit of calls in flight
+    │   ├── ServiceFault              the service failed
+    │   │   ├── ServiceUnavailable    5xx
+    │   │   ├── BadAnswer             truncated, malformed or too large an answer
+    │   │   └── CircuitOpen           not sent: the breaker is open
+    │   ├── NetworkFault              nobody answered
+    │   │   ├── ConnectFailed         never left this machine (refused, DNS, TLS, pool)
+    │   │   ├── AttemptTimeout        one attempt took too long
+    │   │   ├── ConnectionLost        the connection broke in the middle
+    │   │   └── DeadlineExceeded      the whole call took too long
+    │   └── OutcomeUnknown            it may have happened: sent, not answered, and not safe to repeat
+    │       └── DeadlineOutcomeUnknown   the same, because the deadline ran out (also a DeadlineExceeded)
+    ├── EventError
+    │   ├── InvalidSignature          the bytes were not signed by a secret that we accept, or too long ago
+    │   ├── UnusableEvent             signed well, but not an event: no id, no type, not the expected body
+    │   └── EventNotFound
+    ├── JobError
+    │   ├── UnknownJob                no function or operation is registered under that name
+    │   ├── JobNotFound               no such job in the store
+    │   ├── JobStateError             the job is in a state that does not allow it
+    │   └── InvalidArguments          the arguments do not fit the function (also a TypeError)
+    ├── StoreError
+    │   ├── StoreUnavailable          the database is down, locked or full
+    │   ├── StoreOverloaded           more is waiting to be written than the limit
+    │   └── StoreNotMigrated          the schema is older or newer than this program
+    └── InvalidToken                  a token that must not be believed
+
+A CallError answers two questions: *whose fault* it was (``fault``), and *what happened* (``outcome``):
+``not_sent`` (the service saw nothing), ``unknown`` (it may have acted), ``done`` (it answered).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+Fault = Literal["caller", "credentials", "limit", "service", "network"]
+Outcome = Literal["not_sent", "unknown", "done"]
+
+
+class MoorlineError(Exception):
+    """The root: ``except MoorlineError`` catches all that moorline raises on purpose."""
+
+
+class ConfigurationError(MoorlineError, ValueError):
+    """A setting, an argument or a registration is wrong. The message names it and says what is accepted."""
+
+
+class Misuse(MoorlineError, RuntimeError):
+    """A call that cannot work from here, such as ``.result()`` inside a running event loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a Call.
+
+    ``at`` is seconds since the epoch, ``elapsed`` seconds; ``status`` is the HTTP status when there was an answer;
+    ``reason`` is one line without secrets; ``wait`` the seconds slept before the next attempt.
+    """
+
+    number: int
+    at: float
+    elapsed: float
+    status: int | None
+    reason: str
+    wait: float = 0.0
+
+
+class CallError(MoorlineError):
+    """A Call did not give its answer. ``str()`` is one line and holds no secret.
+
+    Attributes: ``service``, ``operation``; ``status`` (HTTP) and ``code`` (the service's own) if it answered;
+    ``request_id`` (the service's); ``outcome``; ``retryable`` (would the same Call, sent again later, be safe and sensible);
+    ``retry_at`` (seconds since the epoch, when the service or the breaker named a time); ``idempotency_key``;
+    ``attempts``; ``detail`` (the service's structured answer, redacted, for programs that need more than ``code``).
+    """
+
+    fault: ClassVar[Fault] = "service"
+    default_outcome: ClassVar[Outcome] = "done"
+    default_retryable: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        service: str = "",
+        operation: str = "",
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        outcome: Outcome | None = None,
+        retryable: bool | None = None,
+        retry_at: float | None = None,
+        idempotency_key: str | None = None,
+        attempts: tuple[Attempt, ...] = (),
+        detail: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.service = service
+        self.operation = operation
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.outcome: Outcome = outcome or self.default_outcome
+        self.retryable = self.default_retryable if retryable is None else retryable
+        self.retry_at = retry_at
+        self.idempotency_key = idempotency_key
+        self.attempts = attempts
+        self.detail = detail
+
+    def __str__(self) -> str:
+        where = ".".join(part for part in (self.service, self.operation) if part)
+        facts = [f"status {self.status}" if self.status else "", f"code {self.code}" if self.code else ""]
+        facts.append(f"request {self.request_id}" if self.request_id else "")
+        facts.append(f"{len(self.attempts)} attempts" if len(self.attempts) > 1 else "")
+        if self.outcome != "done":
+            facts.append(f"outcome {self.outcome}")
+        tail = ", ".join(fact for fact in facts if fact)
+        return (f"{where}: " if where else "") + self.message + (f" ({tail})" if tail else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception pickles through its positional arguments; ours are keywords.
+        return (_rebuild, (type(self), self.message, dict(vars(self))))
+
+
+def _rebuild(kind: type[CallError], message: str, state: dict[str, Any]) -> CallError:
+    error = kind(message)
+    vars(error).update(state)
+    return error
+
+
+class CallerFault(CallError):
+    """The service answered that the request is wrong; sending it again gives the same answer."""
+
+    fault = "caller"
+
+
+class InvalidRequest(CallerFault):
+    """Malformed, or refused by validation: the service's 400, 413 or 422, or a documented limit checked before sending."""
+
+
+class NotFound(CallerFault):
+    """No such object, or not visible to this credential (404, 410)."""
+
+
+class Conflict(CallerFault):
+    """The object is in a state that does not allow it (409, 412)."""
+
+
+class IdempotencyConflict(CallerFault):
+    """The same idempotency key was used before with other parameters."""
+
+
+class PaymentDeclined(CallerFault):
+    """The bank or the risk engine said no. ``code`` is the service's code, ``decline_code`` the bank's finer reason.
+
+    ``may_retry`` says whether trying again later, or with another card, may help.
+    """
+
+    def __init__(
+        self, message: str, *, decline_code: str | None = None, may_retry: bool | None = None, **context: Any
+    ) -> None:
+        super().__init__(message, **context)
+        self.decline_code = decline_code
+        self.may_retry = may_retry
+
+
+class CredentialFault(CallError):
+    """The key is at fault, not the request."""
+
+    fault = "credentials"
+
+
+class AuthenticationFailed(CredentialFault):
+    """The credential is missing, wrong or expired (401)."""
+
+
+class PermissionDenied(CredentialFault):
+    """The credential is good and lacks the right (403)."""
+
+
+class LimitFault(CallError):
+    """Too much at once; the same Call later is fine."""
+
+    fault = "limit"
+    default_retryable = True
+
+
+class RateLimited(LimitFault):
+    """The service's limit (429), or the gate that we keep in front of it. ``retry_at`` says when it opens, if known."""
+
+
+class BulkheadFull(LimitFault):
+    """Our own limit of calls in flight to this service is reached. Nothing was sent."""
+
+    default_outcome = "not_sent"
+
+
+class ServiceFault(CallError):
+    """The service failed."""
+
+    fault = "service"
+    default_retryable = True
+
+
+class ServiceUnavailable(ServiceFault):
+    """The service answered 5xx."""
+
+
+class BadAnswer(ServiceFault):
+    """The answer is truncated, malformed or larger than the limit."""
+
+    default_retryable = False
+
+
+class CircuitOpen(ServiceFault):
+    """Not sent: the service failed too often, and the breaker stays open until ``retry_at``."""
+
+    default_outcome = "not_sent"
+
+
+class NetworkFault(CallError):
+    """No answer came."""
+
+    fault = "network"
+    default_outcome = "unknown"
+    default_retryable = True
+
+
+class ConnectFailed(NetworkFault):
+    """The request never left: connection refused, DNS, TLS, or no free connection in the pool."""
+
+    default_outcome = "not_sent"
+
+
+class AttemptTimeout(NetworkFault):
+    """One attempt took longer than ``attempt_timeout``."""
+
+
+class ConnectionLost(NetworkFault):
+    """The connection broke after the request was sent and before the answer was complete."""
+
+
+class DeadlineExceeded(NetworkFault):
+    """The whole call, waits and body included, took longer than its deadline."""
+
+
+class OutcomeUnknown(NetworkFault):
+    """Sent, not answered, and not safe to send again: the service may have acted.
+
+    Do not treat it as failed. Look the object up, or send the *same* Call again where ``idempotency_key`` is set:
+    the service answers with the first result.
+    """
+
+    default_retryable = False
+
+
+class DeadlineOutcomeUnknown(OutcomeUnknown, DeadlineExceeded):
+    """The deadline ran out while an unrepeatable request was with the service."""
+
+
+class EventError(MoorlineError):
+    """Something is wrong with an Event."""
+
+
+class InvalidSignature(EventError):
+    """The bytes were not signed by an accepted secret, or not within the tolerance. ``reason`` is for the operator's log.
+
+    Never send ``reason`` to the sender: it helps who forges.
+    """
+
+    def __init__(self, message: str, *, reason: str = "mismatch") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnusableEvent(EventError):
+    """Well signed, but not an event: no id, no type, or not the body that this service sends."""
+
+
+class EventNotFound(EventError):
+    """No event of that id is stored."""
+
+
+class JobError(MoorlineError):
+    """Something is wrong with a Job."""
+
+
+class UnknownJob(JobError):
+    """No function or operation is registered under that name in this program."""
+
+
+class JobNotFound(JobError):
+    """No job of that id is stored."""
+
+
+class JobStateError(JobError):
+    """The job is in a state that does not allow it, such as cancelling a finished one."""
+
+
+class InvalidArguments(JobError, TypeError):
+    """The arguments do not fit the signature of the function or operation."""
+
+
+class StoreError(MoorlineError):
+    """The database did not do it."""
+
+
+class StoreUnavailable(StoreError):
+    """The database is down, locked for too long, or full. Nothing of the transaction was kept."""
+
+
+class StoreOverloaded(StoreError):
+    """More is waiting to be written than the limit allows; try again in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class StoreNotMigrated(StoreError):
+    """The schema of the database is not the one that this program needs."""
+
+
+class InvalidToken(MoorlineError):
+    """A token that must not be believed; the message says why and never holds the token."""
