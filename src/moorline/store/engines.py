@@ -1,0 +1,161 @@
+"""Connections to SQLite and PostgreSQL, and what their failures mean."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Connection, Engine
+
+from moorline.clock import SYSTEM
+from moorline.errors import ConfigurationError, StoreError, StoreNotMigrated, StoreUnavailable
+
+__all__ = ["Engines", "is_conflict", "is_disconnect", "make_engines", "parse_url", "translated"]
+
+BUSY_SECONDS = 5.0
+"""How long a writer waits for another process's transaction on the same SQLite file."""
+
+READERS = 4
+_SQLITE_BUSY = 5
+_CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the same again may succeed
+_UNDEFINED = frozenset({"42P01", "42703"})  # no such table, no such column
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """``write`` starts transactions that may write; ``read`` commits nothing and refuses to write."""
+
+    write: Engine
+    read: Engine
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self.write.dialect.name
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.write.dispose()
+        self.read.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """The database's address. Raises ConfigurationError naming ``database_url`` when it cannot be used."""
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        raise ConfigurationError("database_url: not a database URL; write sqlite:///path or postgresql://…") from None
+    backend = parsed.get_backend_name()
+    if backend in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise ConfigurationError(f"database_url: {backend!r} is not supported; use sqlite:///path or postgresql://…")
+    if parsed.database in {None, "", ":memory:"} or str(parsed.database).startswith("file:"):
+        raise ConfigurationError("database_url: SQLite needs a file (sqlite:///path): memory does not survive a crash")
+    return parsed.set(drivername="sqlite+pysqlite")
+
+
+def make_engines(url: URL) -> Engines:
+    """Two engines over one database. Nothing is connected yet."""
+    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgres(url)
+
+
+def _sqlite(url: URL) -> Engines:
+    if sqlite3.sqlite_version_info < (3, 35):
+        raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 is needed (RETURNING)")
+    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        # isolation_level None: transactions begin where we say so, not before the first INSERT.
+        "connect_args": {"isolation_level": None, "check_same_thread": False, "timeout": BUSY_SECONDS},
+    }
+    write = sa.create_engine(url, pool_size=1, **options)
+    read = sa.create_engine(url, pool_size=READERS, max_overflow=2, **options)
+    event.listen(write, "connect", _sqlite_writer)
+    event.listen(read, "connect", _sqlite_reader)
+    event.listen(write, "begin", _begin_immediate)
+    return Engines(write, read)
+
+
+def _sqlite_writer(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in (
+        "page_size = 8192",  # a webhook's body of 7 kB in one page; only a new file takes it
+        "journal_mode = WAL",
+        "synchronous = FULL",  # what was acknowledged survives a power cut
+        "fullfsync = ON",  # macOS: fsync alone does not reach the disk there
+        "wal_autocheckpoint = 4000",
+        "journal_size_limit = 67108864",
+        "temp_store = MEMORY",
+        "cache_size = -8192",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_reader(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA cache_size = -4096")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # SQLite's own busy handler sleeps up to 100 ms between tries, and starves one of two busy processes.
+    until = SYSTEM.monotonic() + BUSY_SECONDS
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            return
+        except exc.OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+            if code != _SQLITE_BUSY or SYSTEM.monotonic() > until:
+                raise
+        SYSTEM.sleep(random.uniform(0.0005, 0.003))
+
+
+def _postgres(url: URL) -> Engines:
+    options: dict[str, Any] = {"hide_parameters": True, "pool_use_lifo": True}
+    arguments = {"connect_timeout": 5, "application_name": "moorline", "keepalives_idle": 30}
+    arguments = {key: value for key, value in arguments.items() if key not in url.query}
+    try:
+        write = sa.create_engine(url, pool_size=1, connect_args=arguments, **options)
+        # Each read is one statement of its own: no BEGIN and COMMIT around it.
+        read = sa.create_engine(
+            url,
+            pool_size=READERS,
+            max_overflow=2,
+            isolation_level="AUTOCOMMIT",
+            connect_args=arguments | {"options": "-c default_transaction_read_only=on"},
+            **options,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("PostgreSQL needs a driver: pip install 'moorline[postgres]'") from error
+    return Engines(write, read)
+
+
+def is_disconnect(error: Exception) -> bool:
+    """Whether the connection is gone, so that the same on a new one may work."""
+    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether the transaction lost against another one."""
+    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+def translated(error: Exception) -> Exception:
+    """The moorline error for a database's failure; any other exception as it is. Holds no parameter of the statement."""
+    if isinstance(error, exc.TimeoutError):
+        return StoreUnavailable("no free database connection")
+    if not isinstance(error, exc.DBAPIError):
+        return error
+    lines = str(error.orig).strip().splitlines()
+    message = lines[0] if lines else type(error.orig).__name__
+    if getattr(error.orig, "sqlstate", None) in _UNDEFINED or message.startswith(("no such table", "no such column")):
+        return StoreNotMigrated(f"the database lacks what this program needs ({message}); run the migrations")
+    if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
+        return StoreUnavailable(f"the database did not answer: {message}")
+    return StoreError(f"the database refused: {message}")

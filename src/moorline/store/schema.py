@@ -1,0 +1,117 @@
+"""The tables. Times are seconds since the epoch; every index says which rule it serves.
+
+A change here goes with a new file in ``migrations/versions`` and a new ``REVISION``; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = ["REVISION", "events", "job_errors", "jobs", "meta", "metadata", "workers"]
+
+REVISION = "0001"
+"""The newest migration; ``Store.check`` compares it without loading Alembic."""
+
+metadata = sa.MetaData()
+
+# Byte order, not the database's language: ids are hex, and PostgreSQL compares bytes several times faster.
+Id = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("delivery_key", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("signed_at", sa.Double),
+    sa.Column("secret_index", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("headers", sa.Text, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("digest", sa.Text, nullable=False),
+    # An event is stored once: a second delivery of the same key is a duplicate.
+    sa.Index("events_delivery", "service", "delivery_key", unique=True),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("run_at", sa.Double, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_attempts", sa.Integer, nullable=False),
+    sa.Column("deliveries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("crashes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("snoozes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("worker", Id),
+    sa.Column("event_id", Id),
+    sa.Column("unique_key", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("started_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("last_error", sa.Text),
+    sa.Column("reason", sa.Text),
+)
+
+_READY = sa.text("state = 'ready' AND crashes = 0")
+_SUSPECT = sa.text("state = 'ready' AND crashes > 0")
+_RUNNING = sa.text("state = 'running'")
+_ENDED = sa.text("state IN ('done', 'cancelled')")
+_DEAD = sa.text("state = 'dead'")
+_ALIVE = sa.text("unique_key IS NOT NULL AND state IN ('ready', 'running')")
+
+# Claiming: the due jobs of a queue and priority, oldest first, without passing those that wait for a later time.
+sa.Index("jobs_ready", jobs.c.queue, jobs.c.priority, jobs.c.run_at, jobs.c.id, sqlite_where=_READY, postgresql_where=_READY)
+# Claiming alone: jobs that were running when a worker died.
+sa.Index("jobs_suspect", jobs.c.queue, jobs.c.run_at, sqlite_where=_SUSPECT, postgresql_where=_SUSPECT)
+# Rescue: what is running, and by whom.
+sa.Index("jobs_running", jobs.c.worker, sqlite_where=_RUNNING, postgresql_where=_RUNNING)
+# A unique key has one job that waits or runs.
+sa.Index("jobs_unique", jobs.c.unique_key, unique=True, sqlite_where=_ALIVE, postgresql_where=_ALIVE)
+# Pruning what has ended, oldest first.
+sa.Index("jobs_ended", jobs.c.finished_at, sqlite_where=_ENDED, postgresql_where=_ENDED)
+# Reading the dead letters, newest first.
+sa.Index("jobs_dead", jobs.c.id, sqlite_where=_DEAD, postgresql_where=_DEAD)
+# From an event to what was made of it; few jobs have one.
+_OF_EVENT = sa.text("event_id IS NOT NULL")
+sa.Index("jobs_of_event", jobs.c.event_id, sqlite_where=_OF_EVENT, postgresql_where=_OF_EVENT)
+
+job_errors = sa.Table(
+    "job_errors",
+    metadata,
+    # 64 bits on PostgreSQL; SQLite's own rowid needs exactly INTEGER.
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("job_id", Id, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("traceback", sa.Text, nullable=False),
+    # The last errors of one job, and keeping only those.
+    sa.Index("job_errors_job", "job_id", "id"),
+)
+
+workers = sa.Table(
+    "workers",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("queues", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("lease_until", sa.Double, nullable=False),
+)
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)

@@ -1,0 +1,220 @@
+"""One thread that owns the writing connection and commits what waits together: group commit.
+
+A commit that reaches the disk costs milliseconds whatever it holds, so whoever waits shares one. Each submitter is
+answered after the commit, never before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Final, TypeAlias, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
+from moorline.store.engines import is_conflict, is_disconnect, translated
+
+__all__ = ["Apply", "Writer"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+Apply: TypeAlias = Callable[[Connection, list[P]], Sequence[R | Exception]]
+"""Writes the payloads in the order given and returns one result for each. A result that is an exception is raised to
+that payload's submitter alone; an exception that is raised rolls the group back, and each payload is tried alone. It may
+be called again for the same payload, so it does nothing but database work."""
+
+MAX_GROUP: Final = 2_000
+_PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
+_TRIES: Final = 3
+
+
+class _Item:
+    """A payload that waits, and where its answer goes."""
+
+    __slots__ = ("apply", "future", "loop", "payload")
+
+    def __init__(self, apply: Any, payload: Any, future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.apply = apply
+        self.payload = payload
+        self.future = future
+        self.loop = loop
+
+
+class Writer:
+    """The writer thread. ``connect`` opens the connection that it alone uses; at most ``max_waiting`` payloads wait."""
+
+    def __init__(self, connect: Callable[[], Connection], *, max_waiting: int, clock: Clock = SYSTEM) -> None:
+        self._connect = connect
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._connection: Connection | None = None
+        self._down_until = 0.0
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._lock = threading.Lock()
+        self.groups = 0
+        self.written = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="moorline-writer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, then stop. Later submissions are refused."""
+        with self._lock:  # so that nothing is queued behind the end mark, never to be answered
+            self._closing = True
+            self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """How many payloads wait for the next commit."""
+        return self._queue.qsize()
+
+    def submit(self, apply: Apply[P, R], payload: P) -> Future[R]:
+        """Queue *payload*; the future is done after the commit.
+
+        Raises StoreOverloaded when too much waits; the future raises StoreUnavailable when the database is down.
+        """
+        future: Future[R] = Future()
+        self._put(_Item(apply, payload, future, None))
+        return future
+
+    def submit_async(self, apply: Apply[P, R], payload: P) -> asyncio.Future[R]:
+        """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._put(_Item(apply, payload, future, loop))
+        return future
+
+    def _put(self, item: _Item) -> None:
+        if self._queue.qsize() >= self._max_waiting:
+            raise StoreOverloaded(f"{self._max_waiting} writes wait for the database already")
+        with self._lock:
+            if self._closing or self._thread is None:
+                raise Misuse("the store is not open")
+            self._queue.put(item)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            item = self._queue.get()
+            group: list[_Item] = []
+            while item is not None:
+                group.append(item)
+                if len(group) >= MAX_GROUP:
+                    break
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            ended = item is None
+            if group:
+                self._write(group)
+                self.groups += 1
+                self.written += len(group)
+        self._drop()
+
+    def _write(self, group: list[_Item]) -> None:
+        """All in one transaction; if that fails, each payload alone, so that only the bad one fails."""
+        if self._clock.monotonic() < self._down_until:
+            error = StoreUnavailable("the database did not answer a moment ago")
+            return _answer([(item, None, error) for item in group])
+        try:
+            _answer(self._transaction(group))
+        except Exception as error:  # noqa: BLE001 -- whatever went wrong belongs to the submitters
+            failure = translated(error)
+            if isinstance(failure, StoreUnavailable) and not is_conflict(error):
+                self._drop()
+                _answer([(item, None, failure) for item in group])
+            elif len(group) == 1:
+                _answer([(group[0], None, failure)])
+            else:
+                for item in group:
+                    self._write([item])
+
+    def _transaction(self, group: list[_Item]) -> list[tuple[_Item, Any, Exception | None]]:
+        by_apply: dict[Any, list[_Item]] = {}
+        for item in group:
+            by_apply.setdefault(item.apply, []).append(item)
+        for remaining in reversed(range(_TRIES)):
+            committing = False
+            try:
+                connection = self._connected()
+                with connection.begin() as transaction:
+                    answers: list[tuple[_Item, Any, Exception | None]] = []
+                    for apply, items in by_apply.items():
+                        results = apply(connection, [item.payload for item in items])
+                        answers.extend(
+                            (item, None, result) if isinstance(result, Exception) else (item, result, None)
+                            for item, result in zip(items, results, strict=True)
+                        )
+                    committing = True
+                    transaction.commit()
+                return answers
+            except Exception as error:
+                if is_disconnect(error):
+                    self._drop()
+                    if committing:
+                        message = "the connection was lost while committing: it may or may not have been kept"
+                        raise StoreUnavailable(message) from error
+                # A connection that died unnoticed, or a lost race, is worth the same again; nothing was committed.
+                if not remaining or not (is_disconnect(error) or is_conflict(error)):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            try:
+                self._connection = self._connect()
+            except Exception:
+                self._down_until = self._clock.monotonic() + _PAUSE
+                raise
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except Exception:  # noqa: BLE001, S110 -- it is broken, that is why it is dropped
+                pass
+
+
+def _answer(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Item, Any, Exception | None]]] = {}
+    for answer in answers:
+        item, result, error = answer
+        if item.loop is not None:
+            loops.setdefault(item.loop, []).append(answer)
+            continue
+        try:
+            if error is None:
+                item.future.set_result(result)
+            else:
+                item.future.set_exception(error)
+        except InvalidStateError:
+            pass  # its submitter gave up waiting; the write stands
+    for loop, theirs in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle, theirs)
+        except RuntimeError:
+            pass  # the loop was closed: nobody waits there any more
+
+
+def _settle(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
+    for item, result, error in answers:
+        if item.future.done():
+            continue  # cancelled by who waited; the write stands
+        if error is None:
+            item.future.set_result(result)
+        else:
+            item.future.set_exception(error)
