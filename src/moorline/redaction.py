@@ -1,0 +1,454 @@
+"""The one place that decides what may be shown: headers, URLs, bodies, structured data and plain text.
+
+Three rules together, because each alone misses something:
+
+* **names**: a header, field or query key called ``*token``, ``*secret``, ``*key``, ``*signature``, ``*password``, … is masked;
+* **shapes**: ``sk_live_…``, ``whsec_…``, ``ghp_…``, JWTs, private keys, ``Bearer …`` are masked wherever they stand;
+* **live values**: each value given to :func:`register` (every ``Secret`` does it) is masked raw, URL-encoded, JSON-escaped
+  and inside base64.
+
+URLs are shown by default-deny: scheme, host, path and the *names* of the query.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, quote_plus
+
+__all__ = ["MASK", "SENSITIVE_HEADERS", "body", "data", "headers", "is_sensitive", "register", "text", "url"]
+
+MASK: Final = "***"
+
+SENSITIVE_HEADERS: Final = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "set-cookie",
+        "stripe-signature",
+        "www-authenticate",
+        "x-amz-security-token",
+        "x-api-key",
+        "x-csrf-token",
+        "x-hub-signature",
+        "x-hub-signature-256",
+        "x-twilio-email-event-webhook-signature",
+    }
+)
+"""Header names, lower case, whose values are never shown. Names that :func:`is_sensitive` knows are masked as well."""
+
+_SENSITIVE_ENDS: Final = (
+    "apikey",
+    "assertion",
+    "authorization",
+    "clientsecret",
+    "cookie",
+    "cookies",
+    "credential",
+    "credentials",
+    "cvc",
+    "cvv",
+    "jwt",
+    "key",
+    "passphrase",
+    "passwd",
+    "password",
+    "passwords",
+    "secret",
+    "secrets",
+    "sessionid",
+    "signature",
+    "signatures",
+    "token",
+    "tokens",
+)
+# Names that end like a secret and hold none; an operator needs to see them.
+_HARMLESS: Final = frozenset(
+    {
+        "dedupkey",
+        "dedupekey",
+        "foreignkey",
+        "idempotencykey",
+        "maxtokens",
+        "objectkey",
+        "partitionkey",
+        "primarykey",
+        "publickey",
+        "routingkey",
+        "sortkey",
+        "uniquekey",
+    }
+)
+_SEPARATORS: Final = str.maketrans("", "", "-_ .[]")
+_DEPTH: Final = 8
+
+
+def is_sensitive(name: str) -> bool:
+    """Whether a header, field or query key of that name holds something that may not be shown.
+
+    Case, dashes, underscores and a trailing number (``X-Hub-Signature-256``) do not matter.
+    """
+    plain = name.lower().translate(_SEPARATORS).rstrip("0123456789")
+    return plain.endswith(_SENSITIVE_ENDS) and plain not in _HARMLESS
+
+
+# --- live values ------------------------------------------------------------------------------------------------------
+
+# The cost of a clean line must not grow with the number of secrets, so no alternation of all values: each value is filed
+# under eight characters of it, and the windows of the text's long runs are looked up. The *last* eight are taken, as keys
+# of one service share their beginning ("sk_live_").
+_WINDOW: Final = 8
+_SHORTEST: Final = 4
+_MOST_VALUES: Final = 65_536
+_RUN: Final = re.compile(r"[\w.+/=~%-]{8,}")
+
+_lock = threading.Lock()
+_values: dict[str, tuple[str, ...]] = {}
+_anchors: dict[str, tuple[str, ...]] = {}
+_odd: dict[str, None] = {}
+"""Values without eight token characters in a row: looked for one by one, as there are few."""
+
+
+def register(value: str) -> None:
+    """Mask *value* from now on, wherever it appears.
+
+    Values of fewer than four characters are ignored (masking them would only garble text), those of fewer than eight are
+    masked where they stand alone. The 65,536 values registered last are kept.
+    """
+    if len(value) < _SHORTEST:
+        return
+    with _lock:
+        known = _values.pop(value, None)
+        _values[value] = known or tuple(_forms(value))
+        if known is None:
+            for form in _values[value]:
+                _file(form)
+        while len(_values) > _MOST_VALUES:
+            oldest = next(iter(_values))
+            for form in _values.pop(oldest):
+                _unfile(form)
+
+
+def _forms(value: str) -> Iterator[str]:
+    """The value, and how it looks after the usual encodings."""
+    raw = value.encode("utf-8", "surrogatepass")
+    seen = {value}
+    yield value
+    if len(value) < _WINDOW:
+        return
+    candidates = [
+        quote(raw, safe=""),
+        quote(raw),
+        quote_plus(raw),
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        repr(value)[1:-1],
+        raw.hex(),
+    ]
+    # Inside base64 (a Basic header: "user:value") the text depends on where in a group of three the value begins; the
+    # characters that do not share bits with their neighbours are the same each time.
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
+        core = coded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
+        candidates += [core, core.translate(str.maketrans("+/", "-_"))]
+    for form in candidates:
+        if len(form) >= _WINDOW and form not in seen:
+            seen.add(form)
+            yield form
+
+
+def _anchor(form: str) -> str | None:
+    for start in range(len(form) - _WINDOW, -1, -1):
+        window = form[start : start + _WINDOW]
+        if _RUN.fullmatch(window):
+            return window
+    return None
+
+
+def _file(form: str) -> None:
+    anchor = _anchor(form)
+    if anchor is None:
+        _odd[form] = None
+    else:
+        _anchors[anchor] = (*_anchors.get(anchor, ()), form)
+
+
+def _unfile(form: str) -> None:
+    anchor = _anchor(form)
+    if anchor is None:
+        _odd.pop(form, None)
+        return
+    left = list(_anchors.get(anchor, ()))
+    if form in left:
+        left.remove(form)
+    if left:
+        _anchors[anchor] = tuple(left)
+    else:
+        _anchors.pop(anchor, None)
+
+
+def _mask_live(line: str) -> str:
+    found: list[str] = []
+    anchors = _anchors
+    for run in _RUN.findall(line):
+        for start in range(len(run) - _WINDOW + 1):
+            if run[start : start + _WINDOW] in anchors:
+                found += anchors.get(run[start : start + _WINDOW], ())
+    if _odd:
+        found += [value for value in tuple(_odd) if value in line]
+    return _mask_spans(line, found) if found else line
+
+
+def _mask_spans(line: str, values: list[str]) -> str:
+    """Replace every occurrence; those that overlap become one mask, so that no rest of the second stays."""
+    spans = sorted(span for value in dict.fromkeys(values) for span in _occurrences(line, value))
+    parts: list[str] = []
+    done = 0
+    for start, end in spans:
+        if start >= done:
+            parts += [line[done:start], MASK]
+        done = max(done, end)
+    parts.append(line[done:])
+    return "".join(parts)
+
+
+def _occurrences(line: str, value: str) -> Iterator[tuple[int, int]]:
+    start = line.find(value)
+    while start >= 0:
+        end = start + len(value)
+        alone = not (line[max(start - 1, 0) : start].isalnum() or line[end : end + 1].isalnum())
+        if len(value) >= _WINDOW or alone:
+            yield start, end
+        start = line.find(value, start + 1)
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+# Not inside a word ("task_test_1"), but after an escaped line end of a repr.
+_EDGE: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))"
+
+
+def _shape(pattern: str) -> re.Pattern[str]:
+    return re.compile(_EDGE + pattern)
+
+
+# (what must be in the text at all, the shape). The first is a plain substring search, so a clean line costs a microsecond.
+# Sources: the vendors' documentation of their key formats.
+_SHAPES: Final = (
+    ("k_live_", _shape(r"[sr]k_live_[A-Za-z0-9_]+")),
+    ("k_test_", _shape(r"[sr]k_test_[A-Za-z0-9_]+")),
+    ("whsec_", _shape(r"whsec_[A-Za-z0-9+/=_-]+")),
+    ("_secret_", _shape(r"(?:pi|seti|cs|src)_[A-Za-z0-9]+_secret_[A-Za-z0-9]+")),
+    ("SG.", _shape(r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?")),
+    ("ghp_", _shape(r"ghp_[A-Za-z0-9]{8,}")),
+    ("gho_", _shape(r"gho_[A-Za-z0-9]{8,}")),
+    ("ghu_", _shape(r"ghu_[A-Za-z0-9]{8,}")),
+    ("ghs_", _shape(r"ghs_[A-Za-z0-9]{8,}")),
+    ("ghr_", _shape(r"ghr_[A-Za-z0-9]{8,}")),
+    ("github_pat_", _shape(r"github_pat_[A-Za-z0-9_]+")),
+    ("glpat-", _shape(r"glpat-[A-Za-z0-9_-]{8,}")),
+    ("xox", _shape(r"xox[abceoprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}")),
+    ("xapp-", _shape(r"xapp-[A-Za-z0-9-]{8,}")),
+    ("hooks.slack.com/", re.compile(r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[A-Za-z0-9/_-]+")),
+    ("/api/webhooks/", re.compile(r"(?<=/api/webhooks/)[0-9]+/[A-Za-z0-9_-]+")),
+    ("bot", _shape(r"bot[0-9]{6,}:[A-Za-z0-9_-]{20,}")),
+    ("AKIA", _shape(r"AKIA[A-Z0-9]{12,}")),
+    ("ASIA", _shape(r"ASIA[A-Z0-9]{12,}")),
+    ("AIza", _shape(r"AIza[A-Za-z0-9_-]{30,}")),
+    ("ya29.", _shape(r"ya29\.[A-Za-z0-9_.-]{8,}")),
+    ("hvs.", _shape(r"hvs\.[A-Za-z0-9_-]{8,}")),
+    ("shpat_", _shape(r"shpat_[A-Za-z0-9]{8,}")),
+    ("sk-", _shape(r"sk-[A-Za-z0-9_-]{20,}")),
+    ("key-", _shape(r"key-[0-9a-f]{32}")),
+    ("eyJ", _shape(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){2,4}")),
+    (
+        "PRIVATE KEY",
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    ),
+)
+_SCHEME: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
+_NAME_HINTS: Final = ("token", "secret", "passw", "passphrase", "key", "signature", "credential", "jwt", "sessionid")
+_ASSIGNMENT: Final = re.compile(
+    r"(?i)(?<![\w-])([\w-]{0,60}(?:token|secret|password|passwd|passphrase|key|signature|credentials?|jwt|sessionid))"
+    r"(\\?[\"']?\s*[=:]\s*)"
+    r"(\\?\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|[^\s\"'&,;)}\]]+)"
+)
+_HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\?[\"']?\s*[:=]\s*\\?[\"']?)([^\"'\\\r\n]+)")
+_SHOWN_VALUES: Final = frozenset({"", MASK, "none", "null", "true", "false", "str", "bytes"})
+_LONG: Final = 20
+
+
+def _mask_scheme(match: re.Match[str]) -> str:
+    scheme, space, value = match.groups()
+    # "basic understanding" and "bearer certificates" are English.
+    secret = _is_basic(value) if scheme.lower() == "basic" else len(value) >= _LONG or not value.isalpha()
+    return f"{scheme}{space}{MASK}" if secret else match[0]
+
+
+def _is_basic(value: str) -> bool:
+    try:
+        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _mask_assignment(match: re.Match[str]) -> str:
+    name, joint, value = match.groups()
+    bare = value.strip("\\\"'")
+    if bare.lower() in _SHOWN_VALUES or not is_sensitive(name):
+        return match[0]
+    # "wrong token: expected a string" is English; "password: hunter2" and {"token": "…"} are not.
+    written_by_program = "=" in joint or value[0] in "\\\"'" or joint[0] in "\\\"'"
+    if not written_by_program and len(bare) < _LONG and not any(letter.isdigit() for letter in bare):
+        return match[0]
+    quoted = value[: len(value) - len(value.lstrip("\\\"'"))]
+    closing = quoted if quoted and value.endswith(quoted) and len(value) > len(quoted) else ""
+    return f"{name}{joint}{quoted}{MASK}{closing}"
+
+
+def text(line: str) -> str:
+    """*line* without secrets: live values, known shapes, URLs, and values assigned to a sensitive name.
+
+    Ordinary text comes back unchanged, and so does text that was redacted before.
+    """
+    if _anchors or _odd:
+        line = _mask_live(line)
+    for hint, pattern in _SHAPES:
+        if hint in line:
+            line = pattern.sub(MASK, line)
+    if "://" in line:
+        line = _URL.sub(lambda match: _plain_url(match[0]), line)
+    lowered = line.lower()
+    if "bearer" in lowered or "basic" in lowered:
+        line = _SCHEME.sub(_mask_scheme, line)
+    if "authorization" in lowered or "cookie" in lowered:
+        line = _HEADER_LINE.sub(rf"\1\2{MASK}", line)
+    if any(hint in lowered for hint in _NAME_HINTS):
+        line = _ASSIGNMENT.sub(_mask_assignment, line)
+    return line
+
+
+# --- URLs, headers, data, bodies --------------------------------------------------------------------------------------
+
+
+def url(address: str) -> str:
+    """*address* without userinfo, with every query and fragment value masked; the path is kept, secrets in it are not."""
+    return text(_plain_url(address))
+
+
+def _plain_url(address: str) -> str:
+    # Split by hand: urllib refuses some malformed addresses, and a malformed one must be shown safely as well.
+    address, hash_sign, fragment = address.partition("#")
+    address, question_mark, query = address.partition("?")
+    scheme, joint, rest = address.rpartition("://") if "://" not in address else address.partition("://")
+    authority, slash, path = rest.partition("/")
+    if joint:
+        authority = authority.rpartition("@")[2]
+    query = "&".join(_masked_pair(pair) for pair in query.split("&")) if query else query
+    fragment = "&".join(_masked_pair(pair) for pair in fragment.split("&")) if "=" in fragment else fragment
+    return f"{scheme}{joint}{authority}{slash}{path}{question_mark}{query}{hash_sign}{fragment}"
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    return f"{name}={MASK}" if equals and value else pair
+
+
+def headers(mapping: Mapping[str, str]) -> dict[str, str]:
+    """A copy with the values of sensitive headers masked and the others passed through :func:`text`."""
+    return {
+        name: MASK if name.lower() in SENSITIVE_HEADERS or is_sensitive(name) else text(str(value))
+        for name, value in mapping.items()
+    }
+
+
+def data(value: Any, *, depth: int = _DEPTH) -> Any:
+    """A copy of JSON-like data: values under sensitive names masked, strings passed through :func:`text`.
+
+    Goes eight levels deep; what lies deeper is shown as ``"..."``. Anything that is not JSON becomes the redacted ``str()``.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, bytes | bytearray):
+        return text(bytes(value).decode("utf-8", "backslashreplace"))
+    if isinstance(value, Mapping):
+        return {text(str(key)): _field(str(key), item, depth) for key, item in value.items()} if depth else "..."
+    if isinstance(value, list | tuple | set | frozenset):
+        return [data(item, depth=depth - 1) for item in value] if depth else "..."
+    return text(str(value))
+
+
+def _field(name: str, value: Any, depth: int) -> Any:
+    if not is_sensitive(name) or value is None or isinstance(value, bool) or value == "":
+        return data(value, depth=depth - 1)
+    if name.lower().endswith("tokens") and isinstance(value, int | float):
+        return value  # a count
+    return MASK
+
+
+def body(content: bytes, content_type: str, limit: int = 2048) -> str:
+    """A request or response body for a log or a page: at most *limit* characters of it, without secrets.
+
+    JSON and forms are masked by name; other text by shape and live value; anything else is only described.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if not content:
+        return ""
+    render = _renderer(kind)
+    if render is None:
+        return f"<{len(content)} bytes of {text(kind) or 'unknown type'}>"
+    return _cut(render(content, limit), limit)
+
+
+def _renderer(kind: str) -> Callable[[bytes, int], str] | None:
+    if kind == "application/json" or kind.endswith("+json"):
+        return _json_body
+    if kind == "application/x-www-form-urlencoded":
+        return _form_body
+    if kind.startswith("text/") or kind.endswith(("/xml", "+xml", "/javascript")):
+        return _text_body
+    return None
+
+
+# A body larger than this many times the limit is not parsed for the sake of a log line.
+_PARSED: Final = 64
+
+
+def _json_body(content: bytes, limit: int) -> str:
+    if len(content) > limit * _PARSED:
+        return _text_body(content, limit)
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        return _text_body(content, limit)
+    return json.dumps(data(parsed), ensure_ascii=False, separators=(",", ":"))
+
+
+def _form_body(content: bytes, limit: int) -> str:
+    if len(content) > limit * _PARSED:
+        return f"<{len(content)} bytes of form>"
+    pairs = parse_qsl(content.decode("utf-8", "replace"), keep_blank_values=True)
+    return "&".join(f"{text(name)}={MASK if value and is_sensitive(name) else text(value)}" for name, value in pairs)
+
+
+def _text_body(content: bytes, limit: int) -> str:
+    window = content[: limit * 4].decode("utf-8", "replace")
+    shown = text(window)
+    if len(content) <= limit * 4:
+        return shown
+    # The window may end in the middle of a secret, which is then not recognised: leave out its last piece.
+    longest = max((len(form) for forms in tuple(_values.values()) for form in forms), default=0)
+    return text(window[: max(len(window) - max(longest, 512), 0)])
+
+
+def _cut(shown: str, limit: int) -> str:
+    return shown if len(shown) <= limit else shown[:limit] + f"... ({len(shown)} characters)"

@@ -1,0 +1,50 @@
+"""Secrets in environment variables.
+
+A variable may hold several values, separated by commas or white space, of which the first is current and all are accepted;
+``NAME_PREVIOUS`` may hold older ones. So a rotation is: set both, restart, remove the old one later. A value that begins
+with ``-----BEGIN`` (a PEM key) is one value, white space and all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from moorline.errors import ConfigurationError
+from moorline.secrets.secret import Secret
+
+__all__ = ["load", "load_all"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BETWEEN = re.compile(r"[\s,]+")
+
+
+def load(name: str, environ: Mapping[str, str] | None = None) -> Secret | None:
+    """The current value of the variable *name*, or None when it is not set or empty.
+
+    Raises ConfigurationError when *name* is not the name of a variable, or the value is not UTF-8.
+    """
+    values = _values(name, os.environ if environ is None else environ)
+    return Secret(values[0], name=name) if values else None
+
+
+def load_all(name: str, environ: Mapping[str, str] | None = None) -> tuple[Secret, ...]:
+    """All accepted values: those of *name*, in order, then those of ``NAME_PREVIOUS``; each once.
+
+    Raises ConfigurationError when *name* is not the name of a variable, or a value is not UTF-8.
+    """
+    where = os.environ if environ is None else environ
+    previous = f"{name}_PREVIOUS"
+    found = [Secret(value, name=name) for value in _values(name, where)]
+    found += [Secret(value, name=previous) for value in _values(previous, where)]
+    return tuple(dict.fromkeys(found))
+
+
+def _values(name: str, environ: Mapping[str, str]) -> list[str]:
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(f"{name!r} is not the name of an environment variable")
+    held = environ.get(name, "").strip()
+    if held.startswith("-----BEGIN"):
+        return [held]
+    return [value for value in _BETWEEN.split(held) if value]

@@ -1,0 +1,114 @@
+"""What all tests share: real servers, the folder of vendors' contracts, and what is left out where those are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from tests.servers import RunningPostgres, postgres_binaries, start_postgres
+
+_SHARED_STATE = "MOORLINE_TEST_STATE"
+_ROOT = Path(__file__).resolve().parents[1]
+_IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
+
+settings.register_profile("moorline", deadline=None)  # two busy cores make any deadline a lottery
+settings.load_profile("moorline")
+
+
+def _shared_folder() -> Path:
+    """Contracts and recorded payloads live beside the repository, or where MOORLINE_SHARED says."""
+    return Path(os.environ.get("MOORLINE_SHARED") or _ROOT.parent / "shared")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give all xdist workers one folder in which the first one that needs a server leaves its address."""
+    if not hasattr(config, "workerinput"):
+        os.environ[_SHARED_STATE] = tempfile.mkdtemp(prefix="moorline-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the servers once, at the very end, in the process that outlives the workers."""
+    if hasattr(config, "workerinput"):
+        return
+    state = Path(os.environ.pop(_SHARED_STATE, "/nonexistent"))
+    address = state / "postgres.json"
+    if address.exists():
+        RunningPostgres(**json.loads(address.read_text())).stop()
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run here, with one line for each reason; in CI nothing is left out, and it fails instead."""
+    for item in items:
+        if "postgres_url" in getattr(item, "fixturenames", ()):
+            item.add_marker("postgres")
+        if "contracts_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("contracts")
+    if _IN_CI:
+        return
+    missing = {}
+    if postgres_binaries() is None:
+        missing["postgres"] = "PostgreSQL is not installed (apt-get install postgresql)"
+    if not (_shared_folder() / "contracts").is_dir():
+        missing["contracts"] = f"there is no folder {_shared_folder() / 'contracts'} (set MOORLINE_SHARED)"
+    for marker, reason in missing.items():
+        out = [item for item in items if item.get_closest_marker(marker)]
+        if out:
+            items[:] = [item for item in items if item not in set(out)]
+            config.hook.pytest_deselected(items=out)
+            _left_out[marker] = f"{len(out)} tests marked {marker} left out: {reason}"
+
+
+_left_out: dict[str, str] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out (with xdist, where the workers collect, ask again here)."""
+    if not _IN_CI and postgres_binaries() is None:
+        _left_out.setdefault("postgres", "tests marked postgres left out: PostgreSQL is not installed")
+    for line in _left_out.values():
+        terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> RunningPostgres:
+    """One PostgreSQL for the whole run, all workers included."""
+    state = Path(os.environ[_SHARED_STATE])
+    address = state / "postgres.json"
+    with (state / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            address.write_text(json.dumps(dataclasses.asdict(start_postgres())))
+        return RunningPostgres(**json.loads(address.read_text()))
+
+
+@pytest.fixture
+def postgres_url(postgres_server: RunningPostgres) -> Iterator[str]:
+    """The URL of a fresh, empty database: ``postgresql+psycopg://…``."""
+    url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def contracts_dir() -> Path:
+    """The vendors' published contracts (OpenAPI and JSON Schema files)."""
+    folder = _shared_folder() / "contracts"
+    if not folder.is_dir():
+        pytest.fail(f"there is no folder {folder}; set MOORLINE_SHARED")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def payloads_dir() -> Path | None:
+    """Recorded deliveries of real services, or None where they are not at hand."""
+    folder = _shared_folder() / "payloads"
+    return folder if folder.is_dir() else None

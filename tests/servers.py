@@ -1,0 +1,234 @@
+"""Real servers for tests, benchmarks and scripts, each on a free loopback port and stopped by its own pid.
+
+::
+
+    with PostgresServer() as server:
+        url = server.create_database()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+__all__ = ["PostgresServer", "RunningPostgres", "postgres_binaries"]
+
+_USER = "moorline"
+_START_SECONDS = 30.0
+
+
+def postgres_binaries() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``: the newest of Debian's, or the one on PATH; None if there is neither."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    on_path = shutil.which("initdb")
+    if on_path:
+        folders.append(Path(on_path).resolve().parent)
+    for folder in folders:
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    return None
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPostgres:
+    """A server that runs: ``pid`` of the postmaster, its ``port`` and its ``folder``. Passes between processes as values."""
+
+    pid: int
+    port: int
+    folder: str
+
+    def create_database(self) -> str:
+        """A fresh, empty database; its SQLAlchemy URL."""
+        name = f"test_{uuid4().hex[:12]}"
+        with self._connect() as connection:
+            # template0 is connected to by nobody, so two workers can copy it at once.
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')  # type: ignore[arg-type, unused-ignore]
+        return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{name}"
+
+    def drop_database(self, url: str) -> None:
+        """Drop a database made by ``create_database``, with whoever is still connected."""
+        name = url.rpartition("/")[2]
+        with self._connect() as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')  # type: ignore[arg-type, unused-ignore]
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(f"postgresql://{_USER}@127.0.0.1:{self.port}/postgres", autocommit=True)
+
+    def stop(self) -> None:
+        """Stop the server and remove its folder; connections that are still open are cut."""
+        for signum, patience in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+            if _signal_and_wait(self.pid, signum, patience):
+                break
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PostgresServer:
+    """A server for one ``with`` block. ``durable`` keeps fsync on, as a benchmark wants it and a test does not."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
+        self._running: RunningPostgres | None = None
+
+    def __enter__(self) -> RunningPostgres:
+        self._running = start_postgres(durable=self._durable)
+        return self._running
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.stop()
+
+
+def start_postgres(*, durable: bool = False) -> RunningPostgres:
+    """Start a server in a temporary folder. The caller stops it.
+
+    Raises RuntimeError when PostgreSQL is not installed or does not come up, with what it said.
+    """
+    binaries = postgres_binaries()
+    if binaries is None:
+        raise RuntimeError("PostgreSQL is not installed: no initdb on PATH or in /usr/lib/postgresql/*/bin")
+    folder = Path(tempfile.mkdtemp(prefix="moorline-postgres-"))
+    user = _unprivileged_user()
+    if user is not None:
+        os.chown(folder, user.pw_uid, user.pw_gid)
+    data = folder / "data"
+    _run_as(
+        user, [binaries / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    )
+    port = free_port()
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": folder,
+        "max_connections": 300,
+        "fsync": "on" if durable else "off",
+        "synchronous_commit": "on" if durable else "off",
+        "full_page_writes": "on" if durable else "off",
+        "autovacuum_naptime": "5s",
+        "timezone": "UTC",
+    }
+    command = [binaries / "postgres", "-D", data, *(f"--{name}={value}" for name, value in settings.items())]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,  # Ctrl-C in the terminal is for the tests, which then stop it in order
+            **_credentials(user),
+        )
+    running = RunningPostgres(process.pid, port, str(folder))
+    try:
+        _wait_until_up(process, running)
+    except BaseException:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _children[process.pid] = process
+    return running
+
+
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], running: RunningPostgres) -> None:
+    give_up = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            running._connect().close()
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > give_up:
+                said = Path(running.folder, "log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"PostgreSQL did not start:\n{said}") from None
+            time.sleep(0.05)
+        else:
+            return
+
+
+def _unprivileged_user() -> pwd.struct_passwd | None:
+    """Whom to run as: PostgreSQL refuses to run as root. None means as ourselves."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise RuntimeError("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")
+
+
+def _credentials(user: pwd.struct_passwd | None) -> dict[str, Any]:
+    return {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+
+def _run_as(user: pwd.struct_passwd | None, command: list[object]) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        **_credentials(user),
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+
+
+def _signal_and_wait(pid: int, signum: signal.Signals, patience: float) -> bool:
+    """Send a signal and wait; True when the process is gone."""
+    child = _children.get(pid)
+    try:
+        os.kill(pid, signum)
+    except ProcessLookupError:
+        return True
+    for _ in _until(patience):
+        if child is not None:
+            if child.poll() is not None:
+                del _children[pid]
+                return True
+        elif not _exists(pid):
+            return True
+    return False
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Whoever started it may not have collected it yet.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _until(seconds: float) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+        time.sleep(0.02)
