@@ -145,10 +145,9 @@ def _timely(timestamp: float, now: float | None, tolerance: float) -> None:
         raise InvalidSignature(f"signed {-late:.0f} s in the future; {tolerance:g} s are allowed", reason="future")
 
 
-def _positive(name: str, value: float) -> float:
+def _check_seconds(name: str, value: object) -> None:
     if not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
         raise ConfigurationError(f"{name}: expected seconds, 0 or more, got {value!r}")
-    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +209,7 @@ class TimestampedHMAC(Located):
     tolerance: float = 300.0
 
     def __post_init__(self) -> None:
-        _positive("tolerance", self.tolerance)
+        _check_seconds("tolerance", self.tolerance)
 
     def verify(
         self,
@@ -264,7 +263,7 @@ class StandardWebhooks(Located):
     tolerance: float = 300.0
 
     def __post_init__(self) -> None:
-        _positive("tolerance", self.tolerance)
+        _check_seconds("tolerance", self.tolerance)
 
     def verify(
         self,

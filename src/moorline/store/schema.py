@@ -24,6 +24,7 @@ events = sa.Table(
     sa.Column("service", sa.Text, nullable=False),
     sa.Column("delivery_key", sa.Text, nullable=False),
     sa.Column("type", sa.Text, nullable=False),
+    sa.Column("action", sa.Text),
     sa.Column("received_at", sa.Double, nullable=False),
     sa.Column("signed_at", sa.Double),
     sa.Column("secret_index", sa.Integer, nullable=False, server_default="0"),
