@@ -57,6 +57,11 @@ class Store:
         return f"Store({self._url.render_as_string(hide_password=True)!r})"
 
     @property
+    def url(self) -> sa.URL:
+        """The database's address; its password shows only to who asks for it."""
+        return self._url
+
+    @property
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
         return self._url.get_backend_name()

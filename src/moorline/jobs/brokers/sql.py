@@ -1,7 +1,345 @@
-"""The broker on the store's own database, SQLite or PostgreSQL."""
+"""The broker on the store's own database, SQLite or PostgreSQL: the default, needing no other server."""
 
 from __future__ import annotations
 
-from moorline.jobs.brokers.sql_insert import insert_jobs
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, Final
 
-__all__ = ["insert_jobs"]
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from moorline.errors import ConfigurationError, JobNotFound, JobStateError
+from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.sql_dialects import dialect_of
+from moorline.jobs.brokers.sql_insert import insert_jobs
+from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.store.schema import job_errors, jobs
+from moorline.store.store import Store
+from moorline.telemetry import logger
+
+__all__ = ["CHANNEL", "SqlBroker", "insert_jobs"]
+
+CHANNEL: Final = "moorline_jobs"
+"""The store's channel on which new jobs are announced: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
+
+KEPT_ERRORS: Final = 10
+_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
+_EXPIRED_WORKER: Final = 3600.0  # seconds that a worker that vanished is still shown
+
+_BEAT: Final = sa.text(
+    "INSERT INTO workers (id, host, pid, queues, started_at, lease_until)"
+    " VALUES (:id, :host, :pid, :queues, :started_at, :lease_until)"
+    " ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until"
+)
+_LEAVE: Final = sa.text("DELETE FROM workers WHERE id = :id")
+_FORGET: Final = sa.text("DELETE FROM workers WHERE lease_until < :before")
+_TRIM: Final = sa.text(
+    "DELETE FROM job_errors WHERE job_id = :job AND id <= "
+    f"(SELECT id FROM job_errors WHERE job_id = :job ORDER BY id DESC LIMIT 1 OFFSET {KEPT_ERRORS})"  # noqa: S608
+)
+_ENDED: Final = sa.text(
+    "SELECT id FROM jobs WHERE state IN ('done', 'cancelled') AND finished_at < :before ORDER BY finished_at LIMIT :limit"
+)
+
+
+class SqlBroker:
+    """Keeps the contract of ``Broker`` on a ``Store``, which the caller opens and closes."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._dialect = dialect_of(store.dialect)
+        self._clock = store.clock
+        self._log = logger("jobs")
+
+    # --- enqueue
+
+    async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ids = await self.store.write(_insert, rows)
+        self.store.notify(CHANNEL)
+        return ids
+
+    def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ids = self.store.write_sync(_insert, rows)
+        self.store.notify(CHANNEL)
+        return ids
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``. The connection's database must be the one that jobs are kept in."""
+        if not isinstance(connection, Connection):
+            raise ConfigurationError(f"within: {type(connection).__name__} is not a SQLAlchemy connection")
+        self._same_database(connection)
+        ids = insert_jobs(connection, rows)
+        self.store.notify(CHANNEL, delay=_COMMIT_SOON)
+        return ids
+
+    def _same_database(self, connection: Connection) -> None:
+        ours, theirs = self.store.url, connection.engine.url
+        same = theirs.get_backend_name() == ours.get_backend_name()
+        if same and self.store.dialect == "sqlite":
+            # Two paths to one file are one database, so the file is compared, not its name.
+            ours_file = self.store.read_sync(_sqlite_file)
+            same = ours_file == _sqlite_file(connection)
+        if not same:
+            raise ConfigurationError(
+                f"within: the connection is to {theirs.render_as_string(hide_password=True)},"
+                f" and jobs are kept in {ours.render_as_string(hide_password=True)}: they cannot share a transaction"
+            )
+
+    # --- the worker's part
+
+    async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
+        """See ``Broker``."""
+        return await self.store.write(self._claim, (worker, limit, alone))
+
+    def _claim(self, connection: Connection, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
+        answers = []
+        for worker, limit, alone in payloads:
+            now = self._clock.wall()
+            self._beat(connection, worker, now)
+            take = self._dialect.claim_suspect if alone else self._dialect.claim
+            found = [Claim._make(row) for row in take(connection, worker.id, worker.queues, limit, now)]
+            found.sort(key=_order)  # RETURNING keeps no order
+            short = not alone and len(found) < limit
+            answers.append(Claimed(found, self._dialect.next_at(connection, worker.queues) if short else None))
+        return answers
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """See ``Broker``."""
+        return await self.store.write(self._finish, completions)
+
+    def _finish(self, connection: Connection, payloads: list[Sequence[Completion]]) -> list[list[bool]]:
+        now = self._clock.wall()
+        done = [one for part in payloads for one in part if one.state == "done" and one.error is None]
+        others = [one for part in payloads for one in part if one.state != "done" or one.error is not None]
+        stored: set[str] = set()
+        if done:
+            stored |= self._dialect.finish_done(connection, done, now)
+        if others:
+            accepted = self._dialect.finish_other(connection, others, now)
+            self._keep_errors(connection, [one for one in others if one.error is not None and one.id in accepted])
+            stored |= accepted
+        return [[one.id in stored for one in part] for part in payloads]
+
+    def _keep_errors(self, connection: Connection, failed: list[Completion]) -> None:
+        rows = [
+            {
+                "job_id": one.id, "attempt": one.error.attempt, "at": one.error.at, "type": one.error.type,
+                "message": one.error.message, "traceback": one.error.traceback,
+            }
+            for one in failed if one.error is not None
+        ]  # fmt: skip
+        if rows:
+            connection.execute(sa.insert(job_errors), rows)
+        for one in failed:
+            if one.error is not None and one.deliveries > KEPT_ERRORS:
+                connection.execute(_TRIM, {"job": one.id})
+
+    async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
+        """See ``Broker``."""
+        return await self.store.write(self._give_back, (worker.id, held))
+
+    def _give_back(self, connection: Connection, payloads: list[tuple[str, Sequence[str]]]) -> list[int]:
+        return [self._dialect.give_back(connection, worker, held) for worker, held in payloads]
+
+    def heartbeat(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        self.store.write_sync(self._heartbeat, worker)
+
+    def _heartbeat(self, connection: Connection, payloads: list[WorkerInfo]) -> list[None]:
+        now = self._clock.wall()
+        for worker in payloads:
+            self._beat(connection, worker, now)
+        return [None] * len(payloads)
+
+    def _beat(self, connection: Connection, worker: WorkerInfo, now: float) -> None:
+        connection.execute(
+            _BEAT,
+            {
+                "id": worker.id, "host": worker.host, "pid": worker.pid, "queues": ",".join(worker.queues),
+                "started_at": worker.started_at, "lease_until": now + worker.lease,
+            },
+        )  # fmt: skip
+
+    async def leave(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        await self.store.write(_leave, worker.id)
+
+    async def rescue(self, worker: WorkerInfo) -> Rescued:
+        """See ``Broker``."""
+        rescued = await self.store.write(self._rescue, worker)
+        if rescued.ready:
+            self.store.notify(CHANNEL)
+        return rescued
+
+    def _rescue(self, connection: Connection, payloads: list[WorkerInfo]) -> list[Rescued]:
+        answers = []
+        for worker in payloads:
+            now = self._clock.wall()
+            self._beat(connection, worker, now)  # first, lest a worker that slept takes its own jobs for orphans
+            rows = self._dialect.rescue(connection, now)
+            connection.execute(_FORGET, {"before": now - _EXPIRED_WORKER})
+            answers.append(
+                Rescued(
+                    ready=tuple(row[0] for row in rows if row[1] == "ready"),
+                    dead=tuple(row[0] for row in rows if row[1] == "dead"),
+                    suspects=self._dialect.suspects(connection, worker.queues, now),
+                )
+            )
+        return answers
+
+    # --- the operator's part
+
+    async def get(self, job_id: str) -> Job:
+        """See ``Broker``."""
+        return _found(await self.store.read(_get, job_id), job_id)
+
+    async def failures(self, job_id: str) -> list[JobFailure]:
+        """See ``Broker``."""
+        return await self.store.read(_failures, job_id)
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        """See ``Broker``."""
+        return await self.store.read(_counts)
+
+    async def retry(self, job_id: str) -> Job:
+        """See ``Broker``."""
+        job: Job = await self.store.write(self._retry, job_id)
+        self.store.notify(CHANNEL)
+        return job
+
+    def _retry(self, connection: Connection, payloads: list[str]) -> list[Job | Exception]:
+        return [self._retry_one(connection, job_id) for job_id in payloads]
+
+    def _retry_one(self, connection: Connection, job_id: str) -> Job | Exception:
+        job = _get(connection, job_id)
+        if job is None:
+            return _not_found(job_id)
+        if job.state == "running":
+            return JobStateError(f"job {job_id} is running: it cannot be retried now")
+        if job.unique_key is not None and job.state != "ready":
+            holder = connection.execute(
+                sa.select(jobs.c.id).where(jobs.c.unique_key == job.unique_key, jobs.c.state.in_(("ready", "running")))
+            ).scalar()
+            if holder is not None:
+                return JobStateError(f"job {job_id} cannot be retried: job {holder} has its unique key")
+        changed = connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state == job.state)
+            .values(state="ready", run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
+            .values(reason=None, worker=None, finished_at=None)
+        ).rowcount
+        return self._changed(connection, job_id, changed)
+
+    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
+        """See ``Broker``."""
+        job: Job = await self.store.write(self._cancel, (job_id, reason))
+        return job
+
+    def _cancel(self, connection: Connection, payloads: list[tuple[str, str]]) -> list[Job | Exception]:
+        return [self._cancel_one(connection, job_id, reason) for job_id, reason in payloads]
+
+    def _cancel_one(self, connection: Connection, job_id: str, reason: str) -> Job | Exception:
+        changed = connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.state == "ready")
+            .values(state="cancelled", reason=reason or "cancelled", finished_at=self._clock.wall())
+        ).rowcount
+        return self._changed(connection, job_id, changed)
+
+    def _changed(self, connection: Connection, job_id: str, changed: int) -> Job | Exception:
+        job = _get(connection, job_id)
+        if job is None:
+            return _not_found(job_id)
+        return job if changed else JobStateError(f"job {job_id} is {job.state}: that cannot be done to it now")
+
+    async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
+        """See ``Broker``."""
+        return await self.store.write(_prune, (ended_before, limit))
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See ``Broker``."""
+        return self.store.listen(CHANNEL, callback)
+
+    async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
+        """See ``Broker``."""
+        return await self.store.read(_list, which)
+
+
+def _order(claim: Claim) -> tuple[int, float, str]:
+    return claim.priority, claim.run_at, claim.id
+
+
+def _insert(connection: Connection, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
+    ids = iter(insert_jobs(connection, [row for rows in payloads for row in rows]))
+    return [list(islice(ids, len(rows))) for rows in payloads]
+
+
+def _leave(connection: Connection, payloads: list[str]) -> list[None]:
+    for worker in payloads:
+        connection.execute(_LEAVE, {"id": worker})
+    return [None] * len(payloads)
+
+
+def _prune(connection: Connection, payloads: list[tuple[float, int]]) -> list[int]:
+    answers = []
+    for before, limit in payloads:
+        ids = list(connection.execute(_ENDED, {"before": before, "limit": limit}).scalars())
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            connection.execute(sa.delete(job_errors).where(job_errors.c.job_id.in_(part)))
+            # The state again: a person may have made it ready since it was found.
+            connection.execute(sa.delete(jobs).where(jobs.c.id.in_(part), jobs.c.state.in_(("done", "cancelled"))))
+        answers.append(len(ids))
+    return answers
+
+
+def _get(connection: Connection, job_id: str) -> Job | None:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return None if row is None else _job(row)
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    values = row._asdict()
+    return Job(**(values | {"payload": bytes(values["payload"])}))
+
+
+def _found(job: Job | None, job_id: str) -> Job:
+    if job is None:
+        raise _not_found(job_id)
+    return job
+
+
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"no job has the id {job_id!r}")
+
+
+def _failures(connection: Connection, job_id: str) -> list[JobFailure]:
+    columns = (job_errors.c.attempt, job_errors.c.at, job_errors.c.type, job_errors.c.message, job_errors.c.traceback)
+    query = sa.select(*columns).where(job_errors.c.job_id == job_id).order_by(job_errors.c.id.desc()).limit(KEPT_ERRORS)
+    return [JobFailure(*row) for row in connection.execute(query)][::-1]
+
+
+def _list(connection: Connection, which: JobFilter) -> list[Job]:
+    query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(which.limit)
+    for column in ("name", "queue", "event_id"):
+        value = getattr(which, column)
+        if value is not None:
+            query = query.where(jobs.c[column] == value)
+    if which.state is not None:
+        # Written out, because a partial index serves only a state that the planner can read.
+        query = query.where(jobs.c.state == sa.literal(which.state, literal_execute=True))
+    if which.before is not None:
+        query = query.where(jobs.c.id < which.before)
+    return [_job(row) for row in connection.execute(query)]
+
+
+def _counts(connection: Connection) -> dict[tuple[str, State], int]:
+    query = sa.select(jobs.c.queue, jobs.c.state, sa.func.count()).group_by(jobs.c.queue, jobs.c.state)
+    return {(queue, state): count for queue, state, count in connection.execute(query)}
+
+
+def _sqlite_file(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("PRAGMA database_list").one()[2])

@@ -16,6 +16,12 @@ def upgrade() -> None:
     _events()
     _jobs()
     _job_indexes()
+    if op.get_bind().dialect.name == "postgresql":
+        # Each job is written three times in seconds: vacuum long before the default of a fifth of the table.
+        op.execute(
+            "ALTER TABLE jobs SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 2000,"
+            " autovacuum_analyze_scale_factor = 0.05, fillfactor = 80)"
+        )
     op.create_table(
         "job_errors",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),

@@ -1,0 +1,185 @@
+"""Arguments as bytes and back, by the annotations of a function's signature.
+
+The format is ``{"v":1,"args":{name: value}}``. Names, not positions, so that what was written by one version of a program is read
+by the next one: a parameter that is new there takes its default, one that is gone is a clear error. Pydantic does the
+work and is loaded when the first arguments are encoded or decoded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from moorline.errors import ConfigurationError, InvalidArguments
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["Codec"]
+
+_HEAD: Final = b'{"v":1,"args":'
+_POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+class Codec:
+    """Encodes and decodes the arguments of *function*; ``skip_first`` leaves ``self`` out.
+
+    Annotations may be whatever pydantic understands: dataclasses, datetimes, Decimal, Money, bytes (as base64), models,
+    and containers of these. A parameter without annotation takes plain JSON values.
+    """
+
+    __slots__ = ("_function", "_model", "_parameters", "_signature", "_skip_first")
+
+    def __init__(self, function: Callable[..., Any], *, skip_first: bool = False) -> None:
+        self._function = function
+        self._skip_first = skip_first
+        self._signature: inspect.Signature | None = None
+        self._parameters: dict[str, inspect.Parameter] = {}
+        self._model: type[BaseModel] | None = None
+
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+        """The call's arguments as bytes. Raises InvalidArguments naming the argument that does not fit."""
+        model = self._prepared()
+        given = self._given(args, kwargs)
+        from pydantic import ValidationError
+        from pydantic_core import PydanticSerializationError
+
+        try:
+            values = model.model_validate(given)
+        except ValidationError as error:
+            raise InvalidArguments(self._message(error)) from None
+        try:
+            return _HEAD + values.__pydantic_serializer__.to_json(values, by_alias=True, exclude_unset=True) + b"}"
+        except PydanticSerializationError as error:
+            raise InvalidArguments(f"{self._name}: {self._unserializable(given)}: {error}") from None
+
+    def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """What ``encode`` was given, as positional and keyword arguments, ready for the call.
+
+        Raises InvalidArguments when the bytes are not that, or do not fit the function as it is now.
+        """
+        model = self._prepared()
+        from pydantic import ValidationError
+
+        try:
+            values = model.model_validate_json(self._body(data))
+        except ValidationError as error:
+            raise InvalidArguments(self._message(error)) from None
+        return self._arguments(values)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self._function, "__qualname__", repr(self._function))
+
+    def _body(self, data: bytes) -> bytes:
+        if data.startswith(_HEAD) and data.endswith(b"}"):
+            return data[len(_HEAD) : -1]
+        try:
+            envelope = json.loads(data)
+        except ValueError:
+            raise InvalidArguments(f"{self._name}: the stored arguments are not JSON") from None
+        if not isinstance(envelope, dict) or envelope.get("v") != 1 or not isinstance(envelope.get("args"), dict):
+            raise InvalidArguments(f"{self._name}: the stored arguments are of a format that this version cannot read")
+        return json.dumps(envelope["args"]).encode()
+
+    def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        assert self._signature is not None
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidArguments(f"{self._name}: {error}") from None
+        given = dict(bound.arguments)
+        for name, parameter in self._parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                given.update(given.pop(name, {}))
+        return given
+
+    def _arguments(self, values: BaseModel) -> tuple[list[Any], dict[str, Any]]:
+        positional: list[Any] = []
+        keywords: dict[str, Any] = dict(values.__pydantic_extra__ or {})
+        fields = values.__dict__
+        for index, (name, parameter) in enumerate(self._parameters.items()):
+            field = f"f{index}"
+            if field not in values.__pydantic_fields_set__:
+                continue  # the function's own default
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                positional = self._all_positional(keywords, positional) + list(fields[field])
+            elif parameter.kind in _POSITIONAL:
+                positional.append(fields[field])
+            else:
+                keywords[name] = fields[field]
+        return positional, keywords
+
+    def _all_positional(self, keywords: dict[str, Any], positional: list[Any]) -> list[Any]:
+        """With ``*args`` present, the parameters before it can only be given by position."""
+        before = [
+            name
+            for name, parameter in self._parameters.items()
+            if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and name in keywords
+        ]
+        return positional + [keywords.pop(name) for name in before]
+
+    def _prepared(self) -> type[BaseModel]:
+        if self._model is None:
+            signature = inspect.signature(self._function)
+            parameters = list(signature.parameters.values())[1 if self._skip_first else 0 :]
+            self._signature = signature.replace(parameters=parameters)
+            self._parameters = {parameter.name: parameter for parameter in parameters}
+            self._model = self._make_model()
+        return self._model
+
+    def _make_model(self) -> type[BaseModel]:
+        from pydantic import ConfigDict, Field, create_model
+        from pydantic.errors import PydanticUserError
+
+        hints = self._hints()
+        fields: dict[str, Any] = {}
+        extra: typing.Literal["allow", "forbid"] = "forbid"
+        for index, (name, parameter) in enumerate(self._parameters.items()):
+            kind = hints.get(name, Any)
+            kind = Any if kind is object else kind
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                extra = "allow"
+                continue
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                fields[f"f{index}"] = (list[kind], Field(default=None, alias=name))  # type: ignore[valid-type]
+            elif parameter.default is inspect.Parameter.empty:
+                fields[f"f{index}"] = (kind, Field(alias=name))
+            else:
+                fields[f"f{index}"] = (kind, Field(default=None, alias=name))
+        config = ConfigDict(
+            extra=extra, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants"
+        )
+        try:
+            return create_model("Arguments", __config__=config, **fields)
+        except PydanticUserError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigurationError(f"{self._name}: an argument's type cannot be stored: {reason}") from error
+
+    def _hints(self) -> dict[str, Any]:
+        function = inspect.unwrap(self._function)
+        try:
+            return typing.get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise ConfigurationError(f"{self._name}: the annotations cannot be resolved: {error}") from error
+
+    def _unserializable(self, given: dict[str, Any]) -> str:
+        from pydantic_core import to_json
+
+        for name, value in given.items():
+            try:
+                to_json(value)
+            except ValueError:
+                return f"argument {name!r} cannot be stored"
+        return "an argument cannot be stored"
+
+    def _message(self, error: Any) -> str:
+        """Names each argument that is wrong. Holds no value: a value may be a secret."""
+        problems = []
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            place = ".".join(str(part) for part in problem["loc"]) or "arguments"
+            problems.append(f"argument {place!r}: {problem['msg']}")
+        return f"{self._name}: " + "; ".join(problems)

@@ -1,0 +1,153 @@
+"""The contract of every broker, and the records that pass through it.
+
+At least once: a job that was enqueued is claimed until a result of it is stored. One conformance suite
+(``tests/jobs/conformance.py``) holds every broker to this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+
+__all__ = [
+    "MAX_CRASHES", "Broker", "Claimed", "Completion", "JobFilter", "Rescued", "WorkerInfo",
+]  # fmt: skip
+
+MAX_CRASHES: Final = 3
+"""A job whose worker died this many times is dead: it is the job that kills."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One run of a worker: ``id`` is new at each start, so that what an earlier run held can be told apart."""
+
+    id: str
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    started_at: float
+    lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Jobs to run; ``next_at`` is when the next one is due, if fewer than asked for were there (None: not known)."""
+
+    jobs: list[Claim]
+    next_at: float | None = None
+
+
+# A named tuple, not a dataclass: thousands a second are made and written.
+class Completion(NamedTuple):
+    """How a claim ended. Only the holder of the job's last claim (``deliveries``) is heard.
+
+    ``refund`` gives the attempt back; ``snoozed`` counts a postponement; ``run_at`` is when it is due again.
+    """
+
+    id: str
+    deliveries: int
+    state: State
+    run_at: float | None = None
+    refund: bool = False
+    snoozed: bool = False
+    reason: str | None = None
+    error: JobFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """What was taken from workers that died; ``suspects`` says whether jobs wait that must run alone."""
+
+    ready: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    suspects: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs to list, newest first; ``before`` is the id that the page before ended with."""
+
+    state: State | None = None
+    name: str | None = None
+    queue: str | None = None
+    event_id: str | None = None
+    before: str | None = None
+    limit: int = 50
+
+
+class Broker(Protocol):
+    """All methods raise StoreUnavailable when the broker does not answer; nothing is lost then, and all may be repeated."""
+
+    async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
+        """Store *rows*; returns after they are durable, with one id each (another's, if the unique key is taken)."""
+        ...
+
+    def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
+        """As ``enqueue``, blocking."""
+        ...
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """Insert *rows* in the transaction of a synchronous SQLAlchemy connection. ConfigurationError if it cannot."""
+        ...
+
+    async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
+        """Take up to *limit* due jobs, by priority, then time. Extends the worker's lease.
+
+        ``alone`` takes suspects (jobs whose worker died), and only those; they are never taken otherwise.
+        """
+        ...
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """Store results; False for a completion that came too late: the job was taken from its holder meanwhile."""
+        ...
+
+    async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
+        """Return what *worker* claimed and does not hold (ids *held*), attempts refunded. For answers that were lost."""
+        ...
+
+    def heartbeat(self, worker: WorkerInfo) -> None:
+        """Extend the worker's lease; blocking, called from the worker's heartbeat thread."""
+        ...
+
+    async def leave(self, worker: WorkerInfo) -> None:
+        """End the worker's lease now."""
+        ...
+
+    async def rescue(self, worker: WorkerInfo) -> Rescued:
+        """Take running jobs from workers whose lease is over; those that did it ``MAX_CRASHES`` times are dead."""
+        ...
+
+    async def get(self, job_id: str) -> Job:
+        """Raises JobNotFound."""
+        ...
+
+    async def failures(self, job_id: str) -> list[JobFailure]:
+        """The last ten failed attempts, oldest first."""
+        ...
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        """How many jobs are in each queue and state."""
+        ...
+
+    async def retry(self, job_id: str) -> Job:
+        """Make a dead, cancelled, done or waiting job due now, with all its attempts. Raises JobNotFound, JobStateError."""
+        ...
+
+    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
+        """Cancel a job that waits. Raises JobNotFound, JobStateError (it runs, or has ended)."""
+        ...
+
+    async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
+        """Delete up to *limit* jobs that were done or cancelled before then. Dead letters stay."""
+        ...
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* (on some thread) when jobs may have come; returns the function that ends it."""
+        ...
+
+    async def list(self, which: JobFilter) -> list[Job]:
+        """Jobs, newest first."""
+        ...

@@ -1,0 +1,253 @@
+"""The statements whose speed matters, once for each database. What they do is the same; the broker does not know which it has.
+
+SQLite: one statement with JSON for many rows, because each step of a statement gives up the interpreter's lock.
+PostgreSQL: arrays, and SKIP LOCKED so that workers do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from sqlalchemy.engine import Connection
+
+from moorline.errors import ConfigurationError
+from moorline.jobs.broker import MAX_CRASHES, Completion
+from moorline.jobs.job import LOWEST_PRIORITY, Claim
+
+__all__ = ["Dialect", "dialect_of"]
+
+_CLAIMED: Final = ", ".join(f"jobs.{name}" for name in Claim._fields)
+_TAKE: Final = "state = 'running', attempts = attempts + 1, deliveries = deliveries + 1"
+_PRIORITIES: Final = range(LOWEST_PRIORITY + 1)
+_RESCUE_BATCH: Final = 1000
+_DIED: Final = "its worker died"
+_CRASH: Final = f"""
+    crashes = crashes + 1, worker = NULL, last_error = '{_DIED}',
+    state = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'dead' ELSE 'ready' END,
+    reason = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'crashed' END,
+"""
+_ORPHANED: Final = """
+    state = 'running' AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = jobs.worker AND workers.lease_until > {now})
+"""
+
+
+class Dialect(Protocol):
+    """Each method is one statement, or a few, in the connection's transaction. Times are seconds since the epoch."""
+
+    def claim(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]: ...
+
+    def claim_suspect(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]: ...
+
+    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None: ...
+
+    def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool: ...
+
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]: ...
+
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]: ...
+
+    def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int: ...
+
+    def rescue(self, connection: Connection, now: float) -> Sequence[Any]: ...
+
+
+def dialect_of(name: str) -> Dialect:
+    """The statements for ``sqlite`` or ``postgresql``."""
+    if name == "sqlite":
+        return _Sqlite()
+    if name == "postgresql":
+        return _Postgres()
+    raise ConfigurationError(f"jobs cannot be kept in {name!r}: use SQLite or PostgreSQL")
+
+
+class _Sqlite:
+    def __init__(self) -> None:
+        self._claims: dict[int, str] = {}
+        self._nexts: dict[int, str] = {}
+
+    def claim(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]:
+        statement = self._claims.get(len(queues)) or self._claims.setdefault(len(queues), _sqlite_claim(len(queues)))
+        values: list[Any] = [worker, now]
+        for priority in _PRIORITIES:
+            for queue in queues:
+                values += (queue, priority, now, limit)
+        values.append(limit)
+        return connection.exec_driver_sql(statement, tuple(values)).fetchall()
+
+    def claim_suspect(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]:
+        statement = f"""
+            UPDATE jobs SET worker = ?, started_at = ?, {_TAKE} WHERE rowid IN (
+                SELECT rowid FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= ?
+                AND queue IN (SELECT value FROM json_each(?)) ORDER BY crashes, run_at LIMIT ?
+            ) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
+        values = (worker, now, now, json.dumps(queues), limit)
+        return connection.exec_driver_sql(statement, values).fetchall()
+
+    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
+        statement = self._nexts.get(len(queues)) or self._nexts.setdefault(len(queues), _sqlite_next(len(queues)))
+        values = tuple(value for priority in _PRIORITIES for queue in queues for value in (queue, priority))
+        found = connection.exec_driver_sql(statement, values).scalar()
+        return None if found is None else float(found)
+
+    def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
+        statement = """
+            SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= ?
+            AND queue IN (SELECT value FROM json_each(?)))"""
+        return bool(connection.exec_driver_sql(statement, (now, json.dumps(queues))).scalar())
+
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+        # +state: else SQLite may walk the index of all running jobs instead of looking each one up.
+        statement = """
+            UPDATE jobs SET state = 'done', finished_at = ?
+            FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS held FROM json_each(?)) AS f
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running' RETURNING jobs.id"""
+        values = (now, json.dumps([one[:2] for one in done]))
+        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
+        statement = """
+            UPDATE jobs SET state = f.state, run_at = coalesce(f.run_at, jobs.run_at),
+                attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
+                worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
+                finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE ? END,
+                reason = f.reason, last_error = coalesce(f.error, last_error)
+            FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS held,
+                    json_extract(value, '$[2]') AS state, json_extract(value, '$[3]') AS run_at,
+                    json_extract(value, '$[4]') AS refund, json_extract(value, '$[5]') AS snoozed,
+                    json_extract(value, '$[6]') AS reason, json_extract(value, '$[7]') AS error
+                FROM json_each(?)) AS f
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running' RETURNING jobs.id"""
+        values = (now, json.dumps([_flat(one) for one in others]))
+        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+
+    def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int:
+        statement = """
+            UPDATE jobs SET state = 'ready', attempts = attempts - 1, worker = NULL
+            WHERE state = 'running' AND worker = ? AND id NOT IN (SELECT value FROM json_each(?))"""
+        return connection.exec_driver_sql(statement, (worker, json.dumps(held))).rowcount
+
+    def rescue(self, connection: Connection, now: float) -> Sequence[Any]:
+        statement = f"""
+            UPDATE jobs SET {_CRASH} finished_at = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN ? END
+            WHERE rowid IN (SELECT rowid FROM jobs WHERE {_ORPHANED.format(now="?")} LIMIT {_RESCUE_BATCH})
+            RETURNING id, state, name, crashes"""  # noqa: S608 -- constants only
+        return connection.exec_driver_sql(statement, (now, now)).fetchall()
+
+
+def _sqlite_claim(queues: int) -> str:
+    # One look for each priority and queue: with one index range over all priorities, the jobs that wait for a later time
+    # would be passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
+    look = """SELECT * FROM (SELECT rowid FROM jobs WHERE state = 'ready' AND crashes = 0
+        AND queue = ? AND priority = ? AND run_at <= ? ORDER BY run_at, id LIMIT ?)"""
+    looks = " UNION ALL ".join([look] * (queues * len(_PRIORITIES)))
+    return f"""UPDATE jobs SET worker = ?, started_at = ?, {_TAKE}
+        WHERE rowid IN ({looks} LIMIT ?) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
+
+
+def _sqlite_next(queues: int) -> str:
+    look = """SELECT min(run_at) AS at FROM jobs
+        WHERE state = 'ready' AND crashes = 0 AND queue = ? AND priority = ?"""
+    looks = " UNION ALL ".join([look] * (queues * len(_PRIORITIES)))
+    return f"SELECT min(at) FROM ({looks})"  # noqa: S608 -- constants only
+
+
+class _Postgres:
+    # Looks at each priority and queue in turn, for the reason given at SQLite; the outer limit stops the looking, so that
+    # no more rows are locked than are taken.
+    _CLAIM: Final = f"""
+        WITH due AS (
+            SELECT found.id FROM (
+                SELECT p, q, n FROM generate_series(0, {LOWEST_PRIORITY}) AS p,
+                    unnest(%s::text[]) WITH ORDINALITY AS u (q, n) ORDER BY p, n
+            ) AS looks CROSS JOIN LATERAL (
+                SELECT id FROM jobs WHERE state = 'ready' AND crashes = 0 AND queue = looks.q AND priority = looks.p
+                AND run_at <= %s ORDER BY run_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+            ) AS found LIMIT %s
+        )
+        UPDATE jobs SET worker = %s, started_at = %s, {_TAKE} FROM due WHERE jobs.id = due.id RETURNING {_CLAIMED}
+    """  # noqa: S608 -- constants only
+
+    _CLAIM_SUSPECT: Final = f"""
+        UPDATE jobs SET worker = %s, started_at = %s, {_TAKE} WHERE id IN (
+            SELECT id FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= %s AND queue = ANY(%s::text[])
+            ORDER BY crashes, run_at LIMIT %s FOR UPDATE SKIP LOCKED
+        ) RETURNING {_CLAIMED}
+    """  # noqa: S608 -- constants only
+
+    _NEXT: Final = f"""
+        SELECT min(found.at) FROM generate_series(0, {LOWEST_PRIORITY}) AS p, unnest(%s::text[]) AS q,
+        LATERAL (SELECT min(run_at) AS at FROM jobs
+            WHERE state = 'ready' AND crashes = 0 AND queue = q AND priority = p) AS found
+    """  # noqa: S608 -- constants only
+
+    def claim(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]:
+        values = (list(queues), now, limit, limit, worker, now)
+        return connection.exec_driver_sql(self._CLAIM, values).fetchall()
+
+    def claim_suspect(
+        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
+    ) -> Sequence[Any]:
+        values = (worker, now, now, list(queues), limit)
+        return connection.exec_driver_sql(self._CLAIM_SUSPECT, values).fetchall()
+
+    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
+        found = connection.exec_driver_sql(self._NEXT, (list(queues),)).scalar()
+        return None if found is None else float(found)
+
+    def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
+        statement = """
+            SELECT EXISTS (SELECT 1 FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= %s
+            AND queue = ANY(%s::text[]))"""
+        return bool(connection.exec_driver_sql(statement, (now, list(queues))).scalar())
+
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+        statement = """
+            UPDATE jobs SET state = 'done', finished_at = %s
+            FROM unnest(%s::text[], %s::int4[]) AS f (id, held)
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state = 'running' RETURNING jobs.id"""
+        values = (now, [one.id for one in done], [one.deliveries for one in done])
+        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
+        statement = """
+            UPDATE jobs SET state = f.state, run_at = coalesce(f.run_at, jobs.run_at),
+                attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
+                worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
+                finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE %s END,
+                reason = f.reason, last_error = coalesce(f.error, last_error)
+            FROM unnest(%s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
+                AS f (id, held, state, run_at, refund, snoozed, reason, error)
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state = 'running' RETURNING jobs.id"""
+        columns = [list(column) for column in zip(*map(_flat, others), strict=True)]
+        return {row[0] for row in connection.exec_driver_sql(statement, (now, *columns))}
+
+    def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int:
+        statement = """
+            UPDATE jobs SET state = 'ready', attempts = attempts - 1, worker = NULL
+            WHERE state = 'running' AND worker = %s AND id <> ALL(%s::text[])"""
+        return connection.exec_driver_sql(statement, (worker, list(held))).rowcount
+
+    def rescue(self, connection: Connection, now: float) -> Sequence[Any]:
+        statement = f"""
+            UPDATE jobs SET {_CRASH} finished_at = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN %s::float8 END
+            WHERE id IN (SELECT id FROM jobs WHERE {_ORPHANED.format(now="%s")}
+                LIMIT {_RESCUE_BATCH} FOR UPDATE SKIP LOCKED)
+            RETURNING id, state, name, crashes"""  # noqa: S608 -- constants only
+        return connection.exec_driver_sql(statement, (now, now)).fetchall()
+
+
+def _flat(one: Completion) -> tuple[Any, ...]:
+    error = None if one.error is None else f"{one.error.type}: {one.error.message}"[:500]
+    return one.id, one.deliveries, one.state, one.run_at, int(one.refund), int(one.snoozed), one.reason, error

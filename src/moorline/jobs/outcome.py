@@ -1,0 +1,52 @@
+"""What a job's function may return instead of a result. An exception is a failure; these are decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moorline.errors import ConfigurationError
+
+__all__ = ["Cancel", "Discard", "Outcome", "Retry", "Snooze"]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Failed: try again ``in_`` seconds from now (None: as the job's backoff says). Spends an attempt."""
+
+    in_: float | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _not_negative(self.in_, "Retry")
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """Not now: try again ``in_`` seconds from now. Spends no attempt."""
+
+    in_: float
+
+    def __post_init__(self) -> None:
+        _not_negative(self.in_, "Snooze")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Not needed any more: the job ends as cancelled, with the reason."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Hopeless: the job goes to the dead letters now, whatever attempts it has left."""
+
+    reason: str = ""
+
+
+Outcome = Retry | Snooze | Cancel | Discard
+
+
+def _not_negative(seconds: float | None, kind: str) -> None:
+    if seconds is not None and not 0 <= seconds < float("inf"):
+        raise ConfigurationError(f"{kind}: in_ must be seconds from now, not {seconds!r}")
