@@ -1,0 +1,1 @@
+"""Calls: requests to services as values, and the pipeline that sends them."""
