@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.events.handlers import Handlers
+    from moorline.events.inbox import Inbox, Stored
+    from moorline.events.receiver import Receiver
     from moorline.events.signatures import HMACBody, Scheme, StandardWebhooks, TimestampedHMAC, Verified
     from moorline.events.verification import verify
 
@@ -14,8 +16,11 @@ __all__ = [
     "Event",
     "HMACBody",
     "Handlers",
+    "Inbox",
+    "Receiver",
     "Scheme",
     "StandardWebhooks",
+    "Stored",
     "TimestampedHMAC",
     "Verified",
     "verify",
@@ -25,8 +30,11 @@ _HOMES = {
     "Event": "event",
     "HMACBody": "signatures",
     "Handlers": "handlers",
+    "Inbox": "inbox",
+    "Receiver": "receiver",
     "Scheme": "signatures",
     "StandardWebhooks": "signatures",
+    "Stored": "inbox",
     "TimestampedHMAC": "signatures",
     "Verified": "signatures",
     "verify": "verification",

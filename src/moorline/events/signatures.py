@@ -9,6 +9,7 @@ time; what cannot be decoded is a signature that does not match; each candidate 
 time is taken from the signed bytes only, and may be off by ``tolerance`` seconds either way.
 """
 
+# ruff: noqa: ARG002 -- each scheme is given all that any scheme may need
 from __future__ import annotations
 
 import binascii

@@ -1,0 +1,154 @@
+"""The inbox: every event is stored once, together with the jobs of its handlers, before its sender gets an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from moorline import redaction
+from moorline.errors import ConfigurationError, EventNotFound
+from moorline.events.handlers import Handlers
+from moorline.events.inbox_sql import (
+    Arrival,
+    Replay,
+    Stored,
+    enqueue_again,
+    event_by_id,
+    several_events,
+    store_arrivals,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from moorline.events.event import Event
+    from moorline.store.store import Store
+
+__all__ = ["JOBS_CHANNEL", "Inbox", "Stored"]
+
+JOBS_CHANNEL = "jobs"
+"""Who waits for jobs listens here."""
+
+MOST_LISTED = 10_000
+
+
+class Inbox:
+    """The stored events of one application.
+
+    ``add`` deduplicates by service and the sender's id, stores, and enqueues one job for each matching handler, all in
+    one transaction that is shared with whatever else arrives at the moment; it returns after the commit. Every method
+    has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down.
+    """
+
+    def __init__(self, store: Store, handlers: Handlers | None = None) -> None:
+        self.store = store
+        self.handlers = Handlers() if handlers is None else handlers
+        self._waking = False
+
+    async def add(self, event: Event) -> Stored:
+        """Store the event and its jobs; a duplicate is counted and makes no jobs.
+
+        Cancelling it does not undo it. Raises StoreOverloaded when too much waits to be written.
+        """
+        arrival = self._arrival(event)
+        stored = await self.store.write(store_arrivals, arrival)
+        if arrival.handlers and not stored.duplicate and not self._waking:
+            # A commit answers many at once: the workers are woken once for all of them.
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+        return stored
+
+    def add_sync(self, event: Event) -> Stored:
+        """As ``add``, blocking."""
+        arrival = self._arrival(event)
+        stored = self.store.write_sync(store_arrivals, arrival)
+        if arrival.handlers and not stored.duplicate:
+            self.store.notify(JOBS_CHANNEL)
+        return stored
+
+    async def get(self, id: str) -> Event:
+        """The event with that id in the inbox, or with that id of its sender's. Raises EventNotFound."""
+        return _found(id, await self.store.read(event_by_id, id))
+
+    def get_sync(self, id: str) -> Event:
+        """As ``get``, blocking."""
+        return _found(id, self.store.read_sync(event_by_id, id))
+
+    async def recent(
+        self, *, service: str | None = None, type: str | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Event]:
+        """The newest events first; the next page is that ``before`` the last one's ``inbox_id``."""
+        return await self.store.read(several_events, service, type, before, _limited(limit))
+
+    def recent_sync(
+        self, *, service: str | None = None, type: str | None = None, before: str | None = None, limit: int = 50
+    ) -> list[Event]:
+        """As ``recent``, blocking."""
+        return self.store.read_sync(several_events, service, type, before, _limited(limit))
+
+    async def replay(self, id: str, *, handler: str | None = None) -> list[str]:
+        """Enqueue the event's handlers again, or the one of that name; the ids of the new jobs.
+
+        Raises EventNotFound; ConfigurationError when there is no such handler for it.
+        """
+        jobs = await self.store.write(enqueue_again, self._again(await self.get(id), handler))
+        self.store.notify(JOBS_CHANNEL)
+        return jobs
+
+    def replay_sync(self, id: str, *, handler: str | None = None) -> list[str]:
+        """As ``replay``, blocking."""
+        jobs = self.store.write_sync(enqueue_again, self._again(self.get_sync(id), handler))
+        self.store.notify(JOBS_CHANNEL)
+        return jobs
+
+    def _arrival(self, event: Event) -> Arrival:
+        return Arrival(
+            event.service,
+            event.id,
+            event.type,
+            event.action,
+            event.received_at,
+            event.timestamp,
+            event.secret_index,
+            _kept(event.headers),
+            event.body,
+            self.handlers.matching(event.service, event.type, event.action),
+        )
+
+    def _again(self, event: Event, handler: str | None) -> Replay:
+        matching = self.handlers.matching(event.service, event.type, event.action)
+        if handler is not None:
+            names = [one.name for one in matching]
+            if handler not in names:
+                known = ", ".join(names) or "none"
+                raise ConfigurationError(f"handler: {handler!r} does not handle {event.name}; those that do: {known}")
+            matching = [one for one in matching if one.name == handler]
+        return Replay(str(event.inbox_id), self.store.clock.wall(), matching)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self.store.notify(JOBS_CHANNEL)
+
+
+def _found(id: str, event: Event | None) -> Event:
+    if event is None:
+        raise EventNotFound(f"no event {id!r} is stored")
+    return event
+
+
+def _limited(limit: int) -> int:
+    if not 1 <= limit <= MOST_LISTED:
+        raise ConfigurationError(f"limit: expected 1 to {MOST_LISTED:,}, got {limit}")
+    return limit
+
+
+def _kept(headers: Mapping[str, str]) -> str:
+    """The headers as they are stored: credentials masked; signatures stay, they open nothing and explain refusals."""
+    return json.dumps({name: redaction.MASK if _hides(name) else value for name, value in headers.items()})
+
+
+@lru_cache(maxsize=1024)
+def _hides(name: str) -> bool:
+    return redaction.is_sensitive(name) and "signature" not in name

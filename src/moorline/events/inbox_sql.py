@@ -1,0 +1,214 @@
+"""The inbox's statements, for SQLite and PostgreSQL: storing a group of events at once, and reading them back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from moorline.events.event import Event
+from moorline.jobs.brokers.sql import insert_jobs
+from moorline.jobs.job import JobRow
+from moorline.store.ids import new_id
+from moorline.store.schema import events
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.engine import Connection
+
+    from moorline.events.handlers import Handler
+
+__all__ = ["Arrival", "Replay", "Stored", "enqueue_again", "event_by_id", "several_events", "store_arrivals"]
+
+
+class Stored(NamedTuple):
+    """``event_id`` is the id in the inbox, of the first delivery if this one was a ``duplicate``."""
+
+    event_id: str
+    duplicate: bool
+
+
+class Arrival(NamedTuple):
+    """What is to be stored: thousands a second, so the cheapest thing that has names. Times as in Event."""
+
+    service: str
+    delivery_key: str
+    type: str
+    action: str | None
+    received_at: float
+    signed_at: float | None
+    secret_index: int
+    headers: str
+    body: bytes
+    handlers: Sequence[Handler]
+
+
+class Replay(NamedTuple):
+    """Jobs to be made again for a stored event."""
+
+    event_id: str
+    now: float
+    handlers: Sequence[Handler]
+
+
+_COLUMNS: Final = (
+    "id",
+    "service",
+    "delivery_key",
+    "type",
+    "action",
+    "received_at",
+    "signed_at",
+    "secret_index",
+    "headers",
+    "body",
+    "digest",
+    "duplicates",
+)
+_NAMES: Final = ", ".join(_COLUMNS)
+# One statement says of each row whether it is new (it has the id that we gave it) or came before, and counts the latter.
+# excluded.duplicates counts the repetitions within this group.
+_CONFLICT: Final = (
+    " ON CONFLICT (service, delivery_key) DO UPDATE SET duplicates = events.duplicates + excluded.duplicates + 1"
+    " RETURNING id, service, delivery_key"
+)
+# Fixed sizes keep the prepared statements few; many rows in one step give up the interpreter's lock once, not often.
+_CHUNKS: Final = (32, 16, 8, 4, 2, 1)
+_PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
+_SQLITE: Final = {
+    size: f"INSERT INTO events ({_NAMES}) VALUES " + ", ".join([_PLACES] * size) + _CONFLICT  # noqa: S608
+    for size in _CHUNKS
+}
+_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "int4")
+_POSTGRES: Final = (
+    f"INSERT INTO events ({_NAMES}) SELECT * FROM unnest("  # noqa: S608
+    + ", ".join(f"%b::{kind}[]" for kind in _TYPES)
+    + ")"
+    + _CONFLICT
+)
+
+# From each service to the next one along the index, however many events lie between.
+_SERVICES: Final = sa.text(
+    "WITH RECURSIVE known(service) AS (SELECT min(service) FROM events UNION ALL"
+    " SELECT (SELECT min(service) FROM events WHERE service > known.service) FROM known WHERE service IS NOT NULL)"
+    " SELECT service FROM known WHERE service IS NOT NULL"
+)
+
+
+def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stored]:
+    """Store each arrival once, with one job for each of its handlers, in the connection's transaction."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for arrival in arrivals:
+        row = rows.get(arrival[:2])
+        if row is None:
+            rows[arrival[:2]] = _row(arrival)
+        else:
+            row[-1] += 1
+    # In the order of their keys: two receivers with the same events at once must not lock them in a ring.
+    ordered = sorted(rows.values(), key=_key)
+    insert = _insert_postgres if connection.dialect.name == "postgresql" else _insert_sqlite
+    kept = {(service, key): id_ for id_, service, key in insert(connection, ordered)}
+    jobs: list[JobRow] = []
+    answers: list[Stored] = []
+    for arrival in arrivals:
+        row = rows[arrival[:2]]
+        event_id = kept[arrival[:2]]
+        # The first of a group that was new; those after it in the same group find its mark gone.
+        new = row[0] == event_id
+        if new:
+            row[0] = None
+            jobs.extend(_jobs(event_id, arrival.received_at, arrival.handlers))
+        answers.append(Stored(event_id, not new))
+    if jobs:
+        insert_jobs(connection, jobs)
+    return answers
+
+
+def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
+    """Make the jobs of those events anew; the ids of the jobs, for each event."""
+    made = [list(_jobs(replay.event_id, replay.now, replay.handlers)) for replay in replays]
+    insert_jobs(connection, [job for jobs in made for job in jobs])
+    return [[job.id for job in jobs] for jobs in made]
+
+
+def event_by_id(connection: Connection, id: str) -> Event | None:
+    """The event with that id in the inbox, else with that id of its sender's (the newest if several use it)."""
+    row = connection.execute(sa.select(events).where(events.c.id == id)).first()
+    if row is None:
+        # The index begins with the service; naming them all is far cheaper than reading the table.
+        services = connection.execute(_SERVICES).scalars().all()
+        by_sender = (events.c.delivery_key == id) & events.c.service.in_(services)
+        row = connection.execute(sa.select(events).where(by_sender).order_by(events.c.id.desc())).first()
+    return None if row is None else _event(row)
+
+
+def several_events(
+    connection: Connection, service: str | None, type: str | None, before: str | None, limit: int
+) -> list[Event]:
+    """The newest first. ``type`` as in ``Handlers.on``."""
+    query = sa.select(events).order_by(events.c.id.desc()).limit(limit)
+    if service is not None:
+        query = query.where(events.c.service == service)
+    if type is not None:
+        base, _, action = type.rpartition(".")
+        query = query.where((events.c.type == type) | ((events.c.type == base) & (events.c.action == action)))
+    if before is not None:
+        query = query.where(events.c.id < before)
+    return [_event(row) for row in connection.execute(query)]
+
+
+def _row(arrival: Arrival) -> list[Any]:
+    digest = hashlib.sha256(arrival.body).hexdigest()
+    return [new_id(arrival.received_at), *arrival[:-1], digest, 0]
+
+
+def _key(row: list[Any]) -> tuple[str, str]:
+    return row[1], row[2]
+
+
+def _jobs(event_id: str, now: float, handlers: Iterable[Handler]) -> Iterable[JobRow]:
+    for handler in handlers:
+        yield JobRow(
+            id=new_id(now),
+            name=handler.job,
+            payload=event_id.encode(),
+            run_at=now,
+            created_at=now,
+            max_attempts=handler.retries + 1,
+            event_id=event_id,
+        )
+
+
+def _insert_sqlite(connection: Connection, rows: list[list[Any]]) -> list[Any]:
+    returned: list[Any] = []
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            values = tuple([value for row in rows[start : start + size] for value in row])
+            returned += connection.exec_driver_sql(_SQLITE[size], values).fetchall()
+            start += size
+    return returned
+
+
+def _insert_postgres(connection: Connection, rows: list[list[Any]]) -> Sequence[Any]:
+    return connection.exec_driver_sql(_POSTGRES, tuple(map(list, zip(*rows, strict=True)))).fetchall()
+
+
+def _event(row: Any) -> Event:
+    return Event(
+        service=row.service,
+        id=row.delivery_key,
+        type=row.type,
+        body=bytes(row.body),
+        headers=json.loads(row.headers),
+        action=row.action,
+        received_at=row.received_at,
+        timestamp=row.signed_at,
+        secret_index=row.secret_index,
+        inbox_id=row.id,
+        duplicates=row.duplicates,
+    )
