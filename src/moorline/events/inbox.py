@@ -19,6 +19,7 @@ from moorline.events.inbox_sql import (
     several_events,
     store_arrivals,
 )
+from moorline.jobs.brokers.sql import CHANNEL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +27,7 @@ if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.store.store import Store
 
-__all__ = ["JOBS_CHANNEL", "Inbox", "Stored"]
-
-JOBS_CHANNEL = "jobs"
-"""Who waits for jobs listens here."""
+__all__ = ["Inbox", "Stored"]
 
 MOST_LISTED = 10_000
 
@@ -65,7 +63,7 @@ class Inbox:
         arrival = self._arrival(event)
         stored = self.store.write_sync(store_arrivals, arrival)
         if arrival.handlers and not stored.duplicate:
-            self.store.notify(JOBS_CHANNEL)
+            self.store.notify(CHANNEL)
         return stored
 
     async def get(self, id: str) -> Event:
@@ -94,13 +92,13 @@ class Inbox:
         Raises EventNotFound; ConfigurationError when there is no such handler for it.
         """
         jobs = await self.store.write(enqueue_again, self._again(await self.get(id), handler))
-        self.store.notify(JOBS_CHANNEL)
+        self.store.notify(CHANNEL)
         return jobs
 
     def replay_sync(self, id: str, *, handler: str | None = None) -> list[str]:
         """As ``replay``, blocking."""
         jobs = self.store.write_sync(enqueue_again, self._again(self.get_sync(id), handler))
-        self.store.notify(JOBS_CHANNEL)
+        self.store.notify(CHANNEL)
         return jobs
 
     def _arrival(self, event: Event) -> Arrival:
@@ -129,7 +127,7 @@ class Inbox:
 
     def _wake(self) -> None:
         self._waking = False
-        self.store.notify(JOBS_CHANNEL)
+        self.store.notify(CHANNEL)
 
 
 def _found(id: str, event: Event | None) -> Event:

@@ -70,7 +70,7 @@ _COLUMNS: Final = (
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
-# One statement says of each row whether it is new (it has the id that we gave it) or came before, and counts the latter.
+# One statement says of each row whether it is new (it has the id that we gave it) or came before, and counts those.
 # excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
     " ON CONFLICT (service, delivery_key) DO UPDATE SET duplicates = events.duplicates + excluded.duplicates + 1"
