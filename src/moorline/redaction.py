@@ -2,10 +2,11 @@
 
 Three rules together, because each alone misses something:
 
-* **names**: a header, field or query key called ``*token``, ``*secret``, ``*key``, ``*signature``, ``*password``, … is masked;
+* **names**: a header, field or query key called ``*token``, ``*secret``, ``*key``, ``*signature``, ``*password``, … is
+  masked;
 * **shapes**: ``sk_live_…``, ``whsec_…``, ``ghp_…``, JWTs, private keys, ``Bearer …`` are masked wherever they stand;
-* **live values**: each value given to :func:`register` (every ``Secret`` does it) is masked raw, URL-encoded, JSON-escaped
-  and inside base64.
+* **live values**: each value given to :func:`register` (every ``Secret`` does it) is masked raw, URL-encoded,
+  JSON-escaped and inside base64.
 
 URLs are shown by default-deny: scheme, host, path and the *names* of the query.
 """
@@ -16,10 +17,12 @@ import base64
 import binascii
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, quote_plus
+from urllib.parse import parse_qsl
+
+from moorline import live_values
+from moorline.live_values import register
 
 __all__ = ["MASK", "SENSITIVE_HEADERS", "body", "data", "headers", "is_sensitive", "register", "text", "url"]
 
@@ -98,136 +101,6 @@ def is_sensitive(name: str) -> bool:
     return plain.endswith(_SENSITIVE_ENDS) and plain not in _HARMLESS
 
 
-# --- live values ------------------------------------------------------------------------------------------------------
-
-# The cost of a clean line must not grow with the number of secrets, so no alternation of all values: each value is filed
-# under eight characters of it, and the windows of the text's long runs are looked up. The *last* eight are taken, as keys
-# of one service share their beginning ("sk_live_").
-_WINDOW: Final = 8
-_SHORTEST: Final = 4
-_MOST_VALUES: Final = 65_536
-_RUN: Final = re.compile(r"[\w.+/=~%-]{8,}")
-
-_lock = threading.Lock()
-_values: dict[str, tuple[str, ...]] = {}
-_anchors: dict[str, tuple[str, ...]] = {}
-_odd: dict[str, None] = {}
-"""Values without eight token characters in a row: looked for one by one, as there are few."""
-
-
-def register(value: str) -> None:
-    """Mask *value* from now on, wherever it appears.
-
-    Values of fewer than four characters are ignored (masking them would only garble text), those of fewer than eight are
-    masked where they stand alone. The 65,536 values registered last are kept.
-    """
-    if len(value) < _SHORTEST:
-        return
-    with _lock:
-        known = _values.pop(value, None)
-        _values[value] = known or tuple(_forms(value))
-        if known is None:
-            for form in _values[value]:
-                _file(form)
-        while len(_values) > _MOST_VALUES:
-            oldest = next(iter(_values))
-            for form in _values.pop(oldest):
-                _unfile(form)
-
-
-def _forms(value: str) -> Iterator[str]:
-    """The value, and how it looks after the usual encodings."""
-    raw = value.encode("utf-8", "surrogatepass")
-    seen = {value}
-    yield value
-    if len(value) < _WINDOW:
-        return
-    candidates = [
-        quote(raw, safe=""),
-        quote(raw),
-        quote_plus(raw),
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-        repr(value)[1:-1],
-        raw.hex(),
-    ]
-    # Inside base64 (a Basic header: "user:value") the text depends on where in a group of three the value begins; the
-    # characters that do not share bits with their neighbours are the same each time.
-    for shift in range(3):
-        coded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
-        core = coded[(shift * 8 + 5) // 6 : (shift + len(raw)) * 8 // 6]
-        candidates += [core, core.translate(str.maketrans("+/", "-_"))]
-    for form in candidates:
-        if len(form) >= _WINDOW and form not in seen:
-            seen.add(form)
-            yield form
-
-
-def _anchor(form: str) -> str | None:
-    for start in range(len(form) - _WINDOW, -1, -1):
-        window = form[start : start + _WINDOW]
-        if _RUN.fullmatch(window):
-            return window
-    return None
-
-
-def _file(form: str) -> None:
-    anchor = _anchor(form)
-    if anchor is None:
-        _odd[form] = None
-    else:
-        _anchors[anchor] = (*_anchors.get(anchor, ()), form)
-
-
-def _unfile(form: str) -> None:
-    anchor = _anchor(form)
-    if anchor is None:
-        _odd.pop(form, None)
-        return
-    left = list(_anchors.get(anchor, ()))
-    if form in left:
-        left.remove(form)
-    if left:
-        _anchors[anchor] = tuple(left)
-    else:
-        _anchors.pop(anchor, None)
-
-
-def _mask_live(line: str) -> str:
-    found: list[str] = []
-    anchors = _anchors
-    for run in _RUN.findall(line):
-        for start in range(len(run) - _WINDOW + 1):
-            if run[start : start + _WINDOW] in anchors:
-                found += anchors.get(run[start : start + _WINDOW], ())
-    if _odd:
-        found += [value for value in tuple(_odd) if value in line]
-    return _mask_spans(line, found) if found else line
-
-
-def _mask_spans(line: str, values: list[str]) -> str:
-    """Replace every occurrence; those that overlap become one mask, so that no rest of the second stays."""
-    spans = sorted(span for value in dict.fromkeys(values) for span in _occurrences(line, value))
-    parts: list[str] = []
-    done = 0
-    for start, end in spans:
-        if start >= done:
-            parts += [line[done:start], MASK]
-        done = max(done, end)
-    parts.append(line[done:])
-    return "".join(parts)
-
-
-def _occurrences(line: str, value: str) -> Iterator[tuple[int, int]]:
-    start = line.find(value)
-    while start >= 0:
-        end = start + len(value)
-        alone = not (line[max(start - 1, 0) : start].isalnum() or line[end : end + 1].isalnum())
-        if len(value) >= _WINDOW or alone:
-            yield start, end
-        start = line.find(value, start + 1)
-
-
 # --- shapes -----------------------------------------------------------------------------------------------------------
 
 # Not inside a word ("task_test_1"), but after an escaped line end of a repr.
@@ -238,7 +111,7 @@ def _shape(pattern: str) -> re.Pattern[str]:
     return re.compile(_EDGE + pattern)
 
 
-# (what must be in the text at all, the shape). The first is a plain substring search, so a clean line costs a microsecond.
+# (what must be in the text at all, the shape). The first is a plain substring search, so that a clean line is cheap.
 # Sources: the vendors' documentation of their key formats.
 _SHAPES: Final = (
     ("k_live_", _shape(r"[sr]k_live_[A-Za-z0-9_]+")),
@@ -246,24 +119,19 @@ _SHAPES: Final = (
     ("whsec_", _shape(r"whsec_[A-Za-z0-9+/=_-]+")),
     ("_secret_", _shape(r"(?:pi|seti|cs|src)_[A-Za-z0-9]+_secret_[A-Za-z0-9]+")),
     ("SG.", _shape(r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?")),
-    ("ghp_", _shape(r"ghp_[A-Za-z0-9]{8,}")),
-    ("gho_", _shape(r"gho_[A-Za-z0-9]{8,}")),
-    ("ghu_", _shape(r"ghu_[A-Za-z0-9]{8,}")),
-    ("ghs_", _shape(r"ghs_[A-Za-z0-9]{8,}")),
-    ("ghr_", _shape(r"ghr_[A-Za-z0-9]{8,}")),
-    ("github_pat_", _shape(r"github_pat_[A-Za-z0-9_]+")),
-    ("glpat-", _shape(r"glpat-[A-Za-z0-9_-]{8,}")),
+    ("gh", _shape(r"gh[oprsu]_[A-Za-z0-9]{8,}")),
+    ("_pat_", _shape(r"github_pat_[A-Za-z0-9_]+")),
+    ("pat", _shape(r"(?:glpat-|shpat_)[A-Za-z0-9_-]{8,}")),
     ("xox", _shape(r"xox[abceoprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}")),
     ("xapp-", _shape(r"xapp-[A-Za-z0-9-]{8,}")),
-    ("hooks.slack.com/", re.compile(r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[A-Za-z0-9/_-]+")),
+    ("slack.com/", re.compile(r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[A-Za-z0-9/_-]+")),
     ("/api/webhooks/", re.compile(r"(?<=/api/webhooks/)[0-9]+/[A-Za-z0-9_-]+")),
-    ("bot", _shape(r"bot[0-9]{6,}:[A-Za-z0-9_-]{20,}")),
+    ("/bot", re.compile(r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}")),
     ("AKIA", _shape(r"AKIA[A-Z0-9]{12,}")),
     ("ASIA", _shape(r"ASIA[A-Z0-9]{12,}")),
     ("AIza", _shape(r"AIza[A-Za-z0-9_-]{30,}")),
     ("ya29.", _shape(r"ya29\.[A-Za-z0-9_.-]{8,}")),
     ("hvs.", _shape(r"hvs\.[A-Za-z0-9_-]{8,}")),
-    ("shpat_", _shape(r"shpat_[A-Za-z0-9]{8,}")),
     ("sk-", _shape(r"sk-[A-Za-z0-9_-]{20,}")),
     ("key-", _shape(r"key-[0-9a-f]{32}")),
     ("eyJ", _shape(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){2,4}")),
@@ -318,8 +186,7 @@ def text(line: str) -> str:
 
     Ordinary text comes back unchanged, and so does text that was redacted before.
     """
-    if _anchors or _odd:
-        line = _mask_live(line)
+    line = live_values.mask(line, MASK)
     for hint, pattern in _SHAPES:
         if hint in line:
             line = pattern.sub(MASK, line)
@@ -339,7 +206,7 @@ def text(line: str) -> str:
 
 
 def url(address: str) -> str:
-    """*address* without userinfo, with every query and fragment value masked; the path is kept, secrets in it are not."""
+    """*address* without userinfo, with query and fragment values masked; the path is kept, secrets in it are not."""
     return text(_plain_url(address))
 
 
@@ -372,7 +239,7 @@ def headers(mapping: Mapping[str, str]) -> dict[str, str]:
 def data(value: Any, *, depth: int = _DEPTH) -> Any:
     """A copy of JSON-like data: values under sensitive names masked, strings passed through :func:`text`.
 
-    Goes eight levels deep; what lies deeper is shown as ``"..."``. Anything that is not JSON becomes the redacted ``str()``.
+    Goes eight levels deep; what lies deeper is shown as ``"..."``. Anything that is not JSON becomes its redacted text.
     """
     if value is None or isinstance(value, bool | int | float):
         return value
@@ -446,8 +313,7 @@ def _text_body(content: bytes, limit: int) -> str:
     if len(content) <= limit * 4:
         return shown
     # The window may end in the middle of a secret, which is then not recognised: leave out its last piece.
-    longest = max((len(form) for forms in tuple(_values.values()) for form in forms), default=0)
-    return text(window[: max(len(window) - max(longest, 512), 0)])
+    return text(window[: max(len(window) - max(live_values.longest(), 512), 0)])
 
 
 def _cut(shown: str, limit: int) -> str:

@@ -1,8 +1,8 @@
 """Structured logs, every line redacted.
 
-``logger("calls").info("call", service="stripe", ms=12)`` goes to the standard library's logger ``moorline.calls``. Used as a
-library, moorline adds no handler: the host's configuration decides, and without one, lines below WARNING stay quiet. An
-application (the ``moorline`` command) calls :func:`configure`.
+``logger("calls").info("call", service="stripe", ms=12)`` goes to the standard library's logger ``moorline.calls``. Used
+as a library, moorline adds no handler: the host's configuration decides, and without one, lines below WARNING stay
+quiet. An application (the ``moorline`` command) calls :func:`configure`.
 """
 
 from __future__ import annotations
@@ -112,24 +112,23 @@ def _processors() -> list[Any]:
     ]
 
 
-def _render(log: logging.Logger, method: str, event: MutableMapping[str, Any]) -> str:
+def _render(log: logging.Logger, _method: str, event: MutableMapping[str, Any]) -> str:
     """The line as text: before any handler sees it, so that no handler can see more."""
-    return _Output.current.line(log.name, method, event)
+    return _Output.current.line(log.name, event)
 
 
-class _Output:
-    """How lines are written. The plain one serves a host that configured logging itself."""
+class _Plain:
+    """Event and values, for a host that configured logging itself and whose formatter adds level and time."""
 
-    current: _Output
-
-    def line(self, name: str, method: str, event: MutableMapping[str, Any]) -> str:
+    def line(self, name: str, event: MutableMapping[str, Any]) -> str:  # noqa: ARG002 -- the other renderer needs it
         trace = event.pop("exception", None)
-        event.pop("level", None), event.pop("timestamp", None)  # the host's formatter has its own
+        for known_to_the_host in ("level", "timestamp"):
+            event.pop(known_to_the_host, None)
         words = [str(event.pop("event", "")), *(f"{key}={value!r}" for key, value in event.items())]
         return " ".join(words) + (f"\n{trace}" if trace else "")
 
 
-class _Structured(_Output):
+class _Structured:
     """JSON or console lines, by structlog's renderers."""
 
     def __init__(self, *, json: bool) -> None:
@@ -141,13 +140,16 @@ class _Structured(_Output):
             else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         )
 
-    def line(self, name: str, method: str, event: MutableMapping[str, Any]) -> str:
+    def line(self, name: str, event: MutableMapping[str, Any]) -> str:
         event["logger"] = name
-        rendered: str = self._render(None, method, event)
+        rendered: str = self._render(None, event.get("level", ""), event)
         return rendered
 
 
-_Output.current = _Output()
+class _Output:
+    """How this process writes lines: one choice for all loggers, as there is one standard error."""
+
+    current: _Plain | _Structured = _Plain()
 
 
 class _Formatter(logging.Formatter):
@@ -163,7 +165,7 @@ class _Formatter(logging.Formatter):
         }
         if record.exc_info:
             event["exception"] = redaction.text(self.formatException(record.exc_info))
-        return _Output.current.line(record.name, record.levelname.lower(), event)
+        return _Output.current.line(record.name, event)
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -171,10 +173,10 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 def configure(level: str = "INFO", format: Format = "auto") -> None:
-    """Write all logs of this process to standard error, redacted. Call it again to change the level or the format.
+    """Write all logs of this process to standard error, redacted. Call it again to change level or format.
 
-    *format* ``auto`` means console on a terminal, otherwise one JSON object a line. HTTP clients' and the database's own
-    request lines are shown from WARNING on.
+    *format* ``auto`` means console on a terminal, otherwise one JSON object a line. The lines that HTTP clients and the
+    database driver write themselves are shown from WARNING on.
 
     Raises ConfigurationError for an unknown level or format.
     """

@@ -1,8 +1,8 @@
 """Secrets in environment variables.
 
-A variable may hold several values, separated by commas or white space, of which the first is current and all are accepted;
-``NAME_PREVIOUS`` may hold older ones. So a rotation is: set both, restart, remove the old one later. A value that begins
-with ``-----BEGIN`` (a PEM key) is one value, white space and all.
+A variable may hold several values, separated by commas or white space: the first is current, all are accepted.
+``NAME_PREVIOUS`` may hold older ones. So a rotation is: set both, restart, remove the old one later. A value that
+begins with ``-----BEGIN`` (a PEM key) is one value, white space and all.
 """
 
 from __future__ import annotations
