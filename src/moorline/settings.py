@@ -1,0 +1,180 @@
+"""What a program can be told: ``moorline.toml`` beside it, the environment over that, arguments over both.
+
+Each error names the key as it is written in the file and as it is spelled in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from moorline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LogSettings", "ServiceSettings", "Settings", "WebhookSettings", "WorkerSettings", "load"]
+
+FILE = "moorline.toml"
+PREFIX = "MOORLINE_"
+
+Seconds = Annotated[float, Field(gt=0)]
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class WebhookSettings(BaseModel):
+    """``[webhooks]``: limits of ``POST /webhooks/{service}``."""
+
+    model_config = _STRICT
+
+    max_body: Annotated[int, Field(ge=1_024, le=256 * 1024 * 1024)] = 1024 * 1024
+    """Bytes of a body; more is answered 413."""
+    read_timeout: Seconds = 10.0
+    """Seconds that a sender has for its whole body; slower is answered 408."""
+
+
+class WorkerSettings(BaseModel):
+    """``[worker]``: how jobs are run."""
+
+    model_config = _STRICT
+
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Jobs in flight in one process."""
+    lease: Seconds = 30.0
+    """Seconds without a heartbeat after which a worker's jobs are taken over."""
+    grace: Annotated[float, Field(ge=0)] = 25.0
+    """Seconds that running jobs have after SIGTERM; what is unfinished then is given back."""
+    queues: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("default",)
+    """The queues that are worked; in the environment separated by commas."""
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class LogSettings(BaseModel):
+    """``[log]``: what is written to standard error."""
+
+    model_config = _STRICT
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "console"] = "auto"
+    """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
+
+
+class ServiceSettings(BaseModel):
+    """``[services.NAME]``: what differs from the service's defaults. Seconds throughout."""
+
+    model_config = _STRICT
+
+    base_url: str | None = None
+    deadline: Seconds | None = None
+    attempt_timeout: Seconds | None = None
+    retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    breaker_failures: Annotated[int, Field(ge=1)] | None = None
+    breaker_reset: Seconds | None = None
+
+
+class Settings(BaseSettings):
+    """All of it. Environment: ``MOORLINE_DATABASE_URL``, ``MOORLINE_WORKER__CONCURRENCY``, …"""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+    )
+
+    database_url: str = "sqlite:///moorline.db"
+    """Where events and jobs are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
+    queue_url: str | None = None
+    """Where jobs wait, if not in the database."""
+    migrate: bool = True
+    """Bring the schema up to date at start."""
+    max_waiting: Annotated[int, Field(ge=1)] = 10_000
+    """Writes that may wait for a commit; more is refused with 503 (and StoreOverloaded)."""
+    webhooks: WebhookSettings = WebhookSettings()
+    worker: WorkerSettings = WorkerSettings()
+    log: LogSettings = LogSettings()
+    services: dict[str, ServiceSettings] = {}
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value.partition(":")[0].partition("+")[0] not in ("sqlite", "postgresql", "postgres"):
+            raise ValueError("must begin with sqlite:/// or postgresql://")
+        return value
+
+    @field_validator("queue_url")
+    @classmethod
+    def _known_queue(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise ValueError("jobs wait in the database in this version; leave it out")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments over the environment over the file."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=_file())
+
+
+def _file() -> Path:
+    return Path(os.environ.get("MOORLINE_SETTINGS", FILE))
+
+
+def load(**given: Any) -> Settings:
+    """Read the settings; ``given`` wins over the environment, that over the file; None means not given.
+
+    Raises ConfigurationError that names each wrong key.
+    """
+    named = os.environ.get("MOORLINE_SETTINGS")
+    if named and not Path(named).is_file():
+        raise ConfigurationError(f"MOORLINE_SETTINGS names {named!r}, and there is no such file")
+    _refuse_misspelled()
+    try:
+        return Settings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_sentence(dict(one)) for one in error.errors())) from None
+    except SettingsError as error:
+        raise ConfigurationError(f"environment, {PREFIX}*: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{_file()} is not valid TOML: {error}") from error
+
+
+def _refuse_misspelled() -> None:
+    """A variable that is nearly one of ours was meant to be it; other programs' variables are left alone."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in os.environ:
+        top = name.upper().partition("__")[0]
+        if top.startswith(PREFIX) and top not in known:
+            close = get_close_matches(top, known, n=1, cutoff=0.85)
+            if close:
+                raise ConfigurationError(f"{name} (environment) is no setting of moorline; did you mean {close[0]}?")
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    # The value itself is left out: a database URL holds a password.
+    place = [str(part) for part in problem["loc"]]
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        reason = "is no setting of moorline"
+    return f"{'.'.join(place)} ({_file().name}) or {PREFIX}{'__'.join(place).upper()} (environment): {reason}"
