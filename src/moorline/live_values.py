@@ -1,8 +1,8 @@
 """Values that are masked wherever they appear: the matcher behind :func:`moorline.redaction.register`.
 
 The cost of a clean line must not grow with the number of values, so there is no alternation of them all. Each value,
-and each of its usual encodings, is filed under windows of eight characters, and the line is looked up in steps of eight.
-The *last* characters are taken, as keys of one service share their beginning (``sk_live_``).
+and each of its usual encodings, is filed under windows of eight characters, and the line is looked up in steps of
+eight. The *last* characters are taken, as keys of one service share their beginning (``sk_live_``).
 """
 
 from __future__ import annotations
