@@ -69,8 +69,11 @@ class Fault:
         for key in ("service", "method", "path"):
             if not isinstance(record.get(key, ""), str | None):
                 raise ConfigurationError(f"fault: {key!r} must be text")
-        if not isinstance(record.get("headers", {}), dict):
-            raise ConfigurationError("fault: 'headers' must be an object of texts")
+        headers = record.get("headers", {})
+        if not isinstance(headers, dict) or not all(_sendable(value) for value in headers.values()):
+            raise ConfigurationError("fault: 'headers' must be an object of texts without line breaks")
+        if record.get("retry_after") is not None and not _sendable(record["retry_after"]):
+            raise ConfigurationError("fault: 'retry_after' must be seconds or the text of a date")
         if not isinstance(record.get("processed"), bool | None):
             raise ConfigurationError("fault: 'processed' must be true or false")
         return cls(**{key: value for key, value in record.items() if value is not None or key == "body"})
@@ -87,6 +90,13 @@ class Fault:
         if self.method is not None and self.method.upper() != method:
             return False
         return fnmatchcase(path, self.path)
+
+
+def _sendable(value: object) -> bool:
+    """Whether it can be a header's value."""
+    if isinstance(value, str):
+        return value.isascii() and value.isprintable()
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_number(key: str, value: object, low: float, high: float) -> None:
@@ -191,7 +201,7 @@ def broken_json(body: bytes, *, seed: int) -> bytes:
     cut = dice.randrange(1, len(body)) if len(body) > 1 else 0
     return dice.choice(
         [
-            body[:cut] if body[:1] in (b"{", b"[") else body[:cut] + b'{"',
+            body[:cut] if body[:1] in (b"{", b"[") else body[:cut] + b"{",
             body + b'{"trailing":',
             b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>",
             b"\xff\xfe" + body,
