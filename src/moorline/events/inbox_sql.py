@@ -137,6 +137,8 @@ def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[st
 
 def event_by_id(connection: Connection, id: str) -> Event | None:
     """The event with that id in the inbox, else with that id of its sender's (the newest if several use it)."""
+    if not id.isprintable():  # no id is, and PostgreSQL refuses some
+        return None
     row = connection.execute(sa.select(events).where(events.c.id == id)).first()
     if row is None:
         # The index begins with the service; naming them all is far cheaper than reading the table.

@@ -96,7 +96,7 @@ def _key(secret: Key) -> bytes:
         value = value.encode("utf-8", "surrogateescape")
     if not isinstance(value, bytes):
         raise ConfigurationError(f"secrets: expected str, bytes or Secret, got {type(value).__name__}")
-    if not value:
+    if not value.strip():
         raise ConfigurationError("secrets: an empty secret accepts what anybody signs")
     return value
 
@@ -310,6 +310,7 @@ class StandardWebhooks(Located):
 
 def _whsec(secret: Key) -> bytes:
     text = _key(secret).removeprefix(b"whsec_")
+    text += b"=" * (-len(text) % 4)  # some senders show it without
     try:
         return binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
