@@ -1,0 +1,97 @@
+"""Stores how jobs ended, many at a time, and keeps what could not be stored until it can."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from moorline.clock import Clock
+from moorline.errors import StoreError, StoreOverloaded, StoreUnavailable
+from moorline.jobs.broker import Broker, Completion
+from moorline.telemetry import Log
+
+__all__ = ["Completions"]
+
+BATCH: Final = 1_000
+_GATHER: Final = 0.005  # seconds in which a small batch may grow: a commit costs about as much
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+
+
+class Completions:
+    """What a worker's jobs came to. ``add`` never waits, so a slot is free again before the commit."""
+
+    def __init__(self, broker: Broker, clock: Clock, log: Log) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._log = log
+        self._waiting: list[Completion] = []
+        self._writing: list[Completion] = []
+        self._added = asyncio.Event()
+        self._all_stored = asyncio.Event()
+        self._all_stored.set()
+
+    def add(self, completion: Completion) -> None:
+        """Store it soon."""
+        self._waiting.append(completion)
+        if len(self._waiting) == 1:
+            self._added.set()
+            self._all_stored.clear()
+
+    @property
+    def unsaved(self) -> int:
+        """How many are not known to be stored."""
+        return len(self._waiting) + len(self._writing)
+
+    def ids(self) -> list[str]:
+        """The jobs of those."""
+        return [one.id for one in self._waiting] + [one.id for one in self._writing]
+
+    async def stored(self) -> None:
+        """Wait until all are stored."""
+        await self._all_stored.wait()
+
+    async def run(self) -> None:
+        """Store them, for ever; cancel it when ``stored``."""
+        while True:
+            await self._added.wait()
+            if len(self._waiting) < BATCH:
+                await asyncio.sleep(_GATHER)
+            self._added.clear()
+            self._writing, self._waiting = self._waiting, []
+            for start in range(0, len(self._writing), BATCH):
+                await self._store(self._writing[start : start + BATCH])
+            self._writing = []
+            if not self._waiting:
+                self._all_stored.set()
+
+    async def _store(self, batch: list[Completion]) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                stored = await self._broker.finish(batch)
+            except (StoreUnavailable, StoreOverloaded) as error:
+                # Kept until the database is back: what ran must not run again for want of a note.
+                self._log.warning("job_results_wait", jobs=len(batch), error=str(error), again_in=pause)
+                await self._clock.asleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except StoreError as error:
+                await self._store_apart(batch, error)
+                return
+            else:
+                for completion, kept in zip(batch, stored, strict=True):
+                    if not kept:
+                        # Its lease was over and somebody else has it now; that one's result counts.
+                        self._log.warning("job_result_too_late", job=completion.id, state=completion.state)
+                return
+
+    async def _store_apart(self, batch: list[Completion], error: StoreError) -> None:
+        """The database refuses something in the batch: only that one goes without its error text, or fails."""
+        if len(batch) > 1:
+            for completion in batch:
+                await self._store([completion])
+        elif batch[0].error is not None:
+            self._log.error("job_error_not_kept", job=batch[0].id, error=str(error))
+            await self._store([batch[0]._replace(error=None)])
+        else:
+            self._log.error("job_result_refused", job=batch[0].id, error=str(error))

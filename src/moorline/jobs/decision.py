@@ -1,0 +1,112 @@
+"""What becomes of a job after it ran: pure decisions, no I/O. The worker carries them out."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from random import Random
+from typing import Final, Protocol
+
+from moorline import redaction
+from moorline.errors import CallError, UnknownJob
+from moorline.jobs.broker import Completion
+from moorline.jobs.job import Claim, JobFailure
+from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
+
+__all__ = ["Backoff", "failed", "given_back", "settled", "unknown"]
+
+MAX_POSTPONED: Final = 100
+"""How often a service that names a time may put a job off before that counts as an attempt."""
+
+MAX_WAIT: Final = 86_400.0
+"""The longest wait, in seconds, that a service's own word is believed."""
+
+UNKNOWN_PATIENCE: Final = 86_400.0
+"""Seconds that a job of an unknown name waits for a newer program (a deployment in progress) before it is dead."""
+
+UNKNOWN_PAUSE: Final = 30.0
+_MESSAGE: Final = 2_000
+_TRACEBACK: Final = 4_000
+
+
+class Backoff(Protocol):
+    """``moorline.policies.retry.Retry``, as far as jobs know it."""
+
+    def delay(self, number: int, random: Callable[[], float]) -> float:
+        """Seconds to wait before retry *number* (1 is the first)."""
+        ...
+
+
+def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: Random) -> Completion:
+    """The function returned: a result, which is not kept, or one of ``moorline.jobs.outcome``."""
+    match result:
+        case Snooze(in_=seconds):
+            return _again(claim, now + seconds, refund=True)
+        case Cancel(reason=reason):
+            return Completion(claim.id, claim.deliveries, "cancelled", reason=_clean(reason, _MESSAGE) or "cancelled")
+        case Discard(reason=reason):
+            error = _failure(claim, now, "Discard", reason, "")
+            return Completion(claim.id, claim.deliveries, "dead", reason="discarded", error=error)
+        case Retry(in_=seconds, reason=reason):
+            return _retried(claim, _failure(claim, now, "Retry", reason, ""), now, seconds, backoff, random)
+        case _:
+            return Completion(claim.id, claim.deliveries, "done")
+
+
+def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, random: Random) -> Completion:
+    """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
+    failure = _failure(claim, now, type(error).__name__, str(error), _tail(error))
+    at = _postponed_to(error, now)
+    if at is not None and claim.snoozes < MAX_POSTPONED:
+        # Spread a little, or all that waited for one breaker or limit come back in the same instant.
+        return _again(claim, at + random.uniform(0.0, min(1.0, at - now)), refund=True, error=failure)
+    return _retried(claim, failure, now, None, backoff, random)
+
+
+def unknown(claim: Claim, now: float) -> Completion:
+    """No function of that name here: perhaps a newer program enqueued it, so it waits for that one; a day, not longer."""
+    error = UnknownJob(f"no job is registered under the name {claim.name!r}")
+    failure = _failure(claim, now, type(error).__name__, str(error), "")
+    if now - claim.created_at < UNKNOWN_PATIENCE:
+        return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=failure)
+    return Completion(claim.id, claim.deliveries, "dead", reason="unknown", error=failure)
+
+
+def given_back(claim: Claim) -> Completion:
+    """It did not run, or was stopped by us: as if it had not been claimed."""
+    return Completion(claim.id, claim.deliveries, "ready", refund=True)
+
+
+def _retried(
+    claim: Claim, failure: JobFailure, now: float, seconds: float | None, backoff: Backoff, random: Random
+) -> Completion:
+    if claim.attempts >= claim.max_attempts:
+        return Completion(claim.id, claim.deliveries, "dead", reason="failed", error=failure)
+    wait = backoff.delay(claim.attempts, random.random) if seconds is None else seconds
+    return _again(claim, now + wait, refund=False, error=failure)
+
+
+def _again(claim: Claim, at: float, *, refund: bool, error: JobFailure | None = None) -> Completion:
+    return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=refund, snoozed=refund, error=error)
+
+
+def _postponed_to(error: BaseException, now: float) -> float | None:
+    if not isinstance(error, CallError) or error.retry_at is None or error.retry_at <= now:
+        return None
+    if error.outcome == "not_sent" or error.fault == "limit":
+        return min(error.retry_at, now + MAX_WAIT)
+    return None
+
+
+def _failure(claim: Claim, now: float, kind: str, message: str, trace: str) -> JobFailure:
+    return JobFailure(claim.attempts, now, kind, _clean(message, _MESSAGE), _clean(trace, _TRACEBACK, tail=True))
+
+
+def _tail(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _clean(text: str, limit: int, *, tail: bool = False) -> str:
+    # Redacted whole, then cut: a secret cut in half would pass. PostgreSQL's text has no place for NUL.
+    clean = redaction.text(text).replace("\x00", "").encode("utf-8", "replace").decode()
+    return clean[-limit:] if tail else clean[:limit]

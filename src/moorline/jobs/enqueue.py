@@ -1,0 +1,132 @@
+"""Enqueueing, as a value: made first, stored when it is awaited or asked for its result."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from moorline.errors import ConfigurationError, Misuse
+from moorline.jobs.broker import Broker
+from moorline.jobs.job import LOWEST_PRIORITY, JobRow
+
+__all__ = ["EnqueueOptions", "Enqueued"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueOptions:
+    """When, where and how a job is enqueued. ``None`` leaves it to the function's own setting.
+
+    ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
+    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs; ``within``: a
+    SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in whose transaction the job is inserted, so that it
+    exists if and only if that commits. Raises ConfigurationError naming the option.
+    """
+
+    delay: float | timedelta | None = None
+    at: datetime | float | None = None
+    queue: str | None = None
+    priority: int | None = None
+    unique: str | bool | None = None
+    within: Any = None
+
+    def __post_init__(self) -> None:
+        if self.delay is not None and self.at is not None:
+            raise ConfigurationError("delay, at: give one of them, not both")
+        if self.delay is not None and not 0 <= self._delay_seconds() < math.inf:
+            raise ConfigurationError(f"delay: {self.delay!r} is not a number of seconds from now")
+        if isinstance(self.at, datetime) and self.at.tzinfo is None:
+            raise ConfigurationError("at: a datetime needs a time zone")
+        if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
+            raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
+        if self.queue is not None and not self.queue:
+            raise ConfigurationError("queue: the name is empty")
+        if self.unique == "":
+            raise ConfigurationError("unique: the key is empty")
+
+    def run_at(self, now: float) -> float:
+        """Seconds since the epoch at which the job is due."""
+        if isinstance(self.at, datetime):
+            return self.at.timestamp()
+        return now + self._delay_seconds() if self.at is None else float(self.at)
+
+    def _delay_seconds(self) -> float:
+        if isinstance(self.delay, timedelta):
+            return self.delay.total_seconds()
+        return 0.0 if self.delay is None else float(self.delay)
+
+
+class Enqueued(Generic[T]):
+    """``await`` it, or call ``.result()`` where no event loop runs: then the job is durable. Done once, however often asked.
+
+    With ``within=`` it is inserted in the caller's transaction, and durable when that commits.
+    """
+
+    __slots__ = ("_answer", "_broker", "_rows", "_shape", "_within")
+
+    def __init__(
+        self, broker: Broker, rows: Sequence[JobRow], within: Any, shape: Callable[[list[str]], T]
+    ) -> None:
+        self._broker = broker
+        self._rows = rows
+        self._within = within
+        self._shape = shape
+        self._answer: list[T] = []
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._send().__await__()
+
+    def result(self) -> T:
+        """Store it and wait for the commit.
+
+        Raises Misuse inside a running event loop, unless ``within`` is a synchronous session or connection.
+        """
+        if not self._answer:
+            if self._is_async():
+                raise Misuse("within is asynchronous: await this instead of calling result()")
+            if self._within is None and _in_loop():
+                raise Misuse("result() would block the running event loop: await this instead")
+            ids = self._insert(self._within) if self._within is not None else self._broker.enqueue_sync(self._rows)
+            self._answer.append(self._shape(ids))
+        return self._answer[0]
+
+    async def _send(self) -> T:
+        if not self._answer:
+            if self._within is None:
+                ids = await self._broker.enqueue(self._rows)
+            elif self._is_async():
+                ids = await self._within.run_sync(self._insert)
+            else:
+                ids = self._insert(self._within)
+            self._answer.append(self._shape(ids))
+        return self._answer[0]
+
+    def _is_async(self) -> bool:
+        # SQLAlchemy's AsyncSession and AsyncConnection; asked by shape, so that its asyncio part need not be loaded.
+        return hasattr(self._within, "run_sync")
+
+    def _insert(self, within: Any) -> list[str]:
+        from sqlalchemy.engine import Connection
+
+        if not isinstance(within, Connection) and callable(getattr(within, "connection", None)):
+            within = within.connection()
+        return self._broker.enqueue_within(within, self._rows)
+
+    def __del__(self) -> None:
+        if not self._answer and self._rows:
+            name = self._rows[0].name
+            warnings.warn(f"a job {name!r} was made and never enqueued: await it, or call .result()", stacklevel=2)
+
+
+def _in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

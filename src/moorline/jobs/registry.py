@@ -1,0 +1,238 @@
+"""``Jobs``: which function a job's name means, and the functions that can be enqueued."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, ParamSpec, TypeVar
+
+from moorline.clock import SYSTEM, Clock
+from moorline.codec import Codec
+from moorline.errors import ConfigurationError, UnknownJob
+from moorline.jobs.broker import Broker
+from moorline.jobs.decision import Backoff
+from moorline.jobs.enqueue import Enqueued, EnqueueOptions
+from moorline.jobs.job import JobHandle, JobRow
+from moorline.store.ids import new_id
+
+__all__ = ["Handler", "JobFunction", "Jobs"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PLAIN: Final = EnqueueOptions()
+_DEFAULT_PRIORITY: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What a worker runs for a name. Without a codec the function gets the ``Claim``. ``timeout`` is in seconds."""
+
+    name: str
+    function: Callable[..., Any]
+    is_async: bool
+    backoff: Backoff
+    codec: Codec | None = None
+    timeout: float | None = None
+
+
+class Jobs:
+    """The jobs of one application, kept by *broker*."""
+
+    def __init__(self, broker: Broker, *, clock: Clock = SYSTEM) -> None:
+        self.broker = broker
+        self.clock = clock
+        self._handlers: dict[str, Handler] = {}
+
+    def function(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None = None,
+        retries: int = 5,
+        queue: str = "default",
+        priority: int = _DEFAULT_PRIORITY,
+        timeout: float | None = None,
+        backoff: Backoff | None = None,
+    ) -> JobFunction[P, R]:
+        """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread.
+
+        ``name`` (default: the function's own) is what is stored, so it must stay when the code moves. ``timeout``, in
+        seconds, is for one attempt of an async function. Raises ConfigurationError naming the argument.
+        """
+        name = getattr(function, "__name__", "") if name is None else name
+        if not name:
+            raise ConfigurationError(f"name: {function!r} has none of its own, so the job needs one")
+        if retries < 0:
+            raise ConfigurationError(f"retries: {retries!r} is negative")
+        handler = self._handler(name, function, timeout, backoff)
+        handler = replace(handler, codec=Codec(function))
+        options = EnqueueOptions(queue=queue, priority=priority)
+        self._register(handler)
+        return JobFunction(self, function, handler, retries + 1, options)
+
+    def handler(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        timeout: float | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Run *function* with the ``Claim`` for jobs of that name; for moorline's own kinds (``call``, ``event:…``)."""
+        self._register(self._handler(name, function, timeout, backoff))
+
+    def _handler(
+        self, name: str, function: Callable[..., Any], timeout: float | None, backoff: Backoff | None
+    ) -> Handler:
+        is_async = _is_async(function)
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(f"timeout: {timeout!r} is not a positive number of seconds")
+        if timeout is not None and not is_async:
+            raise ConfigurationError(f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async")
+        return Handler(name, function, is_async, backoff or _default_backoff(), timeout=timeout)
+
+    def _register(self, handler: Handler) -> None:
+        known = self._handlers.get(handler.name)
+        if known is not None and _home(known.function) != _home(handler.function):
+            raise ConfigurationError(
+                f"name: two jobs are called {handler.name!r} ({_home(known.function)}, {_home(handler.function)});"
+                " give one of them another name"
+            )
+        self._handlers[handler.name] = handler
+
+    def find(self, name: str) -> Handler | None:
+        """What runs jobs of that name, or None."""
+        return self._handlers.get(name)
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        return sorted(self._handlers)
+
+    def enqueue(
+        self,
+        name: str,
+        payload: bytes,
+        *,
+        max_attempts: int = 6,
+        event_id: str | None = None,
+        options: EnqueueOptions = _PLAIN,
+    ) -> Enqueued[JobHandle]:
+        """A job of a registered name with a payload of its own. Raises UnknownJob."""
+        if name not in self._handlers:
+            raise UnknownJob(f"no job is registered under the name {name!r}")
+        row = self.row(name, payload, max_attempts=max_attempts, event_id=event_id, options=options)
+        return Enqueued(self.broker, [row], options.within, functools.partial(_handle, row.id))
+
+    def row(
+        self,
+        name: str,
+        payload: bytes,
+        *,
+        max_attempts: int = 6,
+        event_id: str | None = None,
+        options: EnqueueOptions = _PLAIN,
+    ) -> JobRow:
+        """The row that ``enqueue`` would store."""
+        now = self.clock.wall()
+        return JobRow(
+            id=new_id(now),
+            name=name,
+            payload=payload,
+            run_at=options.run_at(now),
+            created_at=now,
+            queue=options.queue or "default",
+            priority=_DEFAULT_PRIORITY if options.priority is None else options.priority,
+            max_attempts=max_attempts,
+            event_id=event_id,
+            unique_key=_unique_key(name, payload, options.unique),
+        )
+
+
+class JobFunction(Generic[P, R]):
+    """A function that can be enqueued. Called, it is the plain function; ``enqueue`` makes a durable job of the call."""
+
+    def __init__(
+        self, jobs: Jobs, function: Callable[P, R], handler: Handler, max_attempts: int, options: EnqueueOptions
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self._jobs = jobs
+        self._function = function
+        self._handler = handler
+        self._max_attempts = max_attempts
+        self._options = options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<job {self._handler.name}>"
+
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Enqueued[JobHandle]:
+        """A job with these arguments: ``await`` it, or ``.result()``. Raises InvalidArguments at once, naming the argument."""
+        row = self._row(args, kwargs)
+        return Enqueued(self._jobs.broker, [row], self._options.within, functools.partial(_handle, row.id))
+
+    def enqueue_many(self, calls: Iterable[tuple[Any, ...]]) -> Enqueued[list[JobHandle]]:
+        """One job for each tuple of positional arguments, stored in one transaction."""
+        rows = [self._row(args, {}) for args in calls]
+        ids = [row.id for row in rows]
+        return Enqueued(self._jobs.broker, rows, self._options.within, functools.partial(_handles, ids))
+
+    def using(
+        self,
+        *,
+        delay: float | timedelta | None = None,
+        at: datetime | float | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        unique: str | bool | None = None,
+        within: Any = None,
+    ) -> JobFunction[P, R]:
+        """The same function, enqueued otherwise; see ``EnqueueOptions``. Raises ConfigurationError naming the option."""
+        asked = EnqueueOptions(delay, at, queue, priority, unique, within)
+        changes = {key: value for key in asked.__slots__ if (value := getattr(asked, key)) is not None}
+        if "at" in changes:
+            changes.setdefault("delay", None)
+        elif "delay" in changes:
+            changes["at"] = None
+        options = replace(self._options, **changes)
+        return JobFunction(self._jobs, self._function, self._handler, self._max_attempts, options)
+
+    def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobRow:
+        assert self._handler.codec is not None
+        payload = self._handler.codec.encode(args, kwargs)
+        return self._jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
+
+
+def _handle(wanted: str, ids: list[str]) -> JobHandle:
+    return JobHandle(ids[0], duplicate=ids[0] != wanted)
+
+
+def _handles(wanted: list[str], ids: list[str]) -> list[JobHandle]:
+    return [_handle(row, [found]) for row, found in zip(wanted, ids, strict=True)]
+
+
+def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:
+    if unique is None or unique is False:
+        return None
+    if unique is True:
+        return f"{name}#{hashlib.sha256(payload).hexdigest()[:32]}"
+    return f"{name}:{unique}"
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _home(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def _default_backoff() -> Backoff:
+    from moorline.policies.retry import Retry
+
+    return Retry()
