@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from tests.servers import RunningPostgres, postgres_binaries, start_postgres
+from tests.servers import RunningPostgres, postgres_binaries, start_postgres, stop_after
 
 _SHARED_STATE = "MOORLINE_TEST_STATE"
+_OWNER = "MOORLINE_TEST_OWNER"
 _ROOT = Path(__file__).resolve().parents[1]
 _IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
@@ -32,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give all xdist workers one folder in which the first one that needs a server leaves its address."""
     if not hasattr(config, "workerinput"):
         os.environ[_SHARED_STATE] = tempfile.mkdtemp(prefix="moorline-tests-")
+        os.environ[_OWNER] = str(os.getpid())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -86,7 +88,9 @@ def postgres_server() -> RunningPostgres:
     with (state / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not address.exists():
-            address.write_text(json.dumps(dataclasses.asdict(start_postgres())))
+            server = start_postgres()
+            stop_after(int(os.environ[_OWNER]), server)
+            address.write_text(json.dumps(dataclasses.asdict(server)))
         return RunningPostgres(**json.loads(address.read_text()))
 
 

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from uuid import uuid4
 
 import psycopg
 
-__all__ = ["PostgresServer", "RunningPostgres", "postgres_binaries"]
+__all__ = ["PostgresServer", "RunningPostgres", "postgres_binaries", "start_postgres", "stop_after", "until"]
 
 _USER = "moorline"
 _START_SECONDS = 30.0
@@ -85,6 +85,26 @@ class RunningPostgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+# The tests may be killed outright; then nobody is left to stop the server.
+_WATCH = """
+while kill -0 "$2"; do
+    kill -0 "$1" || kill -INT "$2"
+    sleep 1
+done
+rm -rf "$3"
+"""
+
+
+def stop_after(owner: int, server: RunningPostgres) -> None:
+    """Let a small process stop *server* when the process *owner* is gone, however it went."""
+    command = ["/bin/sh", "-c", _WATCH, "watch", str(owner), str(server.pid), server.folder]
+    quiet = subprocess.DEVNULL
+    _watchers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True))
+
+
+_watchers: list[subprocess.Popen[bytes]] = []
+
+
 class PostgresServer:
     """A server for one ``with`` block. ``durable`` keeps fsync on, as a benchmark wants it and a test does not."""
 
@@ -94,6 +114,7 @@ class PostgresServer:
 
     def __enter__(self) -> RunningPostgres:
         self._running = start_postgres(durable=self._durable)
+        stop_after(os.getpid(), self._running)
         return self._running
 
     def __exit__(
@@ -101,6 +122,7 @@ class PostgresServer:
     ) -> None:
         if self._running is not None:
             self._running.stop()
+            _watchers.pop().wait()
 
 
 def start_postgres(*, durable: bool = False) -> RunningPostgres:
@@ -232,3 +254,11 @@ def _until(seconds: float) -> Iterator[None]:
     while time.monotonic() < end:
         yield
         time.sleep(0.02)
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
+    """Wait for a fact about another process, which can be seen only by looking. Raises AssertionError after *seconds*."""
+    for _ in _until(seconds):
+        if condition():
+            return
+    raise AssertionError(f"still not so after {seconds} s")

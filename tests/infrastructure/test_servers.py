@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import psycopg
 import pytest
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, until
 
 
 def _ask(url: str, question: str) -> object:
@@ -37,3 +42,20 @@ def test_server_of_its_own_stops_with_its_block():
     except psycopg.OperationalError:
         return
     raise AssertionError("the server still answers")
+
+
+@pytest.mark.postgres
+def test_server_dies_with_its_owner():
+    """When the process that started a server is killed, the server stops and its folder goes."""
+    script = (
+        "import os, signal\n"
+        "from tests.servers import PostgresServer\n"
+        "with PostgresServer() as server:\n"
+        "    print(server.pid, server.folder, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pid, folder = done.stdout.split()
+    until(lambda: not Path(folder).exists(), seconds=20)
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
