@@ -213,10 +213,11 @@ class _Postgres:
         return bool(connection.exec_driver_sql(statement, (now, list(queues))).scalar())
 
     def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+        # state || '': else PostgreSQL may walk the index of all running jobs for each one.
         statement = """
             UPDATE jobs SET state = 'done', finished_at = %s
             FROM unnest(%s::text[], %s::int4[]) AS f (id, held)
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running' RETURNING jobs.id"""
         values = (now, [one.id for one in done], [one.deliveries for one in done])
         return {row[0] for row in connection.exec_driver_sql(statement, values)}
 
@@ -229,7 +230,7 @@ class _Postgres:
                 reason = f.reason, last_error = coalesce(f.error, last_error)
             FROM unnest(%s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
                 AS f (id, held, state, run_at, refund, snoozed, reason, error)
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running' RETURNING jobs.id"""
         columns = [list(column) for column in zip(*map(_flat, others), strict=True)]
         return {row[0] for row in connection.exec_driver_sql(statement, (now, *columns))}
 
