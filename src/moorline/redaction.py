@@ -58,7 +58,6 @@ _SENSITIVE_ENDS: Final = (
     "cvc",
     "cvv",
     "jwt",
-    "key",
     "passphrase",
     "passwd",
     "password",
@@ -88,6 +87,11 @@ _HARMLESS: Final = frozenset(
         "uniquekey",
     }
 )
+# A key is a word of its own ("api_key", "apiKey", "APIKEY"); the end of another is not ("monkey").
+_KEY: Final = re.compile(
+    r"(?:(?:^|[^A-Za-z]|(?i:access|account|api|auth|encryption|license|master|private|secret|shared|signing))(?i:keys?)"
+    r"|[a-z]Keys?)[^A-Za-z]*$"
+)
 _SEPARATORS: Final = str.maketrans("", "", "-_ .[]")
 _DEPTH: Final = 8
 
@@ -98,7 +102,7 @@ def is_sensitive(name: str) -> bool:
     Case, dashes, underscores and a trailing number (``X-Hub-Signature-256``) do not matter.
     """
     plain = name.lower().translate(_SEPARATORS).rstrip("0123456789")
-    return plain.endswith(_SENSITIVE_ENDS) and plain not in _HARMLESS
+    return (plain.endswith(_SENSITIVE_ENDS) or _KEY.search(name) is not None) and plain not in _HARMLESS
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ _SHAPES: Final = (
     ("hvs.", _shape(r"hvs\.[A-Za-z0-9_-]{8,}")),
     ("sk-", _shape(r"sk-[A-Za-z0-9_-]{20,}")),
     ("key-", _shape(r"key-[0-9a-f]{32}")),
-    ("eyJ", _shape(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){2,4}")),
+    ("eyJ", _shape(r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){1,4}")),
     (
         "PRIVATE KEY",
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
@@ -146,7 +150,7 @@ _NAME_HINTS: Final = ("token", "secret", "passw", "passphrase", "key", "signatur
 _ASSIGNMENT: Final = re.compile(
     r"(?i)(?<![\w-])([\w-]{0,60}(?:token|secret|password|passwd|passphrase|key|signature|credentials?|jwt|sessionid))"
     r"(\\?[\"']?\s*[=:]\s*)"
-    r"(\\?\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|[^\s\"'&,;)}\]]+)"
+    r"(\\\"[^\"\\]*\\\"|\\?\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?|[^\s\"'&,;)}\]]+)"
 )
 _HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\?[\"']?\s*[:=]\s*\\?[\"']?)([^\"'\\\r\n]+)")
 _SHOWN_VALUES: Final = frozenset({"", MASK, "none", "null", "true", "false", "str", "bytes"})
@@ -308,12 +312,11 @@ def _form_body(content: bytes, limit: int) -> str:
 
 
 def _text_body(content: bytes, limit: int) -> str:
-    window = content[: limit * 4].decode("utf-8", "replace")
-    shown = text(window)
-    if len(content) <= limit * 4:
-        return shown
-    # The window may end in the middle of a secret, which is then not recognised: leave out its last piece.
-    return text(window[: max(len(window) - max(live_values.longest(), 512), 0)])
+    # What is left out may begin in the middle of a secret, whose first half would not be recognised: read on far enough
+    # for the longest, and show nothing of that end.
+    margin = max(live_values.longest(), 512)
+    window = content[: limit * 4 + margin].decode("utf-8", "replace")
+    return text(window if len(content) <= limit * 4 + margin else window[: max(len(window) - margin, 0)])
 
 
 def _cut(shown: str, limit: int) -> str:

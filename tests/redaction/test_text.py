@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import string
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus, urlencode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moorline import live_values, redaction
+
+
+@pytest.fixture(autouse=True)
+def _own_values(monkeypatch) -> None:
+    for name in ("_values", "_anchors", "_odd"):
+        monkeypatch.setattr(live_values, name, {})
+
+
+# Look like what they stand for, and were never anyone's.
+SHAPES = [
+    "sk_live_51HxAbCdEfGhIjKl",
+    "rk_test_51HxAbCdEfGhIjKl",
+    "whsec_Wm9yZw+/bGluZQ==",
+    "pi_3MtwBw_secret_YrKJUKribcBjcG8HVhfZluoGH",
+    "SG.abcdefghijklmnop.qrstuvwxyz_0123-456789",
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "gho_16C7e42F292c6912E7710c838347Ae178B4a",
+    "ghs_16C7e42F292c6912E7710c838347Ae178B4a",
+    "github_pat_11ABCDEFG0abcdefghijkl_mnopqrstuvwxyz",
+    "glpat-abcdefghij0123456789",
+    "xoxb-123456789012-123456789012-AbCdEfGhIjKlMnOp",
+    "xoxe.xoxp-1-Mi0yLTEyMzQ1Njc4OTAx",
+    "xapp-1-A012ABCD-123456-abcdef0123",
+    "AKIAIOSFODNN7EXAMPLE",
+    "ASIAIOSFODNN7EXAMPLE",
+    "AIzaSyD-1234567890abcdefghijklmnopqrstu",
+    "ya29.a0AfH6SMBx0123456789",
+    "hvs.CAESIJ0123456789abcdef",
+    "shpat_0123456789abcdef",
+    "sk-proj-0123456789abcdefghij",
+    "key-0123456789abcdef0123456789abcdef",
+    "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.dBjftJeZ4CVP-mB92K27uhbUJU1p1r",
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADAN\nBgkqhkiG9w0B\n-----END PRIVATE KEY-----",
+    "-----BEGIN RSA PRIVATE KEY-----\\nMIIEvQIBADANBgkqhkiG9w0B",
+]
+AROUND = [
+    "{}",
+    "key {} was refused",
+    "['{}']",
+    "\\n{}\\n",
+    "<{}>",
+    "a={},b=1",
+    '{{"message": "bad: {}"}}',
+    "({})",
+    "{}.",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("around", AROUND)
+def test_known_shapes_are_masked_wherever_they_stand(shape, around):
+    """A key in a vendor's format is masked though nobody registered it."""
+    shown = redaction.text(around.format(shape))
+    assert redaction.MASK in shown
+    # No piece of it that one could search for is left.
+    secret = shape.rpartition("_")[2][-8:]
+    assert secret not in shown
+
+
+ORDINARY = [
+    "",
+    "call finished service=stripe operation=create_payment status=200 attempts=1 ms=12.4 outcome=done",
+    "a basic understanding of bearer certificates and token buckets",
+    "basic Authentication and Bearer authentication are schemes",
+    "wrong token: expected a string",
+    "the risk_test_suite and the task_live_view ran",
+    "idempotency_key=4f1c2b7e-7c57-4b52-9a54-0c0c9e5f7a11 request_id=req_8fj3kd92ks",
+    "Idempotency-Key: 4f1c2b7e-7c57-4b52-9a54-0c0c9e5f7a11",
+    "pk_live_51HxAbCdEfGhIjKl is a publishable key",
+    "token=None secret='' password=null cookie",
+    "job send_welcome failed: KeyError: 'user'",
+    'File "/srv/app/tokens.py", line 12, in refresh_token',
+    "monkey=banana turkey: 12 pieces",
+    "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "see https://docs.stripe.com/error-codes/card-declined for more",
+    "1.5 s, 100 %, 2026-11-23T10:00:00Z, ünïcödé ✓",
+]
+
+
+@pytest.mark.parametrize("line", ORDINARY)
+def test_ordinary_text_is_unchanged(line):
+    """Lines that hold no secret come back as they are."""
+    assert redaction.text(line) == line
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "call",
+                "job",
+                "event",
+                "stripe",
+                "github",
+                "retry",
+                "status",
+                "queue",
+                "worker",
+                "attempt",
+                "done",
+                "200",
+                "12.5",
+            ]
+        )
+    )
+)
+def test_ordinary_words_are_unchanged_with_live_secrets(words):
+    """Live secrets do not change a text in which none of them stands."""
+    redaction.register("correct-horse-battery-staple-42")
+    line = " ".join(words)
+    assert redaction.text(line) == line
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Authorization: Bearer abc.def-123456", "Authorization: ***"),
+        ("sent Bearer abcdef0123456789 today", "sent Bearer *** today"),
+        ("proxy said Basic dXNlcjpwYXNz", "proxy said Basic ***"),
+        ("{'Authorization': 'token 0123abcd'}", "{'Authorization': '***'}"),
+        ("Cookie: session=abc; theme=dark\nnext", "Cookie: ***\nnext"),
+        ("password=hunter2 user=ann", "password=*** user=ann"),
+        ("password: hunter2", "password: ***"),
+        ('{"client_secret": "a b\\" c", "id": 1}', '{"client_secret": "***", "id": 1}'),
+        ("{'access_token': 'abc', 'n': 1}", "{'access_token': '***', 'n': 1}"),
+        ('"{\\"api_key\\": \\"abc\\"}"', '"{\\"api_key\\": \\"***\\"}"'),
+        ("X-Api-Key: 0123", "X-Api-Key: ***"),
+        ("GET https://ann:pw@api.test/v1/x?q=1&token=abc failed", "GET https://api.test/v1/x?q=***&token=*** failed"),
+        ("dsn postgresql+psycopg://app:s3cret@db/prod", "dsn postgresql+psycopg://db/prod"),
+        ("POST https://hooks.slack.com/services/T00/B00/XXXX", "POST https://hooks.slack.com/***"),
+        (
+            "https://api.telegram.org/bot123456:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe",
+            "https://api.telegram.org/bot***/getMe",
+        ),
+    ],
+)
+def test_assignments_headers_and_urls_in_text(line, shown):
+    """What is assigned to a sensitive name, and the credentials of URLs, are masked inside a longer text."""
+    assert redaction.text(line) == shown
+
+
+SECRETS = st.text(string.ascii_letters + string.digits + '-_+/=.!$&ü"\\ ', min_size=8, max_size=60).filter(
+    lambda value: len(value.strip()) >= 8
+)
+FILLER = st.text(string.ascii_letters + string.digits + " .,:;/?&=\"'\\\n{}[]()é", max_size=80)
+
+
+@given(secret=SECRETS, before=FILLER, after=FILLER)
+def test_no_text_with_a_planted_secret_leaves(secret, before, after):
+    """Whatever stands around it, a live value does not come out."""
+    redaction.register(secret)
+    assert secret not in redaction.text(before + secret + after)
+
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "json": lambda value: json.dumps({"x": value}),
+    "json, unescaped": lambda value: json.dumps({"x": value}, ensure_ascii=False),
+    "repr": lambda value: repr(value)[1:-1],
+    "quote": lambda value: quote(value, safe=""),
+    "quote_plus": quote_plus,
+    "form": lambda value: urlencode({"x": value}),
+    "hex": lambda value: value.encode().hex(),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@given(secret=SECRETS, before=FILLER)
+def test_encoded_secrets_do_not_leave(encoding, secret, before):
+    """A live value is found after the encodings that it meets on its way into a log."""
+    redaction.register(secret)
+    coded = ENCODINGS[encoding](secret)
+    assert coded not in redaction.text(before + coded)
+
+
+@given(secret=st.text(string.ascii_letters + string.digits + "+/", min_size=12, max_size=60), user=st.text(max_size=12))
+def test_secret_inside_base64_does_not_leave(secret, user):
+    """A live value is found inside the base64 of a longer text, wherever it begins."""
+    redaction.register(secret)
+    for coded in (base64.b64encode, base64.urlsafe_b64encode):
+        line = coded(f"{user}:{secret}:end".encode()).decode()
+        assert line not in redaction.text(f"sent {line}")
+        assert redaction.MASK in redaction.text(f"sent {line}")
+
+
+@given(FILLER, SECRETS, FILLER)
+def test_redaction_twice_is_redaction_once(before, secret, after):
+    """Text that was redacted passes unchanged."""
+    redaction.register(secret)
+    once = redaction.text(f"{before} password={secret} {after}")
+    assert redaction.text(once) == once
+
+
+def test_overlapping_secrets_leave_no_rest():
+    """Of two secrets that share characters, nothing of either stays."""
+    redaction.register("AAAAAAAA-shared-part")
+    redaction.register("shared-part-BBBBBBBB")
+    assert redaction.text("x AAAAAAAA-shared-part-BBBBBBBB y") == "x *** y"
+
+
+def test_short_secrets_are_masked_where_they_stand_alone():
+    """A value of four to seven characters is masked as a word, and no part of another word is."""
+    redaction.register("tiger")
+    assert redaction.text("pw tiger, tigers") == "pw ***, tigers"
+
+
+def test_tiny_values_are_not_registered():
+    """Masking every "a" would only garble the text."""
+    redaction.register("a")
+    assert redaction.text("a b") == "a b"
+
+
+def test_the_oldest_values_go_first(monkeypatch):
+    """The number of live values is bounded, and those registered last stay."""
+    monkeypatch.setattr(live_values, "_MOST_VALUES", 3)
+    values = [f"value-number-{number}-of-some-length" for number in range(5)]
+    for value in values:
+        redaction.register(value)
+    assert [redaction.text(value) for value in values] == [*values[:2], *["***"] * 3]
+    assert {form for forms in live_values._anchors.values() for form in forms} == {
+        form for forms in live_values._values.values() for form in forms if len(form) >= 15
+    }
+
+
+def test_many_secrets_cost_a_clean_line_nothing_more():
+    """With thousands of live values a clean line is looked up by its windows, not compared with each value."""
+    for number in range(3000):
+        redaction.register(f"sk_live_{number:05d}_{hashlib.sha256(bytes(number)).hexdigest()}")
+    assert not live_values._odd
+    assert max(len(forms) for forms in live_values._anchors.values()) < 10
+    assert redaction.text("service=stripe status=200 ms=12.4") == "service=stripe status=200 ms=12.4"
