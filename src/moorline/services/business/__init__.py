@@ -1,0 +1,1 @@
+"""Services around the running of a business: issues, tickets, customers, messages. They share no protocol."""

@@ -1,0 +1,1 @@
+"""E-mail: one message type and one result (``protocol``) for every provider."""

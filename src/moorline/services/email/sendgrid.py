@@ -1,0 +1,176 @@
+"""SendGrid: send mail.
+
+Facts: services/email/sendgrid.md; contract: sendgrid.json. SendGrid honours no idempotency keys: a call that was sent
+and not answered is OutcomeUnknown, and is never repeated by itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, Service, operation
+from moorline.services.answers import record, text
+from moorline.services.email.protocol import Address, Attachment, Email, SentEmail
+from moorline.services.limits import at_most, refused
+
+__all__ = ["SendGrid"]
+
+_RECIPIENTS: Final = 1000
+_TAGS: Final = 10
+_TAG: Final = 255
+_METADATA_BYTES: Final = 10_000
+_AHEAD: Final = 72 * 3600
+_BYTES: Final = 30 * 1024 * 1024  # of the whole message
+_VALIDATED: Final = 200
+_RESERVED: Final = frozenset(
+    {
+        "bcc",
+        "cc",
+        "content-transfer-encoding",
+        "content-type",
+        "dkim-signature",
+        "from",
+        "received",
+        "reply-to",
+        "subject",
+        "to",
+        "x-sg-eid",
+        "x-sg-id",
+    }
+)
+
+
+class SendGrid(Service):
+    """E-mail by Twilio SendGrid. EU subusers: ``region="eu"``.
+
+    Facts: services/email/sendgrid.md; contract: sendgrid.json.
+    """
+
+    name, category = "sendgrid", "email"
+    docs = "services/email/sendgrid.md, sendgrid.json"
+    endpoints = Endpoints("https://api.sendgrid.com", regions={"eu": "https://api.eu.sendgrid.com"})
+    credentials = BearerKey(env="SENDGRID_API_KEY", sandbox="SG.sandbox")
+    limits = RateLimitHeaders(remaining="X-RateLimit-Remaining", reset="X-RateLimit-Reset", reset_as="epoch")
+    errors = ErrorMap(code="errors.0.field", message="errors.0.message", request_id="id")
+    default_headers: ClassVar[Mapping[str, str]] = {"Accept": "application/json"}  # without it the answer is 406
+
+    @operation
+    def send(self, /, email: Email, *, sandbox_mode: bool = False, **extra: object) -> Plan[SentEmail]:
+        """Hand one message over: all of *to*, *cc* and *bcc* get the same mail and see *to* and *cc*.
+
+        ``sandbox_mode=True`` only validates. *tags* become categories, *metadata* custom_args, *template_data* the
+        dynamic template's data. *extra* are SendGrid's further top-level fields by their names (``asm``, ``batch_id``).
+
+        Raises InvalidRequest, naming field and limit, before anything is sent: more than 1000 recipients of a kind, one
+        recipient twice, more than 10 tags, metadata over 10,000 bytes, a reserved header, a time more than 72 hours
+        ahead, a message over 30 MB.
+        """
+        if email.sender is None:
+            raise refused("sender", "is needed: SendGrid has no default sender")
+        _check(email, now=self.clock.wall())
+        mail = {**_mail(email, email.sender), **extra}
+        if sandbox_mode:
+            settings = mail.get("mail_settings")
+            others = settings if isinstance(settings, Mapping) else {}
+            mail["mail_settings"] = {**others, "sandbox_mode": {"enable": True}}
+        return self.post("/v3/mail/send", json=mail, parse=_sent, blank=True)
+
+    @operation
+    def check(self) -> Plan[bool]:
+        """True if the key is good and may send mail: asks for a batch id, which does nothing by itself."""
+        return self.post("/v3/mail/batch", parse=_checked, repeatable=True)
+
+
+def _check(email: Email, *, now: float) -> None:
+    seen: set[str] = set()
+    for kind in ("to", "cc", "bcc"):
+        at_most(kind, getattr(email, kind), _RECIPIENTS, "recipients")
+        for address in getattr(email, kind):
+            folded = address.email.lower()
+            if folded in seen:
+                raise refused(kind, f"{address.email} is there twice; an address may be once over to, cc and bcc")
+            seen.add(folded)
+    at_most("reply_to", email.reply_to, _RECIPIENTS, "addresses")
+    at_most("tags", email.tags, _TAGS, "tags")
+    if len(set(email.tags)) != len(email.tags):
+        raise refused("tags", "must be unique")
+    for tag in email.tags:
+        at_most("tags", tag, _TAG, "characters in a tag")
+    at_most("metadata", _compact(dict(email.metadata)), _METADATA_BYTES, "bytes")
+    for name in email.headers:
+        if name.lower() in _RESERVED:
+            raise refused(f"headers[{name}]", "is set by SendGrid itself")
+    if email.send_at is not None and email.send_at.timestamp() > now + _AHEAD:
+        raise refused("send_at", "is more than 72 hours ahead, the limit")
+    size = sum(len(one.content) * 4 // 3 for one in email.attachments)
+    size += len((email.text or "").encode()) + len((email.html or "").encode())
+    if size > _BYTES:
+        raise refused("attachments", f"the message has about {size} bytes; the limit is {_BYTES}")
+
+
+def _mail(email: Email, sender: Address) -> dict[str, Any]:
+    envelope: dict[str, Any] = {"to": [_address(one) for one in email.to]}
+    for kind in ("cc", "bcc"):
+        if getattr(email, kind):
+            envelope[kind] = [_address(one) for one in getattr(email, kind)]
+    if email.metadata:
+        envelope["custom_args"] = dict(email.metadata)
+    if email.template_data:
+        envelope["dynamic_template_data"] = dict(email.template_data)
+    mail: dict[str, Any] = {"personalizations": [envelope], "from": _address(sender)}
+    if len(email.reply_to) == 1:
+        mail["reply_to"] = _address(email.reply_to[0])
+    elif email.reply_to:
+        mail["reply_to_list"] = [_address(one) for one in email.reply_to]
+    optional = {
+        "subject": email.subject,
+        "content": list(_content(email)),
+        "attachments": [_attachment(one) for one in email.attachments],
+        "categories": list(email.tags),
+        "headers": dict(email.headers),
+        "template_id": email.template,
+        "send_at": None if email.send_at is None else int(email.send_at.timestamp()),
+    }
+    return mail | {name: value for name, value in optional.items() if value}
+
+
+def _address(address: Address) -> dict[str, str]:
+    return {"email": address.email, "name": address.name} if address.name else {"email": address.email}
+
+
+def _content(email: Email) -> Iterator[dict[str, str]]:
+    """Plain text first: SendGrid refuses the other order."""
+    if email.text:
+        yield {"type": "text/plain", "value": email.text}
+    if email.html:
+        yield {"type": "text/html", "value": email.html}
+
+
+def _attachment(attachment: Attachment) -> dict[str, str]:
+    encoded = {
+        "content": base64.b64encode(attachment.content).decode(),
+        "filename": attachment.filename,
+        "type": attachment.media_type,
+    }
+    if not encoded["content"]:
+        raise refused("attachments.content", f"{attachment.filename} is empty")
+    if attachment.content_id is None:
+        return encoded | {"disposition": "attachment"}
+    return encoded | {"disposition": "inline", "content_id": attachment.content_id}
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _sent(exchange: Exchange) -> SentEmail:
+    """The id is in a header; the body of a success is empty, and not looked at."""
+    accepted = exchange.status != _VALIDATED
+    return SentEmail(exchange.header("X-Message-Id"), accepted=accepted, raw={"status": exchange.status})
+
+
+def _checked(exchange: Exchange) -> bool:
+    return bool(text(record(exchange.data), "batch_id"))

@@ -1,0 +1,1 @@
+"""Payments: take, hold, capture, cancel and refund, in one vocabulary (``protocol``) for every provider."""

@@ -1,0 +1,344 @@
+"""Stripe: payment intents and refunds.
+
+Facts: services/payments/stripe.md; contract: stripe.json (of 2023, so newer optional parameters are missing there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from moorline.calls.service import (
+    BearerKey,
+    Endpoints,
+    ErrorMap,
+    Exchange,
+    IdempotencyKey,
+    Page,
+    Plan,
+    RateLimitHeaders,
+    Service,
+    hours,
+    listing,
+    operation,
+    segment,
+)
+from moorline.errors import BadAnswer, PaymentDeclined
+from moorline.events.signatures import TimestampedHMAC
+from moorline.money import Money
+from moorline.services.answers import flag, items, moment, optional_text, record, text, texts, whole
+from moorline.services.limits import at_most, refused, short_texts
+from moorline.services.payments.protocol import Payment, PaymentStatus, Refund, RefundStatus, RequiredAction
+
+__all__ = ["Stripe"]
+
+API_VERSION: Final = "2026-10-28.endive"  # pinned: without the header the account's default version answers
+_INTENTS: Final = "/v1/payment_intents"
+_PAGE: Final = 100
+_MOST: Final = 99_999_999  # eight digits
+_STATUSES: Final = {
+    "requires_payment_method": PaymentStatus.NEEDS_METHOD,
+    "requires_confirmation": PaymentStatus.NEEDS_CONFIRMATION,
+    "requires_action": PaymentStatus.REQUIRES_ACTION,
+    "processing": PaymentStatus.PROCESSING,
+    "requires_capture": PaymentStatus.AUTHORIZED,
+    "succeeded": PaymentStatus.SUCCEEDED,
+    "canceled": PaymentStatus.CANCELED,
+}
+_REFUND_STATUSES: Final = {status.value: status for status in RefundStatus}
+
+# Declines after which another try, later or with another card, may help; not in the list: lost, stolen, fraudulent, ….
+_MAY_RETRY: Final = frozenset(
+    {
+        "approve_with_id",
+        "authentication_required",
+        "call_issuer",
+        "card_declined",
+        "card_not_supported",
+        "card_velocity_exceeded",
+        "currency_not_supported",
+        "do_not_honor",
+        "expired_card",
+        "generic_decline",
+        "incorrect_cvc",
+        "incorrect_number",
+        "incorrect_pin",
+        "incorrect_zip",
+        "insufficient_funds",
+        "invalid_cvc",
+        "invalid_expiry_month",
+        "invalid_expiry_year",
+        "invalid_number",
+        "issuer_not_available",
+        "no_action_taken",
+        "payment_intent_authentication_failure",
+        "pin_try_exceeded",
+        "processing_error",
+        "reenter_transaction",
+        "try_again_later",
+        "withdrawal_count_limit_exceeded",
+    }
+)
+
+
+class Stripe(Service):
+    """Payments by Stripe. Test mode is a property of the key (``sk_test_…``).
+
+    Facts: services/payments/stripe.md; contract: stripe.json.
+    """
+
+    name, category = "stripe", "payments"
+    docs = "services/payments/stripe.md, stripe.json"
+    endpoints = Endpoints("https://api.stripe.com")
+    credentials = BearerKey(env="STRIPE_SECRET_KEY", sandbox="sk_test_sandbox")
+    idempotency = IdempotencyKey(header="Idempotency-Key", window=hours(24), max_length=255)
+    limits = RateLimitHeaders(should_retry="Stripe-Should-Retry")
+    errors = ErrorMap(
+        code="error.code",
+        error_type="error.type",
+        message="error.message",
+        decline_code="error.decline_code",
+        request_id="header:Request-Id",
+        declined=frozenset({"card_error", "payment_intent_authentication_failure"}),
+        limited=frozenset({"rate_limit", "lock_timeout"}),
+        key_reused=frozenset({"idempotency_error"}),
+        may_retry=_MAY_RETRY,
+        statuses={402: PaymentDeclined},
+        retry=frozenset({409}),  # the same key is still at work
+    )
+    webhooks = TimestampedHMAC(
+        header="Stripe-Signature",
+        env="STRIPE_WEBHOOK_SECRET",
+        id="id",
+        type="type",
+        refuse={"object": "v2.core.event"},  # "thin" events, which hold no data
+    )
+    default_headers: ClassVar[Mapping[str, str]] = {"Stripe-Version": API_VERSION}
+
+    @operation
+    def create_payment(
+        self,
+        /,
+        amount: Money,
+        *,
+        payment_method: str | None = None,
+        confirm: bool | None = None,
+        capture: bool = True,
+        customer: str | None = None,
+        description: str | None = None,
+        receipt_email: str | None = None,
+        statement_descriptor_suffix: str | None = None,
+        return_url: str | None = None,
+        off_session: bool | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **extra: object,
+    ) -> Plan[Payment]:
+        """Create a payment intent, and charge it at once when *payment_method* is given, unless *confirm* is False.
+
+        ``capture=False`` holds the money for ``capture_payment``. With *return_url* the customer may be redirected to
+        approve; without it only cards and the like are taken. *extra* are Stripe's further parameters, by their names.
+
+        A need for 3-D Secure is no error: the payment's status is ``requires_action``.
+
+        Raises PaymentDeclined, InvalidRequest.
+        """
+        _check_amount("amount", amount)
+        _check_texts(metadata, description, statement_descriptor_suffix)
+        confirmed = confirm if confirm is not None else payment_method is not None
+        if confirmed and payment_method is None and "payment_method_data" not in extra:
+            raise refused("payment_method", "is needed to confirm a payment")
+        form: dict[str, object] = {
+            "amount": amount.minor,
+            "currency": amount.currency,
+            "payment_method": payment_method,
+            "confirm": confirmed or None,
+            "capture_method": None if capture else "manual",
+            "customer": customer,
+            "description": description,
+            "receipt_email": receipt_email,
+            "statement_descriptor_suffix": statement_descriptor_suffix,
+            "return_url": return_url if confirmed else None,
+            "off_session": off_session if confirmed else None,
+            "metadata": metadata,
+        }
+        if not {"payment_method_types", "automatic_payment_methods"} & extra.keys():
+            direct = confirmed and return_url is None
+            form["automatic_payment_methods"] = {"enabled": True, "allow_redirects": "never" if direct else None}
+        return self.post(_INTENTS, form=form | extra, parse=_payment)
+
+    @operation
+    def confirm_payment(
+        self, /, payment_id: str, *, payment_method: str | None = None, return_url: str | None = None, **extra: object
+    ) -> Plan[Payment]:
+        """Try a payment (again), such as with another card after a decline. Raises PaymentDeclined, NotFound."""
+        form = {"payment_method": payment_method, "return_url": return_url}
+        return self.post(f"{_INTENTS}/{_id(payment_id)}/confirm", form=form | extra, parse=_payment)
+
+    @operation
+    def get_payment(self, payment_id: str) -> Plan[Payment]:
+        """The payment as it is now. Raises NotFound."""
+        return self.get(f"{_INTENTS}/{_id(payment_id)}", parse=_payment)
+
+    @operation
+    def capture_payment(self, /, payment_id: str, amount: Money | None = None, **extra: object) -> Plan[Payment]:
+        """Take the money that is held, or *amount* of it: the rest is released.
+
+        Raises InvalidRequest where nothing is held.
+        """
+        if amount is not None:
+            _check_amount("amount", amount)
+        form = {"amount_to_capture": None if amount is None else amount.minor}
+        return self.post(f"{_INTENTS}/{_id(payment_id)}/capture", form=form | extra, parse=_payment)
+
+    @operation
+    def cancel_payment(self, /, payment_id: str, *, reason: str | None = None, **extra: object) -> Plan[Payment]:
+        """Give a payment up that did not succeed; one that did needs ``refund``.
+
+        *reason* is ``abandoned``, ``duplicate``, ``fraudulent`` or ``requested_by_customer``.
+        """
+        _check_reason(reason, "abandoned", "duplicate", "fraudulent", "requested_by_customer")
+        form = {"cancellation_reason": reason}
+        return self.post(f"{_INTENTS}/{_id(payment_id)}/cancel", form=form | extra, parse=_payment)
+
+    @operation
+    def refund(
+        self,
+        /,
+        payment_id: str,
+        amount: Money | None = None,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        **extra: object,
+    ) -> Plan[Refund]:
+        """Give back *amount*, or all that is left.
+
+        *reason* is ``duplicate``, ``fraudulent`` or ``requested_by_customer``.
+        """
+        _check_reason(reason, "duplicate", "fraudulent", "requested_by_customer")
+        if amount is not None:
+            _check_amount("amount", amount)
+        _check_texts(metadata)
+        form: dict[str, object] = {
+            "payment_intent": _named(payment_id),
+            "amount": None if amount is None else amount.minor,
+            "reason": reason,
+            "metadata": metadata,
+        }
+        return self.post("/v1/refunds", form=form | extra, parse=_refund)
+
+    @operation
+    def get_refund(self, refund_id: str) -> Plan[Refund]:
+        """The refund as it is now. Raises NotFound."""
+        return self.get(f"/v1/refunds/{segment(refund_id, 'refund_id')}", parse=_refund)
+
+    @listing
+    def list_payments(
+        self, /, *, customer: str | None = None, page_size: int = _PAGE, **filters: object
+    ) -> Plan[Page[Payment]]:
+        """All payments, newest first. *page_size* is 1 to 100; *filters* are Stripe's own (``created={"gte": …}``)."""
+        if not 1 <= page_size <= _PAGE:
+            raise refused("page_size", f"must be from 1 to {_PAGE}")
+        return self._listing({"limit": page_size, "customer": customer, **filters})
+
+    def _listing(self, query: dict[str, object]) -> Plan[Page[Payment]]:
+        def parse(exchange: Exchange) -> Page[Payment]:
+            answer = record(exchange.data)
+            payments = tuple(_read_payment(item) for item in items(answer.get("data"), "data"))
+            if not flag(answer, "has_more") or not payments:
+                return Page(payments)
+            if payments[-1].id == query.get("starting_after"):
+                raise BadAnswer("the listing does not advance")
+            return Page(payments, self._listing({**query, "starting_after": payments[-1].id}))
+
+        return self.get(_INTENTS, query=query, parse=parse)
+
+    @operation
+    def check(self) -> Plan[bool]:
+        """True if the key is good: reads one payment. Raises AuthenticationFailed or PermissionDenied if not."""
+        return self.get(_INTENTS, query={"limit": 1}, parse=lambda exchange: bool(record(exchange.data)))
+
+
+def _check_amount(name: str, amount: Money) -> None:
+    if not isinstance(amount, Money):
+        raise refused(name, f"must be Money, not {type(amount).__name__}")
+    if not 1 <= amount.minor <= _MOST:
+        raise refused(name, f"must be from 1 to {_MOST} of the smallest unit, not {amount.minor}")
+
+
+def _check_texts(metadata: Mapping[str, str] | None, description: str | None = None, suffix: str | None = None) -> None:
+    short_texts("metadata", metadata or {}, most=50, name=40, value=500)
+    at_most("description", description or "", 1000, "characters")
+    at_most("statement_descriptor_suffix", suffix or "", 22, "characters")
+
+
+def _check_reason(reason: str | None, *known: str) -> None:
+    if reason is not None and reason not in known:
+        raise refused("reason", f"must be one of {', '.join(known)}")
+
+
+def _named(payment_id: str) -> str:
+    segment(payment_id, "payment_id")
+    return payment_id
+
+
+def _id(payment_id: str) -> str:
+    return segment(payment_id, "payment_id")
+
+
+def _payment(exchange: Exchange) -> Payment:
+    return _read_payment(exchange.data)
+
+
+def _read_payment(value: object) -> Payment:
+    intent = record(value, "the payment")
+    currency, status = text(intent, "currency"), text(intent, "status")
+    return Payment(
+        id=text(intent, "id"),
+        status=_STATUSES.get(status, PaymentStatus.UNKNOWN),
+        vendor_status=status,
+        amount=_money(intent, "amount", currency),
+        captured=_money(intent, "amount_received", currency, 0),
+        capturable=_money(intent, "amount_capturable", currency, 0),
+        live=flag(intent, "livemode"),
+        created_at=moment(intent, "created"),
+        action=_action(intent) if status == "requires_action" else None,
+        metadata=texts(intent, "metadata"),
+        client_secret=optional_text(intent, "client_secret"),
+        raw=intent,
+    )
+
+
+def _action(intent: Mapping[str, Any]) -> RequiredAction:
+    given = intent.get("next_action")
+    step = record({} if given is None else given, "next_action")
+    kind = optional_text(step, "type")
+    secret = optional_text(intent, "client_secret")
+    if kind == "redirect_to_url":
+        url = text(record(step.get("redirect_to_url"), "redirect_to_url"), "url")
+        return RequiredAction("redirect", url=url, client_secret=secret, raw=step)
+    return RequiredAction("sdk" if kind == "use_stripe_sdk" else "other", client_secret=secret, raw=step)
+
+
+def _refund(exchange: Exchange) -> Refund:
+    refund = record(exchange.data, "the refund")
+    status = optional_text(refund, "status") or "unknown"
+    return Refund(
+        id=text(refund, "id"),
+        status=_REFUND_STATUSES.get(status, RefundStatus.UNKNOWN),
+        vendor_status=status,
+        amount=_money(refund, "amount", text(refund, "currency")),
+        payment_id=optional_text(refund, "payment_intent"),
+        reason=optional_text(refund, "reason"),
+        failure_reason=optional_text(refund, "failure_reason"),
+        created_at=moment(refund, "created"),
+        raw=refund,
+    )
+
+
+def _money(holder: Mapping[str, Any], name: str, currency: str, default: int | None = None) -> Money:
+    minor = whole(holder, name, default)
+    try:
+        return Money(minor, currency)
+    except ValueError:
+        raise BadAnswer("the answer's currency is not an ISO 4217 code") from None
