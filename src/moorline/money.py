@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Any, Final
 
 from moorline.errors import ConfigurationError
 
@@ -13,11 +13,29 @@ __all__ = ["Money"]
 # ISO 4217: currencies whose smallest unit is not a hundredth. All others have two digits.
 _DIGITS: Final[dict[str, int]] = {
     **dict.fromkeys(
-        "bif clp djf gnf isk jpy kmf krw pyg rwf ugx uyi vnd vuv xaf xof xpf".split(),
+        [
+            "bif",
+            "clp",
+            "djf",
+            "gnf",
+            "isk",
+            "jpy",
+            "kmf",
+            "krw",
+            "pyg",
+            "rwf",
+            "ugx",
+            "uyi",
+            "vnd",
+            "vuv",
+            "xaf",
+            "xof",
+            "xpf",
+        ],
         0,
     ),
-    **dict.fromkeys("bhd iqd jod kwd lyd omr tnd".split(), 3),
-    **dict.fromkeys("clf uyw".split(), 4),
+    **dict.fromkeys(["bhd", "iqd", "jod", "kwd", "lyd", "omr", "tnd"], 3),
+    **dict.fromkeys(["clf", "uyw"], 4),
 }
 _CODE_LENGTH: Final = 3
 _LONGEST: Final = 60  # digits; "1e999999999" must not become an integer of that length
@@ -25,7 +43,8 @@ _LONGEST: Final = 60  # digits; "1e999999999" must not become an integer of that
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """``Money(2000, "usd")`` is 20.00 USD: *minor* counts the smallest unit (cents; yen; a thousandth of a Kuwaiti dinar).
+    """``Money(2000, "usd")`` is 20.00 USD: *minor* counts the smallest unit (cents; yen; a thousandth of a Kuwaiti
+    dinar).
 
     The currency is an ISO 4217 code in any case, kept in lower case.
 
@@ -36,7 +55,8 @@ class Money:
     currency: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.minor, int) or isinstance(self.minor, bool):
+        minor: Any = self.minor  # callers without type checker pass anything
+        if not isinstance(minor, int) or isinstance(minor, bool):
             raise ConfigurationError(
                 f"minor must be an integer of the currency's smallest unit, not {type(self.minor).__name__}; "
                 'for a decimal amount use Money.of("20.00", "usd")'
@@ -84,7 +104,7 @@ class Money:
         return f"{self.decimal:f} {self.currency.upper()}"
 
 
-def _code(currency: str) -> str:
+def _code(currency: Any) -> str:
     if (
         not isinstance(currency, str)
         or len(currency) != _CODE_LENGTH

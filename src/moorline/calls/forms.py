@@ -17,7 +17,8 @@ def encode_form(values: Mapping[str, object]) -> str:
     Lists of mappings are numbered (``items[0][price]=…``), as otherwise their fields would mix. Booleans are written
     ``true`` and ``false``; None leaves a field out; an empty string clears it.
 
-    Raises ConfigurationError, naming the field, for a value that has no form encoding (floats not finite, bytes, objects).
+    Raises ConfigurationError, naming the field, for a value that has no form encoding (floats not finite, bytes,
+    objects).
     """
     return "&".join(f"{quote_plus(name, safe='[]')}={quote_plus(value)}" for name, value in pairs(values))
 

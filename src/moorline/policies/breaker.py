@@ -51,20 +51,20 @@ class Permit:
 
     def success(self) -> None:
         """The service answered, be it that the caller is wrong."""
-        self._settle(True)
+        self._settle(worked=True)
 
     def failure(self) -> None:
         """The service failed or did not answer."""
-        self._settle(False)
+        self._settle(worked=False)
 
     def ignore(self) -> None:
         """Nothing was learnt: cancelled, rate-limited, or never sent."""
-        self._settle(None)
+        self._settle(worked=None)
 
-    def _settle(self, worked: bool | None) -> None:
+    def _settle(self, *, worked: bool | None) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
-            owner._settle(self, self._generation, worked)  # noqa: SLF001 (one machine in two classes)
+            owner._settle(self, self._generation, worked=worked)  # noqa: SLF001 (one machine in two classes)
 
 
 class BreakerState:
@@ -112,7 +112,9 @@ class BreakerState:
 
     @property
     def state(self) -> State:
-        """``closed``, ``open`` or ``half_open``; an open breaker whose time is over still says open until somebody calls."""
+        """``closed``, ``open`` or ``half_open``; an open breaker whose time is over still says open until somebody
+        calls.
+        """
         return self._forced or self._state
 
     def admit(self) -> Permit | None:
@@ -139,7 +141,8 @@ class BreakerState:
             return 0.0
 
     def force(self, state: Literal["open", "closed"] | None) -> None:
-        """Hold the breaker open or closed whatever happens; None gives it back to itself, closed and with a clean count.
+        """Hold the breaker open or closed whatever happens; None gives it back to itself, closed and with a clean
+        count.
 
         Raises ConfigurationError for another state.
         """
@@ -173,7 +176,7 @@ class BreakerState:
                 del self._probes[permit]
         return self.config.probes - len(self._probes)
 
-    def _settle(self, permit: Permit, generation: int, worked: bool | None) -> None:
+    def _settle(self, permit: Permit, generation: int, *, worked: bool | None) -> None:
         if worked and not self._failures and self._state == "closed":
             return  # the usual case: nothing to forget
         with self._lock:
@@ -181,13 +184,13 @@ class BreakerState:
                 return
             before = self._state
             if before == "half_open":
-                self._probed(permit, worked)
+                self._probed(permit, worked=worked)
             elif before == "closed" and worked is not None:
-                self._counted(worked)
+                self._counted(worked=worked)
             after = self._state
         self._tell(before, after)
 
-    def _probed(self, permit: Permit, worked: bool | None) -> None:
+    def _probed(self, permit: Permit, *, worked: bool | None) -> None:
         end = self._probes.pop(permit, None)
         if worked is None or end is None or end <= self._now():
             return
@@ -198,7 +201,7 @@ class BreakerState:
         if self._worked >= self.config.probes:
             self._enter("closed")
 
-    def _counted(self, worked: bool) -> None:
+    def _counted(self, *, worked: bool) -> None:
         self._failures = 0 if worked else self._failures + 1
         if self._failures >= self.config.failures:
             self._enter("open")

@@ -14,7 +14,8 @@ __all__ = ["Bulkhead", "BulkheadState", "Ticket"]
 
 @dataclass(frozen=True, slots=True)
 class Bulkhead:
-    """At most *limit* attempts in flight to a service; *queue* more may wait for a slot, any beyond are refused at once.
+    """At most *limit* attempts in flight to a service; *queue* more may wait for a slot, any beyond are refused at
+    once.
 
     Raises ConfigurationError naming the field.
     """

@@ -19,16 +19,17 @@ __all__ = ["Policy"]
 class Policy:
     """Seconds throughout; None switches a part off.
 
-    *deadline* bounds the whole call, waits and body included; *attempt_timeout* each attempt; *retry* says when to repeat
-    what is safe to repeat; *breaker* when to stop asking; *rate* is our own quota; *bulkhead* limits what is in flight.
+    *deadline* bounds the whole call, waits and body included; *attempt_timeout* each attempt; *retry* says when to
+    repeat what is safe to repeat; *breaker* when to stop asking; *rate* is our own quota; *bulkhead* limits what is
+    in flight.
 
     Raises ConfigurationError naming the field.
     """
 
     deadline: float | None = 30.0
     attempt_timeout: float | None = 10.0
-    retry: Retry | None = Retry()
-    breaker: Breaker | None = Breaker()
+    retry: Retry | None = Retry()  # noqa: RUF009 (frozen, so sharing it is safe)
+    breaker: Breaker | None = Breaker()  # noqa: RUF009
     rate: RateLimit | None = None
     bulkhead: Bulkhead | None = None
 

@@ -50,7 +50,9 @@ class TokenBucket:
         self._lock = threading.Lock()
 
     def take(self, longest: float) -> tuple[bool, float]:
-        """``(True, seconds)``: a token is ours after that wait. ``(False, seconds)``: it would take longer than *longest*."""
+        """``(True, seconds)``: a token is ours after that wait. ``(False, seconds)``: it would take longer than
+        *longest*.
+        """
         with self._lock:
             now = self._now()
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)

@@ -20,9 +20,11 @@ _JITTERS: Final = ("full", "equal", "none")
 class Retry:
     """At most *retries* repetitions, after ``base * factor ** n`` seconds each, never more than *cap*.
 
-    *jitter*: ``"full"`` draws from 0 to that time, ``"equal"`` from its half to it, ``"none"`` takes it as it is. A wait that
-    the service itself asks for is obeyed beyond that; one longer than *cap* ends the call instead, with ``retry_at``.
-    *budget* is the part of a service's calls that may be repeats (0.2 allows 20 %, and one a second besides); None lifts it.
+    *jitter*: ``"full"`` draws from 0 to that time, ``"equal"`` from its half to it, ``"none"`` takes it as it is. A
+    wait that the service itself asks for is obeyed beyond that; one longer than *cap* ends the call instead, with
+    ``retry_at``.
+    *budget* is the part of a service's calls that may be repeats (0.2 allows 20 %, and one a second besides); None
+    lifts it.
 
     Raises ConfigurationError naming the field.
     """

@@ -1,0 +1,180 @@
+"""The records that a service is described with: where it is, what unlocks it, and how it speaks of keys and limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+from moorline.errors import ConfigurationError
+from moorline.policies.checks import check_seconds
+from moorline.policies.rate import retry_after_seconds
+from moorline.secrets.secret import Secret
+
+__all__ = ["BearerKey", "Credentials", "Endpoints", "IdempotencyKey", "RateLimitHeaders", "hours"]
+
+LOOPBACK: Final = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1", re.IGNORECASE)
+_EPOCH_FROM: Final = 1e9  # a reset above is a time, below a number of seconds
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_DIGITS: Final = re.compile(r"\d{1,13}(?:\.\d{1,9})?")
+
+
+def hours(count: float) -> float:
+    """Seconds in *count* hours."""
+    return count * 3600.0
+
+
+def base_address(address: str, name: str) -> str:
+    """*address* without a slash at its end.
+
+    Raises ConfigurationError, naming *name*, unless it is https, or http to this machine, without query or user.
+    """
+    try:
+        parts = urlsplit(address)
+        port_known = parts.port is None or parts.port > 0
+    except (ValueError, AttributeError):
+        raise ConfigurationError(f"{name} must be a URL such as https://api.example.com") from None
+    if parts.scheme not in ("https", "http") or not parts.hostname or not port_known:
+        raise ConfigurationError(f"{name} must be a URL such as https://api.example.com")
+    if parts.scheme == "http" and not LOOPBACK.fullmatch(parts.hostname):
+        raise ConfigurationError(f"{name} must be https: plain http is for this machine (localhost) only")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(f"{name} must be scheme, host and path only: no user, no query, no fragment")
+    return address.rstrip("/")
+
+
+def check_header(where: str, name: Any, text: Any) -> None:
+    """Raise ConfigurationError, naming *where* and the header, unless a request can carry it."""
+    if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+        raise ConfigurationError(f"{where} has {name!r}, which is not the name of a header")
+    if not isinstance(text, str) or not text.isascii() or not (text.isprintable() or not text):
+        raise ConfigurationError(f"{where}[{name!r}] must be one line of ASCII text")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Base URLs: the *default*, and others by *region* (``Endpoints("https://…", eu="…")`` is spelled with
+    ``regions``).
+    """
+
+    default: str
+    regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "default", base_address(self.default, "Endpoints.default"))
+        checked = {name: base_address(url, f"Endpoints.regions[{name!r}]") for name, url in self.regions.items()}
+        object.__setattr__(self, "regions", MappingProxyType(checked))
+
+
+class Credentials(Protocol):
+    """How a service wants its secret presented. ``env`` is the variable, ``sandbox`` the stand-in's test key."""
+
+    @property
+    def env(self) -> str:
+        """The environment variable that holds the secret."""
+        ...
+
+    @property
+    def sandbox(self) -> str:
+        """The key that the sandbox accepts, or an empty string."""
+        ...
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The headers of a request that carry the secret."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BearerKey:
+    """``Authorization: Bearer <key>``; *header* and *scheme* for those who spell it otherwise."""
+
+    env: str
+    sandbox: str = ""
+    header: str = "Authorization"
+    scheme: str = "Bearer"
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The header with the key."""
+        value = secret.reveal()
+        if not value.isascii() or not value.isprintable():
+            raise ConfigurationError(f"{secret.name or self.env} holds characters that no HTTP header can carry")
+        return {self.header: f"{self.scheme} {value}" if self.scheme else value}
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """The header by which a service knows a repeated write, and for how many seconds (*window*) it remembers it."""
+
+    header: str = "Idempotency-Key"
+    window: float = 86_400.0
+    methods: frozenset[str] = frozenset({"POST"})
+    max_length: int = 255
+
+    def __post_init__(self) -> None:
+        check_seconds("IdempotencyKey", "window", self.window)
+
+    def check(self, key: Any) -> str:
+        """*key* itself. Raises ConfigurationError when no header can carry it or it is too long."""
+        if not isinstance(key, str) or not 0 < len(key) <= self.max_length:
+            raise ConfigurationError(f"idempotency_key must be a string of 1 to {self.max_length} characters")
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise ConfigurationError("idempotency_key must be printable ASCII without spaces around it")
+        return key
+
+
+class Headed(Protocol):
+    """Anything with headers: an Exchange, or the view of a plain response."""
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """The value of a header, its name in lower case."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimitHeaders:
+    """How a service speaks of its limits.
+
+    ``Retry-After`` (seconds or an HTTP-date) and ``retry-after-ms`` are understood everywhere. *should_retry* names
+    a header that says ``true`` or ``false``; *remaining* and *reset* those of the quota, *reset_as* whether the
+    reset is a time in ``"epoch"`` seconds or a number of ``"seconds"`` from now (``"auto"`` tells them apart by size).
+    """
+
+    retry_after: Literal["auto", "seconds"] = "auto"
+    should_retry: str | None = None
+    remaining: str | None = None
+    reset: str | None = None
+    reset_as: Literal["auto", "epoch", "seconds"] = "auto"
+
+    def asked_wait(self, answer: Headed, now: float) -> float | None:
+        """The seconds after which the service wants to be asked again; None when it named none. *now* is epoch
+        seconds.
+        """
+        milliseconds = answer.header("retry-after-ms")
+        if milliseconds is not None and _DIGITS.fullmatch(milliseconds.strip()):
+            return float(milliseconds) / 1000
+        named = answer.header("retry-after")
+        seconds = None if named is None else retry_after_seconds(named, now)
+        return seconds if seconds is not None else self.exhausted(answer, now)
+
+    def exhausted(self, answer: Headed, now: float) -> float | None:
+        """Seconds until the quota is renewed, when the answer says that nothing of it remains; otherwise None."""
+        if self.remaining is None or self.reset is None:
+            return None
+        left, reset = answer.header(self.remaining.lower()), answer.header(self.reset.lower())
+        if left is None or reset is None or left.strip() not in ("0", "0.0"):
+            return None
+        if not _DIGITS.fullmatch(reset.strip()):
+            return None
+        value = float(reset)
+        as_epoch = self.reset_as == "epoch" or (self.reset_as == "auto" and value >= _EPOCH_FROM)
+        return max(value - now, 0.0) if as_epoch else value
+
+    def told_to_retry(self, answer: Headed) -> bool | None:
+        """What the service's own should-retry header says, or None."""
+        if self.should_retry is None:
+            return None
+        said = (answer.header(self.should_retry.lower()) or "").strip().lower()
+        return {"true": True, "false": False}.get(said)

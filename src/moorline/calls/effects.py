@@ -1,0 +1,184 @@
+"""What the engine asks of a driver, and what it knows of one call: the seam between decisions and I/O."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from moorline.calls.dialects import RateLimitHeaders
+from moorline.calls.guards import Guard
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import Attempt, CallError
+from moorline.policies.breaker import Permit
+from moorline.policies.bulkhead import Ticket
+from moorline.policies.policy import Policy
+
+__all__ = ["Answer", "CallContext", "Discard", "Effect", "Expired", "Lease", "Outgoing", "Send", "Sleep", "Wait"]
+
+
+class Answer(Protocol):
+    """What the engine sees of a response."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """The value of a header, its name in lower case."""
+        ...
+
+
+class Outgoing(Protocol):
+    """What the engine sees of a request."""
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the body can still be sent from its start."""
+        ...
+
+
+A = TypeVar("A", bound=Answer)
+R = TypeVar("R", bound=Outgoing)
+
+
+class Expired(Exception):
+    """The timer of an attempt rang. *sent*: whether anything may have reached the service by then."""
+
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("the time of this attempt is over")
+        self.sent = sent
+
+
+@dataclass(slots=True)
+class Send:
+    """Send *request* and resume with an Answer within *timeout* seconds, or with Expired."""
+
+    request: Any
+    timeout: float | None
+
+
+@dataclass(slots=True)
+class Sleep:
+    """Do nothing for *seconds*."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Wait:
+    """Resume with True when the slot of *ticket* is granted, or with False after *timeout* seconds."""
+
+    ticket: Ticket
+    timeout: float | None
+
+
+@dataclass(slots=True)
+class Discard:
+    """The answer is not wanted: free its connection, within *timeout* seconds."""
+
+    answer: Any
+    timeout: float | None
+
+
+Effect = Send | Sleep | Wait | Discard
+
+
+class Lease:
+    """What an attempt holds: its permit and its slot. Settled once; a streamed answer keeps it until it is closed."""
+
+    __slots__ = ("permit", "ticket")
+
+    def __init__(self, permit: Permit | None) -> None:
+        self.permit = permit
+        self.ticket: Ticket | None = None
+
+    def settle(self, *, worked: bool | None) -> None:
+        """Free the slot, and tell the breaker whether the service worked (None: nothing was learnt)."""
+        permit, ticket = self.permit, self.ticket
+        self.permit = self.ticket = None
+        if ticket is not None:
+            ticket.leave()
+        if permit is None:
+            return
+        if worked is None:
+            permit.ignore()
+        elif worked:
+            permit.success()
+        else:
+            permit.failure()
+
+
+class CallContext(Generic[R, A]):
+    """One call, as the engine needs it. A service's Call and a plain httpx2 request each fill in the holes.
+
+    *idempotent* tells whether the request itself is safe to repeat, *key* is the idempotency key that the service
+    honours,
+    *retried* are statuses worth repeating beside the usual ones, *random* gives numbers from 0 to 1 for jitter.
+    """
+
+    __slots__ = (
+        "clock",
+        "guard",
+        "idempotent",
+        "key",
+        "limits",
+        "operation",
+        "policy",
+        "random",
+        "retried",
+        "service",
+    )
+
+    def __init__(
+        self,
+        *,
+        service: str,
+        operation: str,
+        policy: Policy,
+        guard: Guard,
+        limits: RateLimitHeaders,
+        idempotent: bool,
+        key: str | None,
+        clock: Clock = SYSTEM,
+        retried: Collection[int] = (),
+        random: Callable[[], float] = random.random,
+    ) -> None:
+        self.service = service
+        self.operation = operation
+        self.policy = policy
+        self.guard = guard
+        self.limits = limits
+        self.idempotent = idempotent
+        self.key = key
+        self.clock = clock
+        self.retried = retried
+        self.random = random
+
+    def request(self) -> R:
+        """The request of the next attempt, with fresh credentials."""
+        raise NotImplementedError
+
+    def redirected(self, request: R, answer: A, hops: int) -> R | None:  # noqa: ARG002 (a hole to fill)
+        """The request that follows a redirect, after *hops* of them; None where the answer stands for itself."""
+        return None
+
+    def judge(self, answer: A) -> CallError | None:
+        """The error that the answer is, or None for a success."""
+        raise NotImplementedError
+
+    def succeeded(self, answer: A, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> A:
+        """The result of a good call. Settles the lease, or hands it to the answer's stream, which ends at
+        *deadline*.
+        """
+        raise NotImplementedError
+
+    def unsuccessful(self, answer: A, error: CallError, deadline: float) -> A | None:  # noqa: ARG002
+        """The answer of a failed call for who wants statuses as answers; None to have *error* raised."""
+        return None
+
+    def raised(self, error: CallError) -> CallError:
+        """*error* in the class that this kind of caller expects."""
+        return error

@@ -1,0 +1,130 @@
+"""What an operation asks for (``Plan``) and what came back (``Exchange``), free of any HTTP library."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, TypeVar
+
+from moorline.calls.dialects import check_header
+from moorline.errors import Attempt, BadAnswer, ConfigurationError
+
+__all__ = ["Exchange", "Page", "Plan"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+_UNREAD: Final = object()
+_LINK: Final = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^\s",;]+))*)')
+_RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
+
+
+class Exchange:
+    """One answer of a service: ``status``, ``headers`` (names in lower case), ``body``, ``request_id``, ``attempts``.
+
+    ``data`` is the body as JSON, read on first use. ``header(name)`` takes any case.
+    """
+
+    __slots__ = ("_data", "attempts", "body", "headers", "method", "request_id", "status", "url")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        method: str = "GET",
+        url: str = "",
+        request_id: str | None = None,
+        attempts: tuple[Attempt, ...] = (),
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.method = method
+        self.url = url
+        self.request_id = request_id
+        self.attempts = attempts
+        self._data: Any = _UNREAD
+
+    @property
+    def data(self) -> Any:
+        """The body as JSON; None when there is no body.
+
+        Raises BadAnswer when it is not JSON: malformed, truncated, or nested too deeply.
+        """
+        if self._data is _UNREAD:
+            self._data = self._read()
+        return self._data
+
+    def header(self, name: str, default: str | None = None) -> str | None:
+        """The value of the header *name*, in any case; repeated ones are joined by commas."""
+        return self.headers.get(name.lower(), default)
+
+    def link(self, relation: str = "next") -> str | None:
+        """The address that the ``Link`` header names for *relation*, or None."""
+        for address, parameters in _LINK.findall(self.headers.get("link", "")):
+            for quoted, bare in _RELATION.findall(parameters):
+                if relation in (quoted or bare).split():
+                    return str(address)
+        return None
+
+    def _read(self) -> Any:
+        if not self.body:
+            return None
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            kind = self.headers.get("content-type", "no content type").split(";")[0]
+            raise BadAnswer(
+                f"the answer is not JSON ({len(self.body)} bytes of {kind[:60]})", status=self.status
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.method} {self.status}, {len(self.body)} bytes>"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[T_co]):
+    """A request that a service wants made, and how to read its answer. Operations return one; see ``Service.get``
+    and its like.
+
+    *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json* and
+    *content* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method says of
+    safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON.
+
+    Raises ConfigurationError for a method that is none, several bodies, or a body on a GET.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[Exchange], T_co] = field(repr=False)
+    form: Mapping[str, object] | None = field(default=None, repr=False)
+    json: Any = field(default=None, repr=False)
+    content: bytes | None = field(default=None, repr=False)
+    query: Mapping[str, object] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
+    repeatable: bool | None = None
+    blank: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        for name, text in (self.headers or {}).items():
+            check_header("headers", name, text)
+        bodies = [name for name in ("form", "json", "content") if getattr(self, name) is not None]
+        if len(bodies) > 1:
+            raise ConfigurationError(f"{' and '.join(bodies)} were both given; a request has one body")
+        if bodies and self.method in ("GET", "HEAD"):
+            raise ConfigurationError(f"{bodies[0]} was given, but a {self.method} request has no body; use query")
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing: its *items*, and the Plan of the next page (None at the end)."""
+
+    items: tuple[T, ...]
+    next: Plan[Page[T]] | None = None

@@ -1,0 +1,172 @@
+"""Answers to errors: ``ErrorMap`` says where a service puts its code and message, and what its codes mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from moorline import redaction
+from moorline.calls.exchange import Exchange
+from moorline.errors import (
+    AuthenticationFailed,
+    BadAnswer,
+    CallError,
+    Conflict,
+    IdempotencyConflict,
+    InvalidRequest,
+    NotFound,
+    PaymentDeclined,
+    PermissionDenied,
+    RateLimited,
+    ServiceUnavailable,
+)
+
+__all__ = ["ErrorMap", "kind_of_status"]
+
+_BY_STATUS: Final[dict[int, type[CallError]]] = {
+    401: AuthenticationFailed,
+    403: PermissionDenied,
+    404: NotFound,
+    408: ServiceUnavailable,
+    409: Conflict,
+    410: NotFound,
+    412: Conflict,
+    425: ServiceUnavailable,
+    429: RateLimited,
+}
+_MESSAGE_LIMIT: Final = 500
+_CODE_LIMIT: Final = 100
+_NOTHING: Final[Collection[str]] = frozenset()
+
+
+def kind_of_status(status: int) -> type[CallError]:
+    """The class of error that a status means when the service's code says no more."""
+    if 500 <= status <= 599:  # noqa: PLR2004
+        return _BY_STATUS.get(status, ServiceUnavailable)
+    if 400 <= status <= 499:  # noqa: PLR2004
+        return _BY_STATUS.get(status, InvalidRequest)
+    return BadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMap:
+    """Where the facts of an error stand, and what they mean.
+
+    *code*, *message*, *decline_code* and *error_type* are paths into the JSON body (``"error.code"``,
+    ``"errors.0.message"``);
+    *request_id* is ``"header:Name"`` or a path. *declined*, *limited*, *key_reused* are codes or types that mean
+    PaymentDeclined, RateLimited and IdempotencyConflict; *kinds* maps further codes or types to classes, *statuses*
+    statuses.
+    *is_limit* recognises a limit by the whole answer (GitHub's 403). *failed* is asked about 2xx answers and returns
+    the code when one says that it failed. *retry* are statuses beyond the usual that are worth repeating.
+    *may_retry* are the decline codes after which another try may help.
+    """
+
+    code: str = ""
+    message: str = ""
+    request_id: str = ""
+    error_type: str = ""
+    decline_code: str = ""
+    declined: Collection[str] = _NOTHING
+    limited: Collection[str] = _NOTHING
+    key_reused: Collection[str] = _NOTHING
+    may_retry: Collection[str] = _NOTHING
+    kinds: Mapping[str, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
+    statuses: Mapping[int, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
+    retry: Collection[int] = frozenset()
+    is_limit: Callable[[Exchange], bool] | None = None
+    failed: Callable[[Exchange], str | None] | None = None
+
+    def request_id_of(self, exchange: Exchange) -> str | None:
+        """The service's own id of this request, if it gave one."""
+        if not self.request_id:
+            return None
+        if self.request_id.startswith("header:"):
+            return _clip(exchange.header(self.request_id.removeprefix("header:")), _CODE_LIMIT)
+        return _clip(at_path(_data(exchange), self.request_id), _CODE_LIMIT)
+
+    def error(self, exchange: Exchange) -> CallError:
+        """The typed error of an answer that is not a success."""
+        data = _data(exchange)
+        code = _clip(at_path(data, self.code), _CODE_LIMIT)
+        kind_name = _clip(at_path(data, self.error_type), _CODE_LIMIT)
+        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or f"answered {exchange.status}"
+        kind = self._kind(exchange, code, kind_name)
+        context: dict[str, Any] = {
+            "status": exchange.status,
+            "code": redaction.text(code or kind_name or "") or None,
+            "request_id": exchange.request_id,
+            "detail": redaction.data(data) if data is not None else None,
+        }
+        if issubclass(kind, PaymentDeclined):
+            finer = _clip(at_path(data, self.decline_code), _CODE_LIMIT)
+            context |= {
+                "decline_code": finer,
+                "may_retry": (finer or code) in self.may_retry if self.may_retry else None,
+            }
+        return kind(redaction.text(message), **context)
+
+    def failure(self, exchange: Exchange) -> CallError | None:
+        """The error that hides in a 2xx answer, if this service hides any."""
+        if self.failed is None:
+            return None
+        code = self.failed(exchange)
+        if code is None:
+            return None
+        data = _data(exchange)
+        kind = self._kind(exchange, code, None)
+        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or f"answered {code}"
+        return (InvalidRequest if kind is BadAnswer else kind)(
+            redaction.text(message),
+            status=exchange.status,
+            code=_clip(code, _CODE_LIMIT),
+            request_id=exchange.request_id,
+            detail=redaction.data(data),
+        )
+
+    def _kind(self, exchange: Exchange, code: str | None, type_: str | None) -> type[CallError]:
+        said = {word for word in (code, type_) if word}
+        if said.intersection(self.limited) or (self.is_limit is not None and self.is_limit(exchange)):
+            return RateLimited
+        if said.intersection(self.key_reused):
+            return IdempotencyConflict
+        if said.intersection(self.declined):
+            return PaymentDeclined
+        for word in (code, type_):
+            if word and word in self.kinds:
+                return self.kinds[word]
+        return self.statuses.get(exchange.status) or kind_of_status(exchange.status)
+
+
+def at_path(data: Any, path: str) -> Any:
+    """What stands at ``"a.0.b"`` in *data*, or None."""
+    if not path:
+        return None
+    for step in path.split("."):
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and step.isdigit() and int(step) < len(data):
+            data = data[int(step)]
+        else:
+            return None
+    return data
+
+
+def _data(exchange: Exchange) -> Any:
+    try:
+        return exchange.data
+    except BadAnswer:  # an error page of some proxy: the status says enough
+        return None
+
+
+def _clip(value: Any, limit: int) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    try:
+        text = " ".join(str(value).split())
+    except ValueError:  # an integer of thousands of digits
+        return None
+    shown = text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown[:limit] or None

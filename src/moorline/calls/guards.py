@@ -1,0 +1,104 @@
+"""What calls to one service share: its breaker, rate gate, quota, bulkhead and retry budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from moorline import telemetry
+from moorline.clock import SYSTEM, Clock
+from moorline.policies.breaker import Breaker, BreakerState, State
+from moorline.policies.bulkhead import Bulkhead, BulkheadState
+from moorline.policies.policy import Policy
+from moorline.policies.rate import RateGate, RateLimit, TokenBucket
+from moorline.policies.retry import RetryBudget
+
+__all__ = ["PROCESS", "Guard", "Guards"]
+
+T = TypeVar("T")
+
+
+class Guard:
+    """The parts that one policy needs of a service's shared state; None where the policy has the part switched off."""
+
+    __slots__ = ("breaker", "budget", "bulkhead", "gate", "quota")
+
+    def __init__(
+        self,
+        gate: RateGate,
+        breaker: BreakerState | None,
+        quota: TokenBucket | None,
+        bulkhead: BulkheadState | None,
+        budget: RetryBudget | None,
+    ) -> None:
+        self.gate = gate
+        self.breaker = breaker
+        self.quota = quota
+        self.bulkhead = bulkhead
+        self.budget = budget
+
+
+class Guards:
+    """A registry of shared state by name. Calls that use the same name, and equal parts of a policy, share them.
+
+    ``Guards()`` makes a separate world, such as one for an application or a test; ``PROCESS`` is the default one.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self.clock = clock
+        self._lock = threading.Lock()
+        self._gates: dict[str, RateGate] = {}
+        self._breakers: dict[tuple[str, Breaker], BreakerState] = {}
+        self._quotas: dict[tuple[str, RateLimit], TokenBucket] = {}
+        self._bulkheads: dict[tuple[str, Bulkhead], BulkheadState] = {}
+        self._budgets: dict[tuple[str, float], RetryBudget] = {}
+
+    def guard(self, name: str, policy: Policy) -> Guard:
+        """The shared state of *name*, as far as *policy* uses it; made on first use."""
+        now = self.clock.monotonic
+        with self._lock:
+            return Guard(
+                self._gates.setdefault(name, RateGate(now)),
+                _part(self._breakers, name, policy.breaker, partial(self._breaker, name, policy)),
+                _part(self._quotas, name, policy.rate, partial(TokenBucket, now=now)),
+                _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
+                _part(
+                    self._budgets, name, policy.retry.budget if policy.retry else None, partial(RetryBudget, now=now)
+                ),
+            )
+
+    def breakers(self) -> dict[str, list[BreakerState]]:
+        """The breakers by name: for operators, who may look at them and force them."""
+        with self._lock:
+            found: dict[str, list[BreakerState]] = {}
+            for (name, _config), breaker in self._breakers.items():
+                found.setdefault(name, []).append(breaker)
+            return found
+
+    def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
+        # A probe cannot be out for longer than its attempt, and the body that may follow it.
+        lease = policy.attempt_timeout or policy.deadline or config.reset
+        return BreakerState(config, self.clock.monotonic, lease=lease, on_change=partial(_changed, name))
+
+
+C = TypeVar("C")
+
+
+def _part(known: dict[tuple[str, C], T], name: str, config: C | None, make: Callable[[C], T]) -> T | None:
+    if config is None:
+        return None
+    found = known.get((name, config))
+    if found is None:
+        found = known[name, config] = make(config)
+    return found
+
+
+def _changed(name: str, before: State, after: State) -> None:
+    log = telemetry.logger("calls")
+    write = log.warning if after == "open" else log.info
+    write("breaker_changed", service=name, before=before, after=after)
+
+
+PROCESS: Final = Guards()

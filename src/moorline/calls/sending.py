@@ -1,0 +1,162 @@
+"""A service's Call, as the engine sees it: builds the request of each attempt, judges each answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+from moorline.calls.dialects import LOOPBACK
+from moorline.calls.effects import CallContext, Lease
+from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
+from moorline.calls.forms import encode_form
+from moorline.calls.guards import Guard
+from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError
+from moorline.policies.policy import Policy
+
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
+    from moorline.calls.service import Service
+
+__all__ = ["ServiceContext", "ServiceRequest"]
+
+_USER_AGENT: Final = "moorline/0.1"
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS: Final = 5
+_PORTS: Final = {"https": 443, "http": 80}
+
+
+class ServiceRequest(NamedTuple):
+    """A request as a service wants it sent: the URL is whole, the body complete."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes | None
+    max_body: int
+
+    @property
+    def replayable(self) -> bool:
+        """Always: the body is bytes."""
+        return True
+
+
+class ServiceContext(CallContext[ServiceRequest, Exchange]):
+    """One sending of a Call."""
+
+    __slots__ = ("_body", "_call", "_headers", "_plan", "_service", "_url")
+
+    def __init__(self, service: Service, call: Call[Any], base: str, policy: Policy, guard: Guard) -> None:
+        plan = call.plan
+        super().__init__(
+            service=service.name,
+            operation=call.operation,
+            policy=policy,
+            guard=guard,
+            limits=service.limits,
+            idempotent=plan.method in IDEMPOTENT if plan.repeatable is None else plan.repeatable,
+            key=call.idempotency_key,
+            clock=service.clock,
+            retried=service.errors.retry,
+        )
+        self._service = service
+        self._call = call
+        self._plan = plan
+        self._url = _address(base, plan)
+        self._body, content_type = _encoded(plan)
+        self._headers = {"User-Agent": _USER_AGENT, "Accept": "application/json", **service.default_headers}
+        if content_type is not None:
+            self._headers["Content-Type"] = content_type
+        if plan.headers:
+            self._headers.update(plan.headers)
+        self._headers.update(call.options.headers)
+        if call.idempotency_key is not None and service.idempotency is not None:
+            self._headers[service.idempotency.header] = call.idempotency_key
+
+    def request(self) -> ServiceRequest:
+        """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
+        headers = {**self._headers, **self._service.credentials.headers(self._service.key())}
+        return ServiceRequest(self._plan.method, self._url, headers, self._body, self._service.max_body)
+
+    def redirected(self, request: ServiceRequest, answer: Exchange, hops: int) -> ServiceRequest | None:
+        """Follow for GET and HEAD only; credentials stay with their origin, and https never becomes http."""
+        if answer.status not in _REDIRECTS or request.method not in ("GET", "HEAD"):
+            return None
+        location = answer.header("location")
+        if location is None or hops >= _MOST_REDIRECTS:
+            return None
+        try:
+            target = urljoin(request.url, location)
+            here, there = urlsplit(request.url), urlsplit(target)
+            same = _origin(request.url) == _origin(target)
+        except ValueError:
+            return None
+        if there.scheme not in _PORTS or not there.hostname or there.username is not None:
+            return None
+        if there.scheme == "http" and (here.scheme == "https" or not LOOPBACK.fullmatch(there.hostname)):
+            return None
+        headers = request.headers if same else {"User-Agent": _USER_AGENT, "Accept": request.headers["Accept"]}
+        return request._replace(url=target, headers=headers)
+
+    def judge(self, answer: Exchange) -> CallError | None:
+        """Statuses, bodies that are no JSON, and failures that hide in a 200."""
+        errors = self._service.errors
+        answer.request_id = errors.request_id_of(answer)
+        if not 200 <= answer.status <= 299:  # noqa: PLR2004
+            error = errors.error(answer)
+            error.retryable = False
+            return error
+        if self._plan.blank and not answer.body:
+            return None
+        try:
+            if self._plan.method != "HEAD" and answer.data is None and not self._plan.blank:
+                raise BadAnswer("the answer is empty", status=answer.status)  # noqa: TRY301
+        except BadAnswer as error:
+            error.retryable = True
+            error.request_id = answer.request_id
+            return error
+        return errors.failure(answer)
+
+    def succeeded(
+        self,
+        answer: Exchange,
+        lease: Lease,
+        deadline: float,
+        attempts: tuple[Attempt, ...],
+    ) -> Exchange:
+        """The answer is read: nothing is held any longer."""
+        lease.settle(worked=True)
+        answer.attempts = attempts
+        return answer
+
+
+def _address(base: str, plan: Plan[Any]) -> str:
+    if plan.path.startswith("/"):
+        url = base + plan.path
+    elif plan.path.startswith(("https://", "http://")) and _origin(plan.path) == _origin(base):
+        url = plan.path
+    else:
+        raise ConfigurationError(f"path must begin with '/' (or be a URL at {base}), not {plan.path[:100]!r}")
+    if not url.isprintable() or " " in url:
+        raise ConfigurationError("path holds characters that no URL can carry; escape ids with segment()")
+    query = encode_form(plan.query) if plan.query else ""
+    if not query:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{query}"
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
+
+
+def _encoded(plan: Plan[Any]) -> tuple[bytes | None, str | None]:
+    if plan.form is not None:
+        return encode_form(plan.form).encode("ascii"), "application/x-www-form-urlencoded"
+    if plan.json is not None:
+        try:
+            text = json.dumps(plan.json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            return text.encode(), "application/json"
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"the body cannot be sent as JSON: {error}") from None
+    return plan.content, None

@@ -1,0 +1,375 @@
+"""``Service``: the base of every service. A service is mostly data; this is the part that does something with it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar, cast
+
+from moorline.calls.call import Call, DurableQueue
+from moorline.calls.clients import Clients
+from moorline.calls.dialects import (
+    BearerKey,
+    Credentials,
+    Endpoints,
+    IdempotencyKey,
+    RateLimitHeaders,
+    base_address,
+    hours,
+)
+from moorline.calls.drivers import drive, drive_async
+from moorline.calls.engine import Pipeline
+from moorline.calls.exchange import Exchange, Page, Plan
+from moorline.calls.faults import ErrorMap
+from moorline.calls.forms import segment
+from moorline.calls.guards import PROCESS, Guards
+from moorline.calls.paging import Pages
+from moorline.calls.sending import ServiceContext
+from moorline.clock import SYSTEM, Clock
+from moorline.codec import Codec
+from moorline.errors import BadAnswer, CallError, ConfigurationError, UnknownJob
+from moorline.policies.checks import check_count
+from moorline.policies.policy import Policy
+from moorline.secrets.secret import Secret
+from moorline.secrets.sources import environment
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = [
+    "BearerKey",
+    "Call",
+    "Endpoints",
+    "ErrorMap",
+    "Exchange",
+    "IdempotencyKey",
+    "Page",
+    "Pages",
+    "Plan",
+    "RateLimitHeaders",
+    "Service",
+    "hours",
+    "listing",
+    "operation",
+    "segment",
+]
+
+S = TypeVar("S", bound="Service")
+T = TypeVar("T")
+P = ParamSpec("P")
+
+KeySource = str | Secret | Callable[[], "str | Secret"]
+_SANDBOX: Final = "MOORLINE_SANDBOX_URL"
+_MAX_BODY: Final = 16 * 1024 * 1024
+
+
+class Operation:
+    """An operation of a service class: its name, and its arguments as JSON and back."""
+
+    __slots__ = ("_codec", "_decorated", "name")
+
+    def __init__(self, name: str, method: Callable[..., Any], decorated: Callable[..., Any]) -> None:
+        self.name = name
+        self._decorated = decorated
+        self._codec = Codec(method, skip_first=True)
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The arguments as a JSON value. Raises InvalidArguments."""
+        return json.loads(self._codec.encode(args, dict(kwargs)))
+
+    def decode(self, stored: Any) -> tuple[list[Any], dict[str, Any]]:
+        """What ``encode`` was given. Raises InvalidArguments."""
+        return self._codec.decode(json.dumps(stored).encode())
+
+    def call(self, service: Service, args: list[Any], kwargs: dict[str, Any]) -> Call[Any]:
+        """The Call of this operation with these arguments."""
+        made = self._decorated(service, *args, **kwargs)
+        return made.page() if isinstance(made, Pages) else cast("Call[Any]", made)
+
+
+def operation(method: Callable[Concatenate[S, P], Plan[T]]) -> Callable[Concatenate[S, P], Call[T]]:
+    """Make a method that returns a Plan one that returns a Call of it. The arguments must have a JSON form."""
+    name = method.__name__.lstrip("_")
+
+    @functools.wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        return Call.of(self, name, method(self, *args, **kwargs), args, kwargs)
+
+    call.operation = Operation(name, method, call)  # type: ignore[attr-defined]
+    return call
+
+
+def listing(method: Callable[Concatenate[S, P], Plan[Page[T]]]) -> Callable[Concatenate[S, P], Pages[T]]:
+    """Make a method that returns the Plan of a first page one that returns the Pages from there on."""
+    name = method.__name__.lstrip("_")
+
+    @functools.wraps(method)
+    def pages(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Pages[T]:
+        return Pages(self, name, method(self, *args, **kwargs), args, kwargs)
+
+    pages.operation = Operation(name, method, pages)  # type: ignore[attr-defined]
+    return pages
+
+
+class Service:
+    """The base of a service. Subclasses fill in the records and add operations; they do no I/O.
+
+    *api_key* is a string, a Secret, or a function returning one (asked for each attempt); without it the variable that
+    ``credentials`` names is read, at the first send. *base_url* replaces ``endpoints``; ``MOORLINE_SANDBOX_URL`` in the
+    environment points every service at ``<that>/<name>`` and lets the sandbox's test keys stand in for missing ones.
+    *policy* replaces the class's; *guards* is the registry of breakers and limits to share (the process's own by
+    default); *wire* an httpx2 transport to send through, sync, async or both. *max_body* limits answers, in bytes.
+
+    Raises ConfigurationError naming the argument.
+    """
+
+    name: ClassVar[str]
+    category: ClassVar[str]
+    endpoints: ClassVar[Endpoints]
+    credentials: ClassVar[Credentials]
+    idempotency: ClassVar[IdempotencyKey | None] = None
+    limits: ClassVar[RateLimitHeaders] = RateLimitHeaders()
+    errors: ClassVar[ErrorMap] = ErrorMap()
+    webhooks: ClassVar[Any] = None
+    docs: ClassVar[str] = ""
+    default_headers: ClassVar[Mapping[str, str]] = {}
+    default_policy: ClassVar[Policy] = Policy()
+
+    queue: DurableQueue | None = None
+
+    def __init__(
+        self,
+        api_key: KeySource | None = None,
+        *,
+        base_url: str | None = None,
+        region: str | None = None,
+        policy: Policy | None = None,
+        guards: Guards | None = None,
+        wire: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None = None,
+        clock: Clock | None = None,
+        max_body: int = _MAX_BODY,
+    ) -> None:
+        check_count(self.name, "max_body", max_body)
+        if policy is not None and not isinstance(policy, Policy):
+            raise ConfigurationError(f"{self.name}.policy must be a Policy, not {type(policy).__name__}")
+        if guards is not None and not isinstance(guards, Guards):
+            raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
+        self._key = self._checked_key(api_key)
+        self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
+        self._region = self._checked_region(region)
+        self._wire = wire
+        self.policy = policy or self.default_policy
+        self.guards = guards or PROCESS
+        self.clock = clock or (self.guards.clock if guards else SYSTEM)
+        self.max_body = max_body
+        self._known_key: tuple[str, Secret] | None = None
+        self._clients: Clients | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self.base_url}>"
+
+    # What operations are made of -------------------------------------------------------------------------------------
+
+    def get(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
+        """A GET of *path*; further arguments are those of Plan: ``query``, ``headers``, …."""
+        return Plan("GET", path, parse, **plan)
+
+    def post(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
+        """A POST to *path*: give ``form``, ``json`` or ``content``; ``repeatable=True`` if it only reads."""
+        return Plan("POST", path, parse, **plan)
+
+    def put(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
+        """A PUT of *path*."""
+        return Plan("PUT", path, parse, **plan)
+
+    def patch(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
+        """A PATCH of *path*."""
+        return Plan("PATCH", path, parse, **plan)
+
+    def delete(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
+        """A DELETE of *path*."""
+        return Plan("DELETE", path, parse, **plan)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        form: dict[str, Any] | None = None,
+        json: Any = None,
+        query: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        repeatable: bool | None = None,
+    ) -> Call[Any]:
+        """Any endpoint that has no operation: a Call of its JSON, with everything that operations have.
+
+        Raises ConfigurationError for a method or path that cannot be.
+        """
+        arguments = {"form": form, "json": json, "query": query, "headers": headers, "repeatable": repeatable}
+        return self._request(method, path, **arguments)
+
+    @operation
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        form: dict[str, Any] | None = None,
+        json: Any = None,
+        query: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        repeatable: bool | None = None,
+    ) -> Plan[Any]:
+        return Plan(
+            method.upper(),
+            path,
+            _data_if_any,
+            form=form,
+            json=json,
+            query=query,
+            headers=headers,
+            repeatable=repeatable,
+            blank=True,
+        )
+
+    # Sending, for Call -----------------------------------------------------------------------------------------------
+
+    async def send_call(self, call: Call[Any]) -> Exchange:
+        """Send *call* on the running loop. For ``Call``; use ``await call``."""
+        from moorline.calls.wires import AsyncServiceWire
+
+        context = self._context(call)
+        if self._wire is None:
+            wire = AsyncServiceWire(await self._pools.for_loop(), marks=True)
+        elif hasattr(self._wire, "handle_async_request"):
+            wire = AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._wire), marks=False)
+        else:
+            raise ConfigurationError(f"{self.name}.wire is a blocking transport; use .result(), or give an async one")
+        return await drive_async(Pipeline(context).run(), wire, self.clock)
+
+    def send_call_blocking(self, call: Call[Any]) -> Exchange:
+        """Send *call* and block. For ``Call``; use ``call.result()``."""
+        from moorline.calls.wires import SyncServiceWire
+
+        context = self._context(call)
+        if self._wire is None:
+            wire = SyncServiceWire(self._pools.blocking())
+        elif hasattr(self._wire, "handle_request"):
+            wire = SyncServiceWire(cast("httpx2.BaseTransport", self._wire))
+        else:
+            raise ConfigurationError(f"{self.name}.wire is an async transport; use `await`, or give a blocking one")
+        return drive(Pipeline(context).run(), wire, self.clock)
+
+    def parsed(self, call: Call[T], exchange: Exchange) -> T:
+        """What the operation promises, read from the answer. Raises BadAnswer where the answer is not of the known
+        shape.
+        """
+        try:
+            return cast("T", call.plan.parse(exchange))
+        except CallError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+            raise BadAnswer(
+                f"the answer is not of the expected shape ({type(error).__name__})",
+                service=self.name,
+                operation=call.operation,
+                status=exchange.status,
+                request_id=exchange.request_id,
+                idempotency_key=call.idempotency_key,
+                attempts=exchange.attempts,
+            ) from error
+
+    def _context(self, call: Call[Any]) -> ServiceContext:
+        call.started(self.clock.wall())
+        base = self.base_url
+        policy = call.options.applied(self.policy)
+        return ServiceContext(self, call, base, policy, self.guards.guard(self._guard_name(base), policy))
+
+    def _guard_name(self, base: str) -> str:
+        """Other addresses of a service fail by themselves: a sandbox that is down must not stop the real one."""
+        return self.name if base == self.endpoints.default else f"{self.name} at {base}"
+
+    @property
+    def _pools(self) -> Clients:
+        if self._clients is None:
+            self._clients = _clients_of(self.name)
+        return self._clients
+
+    async def aclose(self) -> None:
+        """Close the connections to this service on the running loop, and the blocking ones. A later call opens new
+        ones.
+        """
+        await self._pools.aclose()
+
+    def close(self) -> None:
+        """Close the connections of blocking calls to this service."""
+        self._pools.close()
+
+    # Addresses and keys ----------------------------------------------------------------------------------------------
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go: the argument, else the sandbox if the environment names one, else the endpoint."""
+        if self._base_url is not None:
+            return self._base_url
+        sandbox = os.environ.get(_SANDBOX)
+        if sandbox:
+            return f"{base_address(sandbox, _SANDBOX)}/{self.name}"
+        return self.endpoints.regions[self._region] if self._region else self.endpoints.default
+
+    def key(self) -> Secret:
+        """The credential to use now.
+
+        Raises ConfigurationError, saying where it was looked for, when there is none.
+        """
+        given = self._key
+        if given is not None:
+            return given if isinstance(given, Secret) else self._fetched(given())
+        name = self.credentials.env
+        raw = os.environ.get(name, "")
+        if self._known_key is not None and self._known_key[0] == raw:
+            return self._known_key[1]
+        found = environment.load(name)
+        if found is None and os.environ.get(_SANDBOX) and self._base_url is None and self.credentials.sandbox:
+            found = Secret(self.credentials.sandbox, name=f"the sandbox key of {self.name}")
+        if found is None:
+            raise ConfigurationError(
+                f"{self.name} has no key: set {name} in the environment, or pass api_key to {type(self).__name__}()"
+            )
+        self._known_key = (raw, found)
+        return found
+
+    def _checked_key(self, given: KeySource | None) -> Secret | Callable[[], str | Secret] | None:
+        if given is None or isinstance(given, Secret) or callable(given):
+            return given
+        return Secret(given, name=f"{self.name}.api_key")
+
+    def _fetched(self, value: str | Secret) -> Secret:
+        return value if isinstance(value, Secret) else Secret(value, name=f"{self.name}.api_key")
+
+    def _checked_region(self, region: str | None) -> str | None:
+        if region is not None and region not in self.endpoints.regions:
+            known = ", ".join(sorted(self.endpoints.regions)) or "none"
+            raise ConfigurationError(f"{self.name}.region {region!r} is unknown; known: {known}")
+        return region
+
+    @classmethod
+    def operation_named(cls, name: str) -> Operation:
+        """The operation of that name. Raises UnknownJob when this version of the service has none."""
+        method = getattr(cls, "_request" if name == "request" else name, None)
+        found = getattr(method, "operation", None)
+        if not isinstance(found, Operation):
+            raise UnknownJob(f"{cls.name} has no operation {name!r} in this version")
+        return found
+
+
+@functools.cache
+def _clients_of(_name: str) -> Clients:
+    """Instances of a service share connections, so that ``Stripe()`` may be written wherever it is needed."""
+    return Clients()
+
+
+def _data_if_any(exchange: Exchange) -> Any:
+    return exchange.data

@@ -1,0 +1,241 @@
+"""httpx2 transports under the engine, and their failures as our own errors. Imported at the first send, never
+before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Final, NoReturn
+
+import httpx2
+
+from moorline import redaction
+from moorline.calls.effects import Expired
+from moorline.calls.exchange import Exchange
+from moorline.calls.sending import ServiceRequest
+from moorline.errors import (
+    AttemptTimeout,
+    BadAnswer,
+    CallError,
+    ConnectFailed,
+    ConnectionLost,
+    InvalidRequest,
+)
+
+__all__ = ["AsyncServiceWire", "SyncServiceWire", "Until", "raise_translated", "timeouts"]
+
+WIRE_ERRORS: Final = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
+_NOT_SENT: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
+    httpx2.InvalidURL,
+)
+_PHASES: Final = ("connect", "read", "write", "pool")
+_ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
+
+
+class Until(float):
+    """A timeout in seconds that also knows the moment (``time.monotonic``) at which it all must be over.
+
+    httpx2 hands timeouts through to the socket unchanged; our own sockets (see ``sockets.py``) look at the moment
+    before each wait, so that a peer which keeps sending a byte at a time cannot stretch the call. To other
+    transports it is a float.
+    """
+
+    __slots__ = ("at",)
+    at: float
+
+    @classmethod
+    def of(cls, at: float, now: float, most: float | None = None) -> Until:
+        """The time until *at*, or *most* seconds if that is less."""
+        left = max(at - now, 0.0)
+        until = cls(left if most is None else min(left, most))
+        until.at = at
+        return until
+
+
+def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[str, float | None]:
+    """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
+    now = time.monotonic()
+    return {phase: Until.of(at, now, (given or {}).get(phase)) for phase in _PHASES}
+
+
+def raise_translated(error: BaseException, *, in_body: bool = False) -> NoReturn:
+    """Raise what an exception of the wire means: nothing left, time is up, or the connection broke."""
+    kind = type(error).__name__
+    said = redaction.text(" ".join(str(error).split()))[:200]
+    message = f"{kind}: {said}" if said else kind
+    raise _translated(error, message, in_body=in_body) from error
+
+
+def _translated(error: BaseException, message: str, *, in_body: bool) -> CallError:
+    if isinstance(error, httpx2.PoolTimeout):
+        return ConnectFailed("no free connection in the pool", code="pool")
+    if isinstance(error, _NOT_SENT):
+        return ConnectFailed(f"could not connect ({message})")
+    if isinstance(error, httpx2.LocalProtocolError):
+        return InvalidRequest(f"the request cannot be sent ({message})", outcome="not_sent")
+    if isinstance(error, httpx2.TimeoutException):
+        return AttemptTimeout(f"no complete answer in time ({message})")
+    if isinstance(error, httpx2.DecodingError):
+        return BadAnswer(f"the answer cannot be decoded ({message})", retryable=True)
+    if in_body:
+        return BadAnswer(f"the answer is truncated ({message})", retryable=True)
+    return ConnectionLost(f"the connection broke ({message})")
+
+
+class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
+    """The body of one attempt. Being read from means that the head of the request is out."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.touched = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.touched = True
+        if self._content:
+            yield self._content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.touched = True
+        if self._content:
+            yield self._content
+
+
+def _built(request: ServiceRequest, extensions: dict[str, Any]) -> tuple[httpx2.Request, _Body]:
+    try:
+        built = httpx2.Request(
+            request.method, request.url, headers=request.headers, content=request.body, extensions=extensions
+        )
+    except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+        raise InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent") from error
+    body = _Body(request.body or b"")
+    built.stream = body
+    return built, body
+
+
+class _Collector:
+    """Gathers a body up to a limit."""
+
+    __slots__ = ("_limit", "_parts", "_size")
+
+    def __init__(self, response: httpx2.Response, limit: int) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        declared = response.headers.get("content-length", "")
+        if declared.isdigit() and int(declared[:18]) > limit and response.request.method != "HEAD":
+            self._refuse(response.status_code)
+
+    def add(self, part: bytes, status: int) -> None:
+        self._size += len(part)
+        if self._size > self._limit:
+            self._refuse(status)
+        self._parts.append(part)
+
+    def body(self) -> bytes:
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def _refuse(self, status: int) -> NoReturn:
+        raise BadAnswer(f"the answer is larger than {self._limit} bytes", status=status, retryable=False)
+
+
+def _exchange(request: ServiceRequest, response: httpx2.Response, body: bytes) -> Exchange:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers.raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return Exchange(response.status_code, headers, body, method=request.method, url=request.url)
+
+
+class AsyncServiceWire:
+    """Sends a service's requests through an async httpx2 transport, and reads the whole answer within the attempt.
+
+    *marks* tells that the transport reads the body only after the head is out (httpx2's own does), so that a timer
+    that rings before knows that nothing was sent.
+    """
+
+    __slots__ = ("_marks", "_transport")
+
+    def __init__(self, transport: httpx2.AsyncBaseTransport, *, marks: bool) -> None:
+        self._transport = transport
+        self._marks = marks
+
+    async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
+        """The answer with its body."""
+        built, body = _built(request, {})
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._send(request, built)
+        except TimeoutError:
+            raise Expired(sent=body.touched or not self._marks) from None
+
+    async def _send(self, request: ServiceRequest, built: httpx2.Request) -> Exchange:
+        try:
+            response = await self._transport.handle_async_request(built)
+        except WIRE_ERRORS as error:
+            raise_translated(error)
+        response.request = built
+        try:
+            collector = _Collector(response, request.max_body)
+            async for part in response.aiter_bytes():
+                collector.add(part, response.status_code)
+        except WIRE_ERRORS as error:
+            raise_translated(error, in_body=True)
+        finally:
+            await response.aclose()
+        return _exchange(request, response, collector.body())
+
+    async def discard(self, answer: Exchange) -> None:
+        """Nothing to free: the answer was read."""
+
+
+class SyncServiceWire:
+    """The same through a blocking transport; each wait on the socket ends when the attempt must."""
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, transport: httpx2.BaseTransport) -> None:
+        self._transport = transport
+
+    def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
+        """The answer with its body."""
+        at = None if timeout is None else time.monotonic() + timeout
+        built, _body = _built(request, {} if at is None else {"timeout": timeouts(at)})
+        try:
+            return self._send(request, built, at)
+        except CallError as error:
+            raise_if_expired(error, at)
+            raise
+
+    def _send(self, request: ServiceRequest, built: httpx2.Request, at: float | None) -> Exchange:
+        try:
+            response = self._transport.handle_request(built)
+        except WIRE_ERRORS as error:
+            raise_translated(error)
+        response.request = built
+        try:
+            collector = _Collector(response, request.max_body)
+            for part in response.iter_bytes():
+                collector.add(part, response.status_code)
+                if at is not None and time.monotonic() >= at:
+                    raise Expired(sent=True)
+        except WIRE_ERRORS as error:
+            raise_translated(error, in_body=True)
+        finally:
+            response.close()
+        return _exchange(request, response, collector.body())
+
+    def discard(self, answer: Exchange) -> None:
+        """Nothing to free: the answer was read."""
+
+
+def raise_if_expired(error: CallError, at: float | None) -> None:
+    """Turn a timeout of the wire into Expired when the attempt's own time is over; a shorter one was the caller's."""
+    if at is not None and isinstance(error.__cause__, httpx2.TimeoutException) and time.monotonic() >= at - _ROUNDING:
+        raise Expired(sent=not isinstance(error, ConnectFailed)) from error.__cause__
