@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -70,19 +71,19 @@ _COLUMNS: Final = (
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
-# One statement says of each row whether it is new (it has the id that we gave it) or came before, and counts those.
-# excluded.duplicates counts the repetitions within this group.
+# PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
+# counts those; excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
     " ON CONFLICT (service, delivery_key) DO UPDATE SET duplicates = events.duplicates + excluded.duplicates + 1"
     " RETURNING id, service, delivery_key"
 )
-# Fixed sizes keep the prepared statements few; many rows in one step give up the interpreter's lock once, not often.
-_CHUNKS: Final = (32, 16, 8, 4, 2, 1)
+# SQLite: each row that a statement returns gives the interpreter's lock up and waits for it again, against a busy
+# event loop. So the usual group, all new, is one statement that returns nothing; which were old is asked if some were.
+_LARGEST: Final = 64
+_PIECE: Final = 2_047
 _PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
-_SQLITE: Final = {
-    size: f"INSERT INTO events ({_NAMES}) VALUES " + ", ".join([_PLACES] * size) + _CONFLICT  # noqa: S608
-    for size in _CHUNKS
-}
+_KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
+_COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
 _TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "int4")
 _POSTGRES: Final = (
     f"INSERT INTO events ({_NAMES}) SELECT * FROM unnest("  # noqa: S608
@@ -164,8 +165,15 @@ def several_events(
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    digest = hashlib.sha256(arrival.body).hexdigest()
-    return [new_id(arrival.received_at), *arrival[:-1], digest, 0]
+    return [new_id(arrival.received_at), *arrival[:-1], _digest(arrival.body), 0]
+
+
+def _digest(body: bytes) -> str:
+    """SHA-256 in hex, fed in pieces: from 2,048 bytes on hashlib gives the interpreter's lock up, as above."""
+    digest = hashlib.sha256()
+    for start in range(0, len(body), _PIECE):
+        digest.update(body[start : start + _PIECE])
+    return digest.hexdigest()
 
 
 def _key(row: list[Any]) -> tuple[str, str]:
@@ -185,15 +193,28 @@ def _jobs(event_id: str, now: float, handlers: Iterable[Handler]) -> Iterable[Jo
         )
 
 
-def _insert_sqlite(connection: Connection, rows: list[list[Any]]) -> list[Any]:
-    returned: list[Any] = []
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            values = tuple([value for row in rows[start : start + size] for value in row])
-            returned += connection.exec_driver_sql(_SQLITE[size], values).fetchall()
-            start += size
-    return returned
+def _insert_sqlite(connection: Connection, rows: list[list[Any]]) -> Sequence[Any]:
+    kept: list[Any] = []
+    for start in range(0, len(rows), _LARGEST):
+        part = rows[start : start + _LARGEST]
+        values = tuple([value for row in part for value in row])
+        inserted = connection.exec_driver_sql(_sqlite_insert(len(part)), values).rowcount
+        kept += part if inserted == len(part) else [_old_or_new(connection, row) for row in part]
+    return [row[:3] for row in kept]
+
+
+def _old_or_new(connection: Connection, row: list[Any]) -> list[Any]:
+    """The row with the id under which its event is kept; counted if that is another one's."""
+    kept: str = connection.execute(_KEPT, {"service": row[1], "key": row[2]}).scalar_one()
+    if kept != row[0]:
+        connection.execute(_COUNT, {"more": row[-1] + 1, "id": kept})
+    return [kept, *row[1:]]
+
+
+@cache
+def _sqlite_insert(rows: int) -> str:
+    places = ", ".join([_PLACES] * rows)
+    return f"INSERT INTO events ({_NAMES}) VALUES {places} ON CONFLICT (service, delivery_key) DO NOTHING"  # noqa: S608
 
 
 def _insert_postgres(connection: Connection, rows: list[list[Any]]) -> Sequence[Any]:
