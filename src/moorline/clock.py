@@ -1,7 +1,7 @@
 """Time and sleep, as a value that is passed in, so that no test sleeps.
 
-``wall()`` is seconds since the epoch (for what is stored or shown), ``monotonic()`` seconds since an arbitrary point (for
-what is measured).
+``wall()`` is seconds since the epoch (for what is stored or shown), ``monotonic()`` seconds since an arbitrary point
+(for what is measured).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class CallError(MoorlineError):
     """A Call did not give its answer. ``str()`` is one line and holds no secret.
 
     Attributes: ``service``, ``operation``; ``status`` (HTTP) and ``code`` (the service's own) if it answered;
-    ``request_id`` (the service's); ``outcome``; ``retryable`` (would the same Call, sent again later, be safe and sensible);
+    ``request_id`` (the service's); ``outcome``; ``retryable`` (is the same Call, sent again later, safe and sensible);
     ``retry_at`` (seconds since the epoch, when the service or the breaker named a time); ``idempotency_key``;
     ``attempts``; ``detail`` (the service's structured answer, redacted, for programs that need more than ``code``).
     """
@@ -156,7 +156,7 @@ class CallerFault(CallError):
 
 
 class InvalidRequest(CallerFault):
-    """Malformed, or refused by validation: the service's 400, 413 or 422, or a documented limit checked before sending."""
+    """Malformed, or refused by validation: 400, 413 or 422, or a documented limit checked before sending."""
 
 
 class NotFound(CallerFault):
@@ -243,7 +243,7 @@ class NetworkFault(CallError):
     """No answer came."""
 
     fault = "network"
-    default_outcome = "unknown"
+    default_outcome: ClassVar[Outcome] = "unknown"
     default_retryable = True
 
 
@@ -284,7 +284,7 @@ class EventError(MoorlineError):
 
 
 class InvalidSignature(EventError):
-    """The bytes were not signed by an accepted secret, or not within the tolerance. ``reason`` is for the operator's log.
+    """The bytes were not signed by an accepted secret, or not in time. ``reason`` is for the operator's log.
 
     Never send ``reason`` to the sender: it helps who forges.
     """

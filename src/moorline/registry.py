@@ -1,7 +1,7 @@
 """Finds a service by its name without importing the others.
 
-A service is one file in ``services/<category>/<name>.py``, or an entry point of the group ``moorline.services`` in another
-package (``name = "package.module:Class"``). Nothing lists them: the folder is the list.
+A service is one file in ``services/<category>/<name>.py``, or an entry point of the group ``moorline.services`` in
+another package (``name = "package.module:Class"``). Nothing lists them: the folder is the list.
 """
 
 from __future__ import annotations

@@ -90,10 +90,14 @@ class ServiceSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """All of it. Environment: ``MOORLINE_DATABASE_URL``, ``MOORLINE_WORKER__CONCURRENCY``, …"""
+    """Where events and jobs are kept, such as ``sqlite:///shop.db`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
     )
 
     database_url: str = "sqlite:///moorline.db"

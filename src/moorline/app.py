@@ -1,0 +1,364 @@
+"""Moorline: one object that joins the rooms for an application. It wires; the logic is in the rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+
+from moorline import redaction, registry
+from moorline import settings as _settings
+from moorline.calls.call import Call
+from moorline.calls.exchange import IDEMPOTENT
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import CallError, ConfigurationError, OutcomeUnknown, StoreError
+from moorline.events.handlers import Handlers
+from moorline.events.inbox import Inbox
+from moorline.events.receiver import Receiver, scheme_named
+from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.enqueue import EnqueueOptions
+from moorline.jobs.outcome import Discard
+from moorline.jobs.registry import Jobs
+from moorline.secrets.sources import environment
+from moorline.store import Store
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.calls.service import Service
+    from moorline.events.event import Event
+    from moorline.jobs.decision import Backoff
+    from moorline.jobs.enqueue import Enqueued
+    from moorline.jobs.job import Claim, JobHandle
+    from moorline.jobs.registry import JobFunction
+    from moorline.jobs.worker import Worker
+    from moorline.secrets.secret import Secret
+
+__all__ = ["Moorline"]
+
+S = TypeVar("S", bound="Service")
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+CALL_JOB = "call"
+"""The name under which durable Calls are stored as jobs."""
+
+log = logger("app")
+
+
+class Moorline:
+    """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
+
+    Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
+    is opened before it is needed. Serve it (``moorline serve module:app``) or mount it in another ASGI application.
+
+    Raises ConfigurationError that names each wrong setting.
+    """
+
+    def __init__(
+        self, database_url: str | None = None, *, settings: _settings.Settings | None = None, clock: Clock = SYSTEM
+    ) -> None:
+        if settings is not None and database_url is not None:
+            raise ConfigurationError("give database_url or settings, not both")
+        self.settings = _settings.load(database_url=database_url) if settings is None else settings
+        self.clock = clock
+        self.store = Store(
+            self.settings.database_url,
+            clock=clock,
+            max_waiting=self.settings.max_waiting,
+            auto_migrate=self.settings.migrate,
+        )
+        self.handlers = Handlers()
+        self.inbox = Inbox(self.store, self.handlers)
+        self.jobs = Jobs(SqlBroker(self.store), clock=clock)
+        self.jobs.handler(CALL_JOB, self._run_call)
+        self._services: dict[str, Service] = {}
+        self._opening = asyncio.Lock()
+        self._receiver = Receiver(
+            self.inbox,
+            self._webhook_secrets,
+            max_body=self.settings.webhooks.max_body,
+            body_timeout=self.settings.webhooks.read_timeout,
+            clock=clock,
+        )
+
+    def __repr__(self) -> str:
+        return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
+
+    # --- what an application says of itself
+
+    def service(self, service: type[S], **options: Any) -> S:
+        """An instance of that service whose Calls can be enqueued; ``options`` are those of the class.
+
+        Settings under ``[services.NAME]`` hold unless ``options`` say otherwise.
+        """
+        made = service(**{**self._configured(service), **options})
+        made.queue = self
+        self._services.setdefault(service.name, made)
+        return made
+
+    def on(
+        self, service: str | type[Any], type: str = "*", *, name: str | None = None, retries: int = 5
+    ) -> Callable[[F], F]:
+        """Handle a service's events: ``@app.on(GitHub, "pull_request.closed")``, async or plain, with one Event.
+
+        Each handler of an event has a job of its own. Raises ConfigurationError as ``Handlers.on`` does.
+        """
+        register = self.handlers.on(service, type, name=name, retries=retries)
+
+        def decorate(function: F) -> F:
+            done = register(function)
+            for handler in self.handlers:
+                if handler.job not in self.jobs.names():
+                    self.jobs.handler(handler.job, self._handling(handler.function))
+            return done
+
+        return decorate
+
+    @overload
+    def job(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+    @overload
+    def job(
+        self,
+        *,
+        name: str | None = None,
+        retries: int = 5,
+        queue: str = "default",
+        priority: int = 5,
+        timeout: float | None = None,
+        backoff: Backoff | None = None,
+    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
+
+    def job(  # type: ignore[misc]  # the overloads say more than the implementation
+        self, function: Callable[..., Any] | None = None, /, **options: Any
+    ) -> Any:
+        """Make a function a job: ``await send_welcome.enqueue("u_1")`` then runs it in a worker, whatever happens.
+
+        ``retries`` is how often a failed run is tried again; ``timeout`` (seconds) bounds one run; ``backoff`` says how
+        long to wait between runs (1, 2, 4, 8, 16 s, full jitter).
+        """
+        if function is not None:
+            return self.jobs.function(function)
+        return lambda decorated: self.jobs.function(decorated, **options)
+
+    # --- opening and closing
+
+    async def open(self) -> Self:
+        """Connect to the database and bring it up to date. Opening twice is harmless. Raises StoreError."""
+        if not self.store.is_open:
+            async with self._opening:
+                await asyncio.to_thread(self.store.open)
+        return self
+
+    async def close(self) -> None:
+        """Write what waits, disconnect, close the services' connections."""
+        for service in self._services.values():
+            await service.aclose()
+        await asyncio.to_thread(self.store.close)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Inbox]:
+        """Open for the length of a block, blocking: for scripts and commands."""
+        with self.store:
+            yield self.inbox
+
+    @contextlib.asynccontextmanager
+    async def running(self, *, worker: bool = False) -> AsyncIterator[Self]:
+        """Open for the length of a block, with a worker in this loop if wanted: for another framework's lifespan."""
+        async with self, contextlib.AsyncExitStack() as stack:
+            if worker:
+                await stack.enter_async_context(self._working())
+            yield self
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        running = self.worker()
+        task = asyncio.create_task(running.run(signals=False), name="moorline-worker")
+        try:
+            yield
+        finally:
+            running.stop()
+            await task
+
+    def worker(self, *, concurrency: int | None = None, queues: Sequence[str] | None = None) -> Worker:
+        """A worker for the jobs and handlers of this application, with the settings' values unless told otherwise."""
+        from moorline.jobs.worker import Worker
+
+        chosen = self.settings.worker
+        return Worker(
+            self.jobs,
+            concurrency=concurrency or chosen.concurrency,
+            lease=chosen.lease,
+            grace=chosen.grace,
+            queues=tuple(queues or chosen.queues),
+            clock=self.clock,
+        )
+
+    # --- looking
+
+    async def events(self, *, service: str | None = None, type: str | None = None, limit: int = 50) -> list[Event]:
+        """The newest stored events."""
+        return await self.inbox.recent(service=service, type=type, limit=limit)
+
+    def webhook_paths(self) -> list[str]:
+        """The paths that are open: one for each service that has a scheme and a secret here."""
+        return [f"/webhooks/{name}" for name in registry.names() if scheme_named(name) and self._webhook_secrets(name)]
+
+    # --- the ASGI application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        if not self.store.is_open:
+            # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
+            with contextlib.suppress(StoreError):
+                await self.open()
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and path in ("/healthz", "/readyz"):
+            await self._health(path, scope, send)
+        else:
+            await self._receiver(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            try:
+                await (self.open() if message["type"] == "lifespan.startup" else self.close())
+            except StoreError as error:
+                log.error("lifespan_failed", phase=message["type"], reason=str(error))
+                await send({"type": f"{message['type']}.failed", "message": str(error)})
+                return
+            await send({"type": f"{message['type']}.complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+
+    async def _health(self, path: str, scope: Scope, send: Send) -> None:
+        status, body, more = 200, b'{"status":"ok"}', []
+        if scope["method"] not in ("GET", "HEAD"):
+            status, body, more = 405, b'{"error":"method not allowed"}', [(b"allow", b"GET, HEAD")]
+        elif path == "/readyz" and not await self._ready():
+            status, body, more = 503, b'{"status":"the database does not answer"}', [(b"retry-after", b"5")]
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _ready(self) -> bool:
+        try:
+            await self.open()
+            await asyncio.to_thread(self.store.ping)
+        except StoreError as error:
+            log.warning("not_ready", reason=str(error))
+            return False
+        return True
+
+    # --- joining the rooms
+
+    def _configured(self, service: type[Service]) -> dict[str, Any]:
+        """The options that ``[services.NAME]`` stands for."""
+        given = self.settings.services.get(service.name)
+        if given is None:
+            return {}
+        policy = service.default_policy
+        if given.deadline is not None:
+            policy = replace(policy, deadline=given.deadline)
+        if given.attempt_timeout is not None:
+            policy = replace(policy, attempt_timeout=given.attempt_timeout)
+        if given.retries is not None and policy.retry is not None:
+            policy = replace(policy, retry=replace(policy.retry, retries=given.retries))
+        if policy.breaker is not None:
+            breaker = policy.breaker
+            policy = replace(
+                policy,
+                breaker=replace(
+                    breaker,
+                    failures=given.breaker_failures or breaker.failures,
+                    reset=given.breaker_reset or breaker.reset,
+                ),
+            )
+        return {"policy": policy} | ({"base_url": given.base_url} if given.base_url else {})
+
+    def _webhook_secrets(self, service: str) -> Sequence[Secret | str]:
+        scheme = scheme_named(service)
+        if scheme is None:
+            return ()
+        found = environment.load_all(scheme.env)
+        if found or not os.environ.get("MOORLINE_SANDBOX_URL"):
+            return found
+        from moorline.sandbox.standin import registrations
+
+        record = registrations().get(service)
+        return (record.secret,) if record is not None and record.secret else ()
+
+    def _handling(self, function: Callable[[Event], Any]) -> Callable[[Claim], Any]:
+        """What the worker runs for a handler: it looks the event up, so that a job carries no copy of it."""
+        if inspect.iscoroutinefunction(function):
+
+            async def handle(claim: Claim) -> Any:
+                return await function(await self.inbox.get(claim.payload.decode()))
+
+            return handle
+
+        def handle_in_thread(claim: Claim) -> Any:
+            return function(self.inbox.get_sync(claim.payload.decode()))
+
+        return handle_in_thread
+
+    def enqueue_call(self, call: Call[Any], *, retries: int = 5, **options: Any) -> Enqueued[JobHandle]:
+        """Store a Call as a job; what ``Call.enqueue`` does. Options are those of ``EnqueueOptions``.
+
+        Raises ConfigurationError for an option that is none, Misuse for a Call that no queue can carry.
+        """
+        unknown = sorted(set(options) - set(EnqueueOptions.__slots__))
+        if unknown:
+            known = ", ".join(("retries", *EnqueueOptions.__slots__))
+            raise ConfigurationError(f"enqueue: {unknown[0]!r} is no option of a job; known: {known}")
+        payload = json.dumps(call.to_payload()).encode()
+        return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
+
+    async def _run_call(self, claim: Claim) -> Any:
+        call: Call[Any] = Call.from_payload(json.loads(claim.payload), self._service_for, attempt=claim.attempts)
+        safe = _safe_to_repeat(call)
+        if claim.crashes and not safe:
+            return Discard("a worker died while this was being sent: it may have been done, and is not safe to repeat")
+        try:
+            await call
+        except CallError as error:
+            # With a key the service answers a repetition with the first result; without one, repeating acts again.
+            if error.outcome == "unknown" and not safe:
+                return Discard(redaction.text(str(error)))
+            if error.retryable or isinstance(error, OutcomeUnknown):
+                raise
+            return Discard(redaction.text(str(error)))
+        return None
+
+    def _service_for(self, name: str) -> Service:
+        known = self._services.get(name)
+        if known is None:
+            kind: type[Service] = registry.service(name)
+            known = self.service(kind)
+        return known
+
+
+def _safe_to_repeat(call: Call[Any]) -> bool:
+    plan = call.plan
+    return call.idempotency_key is not None or (
+        plan.method in IDEMPOTENT if plan.repeatable is None else plan.repeatable
+    )
