@@ -1,0 +1,30 @@
+"""The ``moorline`` command.
+
+Exit codes: 0 fine, 1 failed, 2 misused (an unknown option, a wrong setting, an app that cannot be found).
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; the console script's entry point."""
+    from moorline import errors
+    from moorline.cli.root import cli
+
+    try:
+        cli()
+    except errors.ConfigurationError as error:
+        _end(error, 2)
+    except errors.MoorlineError as error:
+        _end(error, 1)
+
+
+def _end(error: Exception, code: int) -> None:
+    from moorline import redaction
+
+    print(f"moorline: {redaction.text(str(error))}", file=sys.stderr)
+    sys.exit(code)

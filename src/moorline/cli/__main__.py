@@ -1,0 +1,5 @@
+"""``python -m moorline.cli``: the same as ``moorline``."""
+
+from moorline.cli import main
+
+main()

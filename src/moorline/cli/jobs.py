@@ -1,0 +1,183 @@
+"""``moorline jobs``: look at what waits, runs, is done and is dead; try it again or call it off."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from moorline import redaction
+from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
+from moorline.errors import ConfigurationError, JobNotFound, JobStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from moorline.jobs.broker import Broker
+    from moorline.jobs.job import Job
+
+__all__ = ["cli"]
+
+T = TypeVar("T")
+PAGE = 500
+
+cli = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
+
+State = Annotated[str | None, typer.Option(help="ready, running, done, dead or cancelled.")]
+Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]
+Queue = Annotated[str | None, typer.Option(help="Jobs of this queue only.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The jobs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which jobs, and do nothing.")]
+
+
+@cli.command("list")
+def list_(
+    state: State = None,
+    name: Name = None,
+    queue: Queue = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List jobs, newest first."""
+    which = _filter(state, name, queue, limit)
+    found = _with(database_url, lambda broker: broker.list(which))
+    if as_json:
+        print_json([_record(job) for job in found])
+        return
+    rows(
+        ("id", "name", "queue", "state", "attempts", "due (UTC)", "last error"),
+        (
+            (j.id, j.name, j.queue, _state(j), f"{j.attempts}/{j.max_attempts}", when(j.run_at), _short(j))
+            for j in found
+        ),
+        empty="no such job",
+    )
+
+
+@cli.command()
+def show(job_id: str, as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
+    """Show one job with its arguments and its last errors."""
+
+    async def both(broker: Broker) -> tuple[Job, list[Any]]:
+        return await broker.get(job_id), await broker.failures(job_id)
+
+    job, failures = _with(database_url, both)
+    if as_json:
+        print_json({**_record(job), "failures": [asdict(one) for one in failures]})
+        return
+    facts((name.replace("_", " "), value) for name, value in _record(job, shown=when).items() if value is not None)
+    for one in failures:
+        console.print(f"\n[bold red]attempt {one.attempt}[/], {when(one.at)}: {one.type}")
+        console.print(redaction.text(one.message), markup=False)
+        console.print(redaction.text(one.traceback), style="dim", markup=False)
+
+
+@cli.command()
+def retry(
+    ids: Ids = None,
+    state: State = None,
+    name: Name = None,
+    queue: Queue = None,
+    limit: Limit = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Make jobs due now with all their attempts: those named, or all that fit (--state dead)."""
+    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "retried", lambda b, i: b.retry(i))
+
+
+@cli.command()
+def cancel(
+    ids: Ids = None,
+    state: State = None,
+    name: Name = None,
+    queue: Queue = None,
+    limit: Limit = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Call off jobs that wait: those named, or all that fit (--name import_ledger)."""
+    chosen = (state or ("ready" if not ids else None), name, queue, limit)
+    _each(ids, chosen, dry_run, as_json, database_url, "cancelled", lambda b, i: b.cancel(i, reason="by an operator"))
+
+
+def _each(
+    ids: list[str] | None,
+    chosen: tuple[str | None, str | None, str | None, int],
+    dry_run: bool,
+    as_json: bool,
+    database_url: str | None,
+    done: str,
+    act: Callable[[Broker, str], Awaitable[Job]],
+) -> None:
+    """Do it to each; one that cannot be done does not keep the others from it, and makes the exit code 1."""
+    if not ids and not any(chosen[:3]):
+        raise ConfigurationError("name the jobs, or say which by --state, --name or --queue")
+    if ids and any(part for part in (chosen[1], chosen[2])):
+        raise ConfigurationError("give ids or --name and --queue, not both")
+
+    async def all_of_them(broker: Broker) -> list[dict[str, str]]:
+        names = ids or [job.id for job in await broker.list(_filter(*chosen))]
+        results = []
+        for one in names:
+            result = "would be " + done if dry_run else done
+            try:
+                await (broker.get(one) if dry_run else act(broker, one))
+            except (JobNotFound, JobStateError) as error:
+                result = f"failed: {error}"
+            results.append({"id": one, "result": result})
+        return results
+
+    results = _with(database_url, all_of_them)
+    if as_json:
+        print_json(results)
+    else:
+        rows(("id", "result"), ((one["id"], one["result"]) for one in results), empty="no such job")
+    if any(one["result"].startswith("failed") for one in results):
+        raise typer.Exit(1)
+
+
+def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
+    from moorline.jobs.brokers.sql import SqlBroker
+
+    store = opened_store(database_url)
+
+    async def main() -> T:
+        return await use(SqlBroker(store))
+
+    try:
+        return asyncio.run(main())
+    finally:
+        store.close()
+
+
+def _filter(state: str | None, name: str | None, queue: str | None, limit: int) -> Any:
+    from moorline.jobs.broker import JobFilter
+    from moorline.jobs.job import STATES
+
+    if state is not None and state not in STATES:
+        raise ConfigurationError(f"--state: {state!r} is none of {', '.join(STATES)}")
+    return JobFilter(state=state, name=name, queue=queue, limit=limit)
+
+
+def _record(job: Job, shown: Callable[[float | None], Any] = lambda seconds: seconds) -> dict[str, Any]:
+    record = asdict(job)
+    record["payload"] = job.payload.decode("utf-8", "replace")
+    for name in ("run_at", "created_at", "started_at", "finished_at"):
+        record[name] = shown(record[name])
+    return record
+
+
+def _state(job: Job) -> str:
+    return f"{job.state} ({job.reason})" if job.reason else job.state
+
+
+def _short(job: Job) -> str:
+    line = (job.last_error or "").partition("\n")[0]
+    return line if len(line) <= 60 else line[:59] + "…"

@@ -1,0 +1,175 @@
+"""The commands, one function each; the groups ``events`` and ``jobs`` lie in files of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moorline.cli import events, jobs
+
+if TYPE_CHECKING:
+    from moorline.calls.service import Service
+
+__all__ = ["cli"]
+
+cli = typer.Typer(
+    name="moorline",
+    help="Calls, webhooks and jobs that hold when third-party APIs do not.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+cli.add_typer(events.cli, name="events")
+cli.add_typer(jobs.cli, name="jobs")
+
+Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The application, such as shop.main:app.")]
+Host = Annotated[str, typer.Option(help="The address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="Jobs in flight (setting worker.concurrency).")]
+Queue = Annotated[list[str] | None, typer.Option(help="A queue to work; may be given several times.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from moorline import __version__
+
+        typer.echo(f"moorline {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@cli.command()
+def serve(target: Target, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve the application's routes (webhooks, health) over HTTP."""
+    _start(target, address=(host, port))
+
+
+@cli.command()
+def worker(target: Target, concurrency: Concurrency = None, queue: Queue = None) -> None:
+    """Run the application's jobs and event handlers."""
+    _start(target, work=True, concurrency=concurrency, queue=queue)
+
+
+@cli.command()
+def run(
+    target: Target, host: Host = "127.0.0.1", port: Port = 8000, concurrency: Concurrency = None, queue: Queue = None
+) -> None:
+    """Serve and work in one process."""
+    _start(target, address=(host, port), work=True, concurrency=concurrency, queue=queue)
+
+
+def _start(
+    target: str,
+    *,
+    address: tuple[str, int] | None = None,
+    work: bool = False,
+    concurrency: int | None = None,
+    queue: list[str] | None = None,
+) -> None:
+    from moorline import telemetry
+    from moorline.cli import runner
+    from moorline.cli.target import find
+
+    app = find(target)
+    telemetry.configure(level=app.settings.log.level, format=app.settings.log.format)
+    log = telemetry.logger("cli")
+    listener = None
+    if address is not None:
+        listener = runner.listen(*address)
+        host, port = listener.getsockname()[:2]
+        log.info("serving", url=f"http://{host}:{port}", webhooks=app.webhook_paths())
+    if work:
+        log.info("working", queues=queue or list(app.settings.worker.queues), jobs=sorted(app.jobs.names()))
+    runner.run(app, listener=listener, worker=app.worker(concurrency=concurrency, queues=queue) if work else None)
+
+
+@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def sandbox(
+    context: typer.Context,
+    host: Host = "127.0.0.1",
+    port: Port = 4010,
+    seed: Annotated[int, typer.Option(help="Seed of the faults that come by chance.")] = 0,
+    webhooks_to: Annotated[
+        str | None, typer.Option(metavar="URL", help="Send every service's webhooks to URL/webhooks/{service}.")
+    ] = None,
+) -> None:
+    """Serve offline stand-ins for the services, with faults on demand.
+
+    With a command behind "--" it is run with every service pointed at the sandbox, and the sandbox ends with it:
+    moorline sandbox -- uvicorn main:api
+    """
+    from moorline.cli import offline
+
+    raise typer.Exit(offline.run(list(context.args), host=host, port=port, seed=seed, webhooks_to=webhooks_to))
+
+
+@cli.command()
+def services(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the services, what they can do, and whether they are configured here."""
+    from moorline import registry
+
+    rows = [_described(registry.service(name)) for name in registry.names()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("service", "category", "operations", "webhooks", "configured")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            row["category"],
+            ", ".join(row["operations"]),
+            "yes" if row["webhooks"] else "-",
+            "yes" if row["configured"] else f"no: set {row['env']}",
+        )
+    Console().print(table)
+
+
+def _described(service: type[Service]) -> dict[str, Any]:
+    """A service as a row: all of it is read off the class."""
+    from moorline.secrets.sources import environment
+
+    operations = sorted(name for name in dir(service) if not name.startswith("_") and _is_operation(service, name))
+    return {
+        "name": service.name,
+        "category": service.category,
+        "operations": [*operations, "request"],
+        "webhooks": service.webhooks is not None,
+        "env": service.credentials.env,
+        "configured": environment.load(service.credentials.env) is not None,
+        "docs": service.docs,
+    }
+
+
+def _is_operation(service: type[Service], name: str) -> bool:
+    return hasattr(getattr(service, name), "operation")
+
+
+@cli.command()
+def demo(
+    github_payloads: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A folder of GitHub's webhook bodies, EVENT.action.json each."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the sandbox.")] = 0,
+) -> None:
+    """Play a bad day offline: outages, duplicates, forgeries, poison; and check what was promised."""
+    from moorline.cli.demo import play
+
+    result: dict[str, Any] = play(github_payloads, seed=seed, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    raise typer.Exit(0 if result["kept"] else 1)

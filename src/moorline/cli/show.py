@@ -1,0 +1,65 @@
+"""How commands print: tables for people, JSON for programs; everything redacted."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from moorline import redaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from moorline.store import Store
+
+__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "print_json", "rows", "when"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="The database (else moorline.toml or MOORLINE_DATABASE_URL).")
+]
+
+console = Console(highlight=False)
+
+
+def opened_store(database_url: str | None) -> Store:
+    """The store that the settings name, open; who asked closes it."""
+    from moorline.settings import load
+    from moorline.store import Store
+
+    settings = load(database_url=database_url)
+    return Store(settings.database_url, max_waiting=settings.max_waiting, auto_migrate=settings.migrate).open()
+
+
+def when(seconds: float | None) -> str:
+    """A time for people: UTC, to the second."""
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(redaction.data(value), indent=2, default=str))
+
+
+def rows(columns: Iterable[str], lines: Iterable[Iterable[object]], *, empty: str) -> None:
+    """A table, or the words for there being nothing."""
+    table = Table(*columns)
+    for line in lines:
+        table.add_row(*(redaction.text(str(cell)) for cell in line))
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(empty)
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> None:
+    """One thing, a line for each of its facts."""
+    table = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        table.add_row(f"[bold]{name}[/]", redaction.text(str(value)))
+    console.print(table)

@@ -1,0 +1,209 @@
+"""The commands, run as a user runs them: exit codes, JSON, and what a mistake is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SHOP = """
+import os, pathlib
+from moorline import Moorline
+from moorline.services import GitHub
+
+app = Moorline()
+
+@app.on(GitHub, "*")
+async def seen(event):
+    with open("seen.txt", "a") as book:
+        book.write(event.type + "\\n")
+
+@app.job
+def greet(name: str) -> None:
+    if not pathlib.Path("mended").exists():
+        raise RuntimeError("no greeting card for token sk_live_canary0canary0canary0")
+    with open("greeted.txt", "a") as book:
+        book.write(name + "\\n")
+
+@app.job(retries=0)
+def hopeless() -> None:
+    raise ValueError("never works")
+"""
+SECRET = "canary-webhook-secret"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "moorline.toml").write_text('database_url = "sqlite:///shop.db"\n[worker]\nlease = 1.0\ngrace = 2.0\n')
+    return tmp_path
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "GITHUB_"))}
+    return {**kept, "GITHUB_WEBHOOK_SECRET": SECRET, "COLUMNS": "300"}
+
+
+def _moorline(folder: Path, *arguments: str, expect: int = 0) -> str:
+    command = [sys.executable, "-m", "moorline.cli", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout if expect == 0 else done.stdout + done.stderr
+
+
+def _json(folder: Path, *arguments: str) -> Any:
+    return json.loads(_moorline(folder, *arguments, "--json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command"),
+        (["serve", "not a module"], "module:attribute"),
+        (["serve", "nowhere:app"], "nowhere"),
+        (["serve", "shop:application"], "it has app"),
+        (["serve", "shop:app", "--port", "seventy"], "--port"),
+        (["jobs", "list", "--state", "sleepy"], "sleepy"),
+        (["jobs", "retry"], "name the jobs"),
+        (["events", "replay", "x"], "--app"),
+        (["jobs", "list", "--database-url", "mysql://me:canary@host/db"], "database_url"),
+    ],
+)
+def test_misuse_exits_with_2_and_names_what_is_wrong(shop: Path, arguments: list[str], said: str) -> None:
+    """Exit code 2, one clear line, no traceback, no secret."""
+    output = _moorline(shop, *arguments, expect=2)
+    assert said in output
+    assert "Traceback" not in output
+    assert "canary" not in output
+
+
+@pytest.mark.parametrize("arguments", [["jobs", "show", "nothing"], ["events", "show", "nothing"]])
+def test_what_is_not_there_exits_with_1(shop: Path, arguments: list[str]) -> None:
+    """A well-formed request that fails is 1, not 2."""
+    assert "nothing" in _moorline(shop, *arguments, expect=1)
+
+
+@pytest.mark.parametrize("command", ["", "serve", "worker", "run", "sandbox", "demo", "services", "events", "jobs"])
+def test_each_command_explains_itself(shop: Path, command: str) -> None:
+    """--help works everywhere."""
+    assert "Usage" in _moorline(shop, *command.split(), "--help")
+
+
+def test_services_are_listed_with_what_they_can_do(shop: Path) -> None:
+    """One row a service, with its operations and whether it is configured."""
+    rows = {row["name"]: row for row in _json(shop, "services")}
+    assert {"stripe", "sendgrid", "github"} <= set(rows)
+    assert "create_payment" in rows["stripe"]["operations"]
+    assert rows["stripe"]["configured"] is False
+
+
+def test_a_taken_port_is_a_clear_misuse(shop: Path) -> None:
+    """Not a traceback out of the server."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"127.0.0.1:{port}" in _moorline(shop, "serve", "shop:app", "--port", port, expect=2)
+
+
+def _enqueue(folder: Path, statement: str) -> str:
+    script = f"import shop\nwith shop.app.opened():\n    print({statement}.result().id)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=_environment(), capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def running(shop: Path) -> Iterator[int]:
+    """``moorline run`` on a free port, until the test is over."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moorline.cli", "run", "shop:app", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=shop, env=_environment(), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "worker_started" in line:
+                break
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=20)
+        assert process.returncode == 0, rest
+        assert "canary" not in rest
+
+
+def _until(folder: Path, job: str, state: str) -> dict[str, Any]:
+    for _ in range(200):
+        found: dict[str, Any] = _json(folder, "jobs", "show", job)
+        if found["state"] == state:
+            return found
+    raise AssertionError(found)
+
+
+def test_a_dead_job_is_shown_mended_and_retried(shop: Path, running: int) -> None:
+    """The operator's road: list the dead, look at one, mend the cause, retry, see it done."""
+    dead = _enqueue(shop, "shop.hopeless.enqueue()")
+    shown = _until(shop, dead, "dead")
+    assert shown["reason"] == "failed"
+    assert shown["failures"][0]["type"].endswith("ValueError")
+    assert [job["id"] for job in _json(shop, "jobs", "list", "--state", "dead")] == [dead]
+    assert _json(shop, "jobs", "retry", "--state", "dead", "--dry-run") == [{"id": dead, "result": "would be retried"}]
+    waiting = _enqueue(shop, "shop.greet.using(delay=3600).enqueue('Ada')")
+    assert _json(shop, "jobs", "cancel", waiting)[0]["result"] == "cancelled"
+    assert _until(shop, waiting, "cancelled")["reason"]
+    (shop / "mended").touch()
+    assert _json(shop, "jobs", "retry", waiting)[0]["result"] == "retried"
+    _until(shop, waiting, "done")
+    assert (shop / "greeted.txt").read_text() == "Ada\n"
+
+
+def test_no_error_text_shows_a_secret(shop: Path, running: int) -> None:
+    """A key in an exception's message is masked in the store, so also in every command."""
+    job = _enqueue(shop, "shop.greet.enqueue('Ada')")
+    for _ in range(200):
+        if _json(shop, "jobs", "show", job)["failures"]:
+            break
+    for arguments in (["jobs", "show", job], ["jobs", "list"], ["jobs", "show", job, "--json"]):
+        text = _moorline(shop, *arguments)
+        assert "sk_live_canary" not in text
+        assert "no greeting card" in text
+
+
+def test_a_webhook_is_received_shown_and_replayed(shop: Path, running: int) -> None:
+    """From GitHub's POST to the handler, then `events list`, `show` and `replay`."""
+    import httpx2
+
+    from moorline.services import GitHub
+
+    body = b'{"zen":"Keep it logically awesome.","hook_id":1}'
+    signed = GitHub.webhooks.sign(body, SECRET)
+    headers = {**signed, "X-GitHub-Event": "ping", "X-GitHub-Delivery": "d-1", "X-GitHub-Hook-ID": "7"}
+    url = f"http://127.0.0.1:{running}"
+    with httpx2.Client(trust_env=False) as client:
+        for _ in range(2):
+            answer = client.post(
+                f"{url}/webhooks/github", content=body, headers={**headers, "Content-Type": "application/json"}
+            )
+            assert answer.status_code == 200
+        assert client.post(f"{url}/webhooks/github", content=body + b" ", headers=headers).status_code == 401
+        assert client.get(f"{url}/healthz").status_code == 200
+        assert client.get(f"{url}/readyz").status_code == 200
+        assert client.get(f"{url}/").status_code == 404
+    (event,) = _json(shop, "events", "list")
+    assert (event["type"], event["duplicates"]) == ("ping", 1)
+    shown = _json(shop, "events", "show", event["id"])
+    assert shown["payload"]["zen"] == "Keep it logically awesome."
+    assert SECRET not in json.dumps(shown)
+    (replayed,) = _json(shop, "events", "replay", event["id"], "--app", "shop:app")
+    _until(shop, replayed["jobs"][0], "done")
+    assert (shop / "seen.txt").read_text().split() == ["ping", "ping"]
