@@ -43,9 +43,9 @@ _NOTHING: Final[Collection[str]] = frozenset()
 
 def kind_of_status(status: int) -> type[CallError]:
     """The class of error that a status means when the service's code says no more."""
-    if 500 <= status <= 599:  # noqa: PLR2004
+    if 500 <= status <= 599:
         return _BY_STATUS.get(status, ServiceUnavailable)
-    if 400 <= status <= 499:  # noqa: PLR2004
+    if 400 <= status <= 499:
         return _BY_STATUS.get(status, InvalidRequest)
     return BadAnswer
 

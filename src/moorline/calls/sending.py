@@ -102,7 +102,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """Statuses, bodies that are no JSON, and failures that hide in a 200."""
         errors = self._service.errors
         answer.request_id = errors.request_id_of(answer)
-        if not 200 <= answer.status <= 299:  # noqa: PLR2004
+        if not 200 <= answer.status <= 299:
             error = errors.error(answer)
             error.retryable = False
             return error
