@@ -268,18 +268,19 @@ class Service:
         """
         try:
             return cast("T", call.plan.parse(exchange))
-        except CallError:
+        except CallError as error:
+            self._place(error, call, exchange)
             raise
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-            raise BadAnswer(
-                f"the answer is not of the expected shape ({type(error).__name__})",
-                service=self.name,
-                operation=call.operation,
-                status=exchange.status,
-                request_id=exchange.request_id,
-                idempotency_key=call.idempotency_key,
-                attempts=exchange.attempts,
-            ) from error
+            bad = BadAnswer(f"the answer is not of the expected shape ({type(error).__name__})")
+            self._place(bad, call, exchange)
+            raise bad from error
+
+    def _place(self, error: CallError, call: Call[Any], exchange: Exchange) -> None:
+        """Say of an error that reading the answer gave, which call and which answer it was."""
+        error.service, error.operation = self.name, call.operation
+        error.status, error.request_id = exchange.status, exchange.request_id
+        error.idempotency_key, error.attempts = call.idempotency_key, exchange.attempts
 
     def _context(self, call: Call[Any]) -> ServiceContext:
         call.started(self.clock.wall())

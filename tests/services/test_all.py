@@ -1,0 +1,218 @@
+"""Facts that hold for every service: the records are complete, faults are typed, random answers give typed errors only."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.services.conftest import Box
+
+from moorline import errors, registry
+from moorline.calls.guards import Guards
+from moorline.calls.service import Operation, Service
+from moorline.money import Money
+from moorline.policies.policy import Policy
+from moorline.sandbox.standin import registrations
+from moorline.services.business.github import GitHub
+from moorline.services.email.protocol import Email
+from moorline.services.email.sendgrid import SendGrid
+from moorline.services.payments.stripe import Stripe
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[[Any], Any]
+EMAIL = Email("ada@example.com", "Hi", "x", sender="s@example.com")
+CALLS: list[tuple[type[Service], Callable[[Any], Any]]] = [
+    (Stripe, lambda s: s.create_payment(Money(1099, "eur"))),
+    (Stripe, lambda s: s.get_payment("pi_1")),
+    (Stripe, lambda s: s.refund("pi_1")),
+    (Stripe, lambda s: s.get_refund("re_1")),
+    (Stripe, lambda s: s.list_payments().page()),
+    (Stripe, lambda s: s.check()),
+    (SendGrid, lambda s: s.send(EMAIL)),
+    (SendGrid, lambda s: s.check()),
+    (GitHub, lambda s: s.create_issue("a", "b", "c")),
+    (GitHub, lambda s: s.list_repositories().page()),
+    (GitHub, lambda s: s.check()),
+    (GitHub, lambda s: s.request("GET", "/x")),
+]
+SERVICES = [registry.service(name) for name in registry.names()]
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)
+def test_the_record_is_complete(service: type[Service]):
+    """A service names its facts, has a health check and a stand-in, and no operation hides a part of the base."""
+    assert service.docs
+    assert all(fact.strip() in (service.__doc__ or "") for fact in service.docs.split(","))
+    assert service.credentials.env.isupper()
+    assert service.credentials.sandbox
+    assert service.name in registrations()
+    operations = {
+        name for name, member in vars(service).items() if isinstance(getattr(member, "operation", None), Operation)
+    }
+    assert "check" in operations
+    assert not operations & set(dir(Service))
+    for name in operations:
+        assert (getattr(service, name).__doc__ or "").strip(), name
+
+
+@pytest.mark.contracts
+@pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)
+def test_the_facts_exist(service: type[Service], contracts_dir: Path):
+    """The card and the contract that a service names are there."""
+    for fact in service.docs.split(", "):
+        folder = contracts_dir if fact.endswith(".json") else contracts_dir.parent
+        assert (folder / fact).is_file(), fact
+
+
+def test_the_stub_is_current():
+    """``__init__.pyi`` says what the folder says."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "services.py", "--check"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_table_names_every_operation():
+    """The printed table has a line for each service with its operations."""
+    spec = importlib.util.spec_from_file_location("services_script", ROOT / "scripts" / "services.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    table = script.table()
+    assert all(
+        word in table
+        for word in ("Stripe", "`create_payment`", "`list_repositories`", "`send`", "STRIPE_WEBHOOK_SECRET")
+    )
+
+
+def test_importing_one_service_loads_no_other():
+    """``from moorline.services import Stripe`` loads neither the other services nor an HTTP library; names are listed."""
+    code = (
+        "import sys; from moorline.services import Stripe; import moorline.services as s;"
+        "bad = [m for m in sys.modules if m.startswith(('moorline.services.email', 'moorline.services.business', "
+        "'httpx2', 'sqlalchemy', 'starlette', 'pydantic.'))]; assert not bad, bad;"
+        "assert {'Stripe', 'SendGrid', 'GitHub'} <= set(dir(s));"
+        "assert not hasattr(s, 'PayPol')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"kind": "status", "status": 500}, errors.ServiceUnavailable),
+        ({"kind": "status", "status": 503, "retry_after": 9}, errors.ServiceUnavailable),
+        ({"kind": "status", "status": 429, "retry_after": 9}, errors.RateLimited),
+        ({"kind": "dropped"}, errors.ConnectionLost),
+        ({"kind": "truncated"}, errors.BadAnswer),
+        ({"kind": "malformed"}, errors.BadAnswer),
+        ({"kind": "latency", "seconds": 2}, errors.AttemptTimeout),
+    ],
+    ids=lambda value: value.get("kind", "") + str(value.get("status", "")) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("kind_of_service", [Stripe, GitHub], ids=["stripe", "github"])
+def test_every_fault_is_a_typed_error(
+    box: Box,
+    run: Run,
+    impatient: Policy,
+    kind_of_service: type[Any],
+    fault: dict[str, Any],
+    kind: type[errors.CallError],
+):
+    """Each kind of fault on a read comes as its own type, with service, operation, attempts and, if named, retry_at."""
+    box.arm(**fault)
+    with pytest.raises(kind) as caught:
+        run(box.service(kind_of_service, policy=impatient).check())
+    error = caught.value
+    assert (error.service, error.operation, len(error.attempts)) == (kind_of_service.name, "check", 1)
+    assert (error.retry_at is not None) is ("retry_after" in fault)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"kind": "dropped"}, {"kind": "latency", "seconds": 2}],
+    ids=lambda one: one["kind"],
+)
+def test_unanswered_writes_are_unknown(box: Box, run: Run, impatient: Policy, fault: dict[str, Any]):
+    """A write without an answer is OutcomeUnknown; with an idempotency key it says that it may be sent again."""
+    box.arm(**fault)
+    with pytest.raises(errors.OutcomeUnknown) as keyless:
+        run(box.service(SendGrid, policy=impatient).send(EMAIL))
+    assert keyless.value.retryable is False
+    box.arm(**fault)
+    with pytest.raises(errors.OutcomeUnknown) as keyed:
+        run(box.service(Stripe, policy=impatient).create_payment(Money(500, "eur")))
+    assert (keyed.value.retryable, bool(keyed.value.idempotency_key)) == (True, True)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+_fields = [
+    "id", "status", "amount", "currency", "livemode", "created", "metadata", "next_action", "data", "has_more", "error",
+    "errors", "message", "code", "type", "number", "title", "state", "html_url", "labels", "user", "name", "full_name",
+    "batch_id", "rate", "private", "assignees", "client_secret", "payment_intent", "amount_received", "decline_code",
+]  # fmt: skip
+_shaped = st.dictionaries(
+    st.sampled_from(_fields), _json | st.sampled_from(["requires_action", "eur", "open", "x"]), max_size=12
+)
+_body = (
+    st.binary(max_size=60)
+    | _json.map(lambda value: json.dumps(value).encode())
+    | _shaped.map(lambda value: json.dumps(value).encode())
+    | st.lists(_shaped, max_size=3).map(lambda value: json.dumps(value).encode())
+    | _shaped.map(
+        lambda value: json.dumps({"data": [value], "has_more": True, "error": value, "errors": [value]}).encode()
+    )
+    | st.just(b"[" * 100_000)
+    | st.just(b'{"amount":' + b"9" * 5000 + b"}")
+)
+_headers = st.dictionaries(
+    st.sampled_from(
+        ["Retry-After", "Link", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Request-Id", "Location", "ETag"]
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+    max_size=3,
+)
+
+
+@settings(max_examples=60)
+@given(status=st.integers(200, 599), body=_body, headers=_headers)
+@pytest.mark.parametrize(("kind", "make"), CALLS)
+def test_random_answers_give_typed_errors_only(
+    kind: type[Service], make: Callable[[Any], Any], status: int, body: bytes, headers: dict[str, str]
+):
+    """Whatever status, headers and bytes come back, there is a value or one of our errors that names its service."""
+    # A redirect to somewhere else is followed into the same answer, five times at most.
+    wire = httpx2.MockTransport(lambda request: httpx2.Response(status, content=body, headers=headers))
+    service = kind("sk_test_1", wire=wire, guards=Guards(), policy=Policy(retry=None, breaker=None))
+    try:
+        make(service).result()
+    except errors.CallError as error:
+        assert error.service == kind.name  # noqa: PT017 - most answers raise, some do not
+        assert str(error).isprintable()  # noqa: PT017
+
+
+def test_health_checks_run_on_a_loop(box: Box):
+    """All health checks together on one event loop."""
+
+    async def all_of_them() -> list[bool]:
+        return list(await asyncio.gather(*(_awaited(box.service(one).check()) for one in (Stripe, SendGrid, GitHub))))
+
+    async def _awaited(call: Any) -> Any:
+        return await call
+
+    assert asyncio.run(all_of_them()) == [True, True, True]
