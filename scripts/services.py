@@ -14,7 +14,7 @@ from moorline import registry
 from moorline.calls.service import Operation
 
 STUB = Path(__file__).resolve().parents[1] / "src" / "moorline" / "services" / "__init__.pyi"
-_HEAD = '"""Written by scripts/services.py (``make services``); change the services, not this file."""\n'
+_HEAD = "# Written by scripts/services.py (`make services`); change the services, not this file.\n"
 
 
 def built_in() -> list[type[Any]]:

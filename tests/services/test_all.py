@@ -210,7 +210,7 @@ def test_health_checks_run_on_a_loop(box: Box):
     """All health checks together on one event loop."""
 
     async def all_of_them() -> list[bool]:
-        return list(await asyncio.gather(*(_awaited(box.service(one).check()) for one in (Stripe, SendGrid, GitHub))))
+        return list(await asyncio.gather(*(_awaited(box.service(one).check()) for one in SERVICES)))
 
     async def _awaited(call: Any) -> Any:
         return await call

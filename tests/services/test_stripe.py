@@ -93,6 +93,7 @@ def test_same_call_twice_pays_once(box: Box, run: Run):
     """The same Call sent twice carries one key and pays once; another Call under that key is IdempotencyConflict."""
     stripe = box.service(Stripe)
     call = stripe.create_payment(TEN, payment_method="pm_card_visa")
+    assert call.idempotency_key is not None
     assert run(call) == run(call)
     assert len(box.state("stripe")["payment_intents"]) == 1
     with pytest.raises(errors.IdempotencyConflict):

@@ -1,4 +1,4 @@
-"""Written by scripts/services.py (``make services``); change the services, not this file."""
+# Written by scripts/services.py (`make services`); change the services, not this file.
 
 from moorline.services.business.github import GitHub as GitHub
 from moorline.services.email.sendgrid import SendGrid as SendGrid
