@@ -1,4 +1,6 @@
-"""Our errors that are httpx2's own exceptions of that kind as well, for who uses moorline as a plain httpx2 transport."""
+"""Our errors that are httpx2's own exceptions of that kind as well, for who uses moorline as a plain httpx2
+transport.
+"""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self,
         answer: Exchange,
         lease: Lease,
-        deadline: float,
+        deadline: float,  # noqa: ARG002 (the whole body is read within the attempt)
         attempts: tuple[Attempt, ...],
     ) -> Exchange:
         """The answer is read: nothing is held any longer."""

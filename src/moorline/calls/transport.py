@@ -1,7 +1,8 @@
 """The pipeline as an httpx2 transport, usable with no other part of moorline.
 
-``httpx2.AsyncClient(transport=AsyncTransport(Policy(deadline=5)))`` gets responses as before, after retries; what gives no
-response raises one of :mod:`moorline.errors` that is also httpx2's exception of that kind. A 429 that is given up is RateLimited.
+``httpx2.AsyncClient(transport=AsyncTransport(Policy(deadline=5)))`` gets responses as before, after retries; what
+gives no response raises one of :mod:`moorline.errors` that is also httpx2's exception of that kind. A 429 that is
+given up is RateLimited.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class _Seen:
 
 
 class _OneBody(httpx2.AsyncByteStream, httpx2.SyncByteStream):
-    """A request's stream that remembers being read from: the head of the request is out, and a one-time stream is spent."""
+    """A request's stream that remembers being read from: the head of the request is out, and a one-time stream is
+    spent.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -348,7 +351,7 @@ class _Base:
         self,
         policy: Policy | None = None,
         *,
-        name: str | None = None,
+        name: Any = None,
         wire: Any = None,
         guards: Guards | None = None,
         clock: Clock | None = None,
