@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import random
 import signal
@@ -94,6 +95,7 @@ class Worker:
         self._info = WorkerInfo(
             new_id(now), socket.gethostname(), os.getpid(), self._queues, now, self._lease * _LEASE_SHARE
         )
+        self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
         self._execution = Execution(self._jobs, self._threads, self._clock, self._random)
         self._completions = Completions(self._broker, self._clock, self._log)
@@ -361,7 +363,7 @@ class Worker:
 
     def _start(self, claim: Claim) -> asyncio.Task[None]:
         self._idle.clear()
-        task = asyncio.get_running_loop().create_task(self._run(claim))
+        task = asyncio.get_running_loop().create_task(self._run(claim), context=self._context.copy())
         self._tasks[claim.id] = (claim, task)
         return task
 
