@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,8 +16,8 @@ from moorline.policies.rate import RateGate, RateLimit, TokenBucket, retry_after
 from moorline.policies.retry import Retry, RetryBudget
 
 
-def tripped(clock: ManualClock, **config) -> BreakerState:
-    breaker = BreakerState(Breaker(**config), clock.monotonic, lease=10)
+def tripped(clock: ManualClock, **config) -> Any:
+    breaker: Any = BreakerState(Breaker(**config), clock.monotonic, lease=10)
     for _ in range(breaker.config.failures):
         permit = breaker.admit()
         assert permit is not None
@@ -44,7 +45,7 @@ def test_one_probe_under_a_thousand_threads():
     clock = ManualClock()
     breaker = tripped(clock)
     clock.advance(31)
-    admitted = []
+    admitted: list[Any] = []
     start = threading.Barrier(50)
 
     def ask():
@@ -81,7 +82,7 @@ def test_a_probe_frees_its_lease(how):
 def test_results_from_before_the_trip_do_not_count():
     """A call that began before the breaker opened can neither close nor re-open it."""
     clock = ManualClock()
-    breaker = BreakerState(Breaker(failures=2), clock.monotonic)
+    breaker: Any = BreakerState(Breaker(failures=2), clock.monotonic)
     early = [breaker.admit() for _ in range(3)]
     for permit in early[:2]:
         permit.failure()
@@ -100,7 +101,7 @@ def test_results_from_before_the_trip_do_not_count():
 def test_no_schedule_leaves_it_stuck(steps, probes):
     """After any schedule, a service that works again gets the breaker closed, and never are more probes out than allowed."""
     clock = ManualClock()
-    breaker = BreakerState(Breaker(failures=2, reset=5, probes=probes), clock.monotonic, lease=3)
+    breaker: Any = BreakerState(Breaker(failures=2, reset=5, probes=probes), clock.monotonic, lease=3)
     out = []
     for step in steps:
         if step == "admit":
@@ -124,7 +125,7 @@ def test_no_schedule_leaves_it_stuck(steps, probes):
 
 def test_forced():
     """An operator can hold the breaker open or closed, and free it."""
-    breaker = BreakerState(Breaker(), ManualClock().monotonic)
+    breaker: Any = BreakerState(Breaker(), ManualClock().monotonic)
     breaker.force("open")
     assert breaker.admit() is None
     breaker.force("closed")
@@ -205,7 +206,7 @@ def test_gate_only_lengthens():
 
 def test_bulkhead_hands_slots_on():
     """A freed slot goes to who waits longest; the queue is bounded; leaving twice frees once."""
-    state = BulkheadState(Bulkhead(1, queue=1))
+    state: Any = BulkheadState(Bulkhead(1, queue=1))
     first, second = state.enter(), state.enter()
     assert first.granted
     assert not second.granted
@@ -224,13 +225,13 @@ def test_bulkhead_hands_slots_on():
     ("make", "named"),
     [
         (lambda: Policy(deadline=0), "Policy.deadline"),
-        (lambda: Policy(attempt_timeout="1"), "Policy.attempt_timeout"),
-        (lambda: Policy(retry=3), "Policy.retry"),
-        (lambda: Policy(breaker=True), "Policy.breaker"),
+        (lambda: Policy(attempt_timeout="1"), "Policy.attempt_timeout"),  # type: ignore[arg-type]
+        (lambda: Policy(retry=3), "Policy.retry"),  # type: ignore[arg-type]
+        (lambda: Policy(breaker=True), "Policy.breaker"),  # type: ignore[arg-type]
         (lambda: Retry(retries=-1), "Retry.retries"),
         (lambda: Retry(base=float("inf")), "Retry.base"),
         (lambda: Retry(factor=0.5), "Retry.factor"),
-        (lambda: Retry(jitter="some"), "Retry.jitter"),
+        (lambda: Retry(jitter="some"), "Retry.jitter"),  # type: ignore[arg-type]
         (lambda: Breaker(failures=0), "Breaker.failures"),
         (lambda: Breaker(reset=-1), "Breaker.reset"),
         (lambda: RateLimit(0), "RateLimit.limit"),
