@@ -21,7 +21,7 @@ from moorline.calls.drivers import drive, drive_async
 from moorline.calls.effects import CallContext, Expired, Lease
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import IDEMPOTENT
-from moorline.calls.guards import PROCESS, Guards
+from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.httpx_errors import as_httpx_error
 from moorline.calls.wires import WIRE_ERRORS, raise_if_expired, raise_translated, timeouts
 from moorline.clock import Clock
@@ -113,17 +113,17 @@ class _PlainContext(CallContext[_Sent, _Seen]):
 
     __slots__ = ("_sent", "_wrap")
 
-    def __init__(self, sent: _Sent, wrap: Any, name: str, policy: Policy, guards: Guards) -> None:
+    def __init__(self, sent: _Sent, wrap: Any, name: str, policy: Policy, guard: Guard, clock: Clock) -> None:
         request = sent.request
         super().__init__(
             service=name,
             operation=request.method,
             policy=policy,
-            guard=guards.guard(name, policy),
+            guard=guard,
             limits=_LIMITS,
             idempotent=request.method in IDEMPOTENT,
             key=request.headers.get("idempotency-key"),
-            clock=guards.clock,
+            clock=clock,
         )
         self._sent = sent
         self._wrap = wrap
@@ -366,6 +366,7 @@ class _Base:
         self._name = name or "http"
         # Without a name there is nothing to share the state with.
         self._guards = guards or (PROCESS if name and clock is None else Guards(clock) if clock else Guards())
+        self._guard = self._guards.guard(self._name, self._policy)
         self._wire = wire
         self._clients = Clients()
 
@@ -391,7 +392,7 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
         sent = _Sent(request)
-        context = _PlainContext(sent, _AsyncBody, self._name, self._policy, self._guards)
+        context = _PlainContext(sent, _AsyncBody, self._name, self._policy, self._guard, self._guards.clock)
         transport = self._wire or await self._clients.for_loop()
         wire = _AsyncWire(transport, marks=self._wire is None or isinstance(self._wire, httpx2.AsyncHTTPTransport))
         try:
@@ -413,7 +414,7 @@ class Transport(_Base, httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
         sent = _Sent(request)
-        context = _PlainContext(sent, _SyncBody, self._name, self._policy, self._guards)
+        context = _PlainContext(sent, _SyncBody, self._name, self._policy, self._guard, self._guards.clock)
         wire = _SyncWire(self._wire or self._clients.blocking(), self._policy.deadline)
         kept = dict(request.extensions)
         try:
