@@ -142,7 +142,6 @@ class RateLimitHeaders:
     reset is a time in ``"epoch"`` seconds or a number of ``"seconds"`` from now (``"auto"`` tells them apart by size).
     """
 
-    retry_after: Literal["auto", "seconds"] = "auto"
     should_retry: str | None = None
     remaining: str | None = None
     reset: str | None = None
