@@ -82,7 +82,7 @@ class Moorline:
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Future[Store] | None = None
         self._receiver = Receiver(
             self.inbox,
             self._webhook_secrets,
@@ -156,8 +156,11 @@ class Moorline:
     async def open(self) -> Self:
         """Connect to the database and bring it up to date. Opening twice is harmless. Raises StoreError."""
         if not self.store.is_open:
-            async with self._opening:
-                await asyncio.to_thread(self.store.open)
+            loop = asyncio.get_running_loop()
+            if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
+                # One try for all who wait: a database that hangs is not asked by each request in turn.
+                self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
+            await asyncio.shield(self._opening)
         return self
 
     async def close(self) -> None:
@@ -190,6 +193,7 @@ class Moorline:
     async def _working(self) -> AsyncIterator[None]:
         running = self.worker()
         task = asyncio.create_task(running.run(signals=False), name="moorline-worker")
+        await asyncio.sleep(0)  # until it has begun it cannot be stopped, and the block may be a short one
         try:
             yield
         finally:
@@ -203,10 +207,10 @@ class Moorline:
         chosen = self.settings.worker
         return Worker(
             self.jobs,
-            concurrency=concurrency or chosen.concurrency,
+            concurrency=chosen.concurrency if concurrency is None else concurrency,
             lease=chosen.lease,
             grace=chosen.grace,
-            queues=tuple(queues or chosen.queues),
+            queues=chosen.queues if queues is None else queues,
             clock=self.clock,
         )
 
@@ -227,15 +231,15 @@ class Moorline:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and path in ("/healthz", "/readyz"):
+            await self._health(path, scope, send)
+            return
         if not self.store.is_open:
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] == "http" and path in ("/healthz", "/readyz"):
-            await self._health(path, scope, send)
-        else:
-            await self._receiver(scope, receive, send)
+        await self._receiver(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

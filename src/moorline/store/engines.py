@@ -68,7 +68,11 @@ def make_engines(url: URL) -> Engines:
 def _sqlite(url: URL) -> Engines:
     if sqlite3.sqlite_version_info < (3, 35):
         raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 is needed (RETURNING)")
-    Path(str(url.database)).absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(str(url.database)).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the folder {folder} cannot be made: {error.strerror or error}") from error
     options: dict[str, Any] = {
         "hide_parameters": True,
         # isolation_level None: transactions begin where we say so, not before the first INSERT.
