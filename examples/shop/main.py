@@ -7,6 +7,13 @@ Start it against the sandbox with one command, from the project's root::
 and try it::
 
     curl localhost:8000/payments --json '{"order": "42", "amount": "20.00", "card": "pm_card_visa"}'
+    curl localhost:8000/payments --json '{"order": "43", "amount": "20.00", "card": "pm_card_visa_chargeDeclined"}'
+    curl localhost:8000/signups --json '{"email": "ada@example.com", "name": "Ada"}'
+
+With ``--webhooks-to http://localhost:8000`` before the ``--`` the sandbox sends its webhooks here; ask for one::
+
+    curl -X POST 'localhost:4010/_sandbox/deliver?service=github&event=issues'
+    curl localhost:8000/issues
 
 Against the real services set STRIPE_SECRET_KEY, SENDGRID_API_KEY and GITHUB_WEBHOOK_SECRET, and leave the sandbox out.
 """
@@ -15,11 +22,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from moorline import Event, Money, Moorline, errors
 from moorline.services import GitHub, SendGrid, Stripe
@@ -49,19 +56,30 @@ class Order(BaseModel):
     order: Annotated[str, Field(min_length=1, max_length=64)]
     amount: Annotated[str, Field(pattern=r"^\d{1,7}(\.\d{1,2})?$")]
     currency: Annotated[str, Field(pattern="^[a-z]{3}$")] = "usd"
-    card: str
+    card: Annotated[str, Field(pattern=r"^pm_\w{1,100}$")]
+
+    @model_validator(mode="after")
+    def _fits_the_currency(self) -> Self:
+        _ = self.money  # no half yen; FastAPI answers 422 with the reason
+        return self
+
+    @property
+    def money(self) -> Money:
+        return Money.of(self.amount, self.currency)
 
 
 @api.post("/payments")
 async def pay(order: Order) -> dict[str, Any]:
-    """Charge the card."""
-    call = stripe.create_payment(
-        Money.of(order.amount, order.currency),
-        payment_method=order.card,
-        confirm=True,
-        metadata={"order": order.order},
-    )
-    payment = await call.using(idempotency_key=f"order-{order.order}-{order.card}")
+    """One payment for an order, however often the button is pressed; after a decline another card may try it."""
+    started = await stripe.create_payment(
+        order.money, payment_method_types=["card"], metadata={"order": order.order}
+    ).using(idempotency_key=f"order-{order.order}")
+    try:
+        payment = await stripe.confirm_payment(started.id, payment_method=order.card)
+    except errors.CallerFault as error:
+        if error.code != "payment_intent_unexpected_state":
+            raise
+        payment = await stripe.get_payment(started.id)  # an earlier press has done it
     return {"payment": payment.id, "status": payment.status}
 
 
@@ -74,13 +92,13 @@ async def declined(_: Request, error: errors.PaymentDeclined) -> JSONResponse:
 
 @api.exception_handler(errors.CallerFault)
 async def refused(_: Request, error: errors.CallerFault) -> JSONResponse:
-    """Stripe says that the request is wrong, an unknown card for instance."""
+    """Stripe says that the request is wrong: an unknown card, or an order that comes back with another amount."""
     return JSONResponse({"error": "refused", "reason": error.code or "invalid"}, 400)
 
 
 @api.exception_handler(errors.CallError)
 async def unavailable(_: Request, error: errors.CallError) -> JSONResponse:
-    """Down, limited, or no answer in time. The order's key makes it safe to press the button again."""
+    """Down, limited, or no answer in time. It is safe to press the button again."""
     seconds = 30 if error.retry_at is None else max(1, round(error.retry_at - moor.clock.wall()))
     return JSONResponse({"error": "try again soon", "outcome": error.outcome}, 503, {"Retry-After": str(seconds)})
 
