@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.guards import Guard
@@ -15,7 +15,19 @@ from moorline.policies.breaker import Permit
 from moorline.policies.bulkhead import Ticket
 from moorline.policies.policy import Policy
 
-__all__ = ["Answer", "CallContext", "Discard", "Effect", "Expired", "Lease", "Outgoing", "Send", "Sleep", "Wait"]
+__all__ = [
+    "POOL",
+    "Answer",
+    "CallContext",
+    "Discard",
+    "Effect",
+    "Expired",
+    "Lease",
+    "Outgoing",
+    "Send",
+    "Sleep",
+    "Wait",
+]
 
 
 class Answer(Protocol):
@@ -40,16 +52,21 @@ class Outgoing(Protocol):
         ...
 
 
+POOL: Final = "pool"  # the code of an error that means: our own pool was full
+
 A = TypeVar("A", bound=Answer)
 R = TypeVar("R", bound=Outgoing)
 
 
 class Expired(Exception):
-    """The timer of an attempt rang. *sent*: whether anything may have reached the service by then."""
+    """The timer of an attempt rang. *sent*: whether anything may have reached the service by then. *in_pool*: whether
+    it was still waiting for a connection of our own pool, of which the service knows nothing.
+    """
 
-    def __init__(self, *, sent: bool) -> None:
+    def __init__(self, *, sent: bool, in_pool: bool = False) -> None:
         super().__init__("the time of this attempt is over")
         self.sent = sent
+        self.in_pool = in_pool
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Final, Generic
 
 from moorline import telemetry
-from moorline.calls.effects import A, CallContext, Discard, Effect, Expired, Lease, R, Send, Sleep, Wait
+from moorline.calls.effects import POOL, A, CallContext, Discard, Effect, Expired, Lease, R, Send, Sleep, Wait
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
@@ -30,6 +30,7 @@ from moorline.errors import (
     DeadlineOutcomeUnknown,
     LimitFault,
     NetworkFault,
+    Outcome,
     OutcomeUnknown,
     RateLimited,
     ServiceUnavailable,
@@ -180,11 +181,11 @@ class Pipeline(Generic[R, A]):
         while True:
             left = until - context.clock.monotonic()
             if left <= 0:
-                raise self._late(sent=hops > 0, by_deadline=self._deadline.at <= end)
+                raise self._late(Expired(sent=hops > 0), by_deadline=self._deadline.at <= end)
             try:
                 answer = yield Send(request, None if math.isinf(left) else left)
             except Expired as expired:
-                raise self._late(sent=expired.sent, by_deadline=self._deadline.at <= end) from expired.__cause__
+                raise self._late(expired, by_deadline=self._deadline.at <= end) from expired.__cause__
             finally:
                 self._replayable = request.replayable
             onward = context.redirected(request, answer, hops)
@@ -193,15 +194,16 @@ class Pipeline(Generic[R, A]):
             request = onward
             hops += 1
 
-    def _late(self, *, sent: bool, by_deadline: bool) -> CallError:
+    def _late(self, expired: Expired, *, by_deadline: bool) -> CallError:
+        what = "no free connection in the pool" if expired.in_pool else "no complete answer"
+        code = POOL if expired.in_pool else None
         if by_deadline:
             seconds = self._context.policy.deadline
-            return DeadlineExceeded(
-                f"no complete answer within the deadline of {seconds:g} s", outcome="unknown" if sent else "not_sent"
-            )
+            outcome: Outcome = "unknown" if expired.sent else "not_sent"
+            return DeadlineExceeded(f"{what} within the deadline of {seconds:g} s", outcome=outcome, code=code)
         seconds = self._context.policy.attempt_timeout
-        if not sent:
-            return ConnectFailed(f"no connection within {seconds:g} s")
+        if not expired.sent:
+            return ConnectFailed(f"{what if code else 'no connection'} within {seconds:g} s", code=code)
         return AttemptTimeout(f"no complete answer within {seconds:g} s")
 
     def _heed(self, answer: A, error: CallError | None, wall: float) -> None:
@@ -356,6 +358,6 @@ class Pipeline(Generic[R, A]):
 
 def _worked(error: CallError) -> bool | None:
     """What the breaker learns: a caller's fault is a success, a limit or a full pool of ours is nothing."""
-    if isinstance(error, LimitFault) or error.code == "pool":
+    if isinstance(error, LimitFault) or error.code == POOL:
         return None
     return isinstance(error, (CallerFault, CredentialFault))

@@ -9,6 +9,7 @@ from typing import Any, Final
 import httpx2
 
 from moorline import errors
+from moorline.calls.effects import POOL
 
 __all__ = ["as_httpx_error"]
 
@@ -51,6 +52,9 @@ class AttemptTimeout(_Dual, errors.AttemptTimeout, httpx2.ReadTimeout): ...
 class ConnectionLost(_Dual, errors.ConnectionLost, httpx2.ReadError): ...
 
 
+class ConnectionCut(ConnectionLost, httpx2.RemoteProtocolError): ...
+
+
 class DeadlineExceeded(_Dual, errors.DeadlineExceeded, httpx2.TimeoutException): ...
 
 
@@ -85,10 +89,12 @@ def as_httpx_error(error: errors.CallError, request: httpx2.Request) -> errors.C
         return error
     cause = error.__cause__
     if kind is ConnectFailed:
-        if error.code == "pool":
+        if error.code == POOL:
             kind = PoolTimedOut
         elif cause is None or isinstance(cause, httpx2.TimeoutException):
             kind = ConnectTimedOut
+    elif kind is ConnectionLost and isinstance(cause, httpx2.RemoteProtocolError):
+        kind = ConnectionCut
     elif kind is OutcomeUnknown and isinstance(cause, errors.AttemptTimeout):
         kind = OutcomeUnknownInTime
     dual = kind(error.message)

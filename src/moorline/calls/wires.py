@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 import httpx2
 
 from moorline import redaction
-from moorline.calls.effects import Expired
+from moorline.calls.effects import POOL, Expired
 from moorline.calls.exchange import Exchange
 from moorline.calls.sending import ServiceRequest
 from moorline.errors import (
@@ -24,7 +24,7 @@ from moorline.errors import (
     InvalidRequest,
 )
 
-__all__ = ["AsyncServiceWire", "SyncServiceWire", "Until", "raise_translated", "timeouts"]
+__all__ = ["AsyncServiceWire", "Phases", "SyncServiceWire", "Until", "raise_translated", "timeouts"]
 
 WIRE_ERRORS: Final = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
 _NOT_SENT: Final = (
@@ -59,6 +59,28 @@ class Until(float):
         return until
 
 
+class Phases(dict[str, float | None]):
+    """The timeouts of a request on the loop, which also tell where it is: the transport asks for ``pool`` before it
+    waits for a connection, and for ``connect``, ``write`` and ``read`` later. Our own timer ends all of these waits.
+    """
+
+    __slots__ = ("last",)
+
+    def __init__(self, given: Mapping[str, float | None]) -> None:
+        super().__init__(given)
+        self.last = ""
+
+    def get(self, phase: str, default: Any = None) -> Any:
+        """The timeout of *phase*, which begins now."""
+        self.last = phase
+        return super().get(phase, default)
+
+    @property
+    def in_pool(self) -> bool:
+        """Whether the request still waits for a connection."""
+        return self.last == "pool"
+
+
 def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[str, float | None]:
     """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
     now = time.monotonic()
@@ -75,7 +97,7 @@ def raise_translated(error: BaseException, *, in_body: bool = False) -> NoReturn
 
 def _translated(error: BaseException, message: str, *, in_body: bool) -> CallError:
     if isinstance(error, httpx2.PoolTimeout):
-        return ConnectFailed("no free connection in the pool", code="pool")
+        return ConnectFailed("no free connection in the pool", code=POOL)
     if isinstance(error, _NOT_SENT):
         return ConnectFailed(f"could not connect ({message})")
     if isinstance(error, httpx2.LocalProtocolError):
@@ -168,12 +190,13 @@ class AsyncServiceWire:
 
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
-        built, body = _built(request, {})
+        phases = Phases({})
+        built, body = _built(request, {"timeout": phases})
         try:
             async with asyncio.timeout(timeout):
                 return await self._send(request, built)
         except TimeoutError:
-            raise Expired(sent=body.touched or not self._marks) from None
+            raise Expired(sent=body.touched or not self._marks, in_pool=phases.in_pool) from None
 
     async def _send(self, request: ServiceRequest, built: httpx2.Request) -> Exchange:
         try:
@@ -238,4 +261,4 @@ class SyncServiceWire:
 def raise_if_expired(error: CallError, at: float | None) -> None:
     """Turn a timeout of the wire into Expired when the attempt's own time is over; a shorter one was the caller's."""
     if at is not None and isinstance(error.__cause__, httpx2.TimeoutException) and time.monotonic() >= at - _ROUNDING:
-        raise Expired(sent=not isinstance(error, ConnectFailed)) from error.__cause__
+        raise Expired(sent=not isinstance(error, ConnectFailed), in_pool=error.code == POOL) from error.__cause__

@@ -1,0 +1,127 @@
+"""Bodies that plain clients read by themselves, watched: the deadline holds, and what the attempt held is freed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+
+from moorline.calls.effects import Lease
+from moorline.calls.wires import WIRE_ERRORS, raise_translated
+from moorline.errors import CallError
+
+if TYPE_CHECKING:
+    from moorline.calls.plain import PlainContext
+
+__all__ = ["AsyncBody", "SyncBody", "Watch"]
+
+
+class Watch:
+    """Watches one streamed body: its deadline, its failures, and the lease that ends with it."""
+
+    __slots__ = ("_lease", "context", "deadline")
+
+    def __init__(self, context: PlainContext, lease: Lease | None, deadline: float) -> None:
+        self.context = context
+        self.deadline = deadline
+        self._lease = lease
+
+    def left(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        return None if math.isinf(self.deadline) else self.deadline - self.context.clock.monotonic()
+
+    def settle(self, *, worked: bool | None) -> None:
+        """Free what the attempt held: the body is over."""
+        if self._lease is not None:
+            self._lease.settle(worked=worked)
+
+    def failed(self, error: BaseException) -> CallError:
+        """What a failure of the wire within the body means."""
+        left = self.left()
+        if isinstance(error, httpx2.TimeoutException) and left is not None and left <= 0.002:
+            late = self.context.late()
+            late.__cause__ = error
+            return late
+        try:
+            raise_translated(error)
+        except CallError as translated:
+            return self.context.blamed(translated)
+
+
+class AsyncBody(httpx2.AsyncByteStream):
+    """A body read on the loop within the deadline."""
+
+    def __init__(self, stream: Any, watch: Watch) -> None:
+        self._stream = stream
+        self._watch = watch
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        watch = self._watch
+        parts = aiter(self._stream)
+        try:
+            while True:
+                left = watch.left()
+                if left is not None and left <= 0:  # data that is always there at once never lets the timer ring
+                    raise watch.context.late()
+                try:
+                    async with asyncio.timeout(left) as timer:
+                        part = await anext(parts)
+                except StopAsyncIteration:
+                    break
+                except WIRE_ERRORS as error:
+                    if isinstance(error, TimeoutError) and timer.expired():
+                        raise watch.context.late() from None
+                    raise watch.failed(error) from error
+                yield part
+        except CallError:
+            watch.settle(worked=False)
+            await self._stream.aclose()
+            raise
+        except asyncio.CancelledError:
+            watch.settle(worked=None)
+            raise
+        watch.settle(worked=True)
+
+    async def aclose(self) -> None:
+        """Free the connection and what the attempt held."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self._watch.settle(worked=True)
+
+
+class SyncBody(httpx2.SyncByteStream):
+    """A body read blocking: each read on the socket is clamped, and each part checked."""
+
+    def __init__(self, stream: Any, watch: Watch) -> None:
+        self._stream = stream
+        self._watch = watch
+
+    def __iter__(self) -> Iterator[bytes]:
+        watch = self._watch
+        try:
+            try:
+                for part in self._stream:
+                    left = watch.left()
+                    if left is not None and left <= 0:
+                        raise watch.context.late()
+                    yield part
+            except WIRE_ERRORS as error:
+                if isinstance(error, CallError):
+                    raise
+                raise watch.failed(error) from error
+        except CallError:
+            watch.settle(worked=False)
+            self._stream.close()
+            raise
+        watch.settle(worked=True)
+
+    def close(self) -> None:
+        """Free the connection and what the attempt held."""
+        try:
+            self._stream.close()
+        finally:
+            self._watch.settle(worked=True)
