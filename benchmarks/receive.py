@@ -72,7 +72,9 @@ def serve(url: str) -> None:
             await super().startup(sockets)
             print(self.servers[0].sockets[0].getsockname()[1], flush=True)
 
-    config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", access_log=False, log_level="error")
+    config = uvicorn.Config(
+        app, port=0, loop="uvloop", http="httptools", access_log=False, proxy_headers=False, log_level="error"
+    )
     server = Server(config)
     if os.environ.get("MOORLINE_PROFILE"):
         import cProfile

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["run"]
 
@@ -32,10 +34,46 @@ def run(command: list[str], *, host: str, port: int, seed: int, webhooks_to: str
         return 0
     with server.running(seed=seed, host=host, port=port) as url:
         _then_target(ready, webhooks_to)(url)
-        try:
-            return subprocess.call(command, env={**os.environ, "MOORLINE_SANDBOX_URL": url})
-        except OSError as error:
-            raise ConfigurationError(f"cannot run {command[0]!r}: {error.strerror}") from error
+        return _around(command, {**os.environ, "MOORLINE_SANDBOX_URL": url})
+
+
+def _around(command: list[str], environment: dict[str, str]) -> int:
+    """Run it to its end; gives its exit code, as a shell does 128 and the signal's number if a signal ended it."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise ConfigurationError(f"cannot run {command[0]!r}: {error.strerror}") from error
+    with _signals_passed_on(process):
+        code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _signals_passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """The command decides what SIGTERM and SIGINT mean, and has the time it needs; the sandbox stays up until then."""
+
+    def pass_on(number: int, _: object) -> None:
+        # Ctrl-C reaches the whole foreground group from the terminal; twice would make many programs skip their stop.
+        if number != signal.SIGINT or not _in_the_foreground():
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_the_foreground() -> bool:
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
 
 
 def _then_target(ready: Callable[[str], None], webhooks_to: str | None) -> Callable[[str], None]:

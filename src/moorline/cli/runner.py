@@ -87,7 +87,13 @@ async def _serve(asgi: Any, listener: socket.socket, stop: asyncio.Event) -> Non
 
     server = Server(
         uvicorn.Config(
-            asgi, loop="none", log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=10
+            asgi,
+            loop="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # who sent a request is never taken from its headers
+            server_header=False,
+            timeout_graceful_shutdown=10,
         )
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -67,7 +66,6 @@ _COLUMNS: Final = (
     "secret_index",
     "headers",
     "body",
-    "digest",
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
@@ -80,11 +78,10 @@ _CONFLICT: Final = (
 # SQLite: each row that a statement returns gives the interpreter's lock up and waits for it again, against a busy
 # event loop. So the usual group, all new, is one statement that returns nothing; which were old is asked if some were.
 _LARGEST: Final = 64
-_PIECE: Final = 2_047
 _PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
 _KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
-_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "int4")
+_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "int4")
 _POSTGRES: Final = (
     f"INSERT INTO events ({_NAMES}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{kind}[]" for kind in _TYPES)
@@ -165,15 +162,7 @@ def several_events(
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    return [new_id(arrival.received_at), *arrival[:-1], _digest(arrival.body), 0]
-
-
-def _digest(body: bytes) -> str:
-    """SHA-256 in hex, fed in pieces: from 2,048 bytes on hashlib gives the interpreter's lock up, as above."""
-    digest = hashlib.sha256()
-    for start in range(0, len(body), _PIECE):
-        digest.update(body[start : start + _PIECE])
-    return digest.hexdigest()
+    return [new_id(arrival.received_at), *arrival[:-1], 0]
 
 
 def _key(row: list[Any]) -> tuple[str, str]:

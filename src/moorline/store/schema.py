@@ -31,7 +31,6 @@ events = sa.Table(
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
-    sa.Column("digest", sa.Text, nullable=False),
     # An event is stored once: a second delivery of the same key is a duplicate.
     sa.Index("events_delivery", "service", "delivery_key", unique=True),
 )
@@ -69,7 +68,9 @@ _DEAD = sa.text("state = 'dead'")
 _ALIVE = sa.text("unique_key IS NOT NULL AND state IN ('ready', 'running')")
 
 # Claiming: the due jobs of a queue and priority, oldest first, without passing those that wait for a later time.
-sa.Index("jobs_ready", jobs.c.queue, jobs.c.priority, jobs.c.run_at, jobs.c.id, sqlite_where=_READY, postgresql_where=_READY)
+sa.Index(
+    "jobs_ready", jobs.c.queue, jobs.c.priority, jobs.c.run_at, jobs.c.id, sqlite_where=_READY, postgresql_where=_READY
+)
 # Claiming alone: jobs that were running when a worker died.
 sa.Index("jobs_suspect", jobs.c.queue, jobs.c.run_at, sqlite_where=_SUSPECT, postgresql_where=_SUSPECT)
 # Rescue: what is running, and by whom.

@@ -63,7 +63,6 @@ def _events() -> None:
         sa.Column("headers", sa.Text, nullable=False),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
-        sa.Column("digest", sa.Text, nullable=False),
     )
     op.create_index("events_delivery", "events", ["service", "delivery_key"], unique=True)
     if op.get_bind().dialect.name == "postgresql":
