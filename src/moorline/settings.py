@@ -72,6 +72,7 @@ class LogSettings(BaseModel):
     model_config = _STRICT
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """The least grave lines that are written."""
     format: Literal["auto", "json", "console"] = "auto"
     """``auto`` is ``console`` on a terminal and ``json`` elsewhere."""
 
@@ -82,11 +83,17 @@ class ServiceSettings(BaseModel):
     model_config = _STRICT
 
     base_url: str | None = None
+    """Where requests go instead of the service's own address."""
     deadline: Seconds | None = None
+    """Seconds for a whole call, waits and body included."""
     attempt_timeout: Seconds | None = None
+    """Seconds for one attempt."""
     retries: Annotated[int, Field(ge=0, le=100)] | None = None
+    """How often a call that failed is sent again, where that is safe."""
     breaker_failures: Annotated[int, Field(ge=1)] | None = None
+    """Failures in a row after which the breaker opens."""
     breaker_reset: Seconds | None = None
+    """Seconds after which it lets one probe through."""
 
 
 class Settings(BaseSettings):

@@ -1,0 +1,158 @@
+"""Writes the reference pages from the code: errors, settings, commands, services.
+
+``python scripts/docs.py`` writes docs/reference/; ``--check`` exits 1 and names the pages that are not current.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+MADE = "<!-- Made from the code by `make docs`; edit the code. -->\n\n"
+
+
+def errors_page() -> str:
+    """The tree, then each error with what it says of itself."""
+    from moorline import errors
+
+    tree = inspect.getdoc(errors) or ""
+    drawing = textwrap.dedent(tree.split("::\n", 1)[1].split("\n\nA CallError", 1)[0]).strip()
+    lines = ["# Errors", "", "All are in `moorline.errors`.", "", "```text", drawing, "```", ""]
+    lines += ["| error | fault | outcome | retryable | what it says |", "| --- | --- | --- | --- | --- |"]
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.MoorlineError):
+            facts: tuple[object, ...] = ("", "", "")
+            if issubclass(kind, errors.CallError):
+                facts = (kind.fault, kind.default_outcome, kind.default_retryable)
+            shown = ["yes" if fact is True else "no" if fact is False else str(fact) for fact in facts]
+            lines.append(f"| `{name}` | {' | '.join(shown)} | {_sentence(kind)} |")
+    return "\n".join(lines) + "\n\nOutcome and retryable are the defaults; each error carries those of its own call.\n"
+
+
+def settings_page() -> str:
+    """Each key with its type, its default and what it is for."""
+    from moorline import settings
+
+    lines = ["# Settings", "", "In `moorline.toml` beside the program, or in the environment, which wins.", ""]
+    lines += ["| key | environment | default | what it is |", "| --- | --- | --- | --- |"]
+    for key, field, said in _keys(settings.Settings, ()):
+        lines.append(f"| `{key}` | `MOORLINE_{key.upper().replace('.', '__')}` | `{field!r}` | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def _keys(model: Any, above: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
+    from pydantic import BaseModel
+
+    from moorline.settings import ServiceSettings
+
+    said = _said(model)
+    for name, field in model.model_fields.items():
+        place = (*above, name)
+        if name == "services":
+            yield from _keys(ServiceSettings, (*place, "NAME"))
+        elif isinstance(field.default, BaseModel):
+            yield from _keys(type(field.default), place)
+        else:
+            yield ".".join(place), field.default, said.get(name, "")
+
+
+def _said(model: type) -> dict[str, str]:
+    """The strings that stand below the fields; Python keeps them nowhere but in the source."""
+    import ast
+
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for field, below in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def commands_page() -> str:
+    """What ``--help`` says, for each command."""
+    import os
+
+    os.environ.update(COLUMNS="100", TERM="dumb", NO_COLOR="1")
+    from typer.main import get_command
+    from typer.testing import CliRunner
+
+    from moorline.cli.root import cli
+
+    lines = ["# Commands", "", "Exit codes: 0 fine, 1 failed, 2 misused. What prints data takes `--json`.", ""]
+    root: Any = get_command(cli)
+    for words in [(), *_commands(root, ())]:
+        shown = CliRunner().invoke(cli, [*words, "--help"], prog_name="moorline").output
+        said = "\n".join(line.rstrip() for line in shown.strip().splitlines())
+        lines += [f"## moorline {' '.join(words)}".rstrip(), "", "```text", said, "```", ""]
+    return "\n".join(lines)
+
+
+def _commands(group: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*above, name)
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*above, name))
+
+
+def services_page() -> str:
+    """Each service with its operations and where its facts are from."""
+    from moorline import registry
+
+    lines = ["# Services", ""]
+    for name in registry.names():
+        kind = registry.service(name)
+        lines += [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
+        lines += [f"- category: {kind.category}; key: `{kind.credentials.env}`"]
+        lines += [
+            f"- webhooks: `POST /webhooks/{name}`, secret `{kind.webhooks.env}`" if kind.webhooks else "- no webhooks"
+        ]
+        lines += ["", "| operation | what it does |", "| --- | --- |"]
+        for attribute in sorted(vars(kind)):
+            method = getattr(kind, attribute)
+            if hasattr(method, "operation") and not attribute.startswith("_"):
+                lines.append(f"| `{attribute}` | {_sentence(method)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _sentence(thing: object) -> str:
+    paragraph = (inspect.getdoc(thing) or "").split("\n\n", 1)[0]
+    return " ".join(paragraph.split()).replace("|", "\\|")
+
+
+PAGES = {
+    "errors.md": errors_page,
+    "settings.md": settings_page,
+    "commands.md": commands_page,
+    "services.md": services_page,
+}
+
+
+def main() -> int:
+    """Write the pages, or say which are not current."""
+    pages = {name: MADE + make() for name, make in PAGES.items()}
+    if "--check" in sys.argv[1:]:
+        old = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
+        for name in old:
+            print(f"docs/reference/{name} is not what the code says: run `make docs`", file=sys.stderr)
+        return 1 if old else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        print(f"docs/reference/{name}")
+    return 0
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
