@@ -29,6 +29,16 @@ def _shared_folder() -> Path:
     return Path(os.environ.get("MOORLINE_SHARED") or _ROOT.parent / "shared")
 
 
+def _contracts_folder() -> Path:
+    """The vendors' contracts; MOORLINE_CONTRACTS names another place than the one beside the repository."""
+    return Path(os.environ.get("MOORLINE_CONTRACTS") or _shared_folder() / "contracts")
+
+
+def _payloads_folder() -> Path:
+    """Recorded webhook bodies; MOORLINE_PAYLOADS names another place."""
+    return Path(os.environ.get("MOORLINE_PAYLOADS") or _shared_folder() / "payloads")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Give all xdist workers one folder in which the first one that needs a server leaves its address."""
     if not hasattr(config, "workerinput"):
@@ -54,13 +64,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("postgres")
         if "contracts_dir" in getattr(item, "fixturenames", ()):
             item.add_marker("contracts")
+        if "payloads_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker("payloads")
     if _IN_CI:
         return
     missing = {}
     if postgres_binaries() is None:
         missing["postgres"] = "PostgreSQL is not installed (apt-get install postgresql)"
-    if not (_shared_folder() / "contracts").is_dir():
-        missing["contracts"] = f"there is no folder {_shared_folder() / 'contracts'} (set MOORLINE_SHARED)"
+    if not _contracts_folder().is_dir():
+        missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
+    if not _payloads_folder().is_dir():
+        missing["payloads"] = f"there is no folder {_payloads_folder()} (set MOORLINE_PAYLOADS)"
     for marker, reason in missing.items():
         out = [item for item in items if item.get_closest_marker(marker)]
         if out:
@@ -105,14 +119,16 @@ def postgres_url(postgres_server: RunningPostgres) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def contracts_dir() -> Path:
     """The vendors' published contracts (OpenAPI and JSON Schema files)."""
-    folder = _shared_folder() / "contracts"
+    folder = _contracts_folder()
     if not folder.is_dir():
-        pytest.fail(f"there is no folder {folder}; set MOORLINE_SHARED")
+        pytest.fail(f"there is no folder {folder}; set MOORLINE_CONTRACTS")
     return folder
 
 
 @pytest.fixture(scope="session")
-def payloads_dir() -> Path | None:
-    """Recorded deliveries of real services, or None where they are not at hand."""
-    folder = _shared_folder() / "payloads"
-    return folder if folder.is_dir() else None
+def payloads_dir() -> Path:
+    """Recorded deliveries of real services."""
+    folder = _payloads_folder()
+    if not folder.is_dir():
+        pytest.fail(f"there is no folder {folder}; set MOORLINE_PAYLOADS")
+    return folder

@@ -11,9 +11,10 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.events.schemes import GITHUB, GitHubLike
+from tests.events.schemes import GITHUB
 
 from moorline.events import Inbox, Receiver
+from moorline.services import GitHub
 from moorline.store.store import Store
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     os.environ["GITHUB_WEBHOOK_SECRET"] = "crash"
     inbox = Inbox(Store(sys.argv[1], auto_migrate=True).open())
     for name in ("one", "two"):
-        inbox.handlers.on(GitHubLike, "*", name=name)(len)
+        inbox.handlers.on(GitHub, "*", name=name)(len)
     app = Receiver(inbox, schemes={"github": GITHUB}.get)
     Server(uvicorn.Config(app, port=0, access_log=False, log_level="error")).run()
 

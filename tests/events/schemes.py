@@ -5,39 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moorline.events.signatures import HMACBody, Scheme, StandardWebhooks, TimestampedHMAC
+from moorline.events.signatures import HMACBody, Scheme, StandardWebhooks
+from moorline.services import GitHub, Stripe
 
 NOW = 1_790_000_000.0
 
-GITHUB = HMACBody(
-    header="X-Hub-Signature-256",
-    prefix="sha256=",
-    env="GITHUB_WEBHOOK_SECRET",
-    id=("header:X-GitHub-Hook-ID", "header:X-GitHub-Delivery"),
-    type="header:X-GitHub-Event",
-    action="action",
-)
-STRIPE = TimestampedHMAC(
-    header="Stripe-Signature",
-    env="STRIPE_WEBHOOK_SECRET",
-    id="id",
-    type="type",
-    refuse={"object": "v2.core.event"},
-)
-
-
-class GitHubLike:
-    """What a service class looks like from here."""
-
-    name = "github"
-    webhooks = GITHUB
-
-
-class StripeLike:
-    """What a service class looks like from here."""
-
-    name = "stripe"
-    webhooks = STRIPE
+GITHUB = GitHub.webhooks
+STRIPE = Stripe.webhooks
 
 
 class SvixLike:
@@ -81,7 +55,7 @@ class Sender:
 SENDERS = [
     Sender(
         name="github",
-        service=GitHubLike,
+        service=GitHub,
         scheme=GITHUB,
         body=b'{"action":"opened","number":1,"text":"\\u001b \xe2\x99\xa5"}',
         secret="It's a Secret to Everybody",
@@ -94,7 +68,7 @@ SENDERS = [
     ),
     Sender(
         name="stripe",
-        service=StripeLike,
+        service=Stripe,
         scheme=STRIPE,
         body=b'{\n  "id": "evt_1",\n  "object": "event",\n  "type": "charge.refunded"\n}',
         secret="whsec_one",

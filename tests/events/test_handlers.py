@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.events.schemes import GitHubLike, StripeLike
 
 from moorline.errors import ConfigurationError
 from moorline.events import Handlers
+from moorline.services import GitHub, Stripe
 
 
 def names(handlers: Handlers, *event: Any) -> list[str]:
@@ -19,13 +19,13 @@ def test_a_type_matches_whatever_the_action():
     """``pull_request`` gets all its actions, ``pull_request.closed`` that one, ``*`` everything of the service."""
     handlers = Handlers()
 
-    @handlers.on(GitHubLike, "pull_request")
+    @handlers.on(GitHub, "pull_request")
     def every(event): ...
 
-    @handlers.on(GitHubLike, "pull_request.closed")
+    @handlers.on(GitHub, "pull_request.closed")
     async def closed(event): ...
 
-    @handlers.on(GitHubLike)
+    @handlers.on(GitHub)
     def all_of_github(event): ...
 
     assert names(handlers, "github", "pull_request", "closed") == [
@@ -42,7 +42,7 @@ def test_a_dotted_type_is_matched_whole():
     """Stripe's types hold dots and have no action."""
     handlers = Handlers()
 
-    @handlers.on(StripeLike, "payment_intent.succeeded")
+    @handlers.on(Stripe, "payment_intent.succeeded")
     def paid(event): ...
 
     assert names(handlers, "stripe", "payment_intent.succeeded") == ["stripe.paid"]
@@ -53,9 +53,9 @@ def test_one_function_under_several_patterns_is_one_handler():
     """However many of its patterns match, it gets one job an event."""
     handlers = Handlers()
 
-    @handlers.on(GitHubLike, "push")
-    @handlers.on(GitHubLike, "ping")
-    @handlers.on(GitHubLike, "*")
+    @handlers.on(GitHub, "push")
+    @handlers.on(GitHub, "ping")
+    @handlers.on(GitHub, "*")
     def seen(event): ...
 
     assert names(handlers, "github", "push") == ["github.seen"]
@@ -73,7 +73,7 @@ def test_registering_gives_the_function_back():
     def plain(event: object) -> str:
         return "x"
 
-    assert handlers.on(GitHubLike, "push", name="mine", retries=0)(plain) is plain
+    assert handlers.on(GitHub, "push", name="mine", retries=0)(plain) is plain
     found = handlers.named("mine")
     assert found is not None
     assert found.retries == 0
@@ -82,11 +82,11 @@ def test_registering_gives_the_function_back():
 def test_a_name_belongs_to_one_function():
     """Two functions under one name would take each other's jobs."""
     handlers = Handlers()
-    handlers.on(GitHubLike, "push", name="mine")(len)
+    handlers.on(GitHub, "push", name="mine")(len)
     with pytest.raises(ConfigurationError, match="mine"):
-        handlers.on(GitHubLike, "push", name="mine")(repr)
+        handlers.on(GitHub, "push", name="mine")(repr)
     with pytest.raises(ConfigurationError, match="mine"):
-        handlers.on(GitHubLike, "push", name="mine", retries=1)(len)
+        handlers.on(GitHub, "push", name="mine", retries=1)(len)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_name_belongs_to_one_function():
 )
 def test_a_bad_argument_is_named(argument: str, options: dict[str, Any]):
     """Each argument that cannot be used gives an error with its name."""
-    arguments: dict[str, Any] = {"service": GitHubLike, "type": "push"} | options
+    arguments: dict[str, Any] = {"service": GitHub, "type": "push"} | options
     with pytest.raises(ConfigurationError, match=argument):
         Handlers().on(**arguments)(len)
 
@@ -114,6 +114,6 @@ def test_a_bad_argument_is_named(argument: str, options: dict[str, Any]):
 def test_a_function_without_a_name_needs_one():
     """A lambda's name would be another one's tomorrow."""
     with pytest.raises(ConfigurationError, match="name"):
-        Handlers().on(GitHubLike, "push")(lambda event: None)
+        Handlers().on(GitHub, "push")(lambda event: None)
     with pytest.raises(ConfigurationError, match="function"):
-        Handlers().on(GitHubLike, "push")(5)  # type: ignore[type-var]
+        Handlers().on(GitHub, "push")(5)  # type: ignore[type-var]

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.events.schemes import GitHubLike, StripeLike
 
 from moorline.errors import ConfigurationError, EventNotFound, StoreError
 from moorline.events import Event, Handlers, Inbox, Stored
 from moorline.jobs.brokers.sql import CHANNEL
+from moorline.services import GitHub, Stripe
 from moorline.store.store import Store
 
 Rows = Callable[[str], list[Any]]
@@ -44,10 +44,10 @@ def event(number: int | str = 1, **changes: Any) -> Event:
 def handled(inbox: Inbox) -> Inbox:
     """An inbox with two handlers for one kind of event."""
 
-    @inbox.handlers.on(GitHubLike, "pull_request", retries=2)
+    @inbox.handlers.on(GitHub, "pull_request", retries=2)
     def first(event): ...
 
-    @inbox.handlers.on(GitHubLike, "pull_request.closed")
+    @inbox.handlers.on(GitHub, "pull_request.closed")
     async def second(event): ...
 
     return inbox
@@ -114,7 +114,7 @@ async def test_two_receivers_on_one_database_store_once(database_url: str, store
     """The same events sent to two processes' inboxes at once are stored once, and neither fails."""
     with Store(database_url, auto_migrate=False) as other:
         handlers = Handlers()
-        handlers.on(GitHubLike, "*", name="h")(len)
+        handlers.on(GitHub, "*", name="h")(len)
         inboxes = [Inbox(store, handlers), Inbox(other, handlers)]
         stored = await asyncio.gather(*[inbox.add(event(n % 50)) for n in range(200) for inbox in inboxes])
     assert sum(not one.duplicate for one in stored) == 50
@@ -216,7 +216,7 @@ async def test_a_page_has_bounds(inbox: Inbox, limit: int):
 
 async def test_stripe_and_github_handlers_do_not_mix(inbox: Inbox, rows: Rows):
     """An event makes jobs for its own service's handlers."""
-    inbox.handlers.on(StripeLike, "*", name="money")(len)
-    inbox.handlers.on(GitHubLike, "*", name="code")(len)
+    inbox.handlers.on(Stripe, "*", name="money")(len)
+    inbox.handlers.on(GitHub, "*", name="code")(len)
     await inbox.add(event())
     assert rows("SELECT name FROM jobs") == [("event:code",)]

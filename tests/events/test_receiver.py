@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.events.schemes import GITHUB, NOW, SENDERS, STRIPE, GitHubLike
+from tests.events.schemes import GITHUB, NOW, SENDERS, STRIPE
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, StoreOverloaded, StoreUnavailable
 from moorline.events import Event, Handlers, Inbox, Receiver, Scheme, Stored
+from moorline.services import GitHub
 from moorline.store.store import Store
 
 Rows = Callable[[str], list[Any]]
@@ -397,8 +398,8 @@ async def test_no_request_breaks_it(
 async def test_three_deliveries_at_once_are_one_event(store: Store, rows: Rows):
     """Concurrent duplicates are all answered 200; one event, one job for each handler, two duplicates counted."""
     handlers = Handlers()
-    handlers.on(GitHubLike, "pull_request", name="a")(len)
-    handlers.on(GitHubLike, "pull_request.opened", name="b")(len)
+    handlers.on(GitHub, "pull_request", name="a")(len)
+    handlers.on(GitHub, "pull_request.opened", name="b")(len)
     inbox = Inbox(store, handlers)
     receiver = receiver_on(inbox)
     answers = await asyncio.gather(*[post(receiver, GITHUB_SENDER.body, GITHUB_SENDER.signed()) for _ in range(3)])

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.events.schemes import NOW, SENDERS, Base64Like, GitHubLike, Sender, StripeLike
+from tests.events.schemes import NOW, SENDERS, Base64Like, Sender
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
 from moorline.events import HMACBody, StandardWebhooks, TimestampedHMAC, verify
 from moorline.secrets.secret import Secret
+from moorline.services import GitHub, Stripe
 
 every_scheme = pytest.mark.parametrize("sender", SENDERS, ids=lambda sender: sender.name)
 timed_schemes = pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_githubs_documented_vector():
     """The vector of GitHub's documentation for validating deliveries is accepted."""
     signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     event = verify(
-        GitHubLike,
+        GitHub,
         headers={"X-Hub-Signature-256": signature},
         body=b"Hello, World!",
         secrets="It's a Secret to Everybody",
@@ -346,7 +347,7 @@ def test_an_event_survives_a_copy_with_and_without_its_payload():
 def test_a_body_that_is_not_bytes_is_an_error(body: Any):
     """A parsed or decoded body cannot be verified, and the error says what is wanted."""
     with pytest.raises(ConfigurationError, match="body"):
-        verify(StripeLike, headers={}, body=body, secrets="x")
+        verify(Stripe, headers={}, body=body, secrets="x")
 
 
 def test_bytes_of_other_kinds_are_taken():
@@ -370,7 +371,7 @@ def test_a_service_that_is_none_is_an_error(service: Any):
 def test_headers_that_are_no_mapping_are_an_error():
     """A list of pairs is named as what it is."""
     with pytest.raises(ConfigurationError, match="headers"):
-        verify(StripeLike, headers=[("a", "b")], body=b"", secrets="x")  # type: ignore[arg-type]
+        verify(Stripe, headers=[("a", "b")], body=b"", secrets="x")  # type: ignore[arg-type]
 
 
 def test_a_record_with_a_bad_field_is_refused_at_once():
