@@ -38,27 +38,17 @@ def serve(url: str) -> None:
     """Run the receiver and the bare endpoint until killed; the port is printed when it listens."""
     import uvicorn
 
-    from moorline.events import HMACBody, Inbox, Receiver
+    from moorline.events import Inbox, Receiver
+    from moorline.services import GitHub
     from moorline.store.store import Store
-
-    class GitHubLike:
-        name = "github"
-        webhooks = HMACBody(
-            header="X-Hub-Signature-256",
-            prefix="sha256=",
-            env="GITHUB_WEBHOOK_SECRET",
-            id=("header:X-GitHub-Hook-ID", "header:X-GitHub-Delivery"),
-            type="header:X-GitHub-Event",
-            action="action",
-        )
 
     os.environ["GITHUB_WEBHOOK_SECRET"] = SECRET
     inbox = Inbox(Store(url, auto_migrate=True).open())
 
-    @inbox.handlers.on(GitHubLike, "push")
+    @inbox.handlers.on(GitHub, "push")
     def handler(event: object) -> None: ...
 
-    receiver = Receiver(inbox, schemes={"github": GitHubLike.webhooks}.get)
+    receiver = Receiver(inbox, schemes={"github": GitHub.webhooks}.get)
     key = SECRET.encode()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
