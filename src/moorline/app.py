@@ -334,6 +334,7 @@ class Moorline:
         if unknown:
             known = ", ".join(("retries", *EnqueueOptions.__slots__))
             raise ConfigurationError(f"enqueue: {unknown[0]!r} is no option of a job; known: {known}")
+        _check_retries(retries)
         payload = json.dumps(call.to_payload()).encode()
         return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
 
@@ -344,6 +345,11 @@ class Moorline:
             return Discard("a worker died while this was being sent: it may have been done, and is not safe to repeat")
         try:
             await call
+        except asyncio.CancelledError:
+            if safe:
+                raise  # it is given back
+            # The worker stops, and what it gives back would be sent again: this must not be.
+            return Discard("the worker stopped while this was sent: it may have been done, and is not safe to repeat")
         except CallError as error:
             # With a key the service answers a repetition with the first result; without one, repeating acts again.
             if error.outcome == "unknown" and not safe:
@@ -359,6 +365,11 @@ class Moorline:
             kind: type[Service] = registry.service(name)
             known = self.service(kind)
         return known
+
+
+def _check_retries(retries: object) -> None:
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ConfigurationError(f"retries: expected a whole number, 0 or more, got {retries!r}")
 
 
 def _safe_to_repeat(call: Call[Any]) -> bool:

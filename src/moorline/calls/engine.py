@@ -262,10 +262,13 @@ class Pipeline(Generic[R, A]):
         told = None if self._answer is None else self._context.limits.told_to_retry(self._answer)
         if told is False:
             return False
-        refused = isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and self._asked is not None)
-        if refused or error.outcome == "not_sent":
+        if self._refused(error) or error.outcome == "not_sent":
             return True
         return self._safe and (told is True or self._transient(error))
+
+    def _refused(self, error: CallError) -> bool:
+        """Whether the service turned the request away unread, and said when to come back."""
+        return isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and self._asked is not None)
 
     @property
     def _safe(self) -> bool:
@@ -334,7 +337,7 @@ class Pipeline(Generic[R, A]):
         return honest
 
     def _worth_later(self, error: CallError) -> bool:
-        if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent":
+        if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or self._refused(error):
             return self._safe or not self._unknown
         if isinstance(error, OutcomeUnknown):
             return self._context.key is not None

@@ -60,11 +60,11 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
     if at is not None and claim.snoozes < MAX_POSTPONED:
         # Spread a little, or all that waited for one breaker or limit come back in the same instant.
         return _again(claim, at + random.uniform(0.0, min(1.0, at - now)), refund=True, error=failure)
-    return _retried(claim, failure, now, None, backoff, random)
+    return _retried(claim, failure, now, None, backoff, random, not_before=_named_time(error, now))
 
 
 def unknown(claim: Claim, now: float) -> Completion:
-    """No function of that name here: perhaps a newer program enqueued it, so it waits for that one; a day, not longer."""
+    """No function of that name here: perhaps a newer program enqueued it, so it waits for that one, for a day."""
     error = UnknownJob(f"no job is registered under the name {claim.name!r}")
     failure = _failure(claim, now, type(error).__name__, str(error), "")
     if now - claim.created_at < UNKNOWN_PATIENCE:
@@ -78,12 +78,18 @@ def given_back(claim: Claim) -> Completion:
 
 
 def _retried(
-    claim: Claim, failure: JobFailure, now: float, seconds: float | None, backoff: Backoff, random: Random
+    claim: Claim,
+    failure: JobFailure,
+    now: float,
+    seconds: float | None,
+    backoff: Backoff,
+    random: Random,
+    not_before: float = 0.0,
 ) -> Completion:
     if claim.attempts >= claim.max_attempts:
         return Completion(claim.id, claim.deliveries, "dead", reason="failed", error=failure)
     wait = backoff.delay(claim.attempts, random.random) if seconds is None else seconds
-    return _again(claim, now + wait, refund=False, error=failure)
+    return _again(claim, max(now + wait, not_before), refund=False, error=failure)
 
 
 def _again(claim: Claim, at: float, *, refund: bool, error: JobFailure | None = None) -> Completion:
@@ -91,11 +97,16 @@ def _again(claim: Claim, at: float, *, refund: bool, error: JobFailure | None = 
 
 
 def _postponed_to(error: BaseException, now: float) -> float | None:
-    if not isinstance(error, CallError) or error.retry_at is None or error.retry_at <= now:
-        return None
-    if error.outcome == "not_sent" or error.fault == "limit":
-        return min(error.retry_at, now + MAX_WAIT)
+    at = _named_time(error, now)
+    if at > now and isinstance(error, CallError) and (error.outcome == "not_sent" or error.fault == "limit"):
+        return at
     return None
+
+
+def _named_time(error: BaseException, now: float) -> float:
+    """When the service asked to come back, in seconds since the epoch; 0 if it did not."""
+    at = error.retry_at if isinstance(error, CallError) else None
+    return 0.0 if at is None else min(at, now + MAX_WAIT)
 
 
 def _failure(claim: Claim, now: float, kind: str, message: str, trace: str) -> JobFailure:

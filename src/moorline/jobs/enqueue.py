@@ -24,9 +24,9 @@ class EnqueueOptions:
     """When, where and how a job is enqueued. ``None`` leaves it to the function's own setting.
 
     ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
-    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs; ``within``: a
-    SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in whose transaction the job is inserted, so that it
-    exists if and only if that commits. Raises ConfigurationError naming the option.
+    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs; ``within``:
+    a SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in whose transaction the job is inserted, so that
+    it exists if and only if that commits. Raises ConfigurationError naming the option.
     """
 
     delay: float | timedelta | None = None
@@ -39,16 +39,18 @@ class EnqueueOptions:
     def __post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
             raise ConfigurationError("delay, at: give one of them, not both")
-        if self.delay is not None and not 0 <= self._delay_seconds() < math.inf:
+        if self.delay is not None and not (_is(self.delay, float, timedelta) and 0 <= self._delay_seconds() < math.inf):
             raise ConfigurationError(f"delay: {self.delay!r} is not a number of seconds from now")
+        if self.at is not None and not _is(self.at, float, datetime):
+            raise ConfigurationError(f"at: {self.at!r} is neither a datetime nor seconds since the epoch")
         if isinstance(self.at, datetime) and self.at.tzinfo is None:
             raise ConfigurationError("at: a datetime needs a time zone")
         if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
             raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
-        if self.queue is not None and not self.queue:
-            raise ConfigurationError("queue: the name is empty")
-        if self.unique == "":
-            raise ConfigurationError("unique: the key is empty")
+        if self.queue is not None and not (_is(self.queue, str) and self.queue):
+            raise ConfigurationError(f"queue: {self.queue!r} is not a name")
+        if self.unique is not None and not (isinstance(self.unique, bool) or (_is(self.unique, str) and self.unique)):
+            raise ConfigurationError(f"unique: {self.unique!r} is neither a key nor True")
 
     def run_at(self, now: float) -> float:
         """Seconds since the epoch at which the job is due."""
@@ -63,21 +65,21 @@ class EnqueueOptions:
 
 
 class Enqueued(Generic[T]):
-    """``await`` it, or call ``.result()`` where no event loop runs: then the job is durable. Done once, however often asked.
+    """``await`` it, or call ``.result()`` where no event loop runs: then the job is durable.
 
-    With ``within=`` it is inserted in the caller's transaction, and durable when that commits.
+    It is done once, however often asked. With ``within=`` it is inserted in the caller's transaction, and durable when
+    that commits.
     """
 
-    __slots__ = ("_answer", "_broker", "_rows", "_shape", "_within")
+    __slots__ = ("_answer", "_broker", "_rows", "_shape", "_tried", "_within")
 
-    def __init__(
-        self, broker: Broker, rows: Sequence[JobRow], within: Any, shape: Callable[[list[str]], T]
-    ) -> None:
+    def __init__(self, broker: Broker, rows: Sequence[JobRow], within: Any, shape: Callable[[list[str]], T]) -> None:
         self._broker = broker
         self._rows = rows
         self._within = within
         self._shape = shape
         self._answer: list[T] = []
+        self._tried = False
 
     def __await__(self) -> Generator[Any, None, T]:
         return self._send().__await__()
@@ -92,11 +94,13 @@ class Enqueued(Generic[T]):
                 raise Misuse("within is asynchronous: await this instead of calling result()")
             if self._within is None and _in_loop():
                 raise Misuse("result() would block the running event loop: await this instead")
+            self._tried = True
             ids = self._insert(self._within) if self._within is not None else self._broker.enqueue_sync(self._rows)
             self._answer.append(self._shape(ids))
         return self._answer[0]
 
     async def _send(self) -> T:
+        self._tried = True
         if not self._answer:
             if self._within is None:
                 ids = await self._broker.enqueue(self._rows)
@@ -119,9 +123,16 @@ class Enqueued(Generic[T]):
         return self._broker.enqueue_within(within, self._rows)
 
     def __del__(self) -> None:
-        if not self._answer and self._rows:
+        if not self._tried and self._rows:
             name = self._rows[0].name
             warnings.warn(f"a job {name!r} was made and never enqueued: await it, or call .result()", stacklevel=2)
+
+
+def _is(value: object, *kinds: type) -> bool:
+    """Callers are not all type-checked; a number may be whole, and True is none."""
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
 def _in_loop() -> bool:
