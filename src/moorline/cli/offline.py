@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 from moorline.errors import ConfigurationError
@@ -30,11 +31,19 @@ def run(command: list[str], *, host: str, port: int, seed: int, webhooks_to: str
         log.info("serving", url=url, services=registry.names(), use=f"MOORLINE_SANDBOX_URL={url}")
 
     if not command:
-        server.serve(host, port, seed=seed, ready=_then_target(ready, webhooks_to))
+        announce = _then_target(ready, webhooks_to)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _stopped)
+        server.serve(host, port, seed=seed, ready=announce)
         return 0
     with server.running(seed=seed, host=host, port=port) as url:
         _then_target(ready, webhooks_to)(url)
         return _around(command, {**os.environ, "MOORLINE_SANDBOX_URL": url})
+
+
+def _stopped(*_: object) -> None:
+    # uvicorn stops in order and then raises the signal again; being told to stop is no failure.
+    sys.exit(0)
 
 
 def _around(command: list[str], environment: dict[str, str]) -> int:

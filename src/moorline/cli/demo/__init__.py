@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import time
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+
+from moorline.cli.demo.stage import Ledger
+from moorline.errors import MoorlineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,28 +27,36 @@ def play(github_payloads: Path | None = None, *, seed: int = 0, quiet: bool = Fa
 
     Starts the sandbox, a receiver and a worker on a SQLite file in a temporary folder, and stops them again.
     """
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, highlight=False)
+    ledger = Ledger(console)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="moorline-demo-") as name, _own_log(Path(name) / "demo.log"):
-        promises = _on_stage(Path(name), console, github_payloads, seed)
+    with (
+        _terminated_in_order(),
+        tempfile.TemporaryDirectory(prefix="moorline-demo-") as name,
+        _own_log(Path(name) / "demo.log"),
+    ):
+        try:
+            _on_stage(Path(name), console, ledger, github_payloads, seed)
+        except MoorlineError as error:
+            ledger.promise("the day is played to its end", f"{type(error).__name__}: {error}", kept=False)
     seconds = time.monotonic() - began
-    kept = bool(promises) and all(one.kept for one in promises)
-    table = Table("", "promised", "what happened", title="\nWhat was promised, and what happened", title_justify="left")
-    for one in promises:
-        table.add_row("[green]true[/]" if one.kept else "[red]FALSE[/]", one.promised, one.happened)
-    console.print(table)
-    console.print(f"{sum(one.kept for one in promises)} of {len(promises)} lines true, {seconds:.1f} s")
-    listed = [{"promised": one.promised, "happened": one.happened, "kept": one.kept} for one in promises]
-    return {"kept": kept, "seconds": round(seconds, 1), "promises": listed}
+    console.print("\n[bold]What was promised, and what happened[/]")
+    console.print(ledger.table())
+    true = sum(one.kept for one in ledger.promises)
+    console.print(
+        f"[bold {'green' if ledger.kept else 'red'}]{true} of {len(ledger.promises)} true[/], {seconds:.1f} s"
+    )
+    return {"kept": ledger.kept, "seconds": round(seconds, 1), "promises": [asdict(one) for one in ledger.promises]}
 
 
-def _on_stage(folder: Path, console: Console, github_payloads: Path | None, seed: int) -> list[Any]:
+def _on_stage(folder: Path, console: Console, ledger: Ledger, github_payloads: Path | None, seed: int) -> None:
     from moorline.cli.demo.processes import Crew, free_port
 
     sandbox, receiver = free_port(), free_port()
     environment = _environment(folder, f"http://127.0.0.1:{sandbox}")
     with _environ(environment), Crew(environment, folder) as crew:
-        console.print("[bold]A bad day for a small shop.[/] Everything is local: sandbox, receiver, worker, SQLite.")
+        console.print("[bold]A bad day for a small shop[/]")
+        console.print("Nothing leaves this machine: sandbox, receiver and worker are local processes.")
         target = "moorline.cli.demo.app:app"
         crew.hire("sandbox", "sandbox", "--port", str(sandbox), "--seed", str(seed), port=sandbox)
         crew.hire("receiver", "serve", target, "--port", str(receiver), port=receiver)
@@ -53,18 +65,29 @@ def _on_stage(folder: Path, console: Console, github_payloads: Path | None, seed
         import httpx2
 
         from moorline.cli.demo.app import app
-        from moorline.cli.demo.stage import Ledger, Stage
+        from moorline.cli.demo.stage import Stage
         from moorline.cli.demo.story import tell
 
+        crew.ready()
         with httpx2.Client(base_url=environment["MOORLINE_SANDBOX_URL"], timeout=20, trust_env=False) as control:
-            url = f"http://127.0.0.1:{receiver}"
-            ledger = Ledger(console.print)
-            tell(Stage(app, crew, folder, control, url, ledger), github_payloads)
-    ledger.chapter("Closing time", "the processes are told to stop")
-    ledger.equal(
-        "receiver and worker stop in order when told to", [0, 0], [crew.exits["receiver"], crew.exits["worker"]]
-    )
-    return ledger.promises
+            tell(Stage(app, crew, folder, control, f"http://127.0.0.1:{receiver}", ledger), github_payloads)
+    ledger.chapter("Closing time", "The processes are told to stop.")
+    exits = [crew.exits["receiver"], crew.exits["worker"], crew.exits["sandbox"]]
+    ledger.equal("all processes stop in order", [0, 0, 0], exits)
+
+
+@contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """SIGTERM clears up like Ctrl-C: without this, Python would end on the spot and leave the folder."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(folder: Path, sandbox: str) -> dict[str, str]:
@@ -101,13 +124,14 @@ def _own_log(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _environ(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
+    """These, and no setting of moorline besides: the day must not end in somebody's real database."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("MOORLINE_"):
+            del os.environ[name]
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)

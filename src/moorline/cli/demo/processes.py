@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from moorline.errors import MoorlineError
@@ -62,6 +63,7 @@ class _Member:
         self._environment = environment
         self._log = log
         self._dismissed = threading.Event()
+        self._changing = threading.Lock()  # between starting again and being dismissed: no process may slip through
         self._process = self._start()
         self._watch = threading.Thread(target=self._keep, name=f"demo-{name}", daemon=True)
         self._watch.start()
@@ -74,6 +76,7 @@ class _Member:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                process_group=0,  # Ctrl-C is ours: we stop them, in order
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, which takes no lock
             )
 
@@ -84,9 +87,10 @@ class _Member:
                 return
             self.restarts += 1
             self._dismissed.wait(min(0.05 * 2**self.restarts, 1.0))
-            if self._dismissed.is_set():
-                return
-            self._process = self._start()
+            with self._changing:
+                if self._dismissed.is_set():
+                    return
+                self._process = self._start()
 
     @property
     def alive(self) -> bool:
@@ -97,7 +101,8 @@ class _Member:
 
     def dismiss(self) -> int:
         """Ask it to stop, then insist; gives its exit code."""
-        self._dismissed.set()
+        with self._changing:
+            self._dismissed.set()
         self._process.terminate()
         try:
             return self._process.wait(_PATIENCE)
@@ -115,6 +120,7 @@ class Crew:
         self._environment = {**os.environ, **environment}
         self._folder = folder
         self._members: dict[str, _Member] = {}
+        self._ports: dict[str, int] = {}
         self.exits: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -125,11 +131,16 @@ class Crew:
             self.exits[name] = member.dismiss()
 
     def hire(self, name: str, *command: str, port: int | None = None) -> None:
-        """Start ``moorline COMMAND`` and wait until its port answers."""
-        member = _Member(name, list(command), self._environment, self._folder / f"{name}.log")
-        self._members[name] = member
+        """Start ``moorline COMMAND``; it is up when its port answers."""
+        self._members[name] = _Member(name, list(command), self._environment, self._folder / f"{name}.log")
         if port is not None:
-            until(lambda: member.restarts > 2 or _answers(port), f"the {name} listens on port {port}")
+            self._ports[name] = port
+
+    def ready(self) -> None:
+        """Wait until all are up. Raises DemoFailed when one does not start."""
+        for name, port in self._ports.items():
+            member = self._members[name]
+            until(partial(_up_or_hopeless, member, port), f"the {name} listens on port {port}")
             if not _answers(port):
                 raise DemoFailed(f"the {name} does not start: {self.log(name)[-600:]}")
 
@@ -144,6 +155,10 @@ class Crew:
     def log(self, name: str) -> str:
         """What it wrote."""
         return (self._folder / f"{name}.log").read_text(errors="replace")
+
+
+def _up_or_hopeless(member: _Member, port: int) -> bool:
+    return member.restarts > 2 or _answers(port)
 
 
 def _answers(port: int) -> bool:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Column, Table
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import httpx2
+    from rich.console import Console
 
     from moorline.app import Moorline
     from moorline.cli.demo.processes import Crew
@@ -29,34 +35,60 @@ class Promise:
 class Ledger:
     """Collects what was promised against what happened, and tells it as it goes."""
 
-    def __init__(self, tell: Any) -> None:
-        self._tell = tell
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self.promises: list[Promise] = []
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is something to show, and all of it is true."""
+        return bool(self.promises) and all(one.kept for one in self.promises)
 
     def chapter(self, title: str, what: str) -> None:
         """A new part of the day."""
-        self._tell(f"\n[bold cyan]{title}[/]  [dim]{what}[/]")
+        self._console.print(f"\n[bold cyan]{escape(title)}[/]")
+        self._console.print(Padding(f"[dim]{escape(what)}[/]", (0, 0, 0, 3)))
 
     def note(self, text: str) -> None:
         """Something that happened on the way."""
-        self._tell(f"   {text}")
+        self._console.print(Padding(escape(text), (0, 0, 0, 3)))
 
     def promise(self, promised: str, happened: object, kept: bool) -> None:
         """Write one line down."""
-        self.promises.append(Promise(promised, str(happened), kept))
-        self._tell(f"   [green]✓[/] {promised}: {happened}" if kept else f"   [bold red]✗ {promised}: {happened}[/]")
+        one = Promise(promised, str(happened), kept)
+        self.promises.append(one)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            "  ", self._mark(kept), f"{escape(promised)}: [{'bold' if kept else 'bold red'}]{escape(one.happened)}"
+        )
+        self._console.print(line)
 
     def equal(self, promised: str, expected: object, happened: object, unit: str = "") -> None:
-        """Kept when both are the same."""
-        tail = f" {unit}" if unit else ""
-        shown = _plainly(happened) + tail
-        self.promise(
-            promised, shown if expected == happened else f"{shown}, not {_plainly(expected)}", expected == happened
+        """Kept when both are the same. ``unit`` is the word for one of what is counted."""
+        shown = _plainly(happened, unit)
+        kept = expected == happened
+        self.promise(promised, shown if kept else f"{shown}, not {_plainly(expected)}", kept)
+
+    def table(self) -> Table:
+        """All lines, for the end."""
+        table = Table(
+            "", Column("promised", no_wrap=True), "what happened", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
         )
+        for one in self.promises:
+            style = "" if one.kept else "bold red"
+            table.add_row(self._mark(one.kept, words=True), escape(one.promised), escape(one.happened), style=style)
+        return table
+
+    def _mark(self, kept: bool, *, words: bool = False) -> str:
+        if words:
+            return "[green]true[/]" if kept else "FALSE"
+        utf = self._console.encoding.lower().startswith("utf")
+        return f"[green]{'✓' if utf else '+'}[/]" if kept else f"[bold red]{'✗' if utf else 'X'}[/]"
 
 
-def _plainly(value: object) -> str:
-    return ", ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value)
+def _plainly(value: object, unit: str = "") -> str:
+    words = ", ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value)
+    return f"{words} {unit}{'' if value == 1 else 's'}" if unit else words
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ async def _day(stage: Stage, bodies: list[tuple[str, bytes]], github: str) -> No
 async def _poison_is_taken(stage: Stage) -> str:
     from moorline.cli.demo.app import import_ledger
 
-    stage.ledger.chapter("Poison", "a job that kills its worker is taken in; watch what the others do meanwhile")
+    stage.ledger.chapter("Poison", "A job is enqueued that kills its worker. The rest of the day goes on meanwhile.")
     job = await import_ledger.enqueue()
     return job.id
 
@@ -54,18 +54,16 @@ async def _poison_is_taken(stage: Stage) -> str:
 async def _signup(stage: Stage) -> None:
     from moorline.cli.demo.app import send_welcome
 
-    stage.ledger.chapter("Signup", "a customer signs up; SendGrid limits us at first (429, Retry-After 1)")
+    stage.ledger.chapter("Signup", "A customer signs up. SendGrid answers 429, Retry-After 1, at first.")
     stage.fault(kind="status", service="sendgrid", status=429, retry_after=1, count=1)
     await send_welcome.enqueue("u_1")
     await _until(lambda: stage.book("welcomed") == ["u_1"], "the welcome e-mail is sent")
-    stage.ledger.equal("the welcome e-mail is sent once", 1, len(stage.state("sendgrid")["messages"]))
+    stage.ledger.equal("the welcome e-mail is sent once", 1, len(stage.state("sendgrid")["messages"]), "e-mail")
 
 
 async def _payment_in_bad_weather(stage: Stage) -> None:
     ledger = stage.ledger
-    ledger.chapter(
-        "Payment", "Stripe answers 503, then loses an answer after doing the work, then 429 with Retry-After 1"
-    )
+    ledger.chapter("Payment", "Stripe answers 503, then charges and loses its answer, then 429 with Retry-After 1.")
     before = len(stage.requests("stripe", "POST"))
     stage.fault(kind="status", service="stripe", method="POST", status=503, count=1)
     stage.fault(kind="dropped", service="stripe", method="POST", count=1, processed=True)
@@ -76,22 +74,23 @@ async def _payment_in_bad_weather(stage: Stage) -> None:
     took = time.monotonic() - began
     stage.calm()
     made = stage.state("stripe")["payment_intents"]
-    ledger.equal("the payment goes through", "succeeded", payment.status)
-    ledger.equal("after four attempts", 4, len(stage.requests("stripe", "POST")) - before)
-    ledger.equal("charged once, though one answer was lost", 1, len(made))
-    ledger.promise("Retry-After is waited for, never cut short", f"{took:.1f} s", took >= 1.0)
-    ledger.note("its webhook is sent three times")
+    ledger.equal("a payment gets through all that", "succeeded", payment.status)
+    ledger.equal("it takes 4 attempts, no more", 4, len(stage.requests("stripe", "POST")) - before, "attempt")
+    ledger.equal("the customer is charged once", 1, len(made), "charge")
+    ledger.promise("Retry-After is waited for in full", f"{took:.1f} s in all", took >= 1.0)
+    ledger.note("Stripe sends the webhook of it three times.")
     sent = await asyncio.to_thread(stage.deliveries, "stripe")
     succeeded = [one["status"] for one in sent if one["event"] == "payment_intent.succeeded"]
-    ledger.equal("every delivery is answered 2xx", [200] * 3, succeeded)
+    ledger.equal("each webhook is answered 2xx", [200] * 3, succeeded)
     await _until(lambda: payment.id in stage.book("booked"), "the payment is booked")
     stored = [event for event in await stage.app.events(service="stripe") if event.type == "payment_intent.succeeded"]
-    ledger.equal("stored once, two duplicates counted", (1, 2), (len(stored), sum(one.duplicates for one in stored)))
-    ledger.equal("handled once", 1, stage.book("booked").count(payment.id))
+    ledger.equal("the webhook is stored once", 1, len(stored), "event")
+    ledger.equal("the other two are counted", 2, sum(one.duplicates for one in stored), "duplicate")
+    ledger.equal("the payment is booked once", 1, stage.book("booked").count(payment.id), "booking")
 
 
 async def _declined(stage: Stage) -> None:
-    stage.ledger.chapter("Declined", "a card without money")
+    stage.ledger.chapter("Declined", "A card without money.")
     before = len(stage.requests("stripe", "POST"))
     stripe = stage.app.service(Stripe)
     try:
@@ -100,34 +99,38 @@ async def _declined(stage: Stage) -> None:
         )
         said = "no error at all"
     except errors.PaymentDeclined as error:
-        said = f"{type(error).__name__}, {error.decline_code}"
-    stage.ledger.equal("a declined card is a typed error", "PaymentDeclined, insufficient_funds", said)
-    stage.ledger.equal("and is not tried again", 1, len(stage.requests("stripe", "POST")) - before)
+        said = f"{type(error).__name__}: {error.decline_code}"
+    stage.ledger.equal("a declined card is a typed error", "PaymentDeclined: insufficient_funds", said)
+    stage.ledger.equal(
+        "a declined card is not tried again", 1, len(stage.requests("stripe", "POST")) - before, "attempt"
+    )
 
 
 async def _deliveries_from_github(stage: Stage, bodies: list[tuple[str, bytes]], target: str) -> None:
     ledger = stage.ledger
-    whose = f"{len(bodies)} real deliveries" if bodies else "deliveries of the sandbox's own making"
-    ledger.chapter("GitHub", f"{whose}, each twice, and a forged one")
+    whose = f"{len(bodies)} real deliveries" if bodies else "Deliveries of the sandbox's own making"
+    ledger.chapter("GitHub", f"{whose} come in, each twice, and a forged one.")
     statuses: list[int] = []
     for event, body in bodies or [("push", b""), ("issues", b""), ("ping", b"")]:
         statuses += await asyncio.to_thread(stage.deliver, "github", event, body, target=target, repeat=2)
     count = len(statuses) // 2
-    ledger.equal("every true delivery is answered 2xx", len(statuses), sum(200 <= one < 300 for one in statuses))
+    ledger.equal(
+        f"{len(statuses)} true deliveries are answered 2xx", len(statuses), sum(200 <= one < 300 for one in statuses)
+    )
     forged = await asyncio.to_thread(
         stage.deliver, "github", "push", bodies[0][1] if bodies else b"", target=target, broken_signature="true"
     )
     ledger.equal("the forged one is refused", [401], forged)
     await _until(lambda: len(stage.book("followed")) >= count, "GitHub's events are handled")
     stored = await stage.app.events(service="github")
-    ledger.equal("each is stored once, the forged one not at all", count, len(stored))
-    ledger.equal("each is handled once", count, len(set(stage.book("followed"))))
-    ledger.equal("no handler ran twice", count, len(stage.book("followed")))
+    ledger.equal("stored once each, and nothing forged", count, len(stored), "event")
+    ledger.equal("every event is handled", count, len(set(stage.book("followed"))), "event")
+    ledger.equal("none of them is handled twice", count, len(stage.book("followed")), "run")
 
 
 async def _breaker(stage: Stage) -> None:
     ledger = stage.ledger
-    ledger.chapter("Outage", "Stripe is down for everybody")
+    ledger.chapter("Outage", "Stripe answers 500 to everything.")
     stripe = stage.app.service(Stripe, policy=Policy(retry=None, breaker=Breaker(failures=5, reset=1.5)))
     stage.fault(kind="status", service="stripe", method="GET", status=500)
     failures = 0
@@ -136,7 +139,7 @@ async def _breaker(stage: Stage) -> None:
             await stripe.get_payment("pi_none")
         except errors.ServiceUnavailable:
             failures += 1
-    ledger.note(f"{failures} failures in a row")
+    ledger.note(f"{failures} calls in a row fail.")
     before = len(stage.requests("stripe"))
     began = time.monotonic()
     opened: errors.CircuitOpen | None = None
@@ -145,40 +148,43 @@ async def _breaker(stage: Stage) -> None:
     except errors.CircuitOpen as error:
         opened = error
     took = time.monotonic() - began
-    ledger.equal("the breaker opens after 5 failures", "CircuitOpen", type(opened).__name__)
-    ledger.promise("and answers at once", f"{took * 1000:.1f} ms", took < 0.1)
-    ledger.equal("without asking Stripe", 0, len(stage.requests("stripe")) - before)
+    ledger.equal("after 5 failures the breaker opens", "CircuitOpen", type(opened).__name__)
+    ledger.promise("an open breaker answers at once", f"{took * 1000:.1f} ms", took < 0.1)
+    ledger.equal("it does so without asking Stripe", 0, len(stage.requests("stripe")) - before, "request")
     stage.calm()
     until_probe = (opened.retry_at or 0.0) - time.time() if opened else 0.0
-    ledger.note(f"Stripe is mended; the breaker lets one probe through in {until_probe:.1f} s, as its error said")
+    ledger.note(f"Stripe is mended. One probe may pass in {until_probe:.1f} s, as the error said.")
     await asyncio.sleep(max(until_probe, 0.0) + 0.05)
     made = next(iter(stage.state("stripe")["payment_intents"]))
     payment = await stripe.get_payment(made if isinstance(made, str) else made["id"])
-    ledger.equal("it recovers by itself", "succeeded", payment.status)
+    ledger.equal("the breaker recovers by itself", "succeeded", payment.status)
 
 
 async def _poison_is_dead_and_mended(stage: Stage, poison: str) -> None:
     ledger = stage.ledger
-    ledger.chapter("Poison again", "the job that kills its worker")
-
+    ledger.chapter("Poison again", "What has become of the job that kills its worker.")
     await _state(stage, poison, "dead")
     job = await stage.app.jobs.broker.get(poison)
-    ledger.equal(f"after {POISON_LIMIT} kills it is a dead letter", ("dead", "crashed"), (job.state, job.reason))
-    ledger.equal("it killed no more workers than that", POISON_LIMIT, len(stage.book("killed")))
+    ledger.equal(f"a job that kills {POISON_LIMIT} workers is dead", ("dead", "crashed"), (job.state, job.reason))
+    ledger.equal("it kills no more workers than that", POISON_LIMIT, len(stage.book("killed")), "worker")
     (stage.folder / "mended").touch()
-    ledger.note("its cause is mended, and it is retried: moorline jobs retry")
+    ledger.note("Its cause is mended, and it is retried (moorline jobs retry).")
     await stage.app.jobs.broker.retry(poison)
     await _until(lambda: stage.book("imported") == ["ledger"], "the mended job runs")
-    ledger.equal("retried, it is done", "done", await _state(stage, poison, "done"))
+    ledger.equal("mended and retried, it is done", "done", await _state(stage, poison, "done"))
     left = [one for one in await stage.app.jobs.broker.list(JobFilter(limit=1000)) if one.state != "done"]
-    ledger.equal("no other job is lost or dead", 0, len(left))
+    ledger.equal("no other job is lost or dead", 0, len(left), "job")
 
 
 def _nothing_shown(stage: Stage) -> None:
-    stage.ledger.chapter("Discretion", "all logs were written at DEBUG")
+    stage.ledger.chapter(
+        "Discretion", "All processes logged at DEBUG; their logs are searched for the keys of the day."
+    )
     leaks = [name for name, text in stage.outputs() if "0canary0" in text]
     lines = sum(text.count("\n") for _, text in stage.outputs())
-    stage.ledger.promise("no key in any log", f"{lines} lines, {len(leaks)} with a key", lines > 0 and not leaks)
+    stage.ledger.promise(
+        "no key is in any log", f"{lines} lines, {len(leaks)} logs with a key", lines > 0 and not leaks
+    )
 
 
 async def _state(stage: Stage, job_id: str, wanted: str) -> str:
