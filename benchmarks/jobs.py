@@ -1,4 +1,4 @@
-"""Jobs enqueued and drained a second, durable settings. ``python benchmarks/jobs.py [DATABASE_URL …]`` (default: SQLite)."""
+"""Jobs enqueued and drained a second, durable. ``python benchmarks/jobs.py [DATABASE_URL …]`` (default: SQLite)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ async def measure(store: Store) -> None:
     drained = await Worker(jobs).drain()
     print(f"  drained (async no-op, 50 slots):      {drained / (time.perf_counter() - began):10,.0f} jobs/s")
     assert drained == 2 * COUNT, drained
-    print(f"  peak memory of this process:          {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:10,.0f} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  peak memory of this process:          {peak:10,.0f} MB")
 
 
 def fsync_setting(store: Store) -> str:

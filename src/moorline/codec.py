@@ -1,8 +1,8 @@
 """Arguments as bytes and back, by the annotations of a function's signature.
 
-The format is ``{"v":1,"args":{name: value}}``. Names, not positions, so that what was written by one version of a program is read
-by the next one: a parameter that is new there takes its default, one that is gone is a clear error. Pydantic does the
-work and is loaded when the first arguments are encoded or decoded.
+The format is ``{"v":1,"args":{name: value}}``. Names, not positions, so that what was written by one version of a
+program is read by the next one: a parameter that is new there takes its default, one that is gone is a clear error.
+Pydantic does the work and is loaded when the first arguments are encoded or decoded.
 """
 
 from __future__ import annotations
@@ -150,9 +150,7 @@ class Codec:
                 fields[f"f{index}"] = (kind, Field(alias=name))
             else:
                 fields[f"f{index}"] = (kind, Field(default=None, alias=name))
-        config = ConfigDict(
-            extra=extra, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants"
-        )
+        config = ConfigDict(extra=extra, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
         try:
             return create_model("Arguments", __config__=config, **fields)
         except PydanticUserError as error:

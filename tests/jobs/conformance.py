@@ -9,7 +9,7 @@ import pytest
 from moorline.clock import ManualClock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, WorkerInfo
-from moorline.jobs.job import Claim, JobFailure, JobRow
+from moorline.jobs.job import Claim, JobFailure, JobRow, State
 from moorline.store.ids import new_id
 
 LEASE = 10.0
@@ -114,7 +114,7 @@ class BrokerConformance:
         assert (job.state, job.attempts, job.deliveries, job.snoozes, job.worker) == ("ready", 0, 1, 1, None)
 
     @pytest.mark.parametrize("state", ["dead", "cancelled"])
-    async def test_an_end_keeps_its_reason(self, broker: Broker, clock: ManualClock, state: str) -> None:
+    async def test_an_end_keeps_its_reason(self, broker: Broker, clock: ManualClock, state: State) -> None:
         """A dead or cancelled job says why."""
         (job_id,) = await enqueue(broker, clock)
         (claim,) = (await broker.claim(worker(clock), 1)).jobs
@@ -240,7 +240,9 @@ class BrokerConformance:
         with pytest.raises(JobStateError, match=second):
             await broker.retry(first)
 
-    async def test_prune_deletes_what_ended_long_ago_and_no_dead_letter(self, broker: Broker, clock: ManualClock) -> None:
+    async def test_prune_deletes_what_ended_long_ago_and_no_dead_letter(
+        self, broker: Broker, clock: ManualClock
+    ) -> None:
         """Done and cancelled jobs go after their time, in batches; the dead stay."""
         ids = await enqueue(broker, clock, 4)
         claims = (await broker.claim(worker(clock), 3)).jobs
@@ -272,7 +274,11 @@ class BrokerConformance:
     async def test_enqueueing_wakes_who_listens(self, broker: Broker, clock: ManualClock) -> None:
         """A new job is announced, until the listener ends."""
         loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        stop = broker.listen(lambda: loop.call_soon_threadsafe(woken.set))
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(woken.set)
+
+        stop = broker.listen(wake)
         await enqueue(broker, clock)
         await asyncio.wait_for(woken.wait(), 5)
         stop()

@@ -31,9 +31,7 @@ async def innocent(number: int) -> None: ...
 async def poison(number: int) -> None: ...
 
 
-async def test_killed_workers_lose_nothing_and_only_poison_dies(
-    jobs: Jobs, database_url: str, tmp_path: Path
-) -> None:
+async def test_killed_workers_lose_nothing_and_only_poison_dies(jobs: Jobs, database_url: str, tmp_path: Path) -> None:
     """After 15 kills every job ran at least once; the dead are exactly the poison, three crashes each."""
     random_moments = random.Random(20261123)
     journals = tmp_path / "journals"

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from moorline.errors import CircuitOpen, ConfigurationError, Misuse, StoreUnavai
 from moorline.jobs import Cancel, Discard, Retry, Snooze
 from moorline.jobs.broker import JobFilter, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
-from moorline.jobs.job import Job
+from moorline.jobs.job import Claim, Job
 from moorline.jobs.registry import JobFunction, Jobs
 from moorline.jobs.worker import Worker
 from moorline.store import Store
@@ -28,7 +29,7 @@ async def only_job(jobs: Jobs) -> Job:
     return job
 
 
-async def ran(jobs: Jobs, function: JobFunction, *args: object, times: int = 1) -> Job:
+async def ran(jobs: Jobs, function: JobFunction[..., object], *args: object, times: int = 1) -> Job:
     await function.enqueue(*args)
     for _ in range(times):
         await Worker(jobs).drain()
@@ -299,7 +300,8 @@ async def test_a_claim_whose_answer_was_lost_runs_after_all(jobs: Jobs, monkeypa
     async def job() -> None:
         finished.set()
 
-    claim, lost = jobs.broker.claim, []
+    claim = jobs.broker.claim
+    lost: list[Claim] = []
 
     async def losing(worker: WorkerInfo, limit: int, *, alone: bool = False):
         claimed = await claim(worker, limit, alone=alone)
@@ -376,9 +378,10 @@ async def test_a_worker_runs_once_at_a_time(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"concurrency": 0}, {"lease": 0}, {"grace": -1}, {"queues": "default"}, {"queues": ()}, {"poll": float("inf")}]
+    "wrong",
+    [{"concurrency": 0}, {"lease": 0}, {"grace": -1}, {"queues": "default"}, {"queues": ()}, {"poll": float("inf")}],
 )
-def test_a_wrong_setting_is_named(wrong: dict, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_named(wrong: dict[str, Any], tmp_path: Path) -> None:
     """The error says which setting it is."""
     jobs = Jobs(SqlBroker(Store(f"sqlite:///{tmp_path}/x.db")))
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):

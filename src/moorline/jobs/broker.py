@@ -79,7 +79,7 @@ class JobFilter:
 
 
 class Broker(Protocol):
-    """All methods raise StoreUnavailable when the broker does not answer; nothing is lost then, and all may be repeated."""
+    """All methods raise StoreUnavailable when the broker does not answer: nothing is lost, and all may be repeated."""
 
     async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
         """Store *rows*; returns after they are durable, with one id each (another's, if the unique key is taken)."""
@@ -105,7 +105,7 @@ class Broker(Protocol):
         ...
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
-        """Return what *worker* claimed and does not hold (ids *held*), attempts refunded. For answers that were lost."""
+        """Return what *worker* claimed and does not hold (ids *held*), attempts refunded: for lost answers."""
         ...
 
     def heartbeat(self, worker: WorkerInfo) -> None:
@@ -133,7 +133,7 @@ class Broker(Protocol):
         ...
 
     async def retry(self, job_id: str) -> Job:
-        """Make a dead, cancelled, done or waiting job due now, with all its attempts. Raises JobNotFound, JobStateError."""
+        """Make a job that does not run due now, with all its attempts. Raises JobNotFound, JobStateError."""
         ...
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:

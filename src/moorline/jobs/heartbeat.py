@@ -1,4 +1,4 @@
-"""Keeps a worker's lease alive from a thread of its own, so that a job that blocks the event loop is not taken for a crash."""
+"""Keeps a worker's lease alive from a thread of its own: a job that blocks the event loop is not taken for a crash."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Heartbeat:
     async def stop(self) -> None:
         """Stop beating."""
         self._ended.set()
-        while self._thread.is_alive():
+        while self._thread.is_alive():  # noqa: ASYNC110 -- a thread sets no asyncio.Event when it has ended
             await asyncio.sleep(0.005)
 
     def _run(self) -> None:

@@ -92,7 +92,9 @@ class Jobs:
         if timeout is not None and not timeout > 0:
             raise ConfigurationError(f"timeout: {timeout!r} is not a positive number of seconds")
         if timeout is not None and not is_async:
-            raise ConfigurationError(f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async")
+            raise ConfigurationError(
+                f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async"
+            )
         return Handler(name, function, is_async, backoff or _default_backoff(), timeout=timeout)
 
     def _register(self, handler: Handler) -> None:
@@ -153,7 +155,7 @@ class Jobs:
 
 
 class JobFunction(Generic[P, R]):
-    """A function that can be enqueued. Called, it is the plain function; ``enqueue`` makes a durable job of the call."""
+    """A function that can be enqueued. Called, it is the plain function; ``enqueue`` makes a job of the call."""
 
     def __init__(
         self, jobs: Jobs, function: Callable[P, R], handler: Handler, max_attempts: int, options: EnqueueOptions
@@ -166,13 +168,17 @@ class JobFunction(Generic[P, R]):
         self._options = options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, here and now."""
         return self._function(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<job {self._handler.name}>"
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Enqueued[JobHandle]:
-        """A job with these arguments: ``await`` it, or ``.result()``. Raises InvalidArguments at once, naming the argument."""
+        """A job with these arguments: ``await`` it, or ``.result()``.
+
+        Raises InvalidArguments at once, naming the argument.
+        """
         row = self._row(args, kwargs)
         return Enqueued(self._jobs.broker, [row], self._options.within, functools.partial(_handle, row.id))
 
@@ -192,7 +198,10 @@ class JobFunction(Generic[P, R]):
         unique: str | bool | None = None,
         within: Any = None,
     ) -> JobFunction[P, R]:
-        """The same function, enqueued otherwise; see ``EnqueueOptions``. Raises ConfigurationError naming the option."""
+        """The same function, enqueued otherwise: see ``EnqueueOptions``.
+
+        Raises ConfigurationError naming the option.
+        """
         asked = EnqueueOptions(delay, at, queue, priority, unique, within)
         changes = {key: value for key in asked.__slots__ if (value := getattr(asked, key)) is not None}
         if "at" in changes:
@@ -216,7 +225,7 @@ def _handles(wanted: list[str], ids: list[str]) -> list[JobHandle]:
     return [_handle(row, [found]) for row, found in zip(wanted, ids, strict=True)]
 
 
-def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:
+def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:  # noqa: FBT001 -- the option's type
     if unique is None or unique is False:
         return None
     if unique is True:

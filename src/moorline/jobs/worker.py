@@ -45,10 +45,10 @@ _LONGEST_PAUSE: Final = 2.0
 class Worker:
     """Runs the jobs of some queues, up to *concurrency* at a time.
 
-    ``lease`` (seconds): how soon the jobs of a worker that died are taken over; the clocks of all machines must agree to
-    a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
-    given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long done
-    jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
+    ``lease`` (seconds): how soon the jobs of a worker that died are taken over; the clocks of all machines must agree
+    to a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
+    given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long
+    done jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Worker:
         return self._done
 
     async def drain(self) -> int:
-        """Work until nothing is due; returns how many jobs ended. For tests and one-off commands; no signal is handled."""
+        """Work until nothing is due; how many jobs ended. For tests and one-off commands; no signal is handled."""
         async with self._session():
             await self._first_failure(self._drain(), self._stop_asked.wait())
         return self._done
@@ -312,7 +312,7 @@ class Worker:
             self._rescue_after = self._clock.monotonic() + self._lease
 
     async def _run_suspects(self) -> None:
-        """Jobs that were running when a worker died, one by one with nothing beside them: only the guilty one dies again."""
+        """Jobs that ran when a worker died, one by one with nothing beside them: only the guilty one dies again."""
         if not await self._until_idle(_PATIENCE):
             self._log.warning("suspects_wait", reason="other jobs run too long", again_in=_LATER)
             self._suspects_after = self._clock.monotonic() + _LATER
@@ -389,10 +389,17 @@ class Worker:
         self._appetite.ended()
         if error is not None or state == "dead":
             self._log.warning(
-                "job_failed", job=claim.id, name=claim.name, attempt=claim.attempts, state=state, error=type(error).__name__
+                "job_failed",
+                job=claim.id,
+                name=claim.name,
+                attempt=claim.attempts,
+                state=state,
+                error=type(error).__name__,
             )
         else:
-            self._log.debug("job", job=claim.id, name=claim.name, state=state, ms=(self._clock.monotonic() - started) * 1e3)
+            self._log.debug(
+                "job", job=claim.id, name=claim.name, state=state, ms=(self._clock.monotonic() - started) * 1e3
+            )
         self._pump()
         if self._plenty and self._appetite.low(len(self._buffer)):
             self._kick.set()
@@ -433,7 +440,9 @@ class Worker:
             self._kick.set()
 
     async def _prune(self) -> None:
-        while await self._broker.prune(self._clock.wall() - self._keep) and not self._stop_asked.is_set():
+        more = True
+        while more and not self._stop_asked.is_set():
+            more = await self._broker.prune(self._clock.wall() - self._keep) > 0
             await asyncio.sleep(_PAUSE)  # room for the real work between two batches
 
 

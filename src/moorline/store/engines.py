@@ -123,8 +123,8 @@ def _begin_immediate(connection: Connection) -> None:
 def _postgres(url: URL) -> Engines:
     options: dict[str, Any] = {"hide_parameters": True, "pool_use_lifo": True}
     arguments = {"connect_timeout": 5, "application_name": "moorline", "keepalives_idle": 30}
-    # Every statement of the writer has an index that serves it, and its tables change faster than statistics do: a planner
-    # that believes the table to be empty, or unchanged since yesterday, must not choose to read all of it.
+    # Every statement of the writer has an index that serves it, and its tables change faster than statistics do: a
+    # planner that believes the table to be empty, or unchanged since yesterday, must not choose to read all of it.
     plans = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
     arguments = {key: value for key, value in arguments.items() if key not in url.query}
     try:

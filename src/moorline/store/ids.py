@@ -1,4 +1,4 @@
-"""Identifiers that sort by the time of their making: 48 bits of milliseconds, 16 of a counter, 64 of randomness, in hex."""
+"""Identifiers that sort by the time of their making: 48 bits of milliseconds, 16 of a counter, 64 random, in hex."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ _make = _maker()
 
 
 def _reset_after_fork() -> None:
-    global _make  # a child that kept the parent's random bytes would repeat the parent's ids
+    # A child that kept the parent's random bytes would repeat the parent's ids.
+    global _make  # noqa: PLW0603 -- a fork reaches only globals
     _make = _maker()
 
 

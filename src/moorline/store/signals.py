@@ -6,6 +6,7 @@ is sent outside them, at most once in ``DEBOUNCE`` seconds for a channel.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sqlite3
@@ -138,10 +139,8 @@ class PostgresSignals(Signals):
             self._wake_read = self._wake_write = -1
 
     def _wake(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: nobody to wake
             os.write(self._wake_write, b"1")
-        except (BlockingIOError, OSError):
-            pass  # full: it is awake already; closed: nobody to wake
 
     def _run(self) -> None:
         import psycopg  # only PostgreSQL users have it

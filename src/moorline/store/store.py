@@ -129,8 +129,8 @@ class Store:
     async def write(self, apply: Apply[P, R], payload: P) -> R:
         """Write *payload* together with whatever else waits; returns after the commit.
 
-        ``apply(connection, payloads)`` gets every waiting payload of the same function at once. Cancelling the caller does
-        not undo the write. Raises StoreOverloaded, StoreUnavailable, or what *apply* answered.
+        ``apply(connection, payloads)`` gets every waiting payload of the same function at once. Cancelling the caller
+        does not undo the write. Raises StoreOverloaded, StoreUnavailable, or what *apply* answered.
         """
         return await _opened(self._writer).submit_async(apply, payload)
 
@@ -143,9 +143,7 @@ class Store:
     async def read(self, function: Callable[Concatenate[Connection, A], R], *args: A.args, **kwargs: A.kwargs) -> R:
         """``function(connection, …)`` on a reading connection, in a thread. Raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            _opened(self._readers), lambda: self.read_sync(function, *args, **kwargs)
-        )
+        return await loop.run_in_executor(_opened(self._readers), lambda: self.read_sync(function, *args, **kwargs))
 
     def read_sync(self, function: Callable[Concatenate[Connection, A], R], *args: A.args, **kwargs: A.kwargs) -> R:
         """As ``read``, in this thread."""

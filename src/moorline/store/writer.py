@@ -7,6 +7,7 @@ answered after the commit, never before.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -25,8 +26,8 @@ P = TypeVar("P")
 R = TypeVar("R")
 Apply: TypeAlias = Callable[[Connection, list[P]], Sequence[R | Exception]]
 """Writes the payloads in the order given and returns one result for each. A result that is an exception is raised to
-that payload's submitter alone; an exception that is raised rolls the group back, and each payload is tried alone. It may
-be called again for the same payload, so it does nothing but database work."""
+that payload's submitter alone; an exception that is raised rolls the group back, and each payload is tried alone. It
+may be called again for the same payload, so it does nothing but database work."""
 
 MAX_GROUP: Final = 2_000
 _PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
@@ -183,10 +184,8 @@ class Writer:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with contextlib.suppress(Exception):  # it is broken, that is why it is dropped
                 connection.close()
-            except Exception:  # noqa: BLE001, S110 -- it is broken, that is why it is dropped
-                pass
 
 
 def _answer(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
@@ -204,10 +203,8 @@ def _answer(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
         except InvalidStateError:
             pass  # its submitter gave up waiting; the write stands
     for loop, theirs in loops.items():
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits there any more
             loop.call_soon_threadsafe(_settle, theirs)
-        except RuntimeError:
-            pass  # the loop was closed: nobody waits there any more
 
 
 def _settle(answers: list[tuple[_Item, Any, Exception | None]]) -> None:

@@ -21,7 +21,7 @@ from moorline.telemetry import logger
 __all__ = ["CHANNEL", "SqlBroker", "insert_jobs"]
 
 CHANNEL: Final = "moorline_jobs"
-"""The store's channel on which new jobs are announced: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
+"""The store's channel of new jobs: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
 
 KEPT_ERRORS: Final = 10
 _COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
@@ -36,10 +36,11 @@ _LEAVE: Final = sa.text("DELETE FROM workers WHERE id = :id")
 _FORGET: Final = sa.text("DELETE FROM workers WHERE lease_until < :before")
 _TRIM: Final = sa.text(
     "DELETE FROM job_errors WHERE job_id = :job AND id <= "
-    f"(SELECT id FROM job_errors WHERE job_id = :job ORDER BY id DESC LIMIT 1 OFFSET {KEPT_ERRORS})"  # noqa: S608
+    "(SELECT id FROM job_errors WHERE job_id = :job ORDER BY id DESC LIMIT 1 OFFSET :kept)"
 )
 _ENDED: Final = sa.text(
-    "SELECT id FROM jobs WHERE state IN ('done', 'cancelled') AND finished_at < :before ORDER BY finished_at LIMIT :limit"
+    "SELECT id FROM jobs WHERE state IN ('done', 'cancelled') AND finished_at < :before"
+    " ORDER BY finished_at LIMIT :limit"
 )
 
 
@@ -135,7 +136,7 @@ class SqlBroker:
             connection.execute(sa.insert(job_errors), rows)
         for one in failed:
             if one.error is not None and one.deliveries > KEPT_ERRORS:
-                connection.execute(_TRIM, {"job": one.id})
+                connection.execute(_TRIM, {"job": one.id, "kept": KEPT_ERRORS})
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
         """See ``Broker``."""

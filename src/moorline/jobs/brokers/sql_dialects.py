@@ -1,4 +1,4 @@
-"""The statements whose speed matters, once for each database. What they do is the same; the broker does not know which it has.
+"""The statements whose speed matters, once for each database. What they do is the same for both.
 
 SQLite: one statement with JSON for many rows, because each step of a statement gives up the interpreter's lock.
 PostgreSQL: arrays, and SKIP LOCKED so that workers do not wait for each other.
@@ -29,7 +29,8 @@ _CRASH: Final = f"""
     reason = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'crashed' END,
 """
 _ORPHANED: Final = """
-    state = 'running' AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = jobs.worker AND workers.lease_until > {now})
+    state = 'running'
+    AND NOT EXISTS (SELECT 1 FROM workers WHERE workers.id = jobs.worker AND workers.lease_until > {now})
 """
 
 
@@ -38,23 +39,39 @@ class Dialect(Protocol):
 
     def claim(
         self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]: ...
+    ) -> Sequence[Any]:
+        """Take up to *limit* due jobs whose worker never died; the columns of ``Claim``, in no order."""
+        ...
 
     def claim_suspect(
         self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]: ...
+    ) -> Sequence[Any]:
+        """As ``claim``, for jobs whose worker died."""
+        ...
 
-    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None: ...
+    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
+        """When the next waiting job is due; None if none waits."""
+        ...
 
-    def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool: ...
+    def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
+        """Whether a job whose worker died is due."""
+        ...
 
-    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]: ...
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+        """Store what succeeded; the ids of those that were still their holders'."""
+        ...
 
-    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]: ...
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
+        """Store every other end, as ``finish_done``."""
+        ...
 
-    def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int: ...
+    def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int:
+        """Make ready, attempts refunded, what *worker* runs on paper and does not hold; how many those were."""
+        ...
 
-    def rescue(self, connection: Connection, now: float) -> Sequence[Any]: ...
+    def rescue(self, connection: Connection, now: float) -> Sequence[Any]:
+        """Take jobs from workers whose lease is over; (id, state, name, crashes) of each."""
+        ...
 
 
 def dialect_of(name: str) -> Dialect:
@@ -145,8 +162,8 @@ class _Sqlite:
 
 
 def _sqlite_claim(queues: int) -> str:
-    # One look for each priority and queue: with one index range over all priorities, the jobs that wait for a later time
-    # would be passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
+    # One look for each priority and queue: with one index range over all priorities, the jobs that wait for a later
+    # time would be passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
     look = """SELECT * FROM (SELECT rowid FROM jobs WHERE state = 'ready' AND crashes = 0
         AND queue = ? AND priority = ? AND run_at <= ? ORDER BY run_at, id LIMIT ?)"""
     looks = " UNION ALL ".join([look] * (queues * len(_PRIORITIES)))
@@ -162,8 +179,8 @@ def _sqlite_next(queues: int) -> str:
 
 
 class _Postgres:
-    # Looks at each priority and queue in turn, for the reason given at SQLite; the outer limit stops the looking, so that
-    # no more rows are locked than are taken.
+    # Looks at each priority and queue in turn, for the reason given at SQLite; the outer limit stops the looking, so
+    # that no more rows are locked than are taken.
     _CLAIM: Final = f"""
         WITH due AS (
             SELECT found.id FROM (
@@ -228,7 +245,8 @@ class _Postgres:
                 worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
                 finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE %s END,
                 reason = f.reason, last_error = coalesce(f.error, last_error)
-            FROM unnest(%s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
+            FROM unnest(
+                    %s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
                 AS f (id, held, state, run_at, refund, snoozed, reason, error)
             WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running' RETURNING jobs.id"""
         columns = [list(column) for column in zip(*map(_flat, others), strict=True)]

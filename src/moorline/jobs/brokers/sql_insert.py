@@ -43,8 +43,8 @@ _HOLDER: Final = sa.text("SELECT id FROM jobs WHERE unique_key = :key AND state 
 def insert_jobs(connection: Connection, rows: Sequence[JobRow]) -> list[str]:
     """Insert *rows* in the connection's transaction; one id for each, in order.
 
-    The id is another one than the row's when a job with the same unique key waits or runs already. Works with the drivers
-    of both databases, the asynchronous ones (through ``run_sync``) included.
+    The id is another one than the row's when a job with the same unique key waits or runs already. Works with the
+    drivers of both databases, the asynchronous ones (through ``run_sync``) included.
     """
     plain = [row for row in rows if row.unique_key is None]
     if plain:
