@@ -95,13 +95,14 @@ def run(colour: str, call: Any) -> Any:
 both = pytest.mark.parametrize("colour", ["sync", "async"])
 
 
-def request(colour: str, policy: Policy, method: str, url: str, **body: Any) -> httpx2.Response:
+def request(colour: str, policy: Policy, method: str, url: str, transport: Any = None, **body: Any) -> httpx2.Response:
+    """The response of a plain client through our transport."""
     if colour == "sync":
-        with httpx2.Client(transport=Transport(policy)) as client:
+        with httpx2.Client(transport=transport or Transport(policy)) as client:
             return client.request(method, url, **body)
 
     async def send() -> httpx2.Response:
-        async with httpx2.AsyncClient(transport=AsyncTransport(policy)) as client:
+        async with httpx2.AsyncClient(transport=transport or AsyncTransport(policy)) as client:
             return await client.request(method, url, **body)
 
     return asyncio.run(send())

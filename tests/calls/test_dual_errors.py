@@ -36,7 +36,7 @@ def test_dual(ours, theirs):
     dual = as_httpx_error(ours("said", service="s", status=503, retry_at=5.0), REQUEST)
     assert isinstance(dual, ours)
     assert isinstance(dual, theirs)
-    assert dual.request is REQUEST  # type: ignore[attr-defined]
+    assert dual.request is REQUEST
     pickled = pickle.dumps(dual)
     assert b"canary" not in pickled
     copy = pickle.loads(pickled)

@@ -156,6 +156,8 @@ class Service:
             raise ConfigurationError(f"{self.name}.policy must be a Policy, not {type(policy).__name__}")
         if guards is not None and not isinstance(guards, Guards):
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
+        if wire is not None and not hasattr(wire, "handle_request") and not hasattr(wire, "handle_async_request"):
+            raise ConfigurationError(f"{self.name}.wire must be an httpx2 transport, not {type(wire).__name__}")
         self._key = self._checked_key(api_key)
         self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
         self._region = self._checked_region(region)

@@ -41,6 +41,8 @@ class _Base:
             raise ConfigurationError(f"{kind}.policy must be a Policy or None, not {type(policy).__name__}")
         if name is not None and (not isinstance(name, str) or not name):
             raise ConfigurationError(f"{kind}.name must be a string that is not empty, or None, not {name!r}")
+        if guards is not None and not isinstance(guards, Guards):
+            raise ConfigurationError(f"{kind}.guards must be a Guards or None, not {type(guards).__name__}")
         self._needs(wire, kind)
         self._policy = policy or Policy()
         self._name = name or "http"
