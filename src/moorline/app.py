@@ -16,7 +16,7 @@ from moorline import settings as _settings
 from moorline.calls.call import Call
 from moorline.calls.exchange import IDEMPOTENT
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import CallError, ConfigurationError, OutcomeUnknown, StoreError
+from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
 from moorline.events.handlers import Handlers
 from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, scheme_named
@@ -97,7 +97,7 @@ class Moorline:
     # --- what an application says of itself
 
     def service(self, service: type[S], **options: Any) -> S:
-        """An instance of that service whose Calls can be enqueued; ``options`` are those of the class.
+        """An instance of that service; ``options`` are those of the class. Calls of the first one can be enqueued.
 
         Settings under ``[services.NAME]`` hold unless ``options`` say otherwise.
         """
@@ -335,6 +335,11 @@ class Moorline:
             known = ", ".join(("retries", *EnqueueOptions.__slots__))
             raise ConfigurationError(f"enqueue: {unknown[0]!r} is no option of a job; known: {known}")
         _check_retries(retries)
+        if self._services.get(call.service.name) is not call.service:
+            raise Misuse(
+                f"{call.service.name}: this is not the first {type(call.service).__name__} of the application, and a"
+                " worker would send the Call with the other one's key and options; enqueue a job that makes the Call"
+            )
         payload = json.dumps(call.to_payload()).encode()
         return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
 
