@@ -103,7 +103,8 @@ class Pipeline(Generic[R, A]):
                 raise CircuitOpen("not sent: the circuit is open", retry_at=when)
         lease = Lease(permit)
         try:
-            yield from self._pass_gate()
+            if self._guard.quota is not None or self._guard.gate.wait():
+                yield from self._pass_gate()
             if self._guard.bulkhead is not None:
                 yield from self._enter_bulkhead(lease)
         except BaseException:

@@ -24,7 +24,7 @@ from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import Exchange, Page, Plan
 from moorline.calls.faults import ErrorMap
 from moorline.calls.forms import segment
-from moorline.calls.guards import PROCESS, Guards
+from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.paging import Pages
 from moorline.calls.sending import ServiceContext
 from moorline.clock import SYSTEM, Clock
@@ -167,6 +167,7 @@ class Service:
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
         self._known_key: tuple[str, Secret] | None = None
+        self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
         self._clients: Clients | None = None
 
     def __repr__(self) -> str:
@@ -288,7 +289,16 @@ class Service:
         call.started(self.clock.wall())
         base = self.base_url
         policy = call.options.applied(self.policy)
-        return ServiceContext(self, call, base, policy, self.guards.guard(self._guard_name(base), policy))
+        return ServiceContext(self, call, base, policy, self._guard(base, policy))
+
+    def _guard(self, base: str, policy: Policy) -> Guard:
+        """The shared state, looked up once for the usual case: the same address and policy as before."""
+        known = self._known_guard
+        if known is not None and known[0] == base and known[1] is policy and known[2] is self.guards:
+            return known[3]
+        guard = self.guards.guard(self._guard_name(base), policy)
+        self._known_guard = (base, policy, self.guards, guard)
+        return guard
 
     def _guard_name(self, base: str) -> str:
         """Other addresses of a service fail by themselves: a sandbox that is down must not stop the real one."""
@@ -343,6 +353,10 @@ class Service:
             )
         self._known_key = (raw, found)
         return found
+
+    def same_account(self, other: Service) -> bool:
+        """Whether both send with the same credential to the same address, as far as their arguments tell."""
+        return self._key == other._key and self.base_url == other.base_url
 
     def _checked_key(self, given: KeySource | None) -> Secret | Callable[[], str | Secret] | None:
         if given is None or isinstance(given, Secret) or callable(given):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 import httpx2
@@ -35,6 +36,7 @@ _NOT_SENT: Final = (
     httpx2.UnsupportedProtocol,
     httpx2.InvalidURL,
 )
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})  # these say so when they have none
 _PHASES: Final = ("connect", "read", "write", "pool")
 _ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
 
@@ -130,15 +132,29 @@ class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 
 
 def _built(request: ServiceRequest, extensions: dict[str, Any]) -> tuple[httpx2.Request, _Body]:
+    body = _Body(request.body or b"")
     try:
-        built = httpx2.Request(
-            request.method, request.url, headers=request.headers, content=request.body, extensions=extensions
-        )
+        url = _url(request.url)
+        built = httpx2.Request(request.method, url, headers=_headers(request, url), stream=body, extensions=extensions)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         raise InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent") from error
-    body = _Body(request.body or b"")
-    built.stream = body
     return built, body
+
+
+@lru_cache(maxsize=256)
+def _url(text: str) -> httpx2.URL:
+    """Reading a URL costs more than all else that is done to a request, and most calls go to a few addresses."""
+    return httpx2.URL(text)
+
+
+def _headers(request: ServiceRequest, url: httpx2.URL) -> dict[str, str]:
+    """The request's headers with those that HTTP itself wants, ``Host`` first, unless the caller set them."""
+    given = request.headers
+    names = {name.lower() for name in given}
+    headers = given if "host" in names else {"Host": url.netloc.decode("ascii"), **given}
+    if "content-length" not in names and (request.body or request.method in _WITH_BODY):
+        headers = {**headers, "Content-Length": str(len(request.body or b""))}
+    return headers
 
 
 class _Collector:
@@ -206,7 +222,8 @@ class AsyncServiceWire:
         response.request = built
         try:
             collector = _Collector(response, request.max_body)
-            async for part in response.aiter_bytes():
+            plain = "content-encoding" not in response.headers
+            async for part in response.stream if plain else response.aiter_bytes():  # type: ignore[union-attr]
                 collector.add(part, response.status_code)
         except WIRE_ERRORS as error:
             raise_translated(error, in_body=True)
@@ -244,7 +261,8 @@ class SyncServiceWire:
         response.request = built
         try:
             collector = _Collector(response, request.max_body)
-            for part in response.iter_bytes():
+            plain = "content-encoding" not in response.headers
+            for part in response.stream if plain else response.iter_bytes():  # type: ignore[union-attr]
                 collector.add(part, response.status_code)
                 if at is not None and time.monotonic() >= at:
                     raise Expired(sent=True)
