@@ -354,10 +354,6 @@ class Service:
         self._known_key = (raw, found)
         return found
 
-    def same_account(self, other: Service) -> bool:
-        """Whether both send with the same credential to the same address, as far as their arguments tell."""
-        return self._key == other._key and self.base_url == other.base_url
-
     def _checked_key(self, given: KeySource | None) -> Secret | Callable[[], str | Secret] | None:
         if given is None or isinstance(given, Secret) or callable(given):
             return given
