@@ -112,14 +112,15 @@ class PlainContext(CallContext[Sent, Seen]):
 
     def __init__(self, sent: Sent, wrap: Any, name: str, policy: Policy, guard: Guard, clock: Clock) -> None:
         request = sent.request
+        idempotent = request.method in IDEMPOTENT
         super().__init__(
             service=name,
             operation=request.method,
             policy=policy,
             guard=guard,
             limits=_LIMITS,
-            idempotent=request.method in IDEMPOTENT,
-            key=request.headers.get("idempotency-key"),
+            idempotent=idempotent,
+            key=None if idempotent else request.headers.get("idempotency-key"),  # a key changes nothing for a GET
             clock=clock,
         )
         self._sent = sent
@@ -230,7 +231,7 @@ class SyncPlainWire:
         except CallError as error:
             raise_if_expired(error, at)
             raise
-        if self._deadline is not None:
+        if self._deadline is not None and not response.is_closed:
             sent.request.extensions["timeout"] = timeouts(self._deadline, sent.given)
         else:
             sent.restore_timeout()

@@ -86,7 +86,10 @@ class Phases(dict[str, float | None]):
 def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[str, float | None]:
     """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
     now = time.monotonic()
-    return {phase: Until.of(at, now, (given or {}).get(phase)) for phase in _PHASES}
+    if not given:
+        return dict.fromkeys(_PHASES, Until.of(at, now))
+    made = {most: Until.of(at, now, most) for most in {given.get(phase) for phase in _PHASES}}  # mostly one for all
+    return {phase: made[given.get(phase)] for phase in _PHASES}
 
 
 def raise_translated(error: BaseException, *, in_body: bool = False) -> NoReturn:
