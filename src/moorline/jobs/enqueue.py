@@ -45,6 +45,8 @@ class EnqueueOptions:
             raise ConfigurationError(f"at: {self.at!r} is neither a datetime nor seconds since the epoch")
         if isinstance(self.at, datetime) and self.at.tzinfo is None:
             raise ConfigurationError("at: a datetime needs a time zone")
+        if isinstance(self.at, float) and not math.isfinite(self.at):
+            raise ConfigurationError(f"at: {self.at!r} is not a moment")
         if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
             raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
         if self.queue is not None and not (_is(self.queue, str) and self.queue):
