@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from moorline.calls.effects import Lease
+from moorline.calls.timer import Timer
 from moorline.calls.wires import WIRE_ERRORS, raise_translated
 from moorline.errors import CallError
 
@@ -67,12 +68,12 @@ class AsyncBody(httpx2.AsyncByteStream):
                 if left is not None and left <= 0:  # data that is always there at once never lets the timer ring
                     raise watch.context.late()
                 try:
-                    async with asyncio.timeout(left) as timer:
+                    with Timer(left) as timer:
                         part = await anext(parts)
                 except StopAsyncIteration:
                     break
                 except WIRE_ERRORS as error:
-                    if isinstance(error, TimeoutError) and timer.expired():
+                    if isinstance(error, TimeoutError) and timer.expired:
                         raise watch.context.late() from None
                     raise watch.failed(error) from error
                 yield part

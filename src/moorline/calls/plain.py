@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
@@ -15,6 +14,7 @@ from moorline.calls.effects import CallContext, Expired, Lease
 from moorline.calls.exchange import IDEMPOTENT
 from moorline.calls.guards import Guard
 from moorline.calls.httpx_errors import as_httpx_error
+from moorline.calls.timer import Timer
 from moorline.calls.wires import WIRE_ERRORS, Phases, raise_if_expired, raise_translated, timeouts
 from moorline.clock import Clock
 from moorline.errors import (
@@ -188,10 +188,10 @@ class AsyncPlainWire:
         """The answer, its body unread."""
         phases = sent.request.extensions["timeout"] = Phases(sent.given or {})
         try:
-            async with asyncio.timeout(timeout) as timer:
+            with Timer(timeout) as timer:
                 response = await self._transport.handle_async_request(sent.request)
         except WIRE_ERRORS as error:
-            if isinstance(error, TimeoutError) and timer.expired():
+            if isinstance(error, TimeoutError) and timer.expired:
                 raise Expired(sent=sent.body.touched or not self._marks, in_pool=phases.in_pool) from None
             raise_translated(error)
         return Seen(response)

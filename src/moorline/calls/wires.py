@@ -4,7 +4,6 @@ before.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
@@ -16,6 +15,7 @@ from moorline import redaction
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.exchange import Exchange
 from moorline.calls.sending import ServiceRequest
+from moorline.calls.timer import Timer
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
@@ -212,7 +212,7 @@ class AsyncServiceWire:
         phases = Phases({})
         built, body = _built(request, {"timeout": phases})
         try:
-            async with asyncio.timeout(timeout):
+            with Timer(timeout):
                 return await self._send(request, built)
         except TimeoutError:
             raise Expired(sent=body.touched or not self._marks, in_pool=phases.in_pool) from None
