@@ -21,8 +21,8 @@ __all__ = ["Log", "configure", "logger"]
 Format = Literal["auto", "json", "console"]
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FORMATS: Final = ("auto", "json", "console")
-# These log whole URLs, queries included, at INFO, or each statement's parameters.
-_TALKATIVE: Final = ("httpcore2", "httpx2", "httpx", "sqlalchemy.engine", "urllib3")
+# These log whole URLs, queries included, at INFO, or each statement's parameters, or every step of a migration.
+_TALKATIVE: Final = ("alembic", "httpcore2", "httpx2", "httpx", "sqlalchemy.engine", "urllib3")
 
 
 class Log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ DatabaseUrl = Annotated[
     str | None, typer.Option(metavar="URL", help="The database (else moorline.toml or MOORLINE_DATABASE_URL).")
 ]
 
-console = Console(highlight=False)
+# Into a pipe nothing is folded or cut: what reads it may look for whole lines.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)
 
 
 def opened_store(database_url: str | None) -> Store:
@@ -49,6 +51,8 @@ def print_json(value: Any) -> None:
 def rows(columns: Iterable[str], lines: Iterable[Iterable[object]], *, empty: str) -> None:
     """A table, or the words for there being nothing."""
     table = Table(*columns)
+    table.columns[0].no_wrap = True  # the id: it is there to be copied whole
+    table.columns[0].overflow = "ignore"
     for line in lines:
         table.add_row(*(redaction.text(str(cell)) for cell in line))
     if table.row_count:
