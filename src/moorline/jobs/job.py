@@ -63,9 +63,10 @@ class Claim(NamedTuple):
 class Job:
     """A stored job, to be looked at.
 
-    ``attempts`` counts claims that were not given back, ``deliveries`` all claims, ``crashes`` the workers that died
-    with it, ``snoozes`` the times that it was put off without spending an attempt. ``reason`` says why it is dead
-    (``failed``, ``crashed``, ``discarded``, ``unknown``) or cancelled. Times are seconds since the epoch.
+    ``attempts`` counts claims that were neither given back nor cut short by a crash, ``deliveries`` all claims,
+    ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt.
+    ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``unknown``) or cancelled. Times are
+    seconds since the epoch.
     """
 
     id: str

@@ -24,7 +24,7 @@ _PRIORITIES: Final = range(LOWEST_PRIORITY + 1)
 _RESCUE_BATCH: Final = 1000
 _DIED: Final = "its worker died"
 _CRASH: Final = f"""
-    crashes = crashes + 1, worker = NULL, last_error = '{_DIED}',
+    crashes = crashes + 1, attempts = attempts - 1, worker = NULL, last_error = '{_DIED}',
     state = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'dead' ELSE 'ready' END,
     reason = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'crashed' END,
 """
