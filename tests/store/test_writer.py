@@ -1,0 +1,109 @@
+"""Group commit: who waits together is written together, and answered after the commit."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
+from moorline.store import Store
+
+_INSERT = sa.text("INSERT INTO meta (key, value) VALUES (:key, '')")
+
+
+def insert(connection: Connection, payloads: list[str]) -> list[int]:
+    """Each payload is a key; the answer is how many were written with it."""
+    connection.execute(_INSERT, [{"key": key} for key in payloads])
+    return [len(payloads)] * len(payloads)
+
+
+class Gate:
+    """A write that holds the writer until it is opened, so that others come to wait behind it."""
+
+    def __init__(self, store: Store) -> None:
+        self._entered, self._open = threading.Event(), threading.Event()
+        self._future = store.submit(self._hold, None)
+        assert self._entered.wait(10)
+
+    def _hold(self, connection: Connection, payloads: list[None]) -> list[None]:
+        self._entered.set()
+        assert self._open.wait(10)
+        return payloads
+
+    def open(self) -> None:
+        self._open.set()
+        self._future.result(10)
+
+
+def keys(store: Store) -> set[str]:
+    return store.read_sync(
+        lambda connection: {str(row[0]) for row in connection.exec_driver_sql("SELECT key FROM meta")}
+    )
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    url = f"sqlite:///{tmp_path}/x.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    with Store(url, auto_migrate=True) as opened:
+        yield opened
+
+
+async def test_who_waits_together_shares_a_commit(store: Store) -> None:
+    """Threads' and the loop's writes go in one transaction, and each is answered when it can be read."""
+    gate = Gate(store)
+    futures = [store.submit(insert, f"t{number}") for number in range(20)]
+    tasks = [asyncio.ensure_future(store.write(insert, f"a{number}")) for number in range(20)]
+    await asyncio.sleep(0)
+    assert keys(store) == set()
+    gate.open()
+    assert await asyncio.gather(*tasks) == [40] * 20
+    assert len(keys(store)) == 40
+    assert [future.result(10) for future in futures] == [40] * 20
+
+
+def test_one_bad_payload_fails_alone(store: Store) -> None:
+    """The others of its group are written and answered."""
+    store.write_sync(insert, "taken")
+    gate = Gate(store)
+    futures = {key: store.submit(insert, key) for key in ("a", "taken", "b")}
+    gate.open()
+    assert futures["a"].result(10) == futures["b"].result(10) == 1
+    assert futures["taken"].exception(10) is not None
+    assert keys(store) == {"a", "b", "taken"}
+
+
+def test_too_many_waiting_writes_are_refused(tmp_path: Path) -> None:
+    """StoreOverloaded past ``max_waiting``; what was accepted is written."""
+    with Store(f"sqlite:///{tmp_path}/x.db", max_waiting=2) as store:
+        gate = Gate(store)
+        accepted = [store.submit(insert, key) for key in ("a", "b")]
+        with pytest.raises(StoreOverloaded, match="2"):
+            store.submit(insert, "c")
+        gate.open()
+        assert [future.result(10) for future in accepted] == [2, 2]
+        assert keys(store) == {"a", "b"}
+
+
+def test_closing_writes_what_waits(tmp_path: Path) -> None:
+    """``close`` returns after the last commit; later writes are misuse."""
+    store = Store(f"sqlite:///{tmp_path}/x.db").open()
+    gate = Gate(store)
+    future = store.submit(insert, "a")
+    gate._open.set()
+    store.close()
+    assert future.result(0) == 1
+    with pytest.raises(Misuse):
+        store.submit(insert, "b")
+
+
+@pytest.mark.postgres
+def test_a_database_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    """Nobody at the address: StoreUnavailable, from opening as from the rest."""
+    with pytest.raises(StoreUnavailable):
+        Store("postgresql://moorline@127.0.0.1:1/none", auto_migrate=False).open()
