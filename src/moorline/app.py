@@ -344,7 +344,7 @@ class Moorline:
         return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
 
     async def _run_call(self, claim: Claim) -> Any:
-        call: Call[Any] = Call.from_payload(json.loads(claim.payload), self._service_for, attempt=claim.attempts)
+        call: Call[Any] = Call.from_payload(json.loads(claim.payload), self._service_for, attempt=claim.deliveries)
         safe = _safe_to_repeat(call)
         if claim.crashes and not safe:
             return Discard("a worker died while this was being sent: it may have been done, and is not safe to repeat")
