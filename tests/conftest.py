@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from tests.servers import RunningPostgres, postgres_binaries, start_postgres, stop_after
+
+from moorline import telemetry
 
 _SHARED_STATE = "MOORLINE_TEST_STATE"
 _OWNER = "MOORLINE_TEST_OWNER"
@@ -92,6 +95,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         _left_out.setdefault("postgres", "tests marked postgres left out: PostgreSQL is not installed")
     for line in _left_out.values():
         terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """What a test configures of the logs ends with it: the next one's lines must not depend on the order."""
+    root, output = logging.getLogger(), telemetry._Output.current
+    level = root.level
+    levels = {name: logging.getLogger(name).level for name in telemetry._TALKATIVE}
+    yield
+    telemetry._Output.current = output
+    root.setLevel(level)
+    for handler in [known for known in root.handlers if isinstance(known, telemetry._Handler)]:
+        root.removeHandler(handler)
+    for name, old in levels.items():
+        logging.getLogger(name).setLevel(old)
 
 
 @pytest.fixture(scope="session")

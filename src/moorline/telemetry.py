@@ -143,7 +143,8 @@ class _Structured:
     def line(self, name: str, event: MutableMapping[str, Any]) -> str:
         event["logger"] = name
         rendered: str = self._render(None, event.get("level", ""), event)
-        return rendered
+        # A sender's path may hold what has no form in UTF-8; the line must be written all the same.
+        return rendered.encode("utf-8", "backslashreplace").decode()
 
 
 class _Output:

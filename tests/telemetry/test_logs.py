@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
@@ -13,21 +13,6 @@ from moorline.errors import ConfigurationError
 from moorline.secrets import Secret
 
 CANARY = "log-canary-a1b2c3d4e5f6g7h8"
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    """``configure`` is for a whole process; give the next test its own again."""
-    root, output = logging.getLogger(), telemetry._Output.current
-    level = root.level
-    levels = {name: logging.getLogger(name).level for name in telemetry._TALKATIVE}
-    yield
-    telemetry._Output.current = output
-    root.setLevel(level)
-    for handler in [known for known in root.handlers if isinstance(known, telemetry._Handler)]:
-        root.removeHandler(handler)
-    for name, old in levels.items():
-        logging.getLogger(name).setLevel(old)
 
 
 def _run(script: str) -> subprocess.CompletedProcess[str]:
@@ -132,3 +117,13 @@ def test_unknown_settings_are_named(arguments, says):
     with pytest.raises(ConfigurationError, match=says):
         telemetry.configure(*arguments)
     assert logging.getLogger().handlers == handlers
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+def test_a_value_that_is_no_utf_8_is_written_all_the_same(format: Literal["json", "console"], capsys):
+    """A path with a lone surrogate, which anybody can send, costs neither the line nor the handler behind it."""
+    telemetry.configure("INFO", format)
+    telemetry.logger("events").info("event_refused", service="\udcff")
+    line = capsys.readouterr().err
+    assert "event_refused" in line
+    assert line.encode("utf-8")
