@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moorline.money import Money
     from moorline.policies.breaker import Breaker
     from moorline.policies.bulkhead import Bulkhead
+    from moorline.policies.deadline import deadline
     from moorline.policies.policy import Policy
     from moorline.policies.rate import RateLimit
     from moorline.policies.retry import Retry
@@ -31,6 +32,7 @@ __all__ = [
     "RateLimit",
     "Retry",
     "Secret",
+    "deadline",
     "errors",
 ]
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ _HOMES = {
     "RateLimit": "moorline.policies.rate",
     "Retry": "moorline.policies.retry",
     "Secret": "moorline.secrets.secret",
+    "deadline": "moorline.policies.deadline",
 }
 
 

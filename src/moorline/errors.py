@@ -50,8 +50,7 @@ A CallError answers two questions: *whose fault* it was (``fault``), and *what h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 Fault = Literal["caller", "credentials", "limit", "service", "network"]
 Outcome = Literal["not_sent", "unknown", "done"]
@@ -69,8 +68,7 @@ class Misuse(MoorlineError, RuntimeError):
     """A call that cannot work from here, such as ``.result()`` inside a running event loop."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try of a Call.
 
     ``at`` is seconds since the epoch, ``elapsed`` seconds; ``status`` is the HTTP status when there was an answer;
@@ -273,6 +271,17 @@ class OutcomeUnknown(NetworkFault):
     """
 
     default_retryable = False
+
+    @property
+    def find_out(self) -> str:
+        """What to do to learn whether it happened."""
+        if self.idempotency_key is not None:
+            return (
+                "send the same Call again: its idempotency key makes the service answer with the first result"
+                if self.retryable
+                else "look the object up: the service no longer knows the idempotency key"
+            )
+        return "look the object up before sending again: this request carried no key that would make a repeat safe"
 
 
 class DeadlineOutcomeUnknown(OutcomeUnknown, DeadlineExceeded):

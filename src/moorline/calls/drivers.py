@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from typing import Any, Protocol, TypeVar
 
-from moorline.calls.effects import Discard, Effect, Send, Sleep, Wait
+from moorline.calls.effects import Discard, Effect, Renew, Send, Sleep, Wait
 from moorline.clock import Clock
 
 __all__ = ["AsyncWire", "SyncWire", "drive", "drive_async"]
@@ -55,6 +55,8 @@ async def drive_async(steps: Generator[Effect, Any, T], wire: AsyncWire, clock: 
                     await clock.asleep(effect.seconds)
                 elif type(effect) is Wait:
                     value = await _granted(effect)
+                elif type(effect) is Renew:
+                    value = await _within(effect.context.renew_async(), effect.timeout)
                 else:
                     assert type(effect) is Discard
                     await _within(wire.discard(effect.answer), effect.timeout)
@@ -80,6 +82,8 @@ def drive(steps: Generator[Effect, Any, T], wire: SyncWire, clock: Clock) -> T:
                     clock.sleep(effect.seconds)
                 elif type(effect) is Wait:
                     value = _granted_blocking(effect)
+                elif type(effect) is Renew:
+                    value = effect.context.renew()
                 else:
                     assert type(effect) is Discard
                     wire.discard(effect.answer)
@@ -92,12 +96,12 @@ def drive(steps: Generator[Effect, Any, T], wire: SyncWire, clock: Clock) -> T:
         return result
 
 
-async def _within(work: Any, timeout: float | None) -> None:
+async def _within(work: Awaitable[T], timeout: float | None) -> T | None:
     try:
         async with asyncio.timeout(None if timeout is None or math.isinf(timeout) else timeout):
-            await work
+            return await work
     except TimeoutError:
-        return
+        return None
 
 
 async def _granted(effect: Wait) -> bool:

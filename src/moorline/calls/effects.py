@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.guards import Guard
+from moorline.calls.story import Story
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import Attempt, CallError
 from moorline.policies.breaker import Permit
@@ -24,6 +25,7 @@ __all__ = [
     "Expired",
     "Lease",
     "Outgoing",
+    "Renew",
     "Send",
     "Sleep",
     "Wait",
@@ -100,7 +102,15 @@ class Discard:
     timeout: float | None
 
 
-Effect = Send | Sleep | Wait | Discard
+@dataclass(slots=True)
+class Renew:
+    """The service refused the credential: get a newer one within *timeout* seconds. Resume with whether there is."""
+
+    context: CallContext[Any, Any]
+    timeout: float | None
+
+
+Effect = Send | Sleep | Wait | Discard | Renew
 
 
 class Lease:
@@ -112,8 +122,10 @@ class Lease:
         self.permit = permit
         self.ticket: Ticket | None = None
 
-    def settle(self, *, worked: bool | None) -> None:
-        """Free the slot, and tell the breaker whether the service worked (None: nothing was learnt)."""
+    def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:  # noqa: ARG002 (for slow calls)
+        """Free the slot, and tell the breaker whether the service worked (None: nothing was learnt), and in how many
+        seconds.
+        """
         permit, ticket = self.permit, self.ticket
         self.permit = self.ticket = None
         if ticket is not None:
@@ -134,10 +146,12 @@ class CallContext(Generic[R, A]):
     *idempotent* tells whether the request itself is safe to repeat, *key* is the idempotency key that the service
     honours,
     *retried* are statuses worth repeating beside the usual ones, *random* gives numbers from 0 to 1 for jitter.
+    *story*, where it is a list, is filled with what happens; *cost* is what an attempt takes from the service's quota.
     """
 
     __slots__ = (
         "clock",
+        "cost",
         "guard",
         "idempotent",
         "key",
@@ -147,7 +161,10 @@ class CallContext(Generic[R, A]):
         "random",
         "retried",
         "service",
+        "story",
     )
+
+    renewable = False  # whether ``renew`` may find another credential after a 401
 
     def __init__(
         self,
@@ -162,6 +179,8 @@ class CallContext(Generic[R, A]):
         clock: Clock = SYSTEM,
         retried: Collection[int] = (),
         random: Callable[[], float] = random.random,
+        story: Story | None = None,
+        cost: float = 1.0,
     ) -> None:
         self.service = service
         self.operation = operation
@@ -173,6 +192,8 @@ class CallContext(Generic[R, A]):
         self.clock = clock
         self.retried = retried
         self.random = random
+        self.story = story
+        self.cost = cost
 
     def request(self) -> R:
         """The request of the next attempt, with fresh credentials."""
@@ -195,6 +216,14 @@ class CallContext(Generic[R, A]):
     def unsuccessful(self, answer: A, error: CallError, deadline: float) -> A | None:  # noqa: ARG002
         """The answer of a failed call for who wants statuses as answers; None to have *error* raised."""
         return None
+
+    def renew(self) -> bool:
+        """Look for a newer credential than the one that the last request carried; whether there is one."""
+        return False
+
+    async def renew_async(self) -> bool:
+        """As ``renew``, on the event loop."""
+        return self.renew()
 
     def raised(self, error: CallError) -> CallError:
         """*error* in the class that this kind of caller expects."""

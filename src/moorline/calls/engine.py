@@ -1,9 +1,9 @@
 """The pipeline, as a generator: it decides, and yields what is to be done to a driver, which resumes it with the
 result.
 
-From the outside in: total deadline > retry with budget > for each attempt: breaker > rate gate > bulkhead > the
-attempt, with fresh credentials and its own timeout. It does no I/O and knows no HTTP library, so that one text
-serves both colours.
+From the outside in: total deadline (the caller's own included) > admission cap > retry with budget > for each attempt:
+breaker > rate gate > bulkhead > the attempt, with fresh credentials and its own timeout. It does no I/O and knows no
+HTTP library, so that one text serves both colours and every client.
 """
 
 from __future__ import annotations
@@ -11,85 +11,113 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any, Final, Generic
 
 from moorline import telemetry
-from moorline.calls.effects import POOL, A, CallContext, Discard, Effect, Expired, Lease, R, Send, Sleep, Wait
+from moorline.calls import story
+from moorline.calls.effects import POOL, A, CallContext, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep, Wait
+from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
-    BadAnswer,
     BulkheadFull,
-    CallerFault,
     CallError,
     CircuitOpen,
     ConnectFailed,
-    CredentialFault,
     DeadlineExceeded,
-    DeadlineOutcomeUnknown,
-    LimitFault,
-    NetworkFault,
     Outcome,
-    OutcomeUnknown,
     RateLimited,
-    ServiceUnavailable,
 )
-from moorline.policies.deadline import Deadline
+from moorline.policies.deadline import ambient
 
 __all__ = ["Pipeline"]
 
 _log: Final = telemetry.logger("calls")
-_RETRIED: Final = frozenset({408, 425, 500, 502, 503, 504})
-_GATEWAY: Final = frozenset({502, 504})  # not the service's own answer: it may have acted
-_UNAVAILABLE: Final = 503
+_DENIED: Final = 401
 
 
 class Pipeline(Generic[R, A]):
     """One call under way; ``run()`` is the generator for a driver. Returns an answer or raises a CallError."""
 
-    __slots__ = ("_answer", "_asked", "_attempts", "_context", "_deadline", "_guard", "_replayable", "_unknown")
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_attempts",
+        "_context",
+        "_deadline",
+        "_guard",
+        "_number",
+        "_renewed",
+        "_replayable",
+        "_retries",
+        "_started",
+        "_unknown",
+    )
 
     def __init__(self, context: CallContext[R, A]) -> None:
         self._context = context
         self._guard = context.guard
         self._attempts: list[Attempt] = []
-        self._deadline = Deadline(math.inf)
         self._answer: A | None = None  # the last failed answer, whose connection we still hold
         self._asked: float | None = None  # the wait that it asked for
+        self._number = 0  # given when somebody wants to know
+        self._renewed = False
         self._replayable = True
+        self._retries = 0
         self._unknown = False  # whether an earlier attempt may have acted
 
     def run(self) -> Generator[Effect, Any, A]:
         """Yield effects until there is an answer to return or an error to raise."""
-        clock = self._context.clock
-        started = clock.monotonic()
-        self._deadline = Deadline.after(started, self._context.policy.deadline)
-        if self._guard.budget is not None:
-            self._guard.budget.call()
+        context, guard = self._context, self._guard
+        started = self._started = context.clock.monotonic()
+        seconds = context.policy.deadline
+        self._deadline = ambient() if seconds is None else min(started + seconds, ambient())
+        if guard.budget is not None:
+            guard.budget.call()
+        admission = guard.admission
         try:
+            if admission is not None and not admission.enter():
+                most, admission = admission.limit, None
+                raise self._refusal("admission", BulkheadFull(f"not sent: {most} calls are under way"))
             while True:
-                lease = yield from self._admission()
+                lease = self._at_once() or (yield from self._admission())
                 try:
                     answer = yield from self._attempt(lease)
                 except CallError as error:
-                    wait = self._pause(error)
-                    if wait is None:
+                    if not (yield from self._again(error)):
                         answer = yield from self._give_up(error)
-                        self._report(started, error)
+                        self._report(error)
                         return answer
-                    yield from self._rest(error, wait)
                 else:
-                    self._report(started, None)
+                    if context.story is not None or story.watchers or _log.is_enabled_for(logging.INFO):
+                        self._report(None)
                     return answer
         except CallError as error:
             final = self._final(error)
-            self._report(started, final)
+            self._report(final)
             if final is error:
                 raise
             raise final from (error.__cause__ if type(final).__mro__[1] is type(error) else error)
+        finally:
+            if admission is not None:
+                admission.leave()
+
+    def _left(self) -> float:
+        """Seconds until the deadline, never negative."""
+        left = self._deadline - self._context.clock.monotonic()
+        return left if left > 0 else 0.0
 
     # Before an attempt -----------------------------------------------------------------------------------------------
+
+    def _at_once(self) -> Lease | None:
+        """The usual case: nothing to wait for. None where it is not, and ``_admission`` finds out why."""
+        guard = self._guard
+        if guard.bulkhead is not None or guard.quota is not None or guard.gate.wait():
+            return None
+        if guard.breaker is None:
+            return Lease(None)
+        permit = guard.breaker.admit()
+        return None if permit is None else Lease(permit)
 
     def _admission(self) -> Generator[Effect, Any, Lease]:
         """Pass the breaker, the rate gate and the bulkhead, in this order. Refusals are final: nothing was sent."""
@@ -100,7 +128,7 @@ class Pipeline(Generic[R, A]):
             if permit is None:
                 wait = breaker.wait()
                 when = self._context.clock.wall() + wait if math.isfinite(wait) else None
-                raise CircuitOpen("not sent: the circuit is open", retry_at=when)
+                raise self._refusal("breaker", CircuitOpen("not sent: the circuit is open", retry_at=when))
         lease = Lease(permit)
         try:
             if self._guard.quota is not None or self._guard.gate.wait():
@@ -114,39 +142,50 @@ class Pipeline(Generic[R, A]):
 
     def _pass_gate(self) -> Generator[Effect, Any, None]:
         """Wait as long as the service asked, and for our own quota; refuse at once what would pass the deadline."""
-        clock, quota = self._context.clock, self._guard.quota
+        quota = self._guard.quota
         while wait := self._guard.gate.wait():
             self._check_wait(wait, "the service asked to wait")
-            yield Sleep(wait)
+            yield self._waiting(wait, "the service asked to wait")
         if quota is None:
             return
-        ours, wait = quota.take(self._deadline.remaining(clock.monotonic()))
+        ours, wait = quota.take(self._left())
         if not ours:
             self._check_wait(math.inf, "our own rate limit", seconds=wait)
         if wait:
             try:
-                yield Sleep(wait)
+                yield self._waiting(wait, "our own rate limit")
             except BaseException:
                 quota.give_back()
                 raise
 
+    def _waiting(self, wait: float, why: str) -> Sleep:
+        self._tell(story.Waiting, why, part="rate gate", seconds=wait)
+        return Sleep(wait)
+
     def _check_wait(self, wait: float, why: str, *, seconds: float | None = None) -> None:
-        clock = self._context.clock
-        if wait >= self._deadline.remaining(clock.monotonic()):
-            when = clock.wall() + (wait if seconds is None else seconds)
-            raise RateLimited(f"not sent: {why}, beyond the deadline", outcome="not_sent", retry_at=when)
+        if wait >= self._left():
+            when = self._context.clock.wall() + (wait if seconds is None else seconds)
+            message = f"not sent: {why}, beyond the deadline"
+            raise self._refusal("rate gate", RateLimited(message, outcome="not_sent", retry_at=when))
 
     def _enter_bulkhead(self, lease: Lease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead
         assert bulkhead is not None
         ticket = lease.ticket = bulkhead.enter()
         if ticket is None:
-            raise BulkheadFull(f"not sent: {bulkhead.config.limit} calls are in flight")
+            raise self._refusal("bulkhead", BulkheadFull(f"not sent: {bulkhead.config.limit} calls are in flight"))
         if not ticket.granted:
-            remaining = self._deadline.remaining(self._context.clock.monotonic())
-            granted = yield Wait(ticket, None if math.isinf(remaining) else remaining)
+            left = self._left()
+            most = None if math.isinf(left) else left
+            self._tell(story.Waiting, f"{bulkhead.config.limit} calls are in flight", part="bulkhead", seconds=most)
+            granted = yield Wait(ticket, most)
             if not granted:
-                raise DeadlineExceeded("not sent: no free slot within the deadline", outcome="not_sent")
+                late = DeadlineExceeded("not sent: no free slot within the deadline", outcome="not_sent")
+                raise self._refusal("bulkhead", late)
+
+    def _refusal(self, part: story.Part, error: CallError) -> CallError:
+        self._tell(story.Refused, error.message, part=part)
+        return error
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
@@ -159,53 +198,62 @@ class Pipeline(Generic[R, A]):
         try:
             answer = yield from self._exchange(begun)
             error = context.judge(answer)
-            self._heed(answer, error, clock.wall())
+            self._heed(answer, error, wall)
             if error is not None:
                 raise error  # noqa: TRY301 (one place settles the lease)
             self._note(wall, begun, answer.status, "answered")
-            return context.succeeded(answer, lease, self._deadline.at, tuple(self._attempts))
+            return context.succeeded(answer, lease, self._deadline, tuple(self._attempts))
         except CallError as error:
             self._answer = answer
             self._note(wall, begun, error.status, error.message)
-            lease.settle(worked=_worked(error))
+            lease.settle(worked=worked(error), elapsed=self._attempts[-1].elapsed)
             raise
         except BaseException:
             lease.settle(worked=None)
             raise
 
     def _exchange(self, begun: float) -> Generator[Effect, Any, A]:
-        context, policy = self._context, self._context.policy
-        end = math.inf if policy.attempt_timeout is None else begun + policy.attempt_timeout
-        until = min(end, self._deadline.at)
+        context, most = self._context, self._context.policy.attempt_timeout
+        end = math.inf if most is None else begun + most
+        by_deadline = self._deadline <= end
+        until = self._deadline if by_deadline else end
+        left: float | None = None if math.isinf(until) else until - begun if by_deadline else most
         request = context.request()
         hops = 0
         while True:
-            left = until - context.clock.monotonic()
-            if left <= 0:
-                raise self._late(Expired(sent=hops > 0), by_deadline=self._deadline.at <= end)
+            if left is not None and left <= 0:
+                raise self._late(Expired(sent=hops > 0), by_deadline=by_deadline)
             try:
-                answer = yield Send(request, None if math.isinf(left) else left)
+                answer = yield Send(request, left)
             except Expired as expired:
-                raise self._late(expired, by_deadline=self._deadline.at <= end) from expired.__cause__
+                raise self._late(expired, by_deadline=by_deadline) from expired.__cause__
             finally:
                 self._replayable = request.replayable
+            if not 300 <= answer.status <= 399:
+                return answer  # type: ignore[no-any-return]
             onward = context.redirected(request, answer, hops)
             if onward is None:
                 return answer  # type: ignore[no-any-return]
             request = onward
             hops += 1
+            left = None if left is None else until - context.clock.monotonic()
 
     def _late(self, expired: Expired, *, by_deadline: bool) -> CallError:
         what = "no free connection in the pool" if expired.in_pool else "no complete answer"
         code = POOL if expired.in_pool else None
         if by_deadline:
-            seconds = self._context.policy.deadline
             outcome: Outcome = "unknown" if expired.sent else "not_sent"
-            return DeadlineExceeded(f"{what} within the deadline of {seconds:g} s", outcome=outcome, code=code)
+            return DeadlineExceeded(f"{what} within {self._bound()}", outcome=outcome, code=code)
         seconds = self._context.policy.attempt_timeout
         if not expired.sent:
             return ConnectFailed(f"{what if code else 'no connection'} within {seconds:g} s", code=code)
         return AttemptTimeout(f"no complete answer within {seconds:g} s")
+
+    def _bound(self) -> str:
+        seconds = self._context.policy.deadline
+        if seconds is not None and self._deadline >= self._started + seconds:
+            return f"the deadline of {seconds:g} s"
+        return f"the caller's deadline, which left {max(self._deadline - self._started, 0.0):.3g} s"
 
     def _heed(self, answer: A, error: CallError | None, wall: float) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
@@ -215,6 +263,7 @@ class Pipeline(Generic[R, A]):
             if exhausted:
                 self._guard.gate.close(exhausted)
             return
+        wall = self._context.clock.wall()
         self._asked = limits.asked_wait(answer, wall)
         if self._asked is None:
             return
@@ -225,66 +274,30 @@ class Pipeline(Generic[R, A]):
     def _note(self, wall: float, begun: float, status: int | None, reason: str) -> None:
         elapsed = self._context.clock.monotonic() - begun
         self._attempts.append(Attempt(len(self._attempts) + 1, wall, elapsed, status, reason))
-        if _log.is_enabled_for(logging.DEBUG):
-            _log.debug(
-                "attempt",
-                service=self._context.service,
-                operation=self._context.operation,
-                attempt=len(self._attempts),
-                status=status,
-                ms=round(elapsed * 1000, 1),
-                reason=reason,
-            )
+        if story.watchers or self._context.story is not None or _log.is_enabled_for(logging.DEBUG):
+            self._tell(story.Tried, reason, number=len(self._attempts), status=status, elapsed=elapsed)
 
     # After a failed attempt ------------------------------------------------------------------------------------------
 
-    def _pause(self, error: CallError) -> float | None:
-        """Seconds to wait before the next attempt, or None: give up."""
-        retry, guard = self._context.policy.retry, self._guard
-        if error.outcome == "unknown":
-            self._unknown = True
-        if retry is None or len(self._attempts) > retry.retries or not self._may_repeat(error):
-            return None
-        asked = self._asked or 0.0
-        wait = max(retry.delay(len(self._attempts), self._context.random), asked)
-        if guard.breaker is not None:
-            wait = max(wait, guard.breaker.wait())
-        if asked > retry.cap or wait >= self._deadline.remaining(self._context.clock.monotonic()):
-            return None
-        # A limit says itself when to come back, which is no storm; all other repeats are charged.
-        if guard.budget is not None and not isinstance(error, RateLimited) and not guard.budget.take():
-            return None
-        return wait
-
-    def _may_repeat(self, error: CallError) -> bool:
-        """Whether another attempt is sensible, and safe: the request is repeatable or was certainly not processed."""
-        if not self._replayable or isinstance(error, (DeadlineExceeded, OutcomeUnknown)):
+    def _again(self, error: CallError) -> Generator[Effect, Any, bool]:
+        """Whether another attempt follows; if so, after what must be done before it: a wait, or another credential."""
+        if error.status == _DENIED and self._context.renewable and not self._renewed and self._replayable:
+            self._renewed = True
+            left = self._left()
+            newer = yield Renew(self._context, None if math.isinf(left) else left)
+            why = "there is a newer one" if newer else "there is no newer one"
+            self._tell(story.Renewed, f"the service refused the credential; {why}", worked=newer)
+            if newer:  # free: a stale credential is no failure of the service
+                yield from self._drop_answer()
+                return True
+        try:
+            wait = self._pause(error)
+        except GiveUp as why:
+            self._tell(story.GaveUp, str(why))
             return False
-        told = None if self._answer is None else self._context.limits.told_to_retry(self._answer)
-        if told is False:
-            return False
-        if self._refused(error) or error.outcome == "not_sent":
-            return True
-        return self._safe and (told is True or self._transient(error))
-
-    def _refused(self, error: CallError) -> bool:
-        """Whether the service turned the request away unread, and said when to come back."""
-        return isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and self._asked is not None)
-
-    @property
-    def _safe(self) -> bool:
-        return self._context.idempotent or self._context.key is not None
-
-    def _transient(self, error: CallError) -> bool:
-        """Whether the same request may well get another answer."""
-        if isinstance(error, BadAnswer):
-            return error.retryable
-        if isinstance(error, NetworkFault) or error.status in self._context.retried:
-            return True
-        return isinstance(error, ServiceUnavailable) and error.status in _RETRIED
-
-    def _rest(self, error: CallError, wait: float) -> Generator[Effect, Any, None]:
-        self._attempts[-1] = replace(self._attempts[-1], wait=wait)
+        self._retries += 1
+        self._attempts[-1] = self._attempts[-1]._replace(wait=wait)
+        self._tell(story.Retrying, error.message, number=self._retries, seconds=wait)
         try:
             yield from self._drop_answer()
             yield Sleep(wait)
@@ -292,19 +305,44 @@ class Pipeline(Generic[R, A]):
             if self._guard.budget is not None and not isinstance(error, RateLimited):
                 self._guard.budget.give_back()
             raise
+        return True
+
+    def _pause(self, error: CallError) -> float:
+        """Seconds to wait before the next attempt. Raises GiveUp with the reason when there is none."""
+        context, retry, guard = self._context, self._context.policy.retry, self._guard
+        if error.outcome == "unknown":
+            self._unknown = True
+        if retry is None:
+            raise GiveUp("retries are switched off")
+        told = None if self._answer is None else context.limits.told_to_retry(self._answer)
+        may_repeat(error, context, told=told, asked=self._asked, replayable=self._replayable)
+        if self._retries >= retry.retries:
+            raise GiveUp(f"all {retry.retries} retries are used up")
+        asked = self._asked or 0.0
+        if asked > retry.cap:
+            raise GiveUp(f"the service asked to wait {asked:.0f} s, longer than Retry.cap allows")
+        wait = max(retry.delay(self._retries + 1, context.random), asked)
+        if guard.breaker is not None:
+            wait = max(wait, guard.breaker.wait())
+        if wait >= self._left():
+            raise GiveUp(f"the next attempt would be in {wait:.3g} s, beyond the deadline")
+        # A limit says itself when to come back, which is no storm; all other repeats are charged.
+        if guard.budget is not None and not isinstance(error, RateLimited) and not guard.budget.take():
+            raise GiveUp("the retry budget of the service is spent")
+        return wait
 
     def _drop_answer(self) -> Generator[Effect, Any, None]:
         answer, self._answer = self._answer, None
         if answer is not None:
-            remaining = self._deadline.remaining(self._context.clock.monotonic())
-            yield Discard(answer, min(remaining, self._context.policy.attempt_timeout or remaining))
+            left = self._left()
+            yield Discard(answer, min(left, self._context.policy.attempt_timeout or left))
 
     # The end ---------------------------------------------------------------------------------------------------------
 
     def _give_up(self, error: CallError) -> Generator[Effect, Any, A]:
         """Return the answer to who wants statuses as answers; raise the error to all others."""
         if self._answer is not None:
-            answer = self._context.unsuccessful(self._answer, error, self._deadline.at)
+            answer = self._context.unsuccessful(self._answer, error, self._deadline)
             if answer is not None:
                 return answer
             yield from self._drop_answer()
@@ -313,55 +351,48 @@ class Pipeline(Generic[R, A]):
     def _final(self, error: CallError) -> CallError:
         """The error with all that is known of the call, and honest about what may have happened."""
         context = self._context
-        error = self._honest(error)
+        error = honest(error, idempotent=context.idempotent, unknown=self._unknown)
         error.service, error.operation = context.service, context.operation
         error.idempotency_key = context.key
         error.attempts = tuple(self._attempts)
-        error.retryable = self._worth_later(error)
+        error.retryable = worth_later(error, context, unknown=self._unknown, asked=self._asked)
         return context.raised(error)
 
-    def _honest(self, error: CallError) -> CallError:
-        """An unrepeatable request that may have reached the service is not "failed"; nobody knows."""
-        if self._context.idempotent or isinstance(error, OutcomeUnknown):
-            return error
-        if error.status in _GATEWAY:
-            error.outcome = "unknown"
-        if not self._unknown and error.outcome != "unknown":
-            return error
-        if not isinstance(error, NetworkFault):
-            if not isinstance(error, (CallerFault, CredentialFault)) and self._unknown:
-                error.outcome = "unknown"  # an earlier attempt may have acted
-            return error
-        kind = DeadlineOutcomeUnknown if isinstance(error, DeadlineExceeded) else OutcomeUnknown
-        honest = kind(f"sent, but {error.message}")
-        honest.__cause__ = error
-        return honest
+    # Saying so -------------------------------------------------------------------------------------------------------
 
-    def _worth_later(self, error: CallError) -> bool:
-        if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or self._refused(error):
-            return self._safe or not self._unknown
-        if isinstance(error, OutcomeUnknown):
-            return self._context.key is not None
-        return self._safe and (isinstance(error, DeadlineExceeded) or self._transient(error))
-
-    def _report(self, started: float, error: CallError | None) -> None:
-        if not _log.is_enabled_for(logging.INFO):
+    def _tell(self, kind: type[story.Step], reason: str, **facts: Any) -> None:
+        """Tell a step to all who want to know: the Call's own story, the log, and those who watch the process."""
+        context = self._context
+        if context.story is None and not story.watchers and not _log.is_enabled_for(logging.DEBUG):
             return
-        last = self._attempts[-1] if self._attempts else None
-        _log.info(
-            "call",
-            service=self._context.service,
-            operation=self._context.operation,
-            status=last.status if last else None,
-            attempts=len(self._attempts),
-            ms=round((self._context.clock.monotonic() - started) * 1000, 1),
-            outcome="done" if error is None else error.outcome,
-            error=None if error is None else type(error).__name__,
+        self._number = self._number or story.new_number()
+        step = kind(
+            at=context.clock.wall(),
+            service=context.service,
+            operation=context.operation,
+            call=self._number,
+            reason=reason,
+            **facts,
         )
+        if context.story is not None:
+            context.story.append(step)
+        if story.watchers:
+            story.tell(step)
+        if kind is not story.Finished and _log.is_enabled_for(logging.DEBUG):
+            named = {"service": context.service, "operation": context.operation, "call": self._number}
+            _log.debug(step.kind, **named, reason=reason, **facts)
 
-
-def _worked(error: CallError) -> bool | None:
-    """What the breaker learns: a caller's fault is a success, a limit or a full pool of ours is nothing."""
-    if isinstance(error, LimitFault) or error.code == POOL:
-        return None
-    return isinstance(error, (CallerFault, CredentialFault))
+    def _report(self, error: CallError | None) -> None:
+        last = self._attempts[-1] if self._attempts else None
+        facts: dict[str, Any] = {
+            "status": last.status if last else None,
+            "attempts": len(self._attempts),
+            "outcome": "done" if error is None else error.outcome,
+            "error": None if error is None else type(error).__name__,
+        }
+        elapsed = self._context.clock.monotonic() - self._started
+        self._tell(story.Finished, "answered" if error is None else error.message, elapsed=elapsed, **facts)
+        if _log.is_enabled_for(logging.INFO):
+            context = self._context
+            ms = round(elapsed * 1000, 1)
+            _log.info("call", service=context.service, operation=context.operation, ms=ms, **facts)

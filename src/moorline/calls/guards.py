@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
 from moorline import telemetry
 from moorline.clock import SYSTEM, Clock
+from moorline.policies.admission import Admission
 from moorline.policies.breaker import Breaker, BreakerState, State
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
 from moorline.policies.policy import Policy
@@ -18,12 +20,13 @@ from moorline.policies.retry import RetryBudget
 __all__ = ["PROCESS", "Guard", "Guards"]
 
 T = TypeVar("T")
+_MOST_TENANTS: Final = 10_000
 
 
 class Guard:
     """The parts that one policy needs of a service's shared state; None where the policy has the part switched off."""
 
-    __slots__ = ("breaker", "budget", "bulkhead", "gate", "quota")
+    __slots__ = ("admission", "breaker", "budget", "bulkhead", "gate", "quota")
 
     def __init__(
         self,
@@ -32,7 +35,9 @@ class Guard:
         quota: TokenBucket | None,
         bulkhead: BulkheadState | None,
         budget: RetryBudget | None,
+        admission: Admission | None,
     ) -> None:
+        self.admission = admission
         self.gate = gate
         self.breaker = breaker
         self.quota = quota
@@ -52,21 +57,32 @@ class Guards:
         self._gates: dict[str, RateGate] = {}
         self._breakers: dict[tuple[str, Breaker], BreakerState] = {}
         self._quotas: dict[tuple[str, RateLimit], TokenBucket] = {}
+        self._admissions: OrderedDict[tuple[str, str, int], Admission] = OrderedDict()
         self._bulkheads: dict[tuple[str, Bulkhead], BulkheadState] = {}
-        self._budgets: dict[tuple[str, float], RetryBudget] = {}
+        self._budgets: OrderedDict[tuple[str, str, float], RetryBudget] = OrderedDict()
 
-    def guard(self, name: str, policy: Policy) -> Guard:
-        """The shared state of *name*, as far as *policy* uses it; made on first use."""
+    def guard(self, name: str, policy: Policy, tenant: str = "") -> Guard:
+        """The shared state of *name*, as far as *policy* uses it; made on first use.
+
+        Retry budget and admission cap are kept for each *tenant*, so that one customer's outage or burst takes nothing
+        from another's; breaker and limits are the service's and common to all.
+        """
         now = self.clock.monotonic
+        rate = policy.rates[0] if policy.rates else None
         with self._lock:
             return Guard(
                 self._gates.setdefault(name, RateGate(now)),
                 _part(self._breakers, name, policy.breaker, partial(self._breaker, name, policy)),
-                _part(self._quotas, name, policy.rate, partial(TokenBucket, now=now)),
+                _part(self._quotas, name, rate, partial(TokenBucket, now=now)),
                 _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
-                _part(
-                    self._budgets, name, policy.retry.budget if policy.retry else None, partial(RetryBudget, now=now)
+                _of_tenant(
+                    self._budgets,
+                    name,
+                    tenant,
+                    policy.retry.budget if policy.retry else None,
+                    partial(RetryBudget, now=now),
                 ),
+                _of_tenant(self._admissions, name, tenant, policy.admission, Admission),
             )
 
     def breakers(self) -> dict[str, list[BreakerState]]:
@@ -92,6 +108,23 @@ def _part(known: dict[tuple[str, C], T], name: str, config: C | None, make: Call
     found = known.get((name, config))
     if found is None:
         found = known[name, config] = make(config)
+    return found
+
+
+def _of_tenant(
+    known: OrderedDict[tuple[str, str, C], T], name: str, tenant: str, config: C | None, make: Callable[[C], T]
+) -> T | None:
+    """As ``_part``; of tenants only those are remembered that called last, as their number has no bound."""
+    if config is None:
+        return None
+    key = (name, tenant, config)
+    found = known.get(key)
+    if found is None:
+        found = known[key] = make(config)
+        if len(known) > _MOST_TENANTS:
+            known.popitem(last=False)
+    else:
+        known.move_to_end(key)
     return found
 
 

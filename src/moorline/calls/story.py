@@ -1,0 +1,174 @@
+"""What happened to a call, and why, as typed events: each refusal, wait, retry and change of state has its reason.
+
+The engine tells them to whoever watches (``watch``) and keeps those of a service's Call for ``Call.explain``.
+They hold no argument, no body and no credential; reasons are one line and redacted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final, Literal
+
+from moorline import telemetry
+from moorline.errors import Attempt, Outcome
+
+__all__ = [
+    "Finished",
+    "GaveUp",
+    "Part",
+    "Refused",
+    "Renewed",
+    "Retrying",
+    "StateChanged",
+    "Step",
+    "Story",
+    "Tried",
+    "Waiting",
+    "Watcher",
+    "new_number",
+    "tell",
+    "watch",
+    "watchers",
+]
+
+Part = Literal["admission", "breaker", "rate gate", "bulkhead", "deadline", "key window"]
+
+_numbers: Final = itertools.count(1)
+
+
+def new_number() -> int:
+    """A number for a call, by which its steps are known among those of others in this process."""
+    return next(_numbers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that happened. ``at`` is seconds since the epoch; ``call`` numbers the calls of this process (0: none);
+    ``reason`` is one line.
+    """
+
+    kind: ClassVar[str] = "step"
+
+    at: float
+    service: str
+    operation: str = ""
+    call: int = 0
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON, its kind first."""
+        return {"kind": self.kind, **{field.name: getattr(self, field.name) for field in fields(self)}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried(Step):
+    """An attempt is over, well or badly. ``elapsed`` is seconds."""
+
+    kind: ClassVar[str] = "attempt"
+
+    number: int
+    status: int | None
+    elapsed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Step):
+    """The call waits for *part*: at the rate gate for ``seconds``, at the bulkhead for at most as many."""
+
+    kind: ClassVar[str] = "wait"
+
+    part: Part
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrying(Step):
+    """Retry ``number`` comes after ``seconds``."""
+
+    kind: ClassVar[str] = "retry"
+
+    number: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Step):
+    """*part* did not let the call through; nothing was sent this time."""
+
+    kind: ClassVar[str] = "refused"
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed(Step):
+    """The service refused the credential; ``worked`` tells whether there was a newer one to try with."""
+
+    kind: ClassVar[str] = "credential"
+
+    worked: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaveUp(Step):
+    """The attempt failed and no other follows; ``reason`` says why not."""
+
+    kind: ClassVar[str] = "gave_up"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Step):
+    """The call is over. ``error`` is the name of the error's class, None for an answer; ``elapsed`` is seconds."""
+
+    kind: ClassVar[str] = "finished"
+
+    status: int | None
+    attempts: int
+    elapsed: float
+    outcome: Outcome
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChanged(Step):
+    """A part that calls share is in another state: the breaker of ``service`` opened, half opened or closed."""
+
+    kind: ClassVar[str] = "state"
+
+    part: Part
+    before: str
+    after: str
+
+
+Story = list[Step | Attempt]
+Watcher = Callable[[Step], None]
+
+watchers: Final[list[Watcher]] = []
+"""Who is told of each step of every call in this process; change it with ``watch`` only."""
+
+
+def watch(watcher: Watcher) -> Callable[[], None]:
+    """Tell *watcher* each step of every call in this process, on whatever thread it happens; it must be quick.
+
+    Returns the function that ends it. What *watcher* raises is logged, and the watcher is told no more: a fault in
+    watching must not become a fault of calls.
+    """
+    watchers.append(watcher)
+
+    def stop() -> None:
+        if watcher in watchers:
+            watchers.remove(watcher)
+
+    return stop
+
+
+def tell(step: Step) -> None:
+    """Tell *step* to all who watch."""
+    for watcher in tuple(watchers):
+        try:
+            watcher(step)
+        except Exception as error:  # noqa: BLE001 (see watch)
+            watchers.remove(watcher)
+            telemetry.logger("calls").error("watcher_failed", watcher=repr(watcher), error=type(error).__name__)

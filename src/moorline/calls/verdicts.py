@@ -1,0 +1,113 @@
+"""What an error means for its call: whether another attempt is safe and sensible, what the breaker learns, and what
+may truthfully be said of the outcome. Pure functions over the error tree.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from moorline.calls.effects import POOL, CallContext
+from moorline.errors import (
+    BadAnswer,
+    CallerFault,
+    CallError,
+    CircuitOpen,
+    CredentialFault,
+    DeadlineExceeded,
+    DeadlineOutcomeUnknown,
+    LimitFault,
+    NetworkFault,
+    OutcomeUnknown,
+    RateLimited,
+    ServiceUnavailable,
+)
+
+__all__ = ["GATEWAY", "RETRIED", "GiveUp", "honest", "may_repeat", "worked", "worth_later"]
+
+RETRIED: Final = frozenset({408, 425, 500, 502, 503, 504})
+GATEWAY: Final = frozenset({502, 504})  # not the service's own answer: it may have acted
+_UNAVAILABLE: Final = 503
+
+
+class GiveUp(Exception):
+    """No other attempt; the message says why not."""
+
+
+def may_repeat(
+    error: CallError, context: CallContext[Any, Any], *, told: bool | None, asked: float | None, replayable: bool
+) -> None:
+    """Raise GiveUp unless another attempt is sensible, and safe: repeatable, or certainly not processed.
+
+    *told* is what the service's own should-retry header says, *asked* the wait that it asked for, *replayable* whether
+    the body can be sent again.
+    """
+    if not replayable:
+        raise GiveUp("the body cannot be sent a second time")
+    if isinstance(error, DeadlineExceeded):
+        raise GiveUp("the deadline is over")
+    if isinstance(error, OutcomeUnknown):
+        raise GiveUp("nobody knows what the first one did")
+    if told is False:
+        raise GiveUp("the service says not to try again")
+    if refused(error, asked) or error.outcome == "not_sent":
+        return
+    if not _safe(context):
+        raise GiveUp(f"it may have acted: {context.operation} carries no idempotency key")
+    if told is not True and not _transient(error, context):
+        raise GiveUp("the same request would get the same answer")
+
+
+def refused(error: CallError, asked: float | None) -> bool:
+    """Whether the service turned the request away unread, and said when to come back."""
+    return isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and asked is not None)
+
+
+def _safe(context: CallContext[Any, Any]) -> bool:
+    return context.idempotent or context.key is not None
+
+
+def _transient(error: CallError, context: CallContext[Any, Any]) -> bool:
+    """Whether the same request may well get another answer."""
+    if isinstance(error, BadAnswer):
+        return error.retryable
+    if isinstance(error, NetworkFault) or error.status in context.retried:
+        return True
+    return isinstance(error, ServiceUnavailable) and error.status in RETRIED
+
+
+def worked(error: CallError) -> bool | None:
+    """What the breaker learns: a caller's fault is a success, a limit or a full pool of ours is nothing."""
+    if isinstance(error, LimitFault) or error.code == POOL:
+        return None
+    return isinstance(error, (CallerFault, CredentialFault))
+
+
+def honest(error: CallError, *, idempotent: bool, unknown: bool) -> CallError:
+    """*error*, or OutcomeUnknown: an unrepeatable request that may have reached the service is not "failed".
+
+    *unknown* tells whether an earlier attempt may have acted.
+    """
+    if idempotent or isinstance(error, OutcomeUnknown):
+        return error
+    if error.status in GATEWAY:
+        error.outcome = "unknown"
+    if not unknown and error.outcome != "unknown":
+        return error
+    if not isinstance(error, NetworkFault):
+        if not isinstance(error, (CallerFault, CredentialFault)) and unknown:
+            error.outcome = "unknown"  # an earlier attempt may have acted
+        return error
+    kind = DeadlineOutcomeUnknown if isinstance(error, DeadlineExceeded) else OutcomeUnknown
+    told = kind(f"sent, but {error.message}")
+    told.__cause__ = error
+    return told
+
+
+def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bool, asked: float | None) -> bool:
+    """Whether the same Call, sent again later, is safe and sensible."""
+    safe = _safe(context)
+    if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or refused(error, asked):
+        return safe or not unknown
+    if isinstance(error, OutcomeUnknown):
+        return context.key is not None
+    return safe and (isinstance(error, DeadlineExceeded) or _transient(error, context))
