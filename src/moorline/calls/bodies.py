@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from moorline.calls.effects import Lease
-from moorline.calls.timer import Timer
+from moorline.calls.timer import BodyTimer
 from moorline.calls.wires import WIRE_ERRORS, raise_translated
 from moorline.errors import CallError
 
@@ -62,13 +62,14 @@ class AsyncBody(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         watch = self._watch
         parts = aiter(self._stream)
+        timer = BodyTimer(watch.left())
         try:
             while True:
                 left = watch.left()
                 if left is not None and left <= 0:  # data that is always there at once never lets the timer ring
                     raise watch.context.late()
                 try:
-                    with Timer(left) as timer:
+                    with timer:
                         part = await anext(parts)
                 except StopAsyncIteration:
                     break
@@ -84,6 +85,8 @@ class AsyncBody(httpx2.AsyncByteStream):
         except asyncio.CancelledError:
             watch.settle(worked=None)
             raise
+        finally:
+            timer.close()
         watch.settle(worked=True)
 
     async def aclose(self) -> None:
@@ -100,6 +103,7 @@ class SyncBody(httpx2.SyncByteStream):
     def __init__(self, stream: Any, watch: Watch) -> None:
         self._stream = stream
         self._watch = watch
+        watch.context.clamp_body(watch.deadline)
 
     def __iter__(self) -> Iterator[bytes]:
         watch = self._watch

@@ -46,6 +46,7 @@ class Pipeline(Generic[R, A]):
         "_context",
         "_deadline",
         "_guard",
+        "_loud",
         "_number",
         "_renewed",
         "_replayable",
@@ -71,7 +72,9 @@ class Pipeline(Generic[R, A]):
         context, guard = self._context, self._guard
         started = self._started = context.clock.monotonic()
         seconds = context.policy.deadline
-        self._deadline = ambient() if seconds is None else min(started + seconds, ambient())
+        at, given = math.inf if seconds is None else started + seconds, ambient()
+        self._deadline = at if at < given else given  # noqa: FURB136 (a third of the cost of min)
+        self._loud = bool(context.story is not None or story.watchers or _log.is_enabled_for(logging.INFO))
         if guard.budget is not None:
             guard.budget.call()
         admission = guard.admission
@@ -89,8 +92,7 @@ class Pipeline(Generic[R, A]):
                         self._report(error)
                         return answer
                 else:
-                    if context.story is not None or story.watchers or _log.is_enabled_for(logging.INFO):
-                        self._report(None)
+                    self._report(None)
                     return answer
         except CallError as error:
             final = self._final(error)
@@ -194,9 +196,24 @@ class Pipeline(Generic[R, A]):
         context, clock = self._context, self._context.clock
         self._asked = None
         wall, begun = clock.wall(), clock.monotonic()
+        most = context.policy.attempt_timeout
+        end = math.inf if most is None else begun + most
+        by_deadline = self._deadline <= end
+        left = self._deadline - begun if by_deadline else most
         answer: A | None = None
         try:
-            answer = yield from self._exchange(begun)
+            request = context.request()
+            try:
+                answer = yield Send(request, left if left != math.inf else None)
+                if 300 <= answer.status <= 399:
+                    answer, request = yield from self._redirected(
+                        request, answer, self._deadline if by_deadline else end
+                    )
+            except Expired as expired:
+                answer = None
+                raise self._late(expired, by_deadline=by_deadline) from expired.__cause__
+            finally:
+                self._replayable = request.replayable
             error = context.judge(answer)
             self._heed(answer, error, wall)
             if error is not None:
@@ -212,31 +229,20 @@ class Pipeline(Generic[R, A]):
             lease.settle(worked=None)
             raise
 
-    def _exchange(self, begun: float) -> Generator[Effect, Any, A]:
-        context, most = self._context, self._context.policy.attempt_timeout
-        end = math.inf if most is None else begun + most
-        by_deadline = self._deadline <= end
-        until = self._deadline if by_deadline else end
-        left: float | None = None if math.isinf(until) else until - begun if by_deadline else most
-        request = context.request()
+    def _redirected(self, request: R, answer: A, until: float) -> Generator[Effect, Any, tuple[A, R]]:
+        """The answer at the end of the redirects, and the request that it answers."""
+        context = self._context
         hops = 0
-        while True:
-            if left is not None and left <= 0:
-                raise self._late(Expired(sent=hops > 0), by_deadline=by_deadline)
-            try:
-                answer = yield Send(request, left)
-            except Expired as expired:
-                raise self._late(expired, by_deadline=by_deadline) from expired.__cause__
-            finally:
-                self._replayable = request.replayable
-            if not 300 <= answer.status <= 399:
-                return answer  # type: ignore[no-any-return]
-            onward = context.redirected(request, answer, hops)
-            if onward is None:
-                return answer  # type: ignore[no-any-return]
-            request = onward
+        while (onward := context.redirected(request, answer, hops)) is not None:
             hops += 1
-            left = None if left is None else until - context.clock.monotonic()
+            request = onward
+            left = until - context.clock.monotonic()
+            if left <= 0:
+                raise Expired(sent=True)
+            answer = yield Send(request, left if left != math.inf else None)
+            if not 300 <= answer.status <= 399:
+                break
+        return answer, request
 
     def _late(self, expired: Expired, *, by_deadline: bool) -> CallError:
         what = "no free connection in the pool" if expired.in_pool else "no complete answer"
@@ -274,7 +280,7 @@ class Pipeline(Generic[R, A]):
     def _note(self, wall: float, begun: float, status: int | None, reason: str) -> None:
         elapsed = self._context.clock.monotonic() - begun
         self._attempts.append(Attempt(len(self._attempts) + 1, wall, elapsed, status, reason))
-        if story.watchers or self._context.story is not None or _log.is_enabled_for(logging.DEBUG):
+        if self._loud:
             self._tell(story.Tried, reason, number=len(self._attempts), status=status, elapsed=elapsed)
 
     # After a failed attempt ------------------------------------------------------------------------------------------
@@ -362,9 +368,9 @@ class Pipeline(Generic[R, A]):
 
     def _tell(self, kind: type[story.Step], reason: str, **facts: Any) -> None:
         """Tell a step to all who want to know: the Call's own story, the log, and those who watch the process."""
-        context = self._context
-        if context.story is None and not story.watchers and not _log.is_enabled_for(logging.DEBUG):
+        if not self._loud:
             return
+        context = self._context
         self._number = self._number or story.new_number()
         step = kind(
             at=context.clock.wall(),
@@ -383,6 +389,8 @@ class Pipeline(Generic[R, A]):
             _log.debug(step.kind, **named, reason=reason, **facts)
 
     def _report(self, error: CallError | None) -> None:
+        if not self._loud:
+            return
         last = self._attempts[-1] if self._attempts else None
         facts: dict[str, Any] = {
             "status": last.status if last else None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import httpx2
@@ -27,7 +29,7 @@ from moorline.errors import (
 )
 from moorline.policies.policy import Policy
 
-__all__ = ["AsyncPlainWire", "PlainContext", "Seen", "Sent", "SyncPlainWire"]
+__all__ = ["AsyncPlainWire", "PlainContext", "Seen", "SyncPlainWire"]
 
 _LIMITS: Final = RateLimitHeaders()
 _SERVER_FAULTS: Final = frozenset({408, 425})
@@ -50,9 +52,7 @@ class Seen:
 
 
 class _OneBody(httpx2.AsyncByteStream, httpx2.SyncByteStream):
-    """A request's stream that remembers being read from: the head of the request is out, and a one-time stream is
-    spent.
-    """
+    """A one-time stream that remembers being read from: then it is spent."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -68,98 +68,101 @@ class _OneBody(httpx2.AsyncByteStream, httpx2.SyncByteStream):
             yield part
 
 
-class Sent:
-    """A request as the engine sees it: the same httpx2 request for all attempts, its stream wrapped anew for each."""
+class PlainContext(CallContext["PlainContext", Seen]):
+    """One request of a plain client, which is its own view for the engine: the same httpx2 request for all attempts."""
 
-    __slots__ = ("body", "given", "request", "stream", "used")
+    __slots__ = ("_spent", "_wrap", "given", "request_", "stream")
 
-    def __init__(self, request: httpx2.Request) -> None:
-        self.request = request
-        self.stream = request.stream
+    def __init__(
+        self,
+        request: httpx2.Request,
+        wrap: Callable[[Any, Watch], Any],
+        name: str,
+        policy: Policy,
+        guard: Guard,
+        clock: Clock,
+    ) -> None:
+        # One by one, and not through the base: this is the hot path of every plain request.
+        method = request.method
+        self.service = name
+        self.operation = method
+        self.policy = policy
+        self.guard = guard
+        self.limits = _LIMITS
+        self.idempotent = method in IDEMPOTENT
+        self.key = None if self.idempotent else request.headers.get("idempotency-key")  # it changes nothing for a GET
+        self.clock = clock
+        self.retried = ()
+        self.random = random.random
+        self.story = None
+        self.cost = 1.0
+        self.request_ = request
         self.given = request.extensions.get("timeout")
-        self.body = _OneBody(self.stream)
-        self.used = False
-
-    def begin(self) -> None:
-        """Prepare the next attempt."""
-        if not self.used:
-            self.body = _OneBody(self.stream)
-            self.request.stream = self.body
+        self._wrap = wrap
+        self.stream = request.stream
+        self._spent: _OneBody | None = None
+        if not isinstance(self.stream, httpx2.ByteStream):
+            self._spent = request.stream = _OneBody(self.stream)
 
     @property
     def replayable(self) -> bool:
         """Whether the body can be sent again: a one-time stream only before it was begun."""
-        self.used = self.used or (self.body.touched and not isinstance(self.stream, httpx2.ByteStream))
-        return not self.used
+        return self._spent is None or not self._spent.touched
 
     def restore(self) -> None:
         """Give the request back as it came."""
-        self.request.stream = self.stream
-        self.restore_timeout()
-
-    def restore_timeout(self) -> None:
-        """Give the request its own timeouts back."""
-        if self.given is not None:
-            self.request.extensions["timeout"] = self.given
+        request = self.request_
+        if self._spent is not None:
+            request.stream = self.stream
+        if self.given is None:
+            request.extensions.pop("timeout", None)
         else:
-            self.request.extensions.pop("timeout", None)
+            request.extensions["timeout"] = self.given
 
+    def clamp_body(self, deadline: float) -> None:
+        """Let no read of the body last beyond *deadline*; httpcore2 looks at the timeouts anew when the body begins."""
+        if math.isinf(deadline):
+            self.restore()
+        else:
+            left = deadline - self.clock.monotonic()
+            self.request_.extensions["timeout"] = timeouts(time.monotonic() + left, self.given)
 
-class PlainContext(CallContext[Sent, Seen]):
-    """One request of a plain client."""
-
-    __slots__ = ("_sent", "_wrap")
-
-    def __init__(self, sent: Sent, wrap: Any, name: str, policy: Policy, guard: Guard, clock: Clock) -> None:
-        request = sent.request
-        idempotent = request.method in IDEMPOTENT
-        super().__init__(
-            service=name,
-            operation=request.method,
-            policy=policy,
-            guard=guard,
-            limits=_LIMITS,
-            idempotent=idempotent,
-            key=None if idempotent else request.headers.get("idempotency-key"),  # a key changes nothing for a GET
-            clock=clock,
-        )
-        self._sent = sent
-        self._wrap = wrap
-
-    def request(self) -> Sent:
+    def request(self) -> PlainContext:
         """The same request again."""
-        self._sent.begin()
-        return self._sent
+        return self
 
     def judge(self, answer: Seen) -> CallError | None:
         """Limits and the service's own failures; all other statuses are answers."""
         status = answer.status
+        if status < 400:
+            return None
         if status == 429:
             return RateLimited("answered 429", status=status)
         if status >= 500 or status in _SERVER_FAULTS:
             return ServiceUnavailable(f"answered {status}", status=status)
         return None
 
-    def succeeded(self, answer: Seen, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Seen:  # noqa: ARG002
+    def succeeded(self, answer: Seen, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Seen:
         """A response whose stream keeps the lease until it is read or closed."""
-        self._stream(answer, lease, deadline)
+        if answer.response.is_stream_consumed:  # complete already: nothing is held
+            lease.settle(worked=True, elapsed=attempts[-1].elapsed)
+        else:
+            self._watched(answer, lease, deadline)
         return answer
 
     def unsuccessful(self, answer: Seen, error: CallError, deadline: float) -> Seen | None:
         """A plain client wants to see a 503 as a response; a 429 that is given up is raised."""
         if isinstance(error, RateLimited):
             return None
-        self._stream(answer, None, deadline)
+        if not answer.response.is_stream_consumed:
+            self._watched(answer, None, deadline)
         return answer
 
     def raised(self, error: CallError) -> CallError:
         """The error as httpx2's own."""
-        return as_httpx_error(error, self._sent.request)
+        return as_httpx_error(error, self.request_)
 
-    def _stream(self, answer: Seen, lease: Lease | None, deadline: float) -> None:
-        if answer.response.is_stream_consumed and lease is not None:  # complete already: nothing is held
-            lease.settle(worked=True)
-            return
+    def _watched(self, answer: Seen, lease: Lease | None, deadline: float) -> None:
         answer.response.stream = self._wrap(answer.response.stream, Watch(self, lease, deadline))
 
     def late(self) -> CallError:
@@ -172,11 +175,15 @@ class PlainContext(CallContext[Sent, Seen]):
     def blamed(self, error: CallError) -> CallError:
         """*error* with what is known of the call."""
         error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
-        return as_httpx_error(error, self._sent.request)
+        return as_httpx_error(error, self.request_)
 
 
 class AsyncPlainWire:
-    """Sends a plain request through an async transport; the body of the answer stays to be read."""
+    """Sends a plain request through an async transport; the body of the answer stays to be read.
+
+    *marks* tells that the transport asks for the timeout of each phase when that begins (httpx2's own does), so that
+    a timer that rings before the request is written knows that nothing was sent.
+    """
 
     __slots__ = ("_marks", "_transport")
 
@@ -184,15 +191,16 @@ class AsyncPlainWire:
         self._transport = transport
         self._marks = marks
 
-    async def send(self, sent: Sent, timeout: float | None) -> Seen:
+    async def send(self, context: PlainContext, timeout: float | None) -> Seen:
         """The answer, its body unread."""
-        phases = sent.request.extensions["timeout"] = Phases(sent.given or {})
+        request = context.request_
+        phases = request.extensions["timeout"] = Phases(context.given or {})
         try:
             with Timer(timeout) as timer:
-                response = await self._transport.handle_async_request(sent.request)
+                response = await self._transport.handle_async_request(request)
         except WIRE_ERRORS as error:
             if isinstance(error, TimeoutError) and timer.expired:
-                raise Expired(sent=sent.body.touched or not self._marks, in_pool=phases.in_pool) from None
+                raise Expired(sent=phases.written or not self._marks, in_pool=phases.in_pool) from None
             raise_translated(error)
         return Seen(response)
 
@@ -210,31 +218,26 @@ class AsyncPlainWire:
 class SyncPlainWire:
     """The same, blocking."""
 
-    __slots__ = ("_deadline", "_transport")
+    __slots__ = ("_transport",)
 
-    def __init__(self, transport: httpx2.BaseTransport, deadline: float | None) -> None:
+    def __init__(self, transport: httpx2.BaseTransport) -> None:
         self._transport = transport
-        self._deadline = None if deadline is None else time.monotonic() + deadline
 
-    def send(self, sent: Sent, timeout: float | None) -> Seen:
+    def send(self, context: PlainContext, timeout: float | None) -> Seen:
         """The answer, its body unread."""
-        at = None if timeout is None else time.monotonic() + timeout
-        if at is not None:
-            clamped = timeouts(at, sent.given)
-            # The body is read after the attempt, up to the deadline; httpcore looks at this value anew when it begins.
-            sent.request.extensions["timeout"] = clamped
+        request = context.request_
+        at = None
+        if timeout is not None:
+            at = time.monotonic() + timeout
+            request.extensions["timeout"] = timeouts(at, context.given)
         try:
             try:
-                response = self._transport.handle_request(sent.request)
+                response = self._transport.handle_request(request)
             except WIRE_ERRORS as error:
                 raise_translated(error)
         except CallError as error:
             raise_if_expired(error, at)
             raise
-        if self._deadline is not None and not response.is_closed:
-            sent.request.extensions["timeout"] = timeouts(self._deadline, sent.given)
-        else:
-            sent.restore_timeout()
         return Seen(response)
 
     def discard(self, seen: Seen) -> None:

@@ -16,7 +16,7 @@ from moorline.calls.clients import Clients
 from moorline.calls.drivers import drive, drive_async
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import PROCESS, Guards
-from moorline.calls.plain import AsyncPlainWire, PlainContext, Sent, SyncPlainWire
+from moorline.calls.plain import AsyncPlainWire, PlainContext, SyncPlainWire
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.policy import Policy
@@ -49,8 +49,14 @@ class _Base:
         # Without a name there is nothing to share the state with.
         self._guards = guards or (PROCESS if name and clock is None else Guards(clock) if clock else Guards())
         self._guard = self._guards.guard(self._name, self._policy)
+        self._clock = self._guards.clock
         self._wire = wire
+        self._given = None if wire is None else self._carried(wire)
         self._clients = Clients()
+
+    def _carried(self, wire: Any) -> Any:
+        """The wire of the pipeline over a transport that was given."""
+        raise NotImplementedError
 
     def _needs(self, wire: Any, kind: str) -> None:
         needed = "handle_async_request" if isinstance(self, httpx2.AsyncBaseTransport) else "handle_request"
@@ -71,16 +77,17 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
     Raises ConfigurationError naming the argument.
     """
 
+    def _carried(self, wire: httpx2.AsyncBaseTransport) -> AsyncPlainWire:
+        return AsyncPlainWire(wire, marks=isinstance(wire, httpx2.AsyncHTTPTransport))
+
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        sent = Sent(request)
-        context = PlainContext(sent, AsyncBody, self._name, self._policy, self._guard, self._guards.clock)
-        transport = self._wire or await self._clients.for_loop()
-        wire = AsyncPlainWire(transport, marks=self._wire is None or isinstance(self._wire, httpx2.AsyncHTTPTransport))
+        context = PlainContext(request, AsyncBody, self._name, self._policy, self._guard, self._clock)
+        wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
         try:
-            seen = await drive_async(Pipeline(context).run(), wire, context.clock)
+            seen = await drive_async(Pipeline(context).run(), wire, self._clock)
         finally:
-            sent.restore()
+            context.restore()
         return seen.response
 
     async def aclose(self) -> None:
@@ -93,20 +100,23 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
 class Transport(_Base, httpx2.BaseTransport):
     """The pipeline for ``httpx2.Client``; as AsyncTransport."""
 
+    def _carried(self, wire: httpx2.BaseTransport) -> SyncPlainWire:
+        return SyncPlainWire(wire)
+
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        sent = Sent(request)
-        context = PlainContext(sent, SyncBody, self._name, self._policy, self._guard, self._guards.clock)
-        wire = SyncPlainWire(self._wire or self._clients.blocking(), self._policy.deadline)
-        kept = dict(request.extensions)
+        context = PlainContext(request, SyncBody, self._name, self._policy, self._guard, self._clock)
+        wire = self._given or SyncPlainWire(self._clients.blocking())
         try:
-            seen = drive(Pipeline(context).run(), wire, context.clock)
+            response = drive(Pipeline(context).run(), wire, self._clock).response
         except BaseException:
-            request.extensions = kept
+            context.restore()
             raise
-        finally:
-            request.stream = sent.stream
-        return seen.response
+        if response.is_stream_consumed:  # a body that is still to be read needs its clamped timeouts
+            context.restore()
+        else:
+            request.stream = context.stream
+        return response
 
     def close(self) -> None:
         """Close the wire."""

@@ -82,14 +82,22 @@ class Phases(dict[str, float | None]):
         """Whether the request still waits for a connection."""
         return self.last == "pool"
 
+    @property
+    def written(self) -> bool:
+        """Whether the request is on its way."""
+        return self.last in ("write", "read")
+
 
 def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[str, float | None]:
     """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
     now = time.monotonic()
-    if not given:
-        return dict.fromkeys(_PHASES, Until.of(at, now))
-    made = {most: Until.of(at, now, most) for most in {given.get(phase) for phase in _PHASES}}  # mostly one for all
-    return {phase: made[given.get(phase)] for phase in _PHASES}
+    most = given.get("read") if given else None
+    if not given or most == given.get("connect") == given.get("write") == given.get("pool"):  # mostly one for all
+        left = at - now
+        until = Until(left if most is None or left < most else most) if left > 0 else Until(0.0)
+        until.at = at
+        return {"connect": until, "read": until, "write": until, "pool": until}
+    return {phase: Until.of(at, now, given.get(phase)) for phase in _PHASES}
 
 
 def raise_translated(error: BaseException, *, in_body: bool = False) -> NoReturn:

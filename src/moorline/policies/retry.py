@@ -80,9 +80,10 @@ class RetryBudget:
 
     def call(self) -> None:
         """A new call came: it earns its share of a retry."""
+        if self._tokens >= self._most:  # the usual case: nothing to earn
+            return
         with self._lock:
-            if self._tokens < self._most:
-                self._tokens += self._ratio
+            self._tokens = min(self._most, self._tokens + self._ratio)
 
     def take(self) -> bool:
         """Whether one more retry may be scheduled; True has paid for it."""
