@@ -1,4 +1,8 @@
-"""Microseconds that the pipeline adds to an httpx2 call on a mock transport, and what `import moorline` costs.
+"""Microseconds that the pipeline adds to an httpx2 call on a mock transport, beside what others take for the same, and
+what `import moorline` costs.
+
+The peers do a part of it: retry, breaker, rate limit and timeouts, no idempotency, no redaction, no budget. All are
+measured in one run, in turns; the machine's speed is in all of them, so read the ratios.
 
 Run: python benchmarks/calls.py
 """
@@ -10,13 +14,19 @@ import subprocess
 import sys
 import time
 
+import aiolimiter
+import httpware
 import httpx2
+import nopanic
+import purgatory
+import tenacity
 
 from moorline.calls.guards import Guards
 from moorline.calls.service import BearerKey, Endpoints, Service, operation
 from moorline.transport import AsyncTransport, Transport
 
-CALLS, ROUNDS = 300, 25
+CALLS, ROUNDS = 200, 25
+URL = "https://bench.example/x"
 
 
 class Bench(Service):
@@ -33,40 +43,173 @@ def answer(_request):
     return httpx2.Response(200, content=b'{"a":1}', headers={"content-type": "application/json"})
 
 
-def blocking(transport):
-    with httpx2.Client(transport=transport) as client:
-        begun = time.perf_counter()
-        for _ in range(CALLS):
-            client.get("https://bench.example/x").json()
-        return time.perf_counter() - begun
+MOCK = httpx2.MockTransport(answer)
+SERVICE = Bench("key", wire=MOCK, guards=Guards())
 
 
-async def on_loop(transport):
-    async with httpx2.AsyncClient(transport=transport) as client:
-        begun = time.perf_counter()
-        for _ in range(CALLS):
-            (await client.get("https://bench.example/x")).json()
-        return time.perf_counter() - begun
+# Blocking: a function that gives another one, which does a call and reads its answer ----------------------------------
 
 
-def service_blocking(service):
-    begun = time.perf_counter()
-    for _ in range(CALLS):
-        service.read().result()
-    return time.perf_counter() - begun
+def bare():
+    client = httpx2.Client(transport=MOCK)
+    return lambda: client.get(URL).json()
 
 
-async def service_on_loop(service):
-    begun = time.perf_counter()
-    for _ in range(CALLS):
-        await service.read()
-    return time.perf_counter() - begun
+def piped():
+    client = httpx2.Client(transport=Transport(wire=MOCK))
+    return lambda: client.get(URL).json()
 
 
-def microseconds(*timed):
-    """The best round of each, taken in turns, so that what else the machine does meets all of them alike."""
-    rounds = [[each() for each in timed] for _ in range(ROUNDS)]
-    return [min(column) / CALLS * 1e6 for column in zip(*rounds, strict=True)]
+def a_call():
+    return lambda: SERVICE.read().result()
+
+
+def tenacious():
+    """tenacity + purgatory; aiolimiter has no blocking form, and no timeout beyond httpx2's own."""
+    client = httpx2.Client(transport=MOCK)
+    breaker = purgatory.SyncCircuitBreakerFactory()
+
+    @tenacity.retry(stop=tenacity.stop_after_attempt(6), wait=tenacity.wait_random_exponential(1, 60))
+    @breaker("bench")
+    def get():
+        return client.get(URL).json()
+
+    return get
+
+
+def with_httpware():
+    layers = [httpware.Retry(), httpware.Bulkhead(max_concurrent=100), httpware.CircuitBreaker()]
+    client = httpware.Client(httpx2_client=httpx2.Client(transport=MOCK), middleware=layers)
+    return lambda: client.get(URL).json()
+
+
+def with_nopanic():
+    """Without its timeouts, which take a thread for each blocking call."""
+    client = httpx2.Client(transport=MOCK)
+    guard = nopanic.compose(
+        nopanic.retry(attempts=6, budget=nopanic.RetryBudget(ratio=0.2)),
+        nopanic.circuit_breaker(),
+        nopanic.rate_limit(1_000_000, per=1.0),
+        nopanic.bulkhead(100),
+    )
+    return guard(lambda: client.get(URL).json())
+
+
+# On the loop ----------------------------------------------------------------------------------------------------------
+
+
+async def bare_async():
+    client = httpx2.AsyncClient(transport=MOCK)
+
+    async def get():
+        return (await client.get(URL)).json()
+
+    return get
+
+
+async def piped_async():
+    client = httpx2.AsyncClient(transport=AsyncTransport(wire=MOCK))
+
+    async def get():
+        return (await client.get(URL)).json()
+
+    return get
+
+
+async def a_call_async():
+    async def get():
+        return await SERVICE.read()
+
+    return get
+
+
+async def tenacious_async():
+    """tenacity + purgatory + aiolimiter, with a deadline and a timeout for each attempt."""
+    client = httpx2.AsyncClient(transport=MOCK)
+    breaker = purgatory.AsyncCircuitBreakerFactory()
+    limiter = aiolimiter.AsyncLimiter(1_000_000, 1)
+
+    @tenacity.retry(stop=tenacity.stop_after_attempt(6), wait=tenacity.wait_random_exponential(1, 60))
+    @breaker("bench")
+    async def get():
+        async with limiter, asyncio.timeout(10):
+            return (await client.get(URL)).json()
+
+    async def bounded():
+        async with asyncio.timeout(30):
+            return await get()
+
+    return bounded
+
+
+async def with_httpware_async():
+    layers = [
+        httpware.AsyncTimeout(timeout=30),
+        httpware.AsyncRetry(),
+        httpware.AsyncBulkhead(max_concurrent=100),
+        httpware.AsyncCircuitBreaker(),
+    ]
+    client = httpware.AsyncClient(httpx2_client=httpx2.AsyncClient(transport=MOCK), middleware=layers)
+
+    async def get():
+        return (await client.get(URL)).json()
+
+    return get
+
+
+async def with_nopanic_async():
+    client = httpx2.AsyncClient(transport=MOCK)
+    guard = nopanic.compose(
+        nopanic.retry(attempts=6, budget=nopanic.RetryBudget(ratio=0.2)),
+        nopanic.circuit_breaker(),
+        nopanic.rate_limit(1_000_000, per=1.0),
+        nopanic.bulkhead(100),
+        nopanic.timeout(10.0),
+    )
+
+    @guard
+    async def get():
+        return (await client.get(URL)).json()
+
+    async def bounded():
+        async with nopanic.deadline(30.0):
+            return await get()
+
+    return bounded
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def blocking_rounds(makers):
+    calls = [make() for make in makers]
+    best = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for place, call in enumerate(calls):
+            begun = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            best[place] = min(best[place], time.perf_counter() - begun)
+    return [seconds / CALLS * 1e6 for seconds in best]
+
+
+async def loop_rounds(makers):
+    calls = [await make() for make in makers]
+    best = [float("inf")] * len(calls)
+    for _ in range(ROUNDS):
+        for place, call in enumerate(calls):
+            begun = time.perf_counter()
+            for _ in range(CALLS):
+                await call()
+            best[place] = min(best[place], time.perf_counter() - begun)
+    return [seconds / CALLS * 1e6 for seconds in best]
+
+
+def show(colour, makers, results):
+    base = results[0]
+    for make, micros in zip(makers, results, strict=True):
+        name = make.__name__.removesuffix("_async").replace("_", " ")
+        print(f"{colour:6} {name:16} {micros:7.1f} µs  {micros - base:+7.1f} µs  {micros / base:5.2f} x bare httpx2")
 
 
 def import_ms():
@@ -79,21 +222,10 @@ def import_ms():
 
 
 def main():
-    mock = httpx2.MockTransport(answer)
-    service = Bench("key", wire=mock, guards=Guards())
-    sync = microseconds(
-        lambda: blocking(mock), lambda: blocking(Transport(wire=mock)), lambda: service_blocking(service)
-    )
-    loop = microseconds(
-        lambda: asyncio.run(on_loop(mock)),
-        lambda: asyncio.run(on_loop(AsyncTransport(wire=mock))),
-        lambda: asyncio.run(service_on_loop(service)),
-    )
-    for colour, (bare, piped, ours) in (("sync", sync), ("async", loop)):
-        print(
-            f"{colour:6} bare httpx2 {bare:6.1f} µs   with transport {piped:6.1f} µs ({piped - bare:+.1f})   "
-            f"a service's Call {ours:6.1f} µs ({ours - bare:+.1f})"
-        )
+    sync = (bare, piped, a_call, tenacious, with_httpware, with_nopanic)
+    show("sync", sync, blocking_rounds(sync))
+    loop = (bare_async, piped_async, a_call_async, tenacious_async, with_httpware_async, with_nopanic_async)
+    show("async", loop, asyncio.run(loop_rounds(loop)))
     print(f"import moorline {import_ms():.1f} ms")
 
 
