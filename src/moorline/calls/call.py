@@ -159,6 +159,10 @@ class Call(Generic[T]):
             replayable=replayable,
         )
 
+    def __hash__(self) -> int:
+        # Arguments may be lists; equal Calls agree in these, and asyncio.gather needs a hash.
+        return hash((self.service.name, self.operation, self.idempotency_key))
+
     # Sending ---------------------------------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, T]:

@@ -204,6 +204,8 @@ class Pipeline(Generic[R, A]):
         try:
             request = context.request()
             try:
+                if left is not None and left <= 0:
+                    raise Expired(sent=False)  # noqa: TRY301 (as if the timer rang at once)
                 answer = yield Send(request, left if left != math.inf else None)
                 if 300 <= answer.status <= 399:
                     answer, request = yield from self._redirected(

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from moorline import telemetry
+from moorline.calls import story
 from moorline.clock import SYSTEM, Clock
 from moorline.policies.admission import Admission
 from moorline.policies.breaker import Breaker, BreakerState, State
@@ -20,6 +21,7 @@ from moorline.policies.retry import RetryBudget
 __all__ = ["PROCESS", "Guard", "Guards"]
 
 T = TypeVar("T")
+_log: Final = telemetry.logger("calls")
 _MOST_TENANTS: Final = 10_000
 
 
@@ -96,7 +98,7 @@ class Guards:
     def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
         # A probe cannot be out for longer than its attempt, and the body that may follow it.
         lease = policy.attempt_timeout or policy.deadline or config.reset
-        return BreakerState(config, self.clock.monotonic, lease=lease, on_change=partial(_changed, name))
+        return BreakerState(config, self.clock.monotonic, lease=lease, on_change=partial(_changed, name, self.clock))
 
 
 C = TypeVar("C")
@@ -128,10 +130,11 @@ def _of_tenant(
     return found
 
 
-def _changed(name: str, before: State, after: State) -> None:
-    log = telemetry.logger("calls")
-    write = log.warning if after == "open" else log.info
+def _changed(name: str, clock: Clock, before: State, after: State) -> None:
+    write = _log.warning if after == "open" else _log.info
     write("breaker_changed", service=name, before=before, after=after)
+    if story.watchers:
+        story.tell(story.StateChanged(at=clock.wall(), service=name, part="breaker", before=before, after=after))
 
 
 PROCESS: Final = Guards()

@@ -44,7 +44,9 @@ class ServiceRequest(NamedTuple):
 class ServiceContext(CallContext[ServiceRequest, Exchange]):
     """One sending of a Call."""
 
-    __slots__ = ("_body", "_call", "_headers", "_plan", "_service", "_url")
+    __slots__ = ("_body", "_call", "_headers", "_key", "_plan", "_service", "_url")
+
+    renewable = True
 
     def __init__(self, service: Service, call: Call[Any], base: str, policy: Policy, guard: Guard) -> None:
         plan = call.plan
@@ -75,8 +77,17 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
 
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
-        headers = {**self._headers, **self._service.credentials.headers(self._service.key())}
+        self._key = self._service.key()
+        headers = {**self._headers, **self._service.credentials.headers(self._key)}
         return ServiceRequest(self._plan.method, self._url, headers, self._body, self._service.max_body)
+
+    def renew(self) -> bool:
+        """Have the service's key source look for a newer key than the one that was refused."""
+        return self._service.renewal.newer(self._key)
+
+    async def renew_async(self) -> bool:
+        """As ``renew``."""
+        return await self._service.renewal.newer_async(self._key)
 
     def redirected(self, request: ServiceRequest, answer: Exchange, hops: int) -> ServiceRequest | None:
         """Follow for GET and HEAD only; credentials stay with their origin, and https never becomes http."""

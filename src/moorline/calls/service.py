@@ -26,6 +26,7 @@ from moorline.calls.faults import ErrorMap
 from moorline.calls.forms import segment
 from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.paging import Pages
+from moorline.calls.renewal import Renewal
 from moorline.calls.sending import ServiceContext
 from moorline.clock import SYSTEM, Clock
 from moorline.codec import Codec
@@ -116,9 +117,11 @@ def listing(method: Callable[Concatenate[S, P], Plan[Page[T]]]) -> Callable[Conc
 class Service:
     """The base of a service. Subclasses fill in the records and add operations; they do no I/O.
 
-    *api_key* is a string, a Secret, or a function returning one (asked for each attempt); without it the variable that
-    ``credentials`` names is read, at the first send. *base_url* replaces ``endpoints``; ``MOORLINE_SANDBOX_URL`` in the
-    environment points every service at ``<that>/<name>`` and lets the sandbox's test keys stand in for missing ones.
+    *api_key* is a string, a Secret, or a function returning one (asked for each attempt; an object with ``__call__``
+    and ``refresh`` is told to refresh when the service refuses the key, and the call is tried once more); without it
+    the variable that ``credentials`` names is read, at each send. *base_url* replaces ``endpoints``;
+    ``MOORLINE_SANDBOX_URL`` in the environment points every service at ``<that>/<name>`` and lets the sandbox's test
+    keys stand in for missing ones.
     *policy* replaces the class's; *guards* is the registry of breakers and limits to share (the process's own by
     default); *wire* an httpx2 transport to send through, sync, async or both. *max_body* limits answers, in bytes.
 
@@ -167,6 +170,7 @@ class Service:
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
         self._known_key: tuple[str, Secret] | None = None
+        self.renewal = Renewal(self.name, self._key, self.key, self.clock)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
         self._clients: Clients | None = None
 
