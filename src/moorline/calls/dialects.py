@@ -6,20 +6,28 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from moorline.calls.limits import Headed, LimitFields, LimitPattern, RateLimitHeaders
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_seconds
-from moorline.policies.rate import retry_after_seconds
 from moorline.secrets.secret import Secret
 
-__all__ = ["BearerKey", "Credentials", "Endpoints", "IdempotencyKey", "RateLimitHeaders", "hours"]
+__all__ = [
+    "BearerKey",
+    "Credentials",
+    "Endpoints",
+    "Headed",
+    "IdempotencyKey",
+    "LimitFields",
+    "LimitPattern",
+    "RateLimitHeaders",
+    "hours",
+]
 
 LOOPBACK: Final = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1", re.IGNORECASE)
-_EPOCH_FROM: Final = 1e9  # a reset above is a time, below a number of seconds
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_DIGITS: Final = re.compile(r"\d{1,13}(?:\.\d{1,9})?")
 
 
 def hours(count: float) -> float:
@@ -123,57 +131,3 @@ class IdempotencyKey:
         if not key.isascii() or not key.isprintable() or key != key.strip():
             raise ConfigurationError("idempotency_key must be printable ASCII without spaces around it")
         return key
-
-
-class Headed(Protocol):
-    """Anything with headers: an Exchange, or the view of a plain response."""
-
-    def header(self, name: str, default: str | None = None) -> str | None:
-        """The value of a header, its name in lower case."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimitHeaders:
-    """How a service speaks of its limits.
-
-    ``Retry-After`` (seconds or an HTTP-date) and ``retry-after-ms`` are understood everywhere. *should_retry* names
-    a header that says ``true`` or ``false``; *remaining* and *reset* those of the quota, *reset_as* whether the
-    reset is a time in ``"epoch"`` seconds or a number of ``"seconds"`` from now (``"auto"`` tells them apart by size).
-    """
-
-    should_retry: str | None = None
-    remaining: str | None = None
-    reset: str | None = None
-    reset_as: Literal["auto", "epoch", "seconds"] = "auto"
-
-    def asked_wait(self, answer: Headed, now: float) -> float | None:
-        """The seconds after which the service wants to be asked again; None when it named none. *now* is epoch
-        seconds.
-        """
-        milliseconds = answer.header("retry-after-ms")
-        if milliseconds is not None and _DIGITS.fullmatch(milliseconds.strip()):
-            return float(milliseconds) / 1000
-        named = answer.header("retry-after")
-        seconds = None if named is None else retry_after_seconds(named, now)
-        return seconds if seconds is not None else self.exhausted(answer, now)
-
-    def exhausted(self, answer: Headed, now: float) -> float | None:
-        """Seconds until the quota is renewed, when the answer says that nothing of it remains; otherwise None."""
-        if self.remaining is None or self.reset is None:
-            return None
-        left, reset = answer.header(self.remaining.lower()), answer.header(self.reset.lower())
-        if left is None or reset is None or left.strip() not in ("0", "0.0"):
-            return None
-        if not _DIGITS.fullmatch(reset.strip()):
-            return None
-        value = float(reset)
-        as_epoch = self.reset_as == "epoch" or (self.reset_as == "auto" and value >= _EPOCH_FROM)
-        return max(value - now, 0.0) if as_epoch else value
-
-    def told_to_retry(self, answer: Headed) -> bool | None:
-        """What the service's own should-retry header says, or None."""
-        if self.should_retry is None:
-            return None
-        said = (answer.header(self.should_retry.lower()) or "").strip().lower()
-        return {"true": True, "false": False}.get(said)

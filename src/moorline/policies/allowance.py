@@ -1,0 +1,240 @@
+"""What a service's answers say of one of its limits, and how many calls that lets us send at a moment.
+
+A reading is late by the way back, readings overtake one another, and other processes use the same limit. So what
+remains is counted against what we have in flight, the least of the readings that may be out of order holds, and a
+process that uses a part of the limit takes that part of what remains. Three kinds of limits are told apart by what
+they say: a window that begins anew at its reset, one that slides, and a bucket that is refilled at a rate (its reset
+is when it will be full).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+__all__ = ["Allowance", "Reading"]
+
+_SCARCE: Final = 0.2  # of the limit: below, what remains is spread over the time until the reset
+_LONGEST_GAP: Final = 1.0  # but never thinner than this: who calls now and then must not wait while calls remain
+_UNSURE_GAP: Final = 0.25  # between probes after a reset whose effect nobody has seen yet
+_ROUNDING: Final = 1.5  # seconds by which the resets of one window differ: whole seconds, and the way back
+_ROOMY: Final = 500.0  # so much more than any process has in flight that there is no need to count
+_FORGOTTEN: Final = 60.0  # seconds after the window without a word, and the service has stopped saying
+_MOST: Final = 1e15
+_LONGEST: Final = 366 * 86_400.0
+
+
+class Reading(NamedTuple):
+    """What one answer says of one limit. Seconds are from its arrival; None is what it does not say.
+
+    *bucket* is the part of the service that the limit is for (GitHub's ``search``), empty for all of it; *policy* the
+    name of the limit, of which several may hold at once (``daily``).
+    """
+
+    remaining: float
+    limit: float | None = None
+    resets_in: float | None = None
+    window: float | None = None
+    bucket: str = ""
+    policy: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether all its numbers can be true."""
+        return 0 <= self.remaining <= _MOST and all(
+            value is None or 0 <= value <= most
+            for value, most in ((self.limit, _MOST), (self.resets_in, _LONGEST), (self.window, _LONGEST))
+        )
+
+
+class Allowance:
+    """The model of one limit of a service. Not safe between threads: the gate that owns it holds the lock."""
+
+    __slots__ = (
+        "_full",
+        "_gap",
+        "_left",
+        "_limit",
+        "_own",
+        "_paced",
+        "_probes",
+        "_quiet",
+        "_ratio",
+        "_refill",
+        "_restores",
+        "_seen",
+        "_since",
+        "_told",
+        "_used",
+        "_window",
+        "resets",
+    )
+
+    def __init__(self, reading: Reading, now: float) -> None:
+        self._limit = self._window = 0.0
+        self._told = False  # whether the service itself names the window
+        self._restores = False  # whether a reset was seen to give back the limit
+        self._refill = 0.0  # units a second, once it is known for a bucket that is refilled
+        self._ratio = 0.0  # seconds until it is full, for each unit used: constant for such a bucket
+        self._used = 0.0  # when that was measured
+        self._own = 0.0  # what we have used since the window began
+        self._full = 0.0  # what remained then
+        self._paced = -math.inf  # the next moment for the last of what remains
+        self._probes = 0.0  # sent since the reset, before its effect is known
+        self._quiet = 0  # answers without a reading, since the last
+        self._gap = _UNSURE_GAP
+        self._since = now  # when the window began, as far as we know
+        self._left = math.inf
+        self._seen = -math.inf
+        self.resets = now
+        self._learn(reading)
+        self._begin(reading, now, 0.0)
+
+    # What is allowed -------------------------------------------------------------------------------------------------
+
+    def left(self, now: float, flying: float) -> float:
+        """How much may be sent now, when *flying* is on the way."""
+        left = self._left
+        if self._refill:
+            return min(left + (now - self._seen) * self._refill, self._limit) - flying
+        used, own = self._full - left, self._own + flying
+        if used >= 4 and own < 0.9 * used:  # others use it as well
+            left *= max(own / used, 0.05)
+        return left - flying
+
+    def wait(self, now: float, flying: float, ahead: float, cost: float) -> float:
+        """Seconds until *cost* may be sent, when *ahead* goes first."""
+        if now >= self.resets and not self._refill:
+            return self._probe(now, ahead, cost)
+        left, wanted = self.left(now, flying), ahead + cost
+        if left >= wanted:
+            return max(self._paced - now, 0.0) + (ahead * self._spread(now, left) if self._scarce(left) else 0.0)
+        if self._refill:
+            return max((min(wanted, ahead + self._limit) - left) / self._refill, 1e-3)
+        waited = self.resets - now
+        beyond = wanted - max(left, 0.0) - 1  # the first after the reset is its probe
+        rounds, rest = divmod(max(beyond, 0.0), max(self._limit, 1.0))
+        return waited + rounds * self._window + rest * self._gap
+
+    def _probe(self, now: float, ahead: float, cost: float) -> float:
+        """After a reset nobody knows what it gave back: one finds out, others follow at the limit's average rate."""
+        most = max(self._limit, 1.0)
+        open_ = min(1.0 + (now - self.resets) / self._gap, most) - self._probes
+        wanted = ahead + min(cost, most)
+        return (wanted - open_) * self._gap if wanted > open_ else 0.0
+
+    def _scarce(self, left: float) -> bool:
+        return left < _SCARCE * self._limit
+
+    def _spread(self, now: float, left: float) -> float:
+        """Seconds between two of the last calls."""
+        if self._refill:
+            return 0.0
+        return min(max(self.resets - now, 0.0) / max(left, 1.0), _LONGEST_GAP)
+
+    def passed(self, now: float, flying: float, cost: float) -> None:
+        """*cost* is on its way; *flying* does not hold it yet."""
+        if now >= self.resets and not self._refill:
+            self._probes += cost
+            return
+        left = self.left(now, flying)
+        if self._scarce(left):
+            self._paced = now + cost * self._spread(now, left)
+
+    def returned(self, now: float, cost: float) -> None:
+        """*cost* was never sent after all."""
+        if now >= self.resets:
+            self._probes = max(self._probes - cost, 0.0)
+
+    # What is learnt --------------------------------------------------------------------------------------------------
+
+    def unread(self, sent: float | None, cost: float) -> None:
+        """An answer came that says nothing of this limit: what it cost is gone all the same."""
+        self._quiet += 1
+        if sent is None or sent >= self._since:
+            self._left -= cost
+            self._own += cost
+
+    def heed(self, reading: Reading, now: float, sent: float | None, cost: float) -> None:
+        """An answer came. *sent* is when its request left, None when that was not counted."""
+        if now >= self.resets and sent is not None and sent < self.resets:
+            return  # of the window that is over
+        self._quiet = 0
+        self._learn(reading)
+        if now >= self.resets:
+            self._restores = self._restores or reading.remaining >= self._limit / 2
+            self._begin(reading, now, cost)
+            return
+        if sent is not None and sent < self._since:
+            self._left -= cost
+            return
+        self._own += cost
+        resets = self._resets(reading, now)
+        if sent is not None and sent >= self._seen:  # newer than all we know
+            if reading.remaining > self._left + cost:
+                self._begin(reading, now, cost)
+                return
+            self._left, self._seen = reading.remaining, now
+            moved = resets > self.resets + _ROUNDING
+            self.resets = resets if moved else min(self.resets, resets)
+        elif reading.remaining <= self._left:
+            self._left, self._seen = reading.remaining, now
+            self.resets = min(self.resets, resets)
+
+    def _begin(self, reading: Reading, now: float, cost: float) -> None:
+        self._since = max(min(self.resets, now), self._since)
+        self._left, self._seen = reading.remaining, now
+        self._full, self._own = reading.remaining + cost, cost
+        self._probes = 0.0
+        self._paced = -math.inf
+        self.resets = self._resets(reading, now)
+
+    def _resets(self, reading: Reading, now: float) -> float:
+        if reading.resets_in is not None:
+            return now + max(reading.resets_in, 0.01)
+        window = self._window or 1.0
+        return max(self._since + window, now + 0.01)
+
+    def _learn(self, reading: Reading) -> None:
+        limit = reading.remaining + 1 if reading.limit is None else max(reading.limit, reading.remaining)
+        self._limit = limit if reading.limit is not None else max(self._limit, limit)
+        if reading.window:
+            self._window, self._told = reading.window, True
+        elif not self._told:
+            self._window = max(self._window, reading.resets_in or 0.0)
+        self._gap = self._window / self._limit if self._limit else self._window
+        if not (self._told or self._restores):
+            self._gap = max(self._gap, _UNSURE_GAP)
+        self._tell_kind(reading)
+
+    def _tell_kind(self, reading: Reading) -> None:
+        """A bucket that is refilled says when it will be full, which is in proportion to what was used of it."""
+        used = self._limit - reading.remaining
+        if reading.resets_in is None or reading.resets_in < 2 or used < 2:
+            return
+        ratio = reading.resets_in / used
+        if self._ratio and abs(reading.resets_in - self._ratio * used) > 1 + 0.1 * reading.resets_in:
+            self._ratio = self._refill = 0.0
+        elif not self._ratio:
+            self._ratio, self._used = ratio, used
+        elif used >= 2 * self._used:
+            self._refill = 1 / ratio
+
+    # For the gate ----------------------------------------------------------------------------------------------------
+
+    def roomy(self, now: float) -> bool:
+        """Whether so much remains that calls need not be counted."""
+        return now < self.resets and self._left > _ROOMY and not self._scarce(self._left)
+
+    def over(self, now: float) -> bool:
+        """Whether the service no longer speaks of it."""
+        return self._quiet >= 10 and now > self.resets + max(2 * self._window, _FORGOTTEN)
+
+    def why(self, now: float, flying: float) -> str:
+        """The state in a few words."""
+        if now >= self.resets and not self._refill:
+            return "the service's limit was renewed, and is tried out first"
+        left = max(math.floor(self.left(now, flying)), 0)
+        if self._refill:
+            return f"the service allows {left} more calls, and {self._refill:.3g} a second"
+        return f"the service allows {left} more calls in {max(self.resets - now, 0.0):.3g} s"

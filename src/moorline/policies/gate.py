@@ -1,0 +1,363 @@
+"""The rate gate of a service: who may send now, who waits and how long, so that the service need not say 429."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from moorline.policies.allowance import Allowance, Reading
+from moorline.policies.lane import Lane, Pass
+from moorline.policies.pacer import Pacer
+from moorline.policies.quota import Quota
+from moorline.policies.rate import RateLimit
+
+__all__ = ["Gate", "GateView", "Pass"]
+
+_GRAIN: Final = 1e-6  # shorter waits are rounding errors of the clock
+_LOST: Final = 60.0  # seconds after which a pass that nobody settled no longer counts as in flight
+_MOST_LANES: Final = 1000
+_LONGEST_CLOSING: Final = 366 * 86_400.0
+_ASKED: Final = "the service asked to wait"
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    """A gate at one moment, for operators: how many wait, for how many seconds the next of them does and why;
+    *in_flight* is counted only while something is near its limit. *limits* says each limit in words.
+    """
+
+    waiting: int
+    seconds: float
+    why: str
+    in_flight: int
+    limits: tuple[str, ...]
+
+
+class Gate:
+    """The machine. Time comes from *now* (monotonic seconds); safe between threads; does no I/O.
+
+    It combines what the service asked for (``close``, ``limited``), our own *quotas*, and what the service's answers
+    say remains (``heed``). Waiters pass in the order of their coming; those whose *operation* belongs to another
+    limit of the service (*apart*: each operation has its own) do not wait for one another.
+    """
+
+    __slots__ = ("_apart", "_lanes", "_lock", "_now", "_out", "_pacer", "_quotas", "_where", "free", "waiting")
+
+    free: bool
+    """True when nothing restricts: then a call may be sent without asking, and without being counted."""
+
+    def __init__(self, now: Callable[[], float], quotas: Iterable[RateLimit] = (), *, apart: bool = False) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._quotas = tuple(Quota(config, now()) for config in quotas)
+        self._apart = apart
+        self._lanes: dict[str, Lane] = {"": Lane("")}
+        self._where: dict[str, Lane] = {}  # the lane of each operation, as the service's answers taught us
+        self._out: dict[Pass, None] = {}  # on their way, the oldest first
+        self._pacer: Pacer | None = None
+        self.waiting = 0
+        self.free = not self._quotas
+
+    # Passing ---------------------------------------------------------------------------------------------------------
+
+    def take(self, longest: float, cost: float = 1.0, operation: str = "") -> Pass:
+        """A Pass for one call that costs *cost*: let through, waiting, or refused when it would wait *longest* seconds
+        or more.
+        """
+        with self._lock:
+            now = self._now()
+            lane = self._lane(operation)
+            asked = Pass(lane, cost)
+            wait, part = self._wait(lane, now, lane.queued, self._queued_elsewhere(lane), cost)
+            if not wait:
+                self._let_through(asked, now)
+            else:
+                self._hold_or_refuse(asked, now, wait, part, longest)
+            return asked
+
+    def again(self, held: Pass, longest: float) -> Pass:
+        """*held*, which has waited, once more: let through, to wait on, or refused for *longest*; then its place is
+        given up.
+        """
+        with self._lock:
+            if held.state != "waiting":
+                return held
+            now, lane = self._now(), held.lane
+            held.granted, held.wake = False, None
+            ahead = self._ahead(held)
+            wait, part = self._wait(lane, now, ahead, ahead, held.cost)
+            if not wait:
+                self._leave(held)
+                self._let_through(held, now)
+            else:
+                self._hold_or_refuse(held, now, wait, part, longest)
+            woken = self._next(now)
+        for each in woken:
+            each.wake_up()
+        return held
+
+    def give_back(self, unused: Pass) -> None:
+        """Its caller was cancelled while waiting, or its request never left: the place or the call is the next one's.
+        Does nothing for one that is settled.
+        """
+        with self._lock:
+            now = self._now()
+            if unused.state == "waiting":
+                self._leave(unused)
+            elif unused.state == "out":
+                self._land(unused)
+                for quota in self._quotas:
+                    quota.refund(unused.cost)
+                for lane in self._lanes_of(unused.lane):
+                    for allowance in lane.allowances.values():
+                        allowance.returned(now, unused.cost)
+            unused.state = "over"
+            woken = self._next(now)
+        for each in woken:
+            each.wake_up()
+
+    def _let_through(self, asked: Pass, now: float) -> None:
+        asked.ok, asked.wait, asked.why = True, 0.0, ""
+        asked.at, asked.state = now, "out"
+        for quota in self._quotas:
+            quota.spend(asked.cost)
+        if self._pacer is not None:
+            self._pacer.passed(asked.cost)
+        for lane in self._lanes_of(asked.lane):
+            for allowance in lane.allowances.values():
+                allowance.passed(now, lane.flying, asked.cost)
+            lane.flying += asked.cost
+        self._out[asked] = None
+        self._settle_free(now)
+
+    def _hold_or_refuse(self, asked: Pass, now: float, wait: float, part: object, longest: float) -> None:
+        asked.wait, asked.ok = wait, wait < longest
+        asked.why = self._why(part, asked.lane, now)
+        if not asked.ok:
+            if asked.state == "waiting":
+                self._leave(asked)
+            asked.state = "over"
+        else:
+            asked.until = now + wait
+            if asked.state == "new":
+                asked.state = "waiting"
+                asked.lane.waiting[asked] = None
+                asked.lane.queued += asked.cost
+                self.waiting += 1
+                self.free = False
+
+    def _leave(self, held: Pass) -> None:
+        lane = held.lane
+        del lane.waiting[held]
+        lane.queued = lane.queued - held.cost if lane.waiting else 0.0
+        self.waiting -= 1
+
+    def _ahead(self, held: Pass) -> float:
+        ahead = 0.0
+        for each in held.lane.waiting:
+            if each is held:
+                break
+            ahead += each.cost
+        return ahead
+
+    def _queued_elsewhere(self, lane: Lane) -> float:
+        """What waits in all lanes for what is common to all: it goes before a newcomer of any lane."""
+        if not self.waiting:
+            return 0.0
+        now = self._now()
+        return sum(each.queued for each in self._lanes.values() if each is lane or each.closed <= now)
+
+    def _next(self, now: float) -> list[Pass]:
+        """The first of each lane, where it may pass earlier than it thinks."""
+        if not self.waiting:
+            self._settle_free(now)
+            return []
+        woken = []
+        for lane in self._lanes.values():
+            head = next(iter(lane.waiting), None)
+            if head is not None and not head.granted:
+                wait, _part = self._wait(lane, now, 0.0, 0.0, head.cost)
+                if now + wait < head.until - 1e-3:
+                    woken.append(head)
+        return woken
+
+    # What restricts --------------------------------------------------------------------------------------------------
+
+    def _wait(self, lane: Lane, now: float, ahead: float, common: float, cost: float) -> tuple[float, object]:
+        """Seconds until *cost* may pass, and the part that says so."""
+        longest = 0.0
+        because: object = None
+        for quota in self._quotas:
+            wait = quota.wait(now, common, cost)
+            if wait > longest:
+                longest, because = wait, quota
+        if self._pacer is not None:
+            wait = self._pacer.wait(now, common, cost)
+            if wait > longest:
+                longest, because = wait, self._pacer
+        for each in self._lanes_of(lane):
+            if each.closed - now > longest:
+                longest, because = each.closed - now, each
+            before = ahead if each is lane else common
+            for allowance in each.allowances.values():
+                wait = allowance.wait(now, self._in_flight(each, now), before, cost)
+                if wait > longest:
+                    longest, because = wait, allowance
+        return (longest, because) if longest > _GRAIN else (0.0, None)
+
+    def _why(self, part: object, lane: Lane, now: float) -> str:
+        if isinstance(part, Lane):
+            return _ASKED
+        if isinstance(part, Allowance):
+            owner = next(each for each in self._lanes_of(lane) if part in each.allowances.values())
+            return part.why(now, owner.flying)
+        return str(part)
+
+    def _in_flight(self, lane: Lane, now: float) -> float:
+        while self._out:
+            oldest = next(iter(self._out))
+            if now - oldest.at <= _LOST:
+                break
+            self._land(oldest)
+            oldest.state = "over"
+        return lane.flying
+
+    def _land(self, back: Pass) -> None:
+        if self._out.pop(back, back) is not None:
+            return
+        for lane in self._lanes_of(back.lane):
+            lane.flying = lane.flying - back.cost if self._out else 0.0
+
+    def _lanes_of(self, lane: Lane) -> tuple[Lane, ...]:
+        common = self._lanes[""]
+        return (common,) if lane is common else (common, lane)
+
+    def _lane(self, operation: str) -> Lane:
+        if self._apart and operation:
+            return self._named(operation)
+        return self._where.get(operation) or self._lanes[""]
+
+    def _named(self, name: str) -> Lane:
+        lane = self._lanes.get(name)
+        if lane is None:
+            if len(self._lanes) > _MOST_LANES:
+                return self._lanes[""]
+            lane = self._lanes[name] = Lane(name)
+        return lane
+
+    # What is learnt --------------------------------------------------------------------------------------------------
+
+    def heed(self, readings: Iterable[Reading], back: Pass | None = None, operation: str = "") -> None:
+        """An answer came, or is known to be lost: *back* is no longer in flight (None where nothing was counted), and
+        this is what it says. Without *back* and *readings* there is nothing to heed.
+        """
+        with self._lock:
+            now = self._now()
+            sent, cost = (None, 1.0) if back is None else (back.at, back.cost)
+            if back is not None:
+                if back.state != "out":
+                    sent = None
+                self._land(back)
+                back.state = "over"
+            told: set[Allowance] = set()
+            for reading in readings:
+                if reading.sound:
+                    told.add(self._heed(reading, now, sent, cost, operation))
+            if back is not None:
+                self._unread(told, back.lane, sent, cost, now)
+            woken = self._next(now)
+            self._settle_free(now)
+        for each in woken:
+            each.wake_up()
+
+    def _heed(self, reading: Reading, now: float, sent: float | None, cost: float, operation: str) -> Allowance:
+        lane = self._lanes[""]
+        if reading.bucket:
+            lane = self._named(reading.bucket)
+            if operation and not self._apart and len(self._where) < _MOST_LANES:
+                self._where[operation] = lane
+        elif self._apart and operation:
+            lane = self._named(operation)
+        allowance = lane.allowances.get(reading.policy)
+        if allowance is None:
+            allowance = lane.allowances[reading.policy] = Allowance(reading, now)
+        else:
+            allowance.heed(reading, now, sent, cost)
+        return allowance
+
+    def _unread(self, told: set[Allowance], lane: Lane, sent: float | None, cost: float, now: float) -> None:
+        for each in self._lanes_of(lane):
+            for policy, allowance in list(each.allowances.items()):
+                if allowance not in told:
+                    allowance.unread(sent, cost)
+                    if allowance.over(now):
+                        del each.allowances[policy]
+
+    def close(self, seconds: float, operation: str = "") -> None:
+        """The service asked to wait: nobody passes for *seconds* from now; where its operations are *apart*, nobody of
+        this *operation*. Never shortens an earlier closing.
+        """
+        if not seconds > 0:  # NaN as well
+            return
+        with self._lock:
+            lane = self._lane(operation)
+            lane.closed = max(lane.closed, self._now() + min(seconds, _LONGEST_CLOSING))
+            self.free = False
+
+    def limited(self, back: Pass | None = None, *, known: bool = False) -> None:
+        """The service refused. Unless its limit is *known* from what its answers say: slow down by a part, and find
+        back carefully.
+        """
+        if known:
+            return
+        with self._lock:
+            now = self._now()
+            if self._pacer is None:
+                self._pacer = Pacer(now)
+            else:
+                self._pacer.limited(now, None if back is None else back.at)
+            self.free = False
+
+    def _settle_free(self, now: float) -> None:
+        if self._pacer is not None and self._pacer.over(now):
+            self._pacer = None
+        self.free = (
+            not self._quotas
+            and self._pacer is None
+            and not self.waiting
+            and all(
+                lane.closed <= now and all(each.roomy(now) for each in lane.allowances.values())
+                for lane in self._lanes.values()
+            )
+        )
+
+    # For operators ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> GateView:
+        """What it does now."""
+        with self._lock:
+            now = self._now()
+            heads = [head for lane in self._lanes.values() for head in [next(iter(lane.waiting), None)] if head]
+            first = min(heads, key=lambda head: head.until, default=None)
+            limits = [str(quota) for quota in self._quotas]
+            if self._pacer is not None:
+                limits.append(str(self._pacer))
+            for lane in self._lanes.values():
+                of = f"{lane.name}: " if lane.name else ""
+                if lane.closed > now:
+                    limits.append(f"{of}{_ASKED}, {lane.closed - now:.3g} s more")
+                limits += [of + each.why(now, lane.flying) for each in lane.allowances.values()]
+            return GateView(
+                self.waiting,
+                0.0 if first is None else max(first.until - now, 0.0),
+                "" if first is None else first.why,
+                len(self._out),
+                tuple(limits),
+            )
+
+    def __repr__(self) -> str:
+        state = "free" if self.free else f"{self.waiting} waiting, {math.ceil(self._lanes[''].flying)} in flight"
+        return f"<Gate {state}>"

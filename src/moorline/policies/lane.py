@@ -1,0 +1,65 @@
+"""What callers hold of a gate: their pass; and a lane: what limits some of a service's operations, and who waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from moorline.policies.allowance import Allowance
+
+__all__ = ["Lane", "Pass"]
+
+
+class Pass:
+    """The answer of a gate to one caller. ``ok`` and no ``wait``: send now, and settle it with ``Gate.heed`` or
+    ``give_back``. ``ok`` and a ``wait`` in seconds: sleep so long, then ask ``Gate.again``; the place in the queue is
+    kept meanwhile, and given up with ``give_back``. Not ``ok``: refused, ``wait`` says when it would be our turn.
+    ``why`` is the reason of a wait or a refusal.
+
+    Instead of sleeping one may wait for ``granted``, as for a bulkhead's ticket, with ``wait`` as the limit: it means
+    that it is worth to ask again earlier, because somebody left the queue or the service brought good news.
+    """
+
+    __slots__ = ("at", "cost", "granted", "lane", "ok", "state", "until", "wait", "wake", "why")
+
+    def __init__(self, lane: Lane, cost: float) -> None:
+        self.lane = lane
+        self.cost = cost
+        self.ok = True
+        self.wait = 0.0
+        self.why = ""
+        self.at = 0.0  # when it was let through
+        self.granted = False
+        self.state: Literal["new", "waiting", "out", "over"] = "new"
+        self.until = 0.0  # while it waits: when it means to ask again
+        self.wake: Callable[[], None] | None = None
+
+    def when_granted(self, wake: Callable[[], None]) -> None:
+        """Call *wake*, on whatever thread, as soon as it is worth to ask again; at once if it is already."""
+        self.wake = wake
+        if self.granted:
+            wake()
+
+    def wake_up(self) -> None:
+        """It is worth to ask again. The gate calls it, outside of its lock."""
+        self.granted = True
+        wake = self.wake
+        if wake is not None:
+            wake()
+
+    def __repr__(self) -> str:
+        return f"<Pass {self.state}{f', {self.wait:.3g} s: {self.why}' if self.wait else ''}>"
+
+
+class Lane:
+    """What limits some of a service's operations, and who of them waits. The lane without a name holds for all."""
+
+    __slots__ = ("allowances", "closed", "flying", "name", "queued", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.allowances: dict[str, Allowance] = {}
+        self.closed = 0.0  # until when
+        self.flying = 0.0  # cost of what is on its way
+        self.queued = 0.0  # cost of those who wait
+        self.waiting: dict[Pass, None] = {}  # in the order of their coming
