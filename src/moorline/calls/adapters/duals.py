@@ -16,11 +16,12 @@ _kinds: Final[dict[tuple[type[CallError], type[Exception]], Any]] = {}
 def as_theirs(error: E, theirs: type[Exception], /, **facts: Any) -> E:
     """*error* as an exception that is also one of *theirs*. *facts* are the attributes that their users read.
 
-    The constructor of *theirs* is not run. A pickle leaves the facts out: they may hold requests, with credentials.
+    The constructor of *theirs* is not run. A pickle keeps of the facts only what our error has as well: the others may
+    hold requests, with credentials.
     """
     made: Any = _kind(type(error), theirs)(error.message)
     vars(made).update(vars(error))
-    vars(made).update(facts, _facts=tuple(facts))
+    vars(made).update(facts, _facts=tuple(fact for fact in facts if fact not in vars(error)))
     made.__cause__ = error.__cause__
     return made  # type: ignore[no-any-return]
 

@@ -7,6 +7,7 @@ is asked for again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx2
@@ -27,7 +28,7 @@ from moorline.policies.policy import Policy
 __all__ = ["Ask", "Line", "judged"]
 
 Judge = Callable[[Exchange], CallError | None]
-Dress = Callable[[CallError, Exchange | None], CallError]
+Dress = Callable[[CallError, ServiceRequest, Exchange | None], CallError]
 
 MOST_BODY: Final = 64 * 1024 * 1024
 
@@ -39,17 +40,31 @@ def judged(answer: Exchange) -> CallError | None:
 
 
 class Ask(CallContext[ServiceRequest, Exchange]):
-    """One call of an SDK. What gives no answer is raised, and so are limits and 5xx; other statuses are answers."""
+    """One call of an SDK. What gives no answer is raised, and so are limits and 5xx; other statuses are answers.
+
+    *timeout* is what the SDK's user allows an attempt; the policy may allow less.
+    """
 
     __slots__ = ("_answer", "_line", "_request")
 
     def __init__(
-        self, line: Line, request: ServiceRequest, *, operation: str, idempotent: bool, key: str | None
+        self,
+        line: Line,
+        request: ServiceRequest,
+        *,
+        operation: str,
+        idempotent: bool,
+        key: str | None = None,
+        timeout: float | None = None,
     ) -> None:
+        policy = line.policy
+        if timeout is not None:
+            most = policy.attempt_timeout
+            policy = replace(policy, attempt_timeout=timeout if most is None else min(timeout, most))
         super().__init__(
             service=line.name,
             operation=operation,
-            policy=line.policy,
+            policy=policy,
             guard=line.guards.guard(line.name, line.policy),
             limits=line.limits,
             idempotent=idempotent,
@@ -90,14 +105,14 @@ class Ask(CallContext[ServiceRequest, Exchange]):
 
     def raised(self, error: CallError) -> CallError:
         """The error as the SDK's own."""
-        return self._line.dress(error, self._answer)
+        return self._line.dress(error, self._request, self._answer)
 
 
 class Line:
     """What all calls of one SDK client share: policy, name and state, connections, and how answers are read.
 
     *retried* are statuses worth repeating beside the usual ones; *dress* makes an error one of the SDK's own, given the
-    answer if there was one; *wire* is an httpx2 transport to use in place of moorline's.
+    request, and the answer if there was one; *wire* is an httpx2 transport to use in place of moorline's.
 
     Raises ConfigurationError naming the argument of *owner*.
     """

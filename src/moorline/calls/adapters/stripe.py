@@ -164,7 +164,7 @@ def _operation(verb: str, url: str) -> str:
     return f"{verb} /{'/'.join(urlsplit(url).path.split('/')[1:3])}"
 
 
-def _dressed(error: CallError, answer: Exchange | None) -> CallError:
+def _dressed(error: CallError, _request: ServiceRequest, answer: Exchange | None) -> CallError:
     """*error* as stripe's own of that kind, with the fields that its users read."""
     facts: dict[str, Any] = {
         "_message": error.message,
