@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, 
 
 from moorline.calls.dialects import check_header
 from moorline.calls.exchange import Exchange, Plan
+from moorline.calls.explain import time_line
+from moorline.calls.story import Story
 from moorline.errors import CallerFault, CallError, ConfigurationError, Misuse, OutcomeUnknown
 from moorline.policies.checks import check_count, check_seconds
 from moorline.policies.policy import Policy
@@ -129,6 +131,7 @@ class Call(Generic[T]):
     replayable: bool = field(default=True, repr=False, compare=False)
     # When it was first sent; copies share the list, so that all of them know.
     _tries: list[float] = field(default_factory=list, repr=False, compare=False)
+    _stories: list[Story] = field(default_factory=list, repr=False, compare=False)  # of the last sending
 
     @classmethod
     def of(
@@ -205,6 +208,18 @@ class Call(Generic[T]):
 
     def _instead(self, error: CallError) -> Any:
         return self.fallback(error) if callable(self.fallback) else self.fallback
+
+    def explain(self) -> str:
+        """What happened when this Call was last sent, as a time line: attempts, waits, refusals, each with its reason.
+
+        The first line says how it ended. It holds no argument, no body and no credential.
+        """
+        return time_line(self._name, self._stories[0] if self._stories else ())
+
+    def sending(self) -> Story:
+        """The list that a sending that begins now fills with its steps. For the engine."""
+        self._stories[:] = [[]]
+        return self._stories[0]
 
     # Changing (each returns another Call) ----------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class Pipeline(Generic[R, A]):
         seconds = context.policy.deadline
         at, given = math.inf if seconds is None else started + seconds, ambient()
         self._deadline = at if at < given else given  # noqa: FURB136 (a third of the cost of min)
-        self._loud = bool(context.story is not None or story.watchers or _log.is_enabled_for(logging.INFO))
+        self._loud = bool(story.watchers or _log.is_enabled_for(logging.INFO))
         if guard.budget is not None:
             guard.budget.call()
         admission = guard.admission
@@ -92,7 +92,8 @@ class Pipeline(Generic[R, A]):
                         self._report(error)
                         return answer
                 else:
-                    self._report(None)
+                    if self._loud:
+                        self._report(None)
                     return answer
         except CallError as error:
             final = self._final(error)
@@ -281,9 +282,12 @@ class Pipeline(Generic[R, A]):
 
     def _note(self, wall: float, begun: float, status: int | None, reason: str) -> None:
         elapsed = self._context.clock.monotonic() - begun
-        self._attempts.append(Attempt(len(self._attempts) + 1, wall, elapsed, status, reason))
+        attempt = Attempt(len(self._attempts) + 1, wall, elapsed, status, reason)
+        self._attempts.append(attempt)
         if self._loud:
-            self._tell(story.Tried, reason, number=len(self._attempts), status=status, elapsed=elapsed)
+            self._tell(story.Tried, reason, number=attempt.number, status=status, elapsed=elapsed)
+        elif self._context.story is not None:
+            self._context.story.append(attempt)
 
     # After a failed attempt ------------------------------------------------------------------------------------------
 
@@ -330,8 +334,11 @@ class Pipeline(Generic[R, A]):
         if asked > retry.cap:
             raise GiveUp(f"the service asked to wait {asked:.0f} s, longer than Retry.cap allows")
         wait = max(retry.delay(self._retries + 1, context.random), asked)
-        if guard.breaker is not None:
-            wait = max(wait, guard.breaker.wait())
+        closed = 0.0 if guard.breaker is None else guard.breaker.wait()
+        if closed > wait:
+            wait = closed
+            if wait >= self._left():
+                raise GiveUp(f"the breaker is open for another {wait:.3g} s, beyond the deadline")
         if wait >= self._left():
             raise GiveUp(f"the next attempt would be in {wait:.3g} s, beyond the deadline")
         # A limit says itself when to come back, which is no storm; all other repeats are charged.
@@ -370,9 +377,9 @@ class Pipeline(Generic[R, A]):
 
     def _tell(self, kind: type[story.Step], reason: str, **facts: Any) -> None:
         """Tell a step to all who want to know: the Call's own story, the log, and those who watch the process."""
-        if not self._loud:
-            return
         context = self._context
+        if not self._loud and context.story is None:
+            return
         self._number = self._number or story.new_number()
         step = kind(
             at=context.clock.wall(),
@@ -384,14 +391,15 @@ class Pipeline(Generic[R, A]):
         )
         if context.story is not None:
             context.story.append(step)
-        if story.watchers:
-            story.tell(step)
+        if not self._loud:
+            return
+        story.tell(step)
         if kind is not story.Finished and _log.is_enabled_for(logging.DEBUG):
             named = {"service": context.service, "operation": context.operation, "call": self._number}
             _log.debug(step.kind, **named, reason=reason, **facts)
 
     def _report(self, error: CallError | None) -> None:
-        if not self._loud:
+        if not self._loud and self._context.story is None:
             return
         last = self._attempts[-1] if self._attempts else None
         facts: dict[str, Any] = {

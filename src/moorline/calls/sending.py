@@ -60,6 +60,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
             key=call.idempotency_key,
             clock=service.clock,
             retried=service.errors.retry,
+            story=call.sending(),
         )
         self._service = service
         self._call = call
