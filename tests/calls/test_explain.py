@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from tests.calls.ledger import CANARY, Mail, Script, both, run
 
@@ -12,11 +14,10 @@ PLAIN = Retry(jitter="none")
 
 
 def explained(colour, call) -> list[str]:
-    try:
+    with contextlib.suppress(errors.CallError):
         run(colour, call)
-    except errors.CallError:
-        pass
-    return call.explain().splitlines()
+    text: str = call.explain()
+    return text.splitlines()
 
 
 @both
