@@ -14,6 +14,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import Attempt, CallError
 from moorline.policies.breaker import Permit
 from moorline.policies.bulkhead import Ticket
+from moorline.policies.gate import Pass
 from moorline.policies.policy import Policy
 
 __all__ = [
@@ -88,9 +89,9 @@ class Sleep:
 
 @dataclass(slots=True)
 class Wait:
-    """Resume with True when the slot of *ticket* is granted, or with False after *timeout* seconds."""
+    """Resume with True when *ticket*, or the place in the rate gate, is granted; with False after *timeout* seconds."""
 
-    ticket: Ticket
+    ticket: Ticket | Pass
     timeout: float | None
 
 

@@ -17,6 +17,7 @@ from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import POOL, A, CallContext, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep, Wait
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
+from moorline.clock import SYSTEM
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
@@ -29,6 +30,7 @@ from moorline.errors import (
     RateLimited,
 )
 from moorline.policies.deadline import ambient
+from moorline.policies.gate import Pass
 
 __all__ = ["Pipeline"]
 
@@ -46,6 +48,7 @@ class Pipeline(Generic[R, A]):
         "_context",
         "_deadline",
         "_guard",
+        "_held",
         "_loud",
         "_number",
         "_renewed",
@@ -61,6 +64,7 @@ class Pipeline(Generic[R, A]):
         self._attempts: list[Attempt] = []
         self._answer: A | None = None  # the last failed answer, whose connection we still hold
         self._asked: float | None = None  # the wait that it asked for
+        self._held: Pass | None = None  # what the attempt took from the rate gate, where that counts
         self._number = 0  # given when somebody wants to know
         self._renewed = False
         self._replayable = True
@@ -115,7 +119,7 @@ class Pipeline(Generic[R, A]):
     def _at_once(self) -> Lease | None:
         """The usual case: nothing to wait for. None where it is not, and ``_admission`` finds out why."""
         guard = self._guard
-        if guard.bulkhead is not None or guard.quota is not None or guard.gate.wait():
+        if guard.bulkhead is not None or not guard.gate.free:
             return None
         if guard.breaker is None:
             return Lease(None)
@@ -134,42 +138,38 @@ class Pipeline(Generic[R, A]):
                 raise self._refusal("breaker", CircuitOpen("not sent: the circuit is open", retry_at=when))
         lease = Lease(permit)
         try:
-            if self._guard.quota is not None or self._guard.gate.wait():
+            if not self._guard.gate.free:
                 yield from self._pass_gate()
             if self._guard.bulkhead is not None:
                 yield from self._enter_bulkhead(lease)
         except BaseException:
+            self._unsent()
             lease.settle(worked=None)
             raise
         return lease
 
     def _pass_gate(self) -> Generator[Effect, Any, None]:
-        """Wait as long as the service asked, and for our own quota; refuse at once what would pass the deadline."""
-        quota = self._guard.quota
-        while wait := self._guard.gate.wait():
-            self._check_wait(wait, "the service asked to wait")
-            yield self._waiting(wait, "the service asked to wait")
-        if quota is None:
-            return
-        ours, wait = quota.take(self._left())
-        if not ours:
-            self._check_wait(math.inf, "our own rate limit", seconds=wait)
-        if wait:
-            try:
-                yield self._waiting(wait, "our own rate limit")
-            except BaseException:
-                quota.give_back()
-                raise
+        """Wait until the service's limits and our own let one more call through; refuse at once what would pass the
+        deadline.
+        """
+        context, gate = self._context, self._guard.gate
+        held = self._held = gate.take(self._left(), context.cost, context.operation)
+        while held.wait:
+            if not held.ok:
+                self._held = None
+                message = f"not sent: {held.why}, beyond the deadline"
+                when = context.clock.wall() + held.wait
+                raise self._refusal("rate gate", RateLimited(message, outcome="not_sent", retry_at=when))
+            self._tell(story.Waiting, held.why, part="rate gate", seconds=held.wait)
+            # A place may come earlier than was thought; a clock of a test's own moves by sleeping only.
+            yield Wait(held, held.wait) if context.clock is SYSTEM else Sleep(held.wait)
+            held = self._held = gate.again(held, self._left())
 
-    def _waiting(self, wait: float, why: str) -> Sleep:
-        self._tell(story.Waiting, why, part="rate gate", seconds=wait)
-        return Sleep(wait)
-
-    def _check_wait(self, wait: float, why: str, *, seconds: float | None = None) -> None:
-        if wait >= self._left():
-            when = self._context.clock.wall() + (wait if seconds is None else seconds)
-            message = f"not sent: {why}, beyond the deadline"
-            raise self._refusal("rate gate", RateLimited(message, outcome="not_sent", retry_at=when))
+    def _unsent(self) -> None:
+        """What was taken from the rate gate was not used."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._guard.gate.give_back(held)
 
     def _enter_bulkhead(self, lease: Lease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead
@@ -225,10 +225,12 @@ class Pipeline(Generic[R, A]):
             return context.succeeded(answer, lease, self._deadline, tuple(self._attempts))
         except CallError as error:
             self._answer = answer
+            self._lost(sent=error.outcome != "not_sent")
             self._note(wall, begun, error.status, error.message)
             lease.settle(worked=worked(error), elapsed=self._attempts[-1].elapsed)
             raise
         except BaseException:
+            self._lost(sent=True)
             lease.settle(worked=None)
             raise
 
@@ -266,19 +268,28 @@ class Pipeline(Generic[R, A]):
 
     def _heed(self, answer: A, error: CallError | None, wall: float) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
-        limits = self._context.limits
-        if error is None or error.fault in ("caller", "credentials"):
-            exhausted = limits.exhausted(answer, wall)
-            if exhausted:
-                self._guard.gate.close(exhausted)
-            return
-        wall = self._context.clock.wall()
-        self._asked = limits.asked_wait(answer, wall)
-        if self._asked is None:
-            return
-        error.retry_at = wall + self._asked
-        if isinstance(error, RateLimited):
-            self._guard.gate.close(self._asked)
+        context, gate = self._context, self._guard.gate
+        readings = context.limits.readings(answer, wall)
+        if error is not None and error.fault not in ("caller", "credentials"):
+            wall = context.clock.wall()
+            self._asked = context.limits.asked_wait(answer, wall)
+            if self._asked is not None:
+                error.retry_at = wall + self._asked
+            if isinstance(error, RateLimited):
+                gate.close(self._asked or 0.0, context.operation)
+                gate.limited(self._held, known=bool(readings))
+        held, self._held = self._held, None
+        if readings or held is not None:
+            gate.heed(readings, held, context.operation)
+
+    def _lost(self, *, sent: bool) -> None:
+        """No answer came: what was taken from the rate gate may be used up, or was not used."""
+        held = self._held
+        if held is not None and sent:
+            self._held = None
+            self._guard.gate.heed((), held)
+        else:
+            self._unsent()
 
     def _note(self, wall: float, begun: float, status: int | None, reason: str) -> None:
         elapsed = self._context.clock.monotonic() - begun

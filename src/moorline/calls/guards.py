@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from moorline import telemetry
 from moorline.calls import story
@@ -14,11 +16,12 @@ from moorline.clock import SYSTEM, Clock
 from moorline.policies.admission import Admission
 from moorline.policies.breaker import Breaker, BreakerState, State
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
+from moorline.policies.gate import Gate
 from moorline.policies.policy import Policy
-from moorline.policies.rate import RateGate, RateLimit, TokenBucket
+from moorline.policies.rate import RateLimit
 from moorline.policies.retry import RetryBudget
 
-__all__ = ["PROCESS", "Guard", "Guards"]
+__all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "snapshot"]
 
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
@@ -28,13 +31,12 @@ _MOST_TENANTS: Final = 10_000
 class Guard:
     """The parts that one policy needs of a service's shared state; None where the policy has the part switched off."""
 
-    __slots__ = ("admission", "breaker", "budget", "bulkhead", "gate", "quota")
+    __slots__ = ("admission", "breaker", "budget", "bulkhead", "gate")
 
     def __init__(
         self,
-        gate: RateGate,
+        gate: Gate,
         breaker: BreakerState | None,
-        quota: TokenBucket | None,
         bulkhead: BulkheadState | None,
         budget: RetryBudget | None,
         admission: Admission | None,
@@ -42,7 +44,6 @@ class Guard:
         self.admission = admission
         self.gate = gate
         self.breaker = breaker
-        self.quota = quota
         self.bulkhead = bulkhead
         self.budget = budget
 
@@ -55,27 +56,30 @@ class Guards:
 
     def __init__(self, clock: Clock = SYSTEM) -> None:
         self.clock = clock
+        _all.add(self)
         self._lock = threading.Lock()
-        self._gates: dict[str, RateGate] = {}
+        self._gates: dict[tuple[str, tuple[tuple[RateLimit, ...], bool]], Gate] = {}
         self._breakers: dict[tuple[str, Breaker], BreakerState] = {}
-        self._quotas: dict[tuple[str, RateLimit], TokenBucket] = {}
         self._admissions: OrderedDict[tuple[str, str, int], Admission] = OrderedDict()
         self._bulkheads: dict[tuple[str, Bulkhead], BulkheadState] = {}
         self._budgets: OrderedDict[tuple[str, str, float], RetryBudget] = OrderedDict()
 
-    def guard(self, name: str, policy: Policy, tenant: str = "") -> Guard:
+    def guard(self, name: str, policy: Policy, tenant: str = "", *, apart: bool = False) -> Guard:
         """The shared state of *name*, as far as *policy* uses it; made on first use.
 
         Retry budget and admission cap are kept for each *tenant*, so that one customer's outage or burst takes nothing
-        from another's; breaker and limits are the service's and common to all.
+        from another's; breaker and limits are the service's and common to all. *apart* tells that each operation of
+        the service has a rate limit of its own.
         """
         now = self.clock.monotonic
-        rate = policy.rates[0] if policy.rates else None
         with self._lock:
+            quotas = policy.rates, apart
+            gate = self._gates.get((name, quotas))
+            if gate is None:
+                gate = self._gates[name, quotas] = Gate(now, policy.rates, apart=apart)
             return Guard(
-                self._gates.setdefault(name, RateGate(now)),
+                gate,
                 _part(self._breakers, name, policy.breaker, partial(self._breaker, name, policy)),
-                _part(self._quotas, name, rate, partial(TokenBucket, now=now)),
                 _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
                 _of_tenant(
                     self._budgets,
@@ -93,6 +97,23 @@ class Guards:
             found: dict[str, list[BreakerState]] = {}
             for (name, _config), breaker in self._breakers.items():
                 found.setdefault(name, []).append(breaker)
+            return found
+
+    def snapshot(self) -> dict[str, dict[str, Any]]:
+        """All parts by name, as JSON, for operators."""
+        with self._lock:
+            found: dict[str, dict[str, Any]] = {}
+            for (name, _config), breaker in self._breakers.items():
+                found.setdefault(name, {})["breaker"] = breaker.state
+            for (name, _quotas), gate in self._gates.items():
+                found.setdefault(name, {})["rate_gate"] = asdict(gate.snapshot())
+            for (name, _limit), bulkhead in self._bulkheads.items():
+                taken = {"limit": bulkhead.config.limit, "busy": bulkhead.busy, "waiting": bulkhead.waiting}
+                found.setdefault(name, {})["bulkhead"] = taken
+            for (name, tenant, _ratio), budget in self._budgets.items():
+                found.setdefault(name, {}).setdefault("retries_left", {})[tenant] = int(budget.left)
+            for (name, tenant, _most), admission in self._admissions.items():
+                found.setdefault(name, {}).setdefault("under_way", {})[tenant] = admission.under_way
             return found
 
     def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
@@ -135,6 +156,22 @@ def _changed(name: str, clock: Clock, before: State, after: State) -> None:
     write("breaker_changed", service=name, before=before, after=after)
     if story.watchers:
         story.tell(story.StateChanged(at=clock.wall(), service=name, part="breaker", before=before, after=after))
+
+
+_all: Final[weakref.WeakSet[Guards]] = weakref.WeakSet()
+
+
+def snapshot() -> dict[str, dict[str, Any]]:
+    """The parts of all registries of this process by name; where two have the same name, those of one."""
+    found: dict[str, dict[str, Any]] = {}
+    for guards in list(_all):
+        found |= guards.snapshot()
+    return dict(sorted(found.items()))
+
+
+def breakers_of(name: str) -> list[BreakerState]:
+    """The breakers of that name in all registries of this process."""
+    return [breaker for guards in list(_all) for breaker in guards.breakers().get(name, ())]
 
 
 PROCESS: Final = Guards()

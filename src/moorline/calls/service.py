@@ -25,6 +25,7 @@ from moorline.calls.exchange import Exchange, Page, Plan
 from moorline.calls.faults import ErrorMap
 from moorline.calls.forms import segment
 from moorline.calls.guards import PROCESS, Guard, Guards
+from moorline.calls.hedge import stoppable
 from moorline.calls.paging import Pages
 from moorline.calls.renewal import Renewal
 from moorline.calls.sending import ServiceContext
@@ -37,7 +38,11 @@ from moorline.secrets.secret import Secret
 from moorline.secrets.sources import environment
 
 if TYPE_CHECKING:
+    import threading
+
     import httpx2
+
+    from moorline.calls.cache import Cache
 
 __all__ = [
     "BearerKey",
@@ -124,6 +129,8 @@ class Service:
     keys stand in for missing ones.
     *policy* replaces the class's; *guards* is the registry of breakers and limits to share (the process's own by
     default); *wire* an httpx2 transport to send through, sync, async or both. *max_body* limits answers, in bytes.
+    *cache* keeps answers to GETs as HTTP allows; *coalesce* lets equal reads that are under way at the same time share
+    one request (``call.using(coalesce=…)`` for one Call).
 
     Raises ConfigurationError naming the argument.
     """
@@ -153,6 +160,8 @@ class Service:
         wire: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
         max_body: int = _MAX_BODY,
+        cache: Cache | None = None,
+        coalesce: bool = False,
     ) -> None:
         check_count(self.name, "max_body", max_body)
         if policy is not None and not isinstance(policy, Policy):
@@ -161,6 +170,9 @@ class Service:
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
         if wire is not None and not hasattr(wire, "handle_request") and not hasattr(wire, "handle_async_request"):
             raise ConfigurationError(f"{self.name}.wire must be an httpx2 transport, not {type(wire).__name__}")
+        self.cache = _checked_cache(self.name, cache)
+        self.coalesce = coalesce
+        self._layered = cache is not None or coalesce
         self._key = self._checked_key(api_key)
         self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
         self._region = self._checked_region(region)
@@ -245,9 +257,17 @@ class Service:
 
     async def send_call(self, call: Call[Any]) -> Exchange:
         """Send *call* on the running loop. For ``Call``; use ``await call``."""
+        options = call.options
+        if self._layered or options.hedge is not None or options.coalesce:
+            from moorline.calls import layers
+
+            return await layers.send_async(self, call)
+        return await self.send_context(self.context_of(call))
+
+    async def send_context(self, context: ServiceContext) -> Exchange:
+        """Send one request, with all that its policy says, on the running loop."""
         from moorline.calls.wires import AsyncServiceWire
 
-        context = self._context(call)
         if self._wire is None:
             wire = AsyncServiceWire(await self._pools.for_loop(), marks=True)
         elif hasattr(self._wire, "handle_async_request"):
@@ -258,16 +278,25 @@ class Service:
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
+        options = call.options
+        if self._layered or options.hedge is not None or options.coalesce:
+            from moorline.calls import layers
+
+            return layers.send(self, call)
+        return self.send_context_blocking(self.context_of(call))
+
+    def send_context_blocking(self, context: ServiceContext, unwanted: threading.Event | None = None) -> Exchange:
+        """As ``send_context``, blocking. Nothing more is sent once the answer is *unwanted*."""
         from moorline.calls.wires import SyncServiceWire
 
-        context = self._context(call)
         if self._wire is None:
             wire = SyncServiceWire(self._pools.blocking())
         elif hasattr(self._wire, "handle_request"):
             wire = SyncServiceWire(cast("httpx2.BaseTransport", self._wire))
         else:
             raise ConfigurationError(f"{self.name}.wire is an async transport; use `await`, or give a blocking one")
-        return drive(Pipeline(context).run(), wire, self.clock)
+        steps = Pipeline(context).run()
+        return drive(steps if unwanted is None else stoppable(steps, unwanted), wire, self.clock)
 
     def parsed(self, call: Call[T], exchange: Exchange) -> T:
         """What the operation promises, read from the answer. Raises BadAnswer where the answer is not of the known
@@ -289,10 +318,12 @@ class Service:
         error.status, error.request_id = exchange.status, exchange.request_id
         error.idempotency_key, error.attempts = call.idempotency_key, exchange.attempts
 
-    def _context(self, call: Call[Any]) -> ServiceContext:
+    def context_of(self, call: Call[Any], *, policy: Policy | None = None) -> ServiceContext:
+        """What the pipeline knows of one sending of *call*, with the Call's own options unless a *policy* is given."""
         call.started(self.clock.wall())
         base = self.base_url
-        policy = call.options.applied(self.policy)
+        if policy is None:
+            policy = call.options.applied(self.policy)
         return ServiceContext(self, call, base, policy, self._guard(base, policy))
 
     def _guard(self, base: str, policy: Policy) -> Guard:
@@ -300,7 +331,7 @@ class Service:
         known = self._known_guard
         if known is not None and known[0] == base and known[1] is policy and known[2] is self.guards:
             return known[3]
-        guard = self.guards.guard(self._guard_name(base), policy)
+        guard = self.guards.guard(self._guard_name(base), policy, apart=self.limits.apart)
         self._known_guard = (base, policy, self.guards, guard)
         return guard
 
@@ -380,6 +411,16 @@ class Service:
         if not isinstance(found, Operation):
             raise UnknownJob(f"{cls.name} has no operation {name!r} in this version")
         return found
+
+
+def _checked_cache(name: str, cache: Any) -> Cache | None:
+    if cache is None:
+        return None
+    from moorline.calls.cache import Cache
+
+    if not isinstance(cache, Cache):
+        raise ConfigurationError(f"{name}.cache must be a Cache, not {type(cache).__name__}")
+    return cache
 
 
 @functools.cache

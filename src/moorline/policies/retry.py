@@ -96,6 +96,11 @@ class RetryBudget:
             self._tokens -= 1
             return True
 
+    @property
+    def left(self) -> float:
+        """Retries that may be scheduled now, without those that the seconds since have earned."""
+        return self._tokens
+
     def give_back(self) -> None:
         """A scheduled retry was cancelled before it was sent."""
         with self._lock:
