@@ -326,6 +326,7 @@ class RateLimitHeaders:
     silent: float | None = None
     _readers: tuple[tuple[str, _Read], ...] = field(init=False, repr=False, compare=False)
     _told: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _firsts: frozenset[str | bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         fields = self.fields
@@ -334,11 +335,16 @@ class RateLimitHeaders:
         own = tuple((each.first, each.read) for each in fields)
         usual = tuple((each.first, each.read) for each in _FAMILIES if each.first not in dict(own))
         object.__setattr__(self, "_readers", (*own, *usual))
+        firsts = {"ratelimit", "ratelimit-remaining", *dict(own), *dict(usual)}
+        object.__setattr__(self, "_firsts", frozenset(firsts | {name.encode() for name in firsts}))
         told = ("x-should-retry",) if self.should_retry is None else (self.should_retry.lower(), "x-should-retry")
         object.__setattr__(self, "_told", told)
 
     def readings(self, answer: Headed, now: float) -> tuple[Reading, ...]:
         """What *answer* says of the service's limits; *now* is epoch seconds. Empty for nearly all that say nothing."""
+        names = getattr(answer, "names", None)  # one look instead of four, for views that have it
+        if names is not None and self._firsts.isdisjoint(names):
+            return ()
         header = answer.header
         found: tuple[Reading, ...] = ()
         structured = header("ratelimit")
