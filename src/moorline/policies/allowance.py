@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+from moorline.policies.trail import Trail
+
 __all__ = ["Allowance", "Reading"]
 
 _SCARCE: Final = 0.2  # of the limit: below, what remains is spread over the time until the reset
@@ -20,6 +22,10 @@ _UNSURE_GAP: Final = 0.25  # between probes after a reset whose effect nobody ha
 _ROUNDING: Final = 1.5  # seconds by which the resets of one window differ: whole seconds, and the way back
 _ROOMY: Final = 500.0  # so much more than any process has in flight that there is no need to count
 _FORGOTTEN: Final = 60.0  # seconds after the window without a word, and the service has stopped saying
+_LEAST: Final = 0.01  # seconds
+_KEPT: Final = 0.6  # of our part, at a refusal
+_REGAINED: Final = 1.005  # of our part, at an answer
+_LEAST_PART: Final = 0.02
 _MOST: Final = 1e15
 _LONGEST: Final = 366 * 86_400.0
 
@@ -51,12 +57,15 @@ class Allowance:
     """The model of one limit of a service. Not safe between threads: the gate that owns it holds the lock."""
 
     __slots__ = (
+        "_caution",
+        "_foreign",
         "_full",
         "_gap",
         "_left",
         "_limit",
         "_own",
         "_paced",
+        "_part",
         "_probes",
         "_quiet",
         "_ratio",
@@ -64,19 +73,33 @@ class Allowance:
         "_restores",
         "_seen",
         "_since",
+        "_slides",
+        "_strikes",
+        "_struck",
         "_told",
+        "_trail",
         "_used",
+        "_way",
         "_window",
+        "_window_seen",
         "resets",
     )
 
     def __init__(self, reading: Reading, now: float) -> None:
-        self._limit = self._window = 0.0
+        self._limit = self._window = self._window_seen = 0.0
         self._told = False  # whether the service itself names the window
         self._restores = False  # whether a reset was seen to give back the limit
         self._refill = 0.0  # units a second, once it is known for a bucket that is refilled
         self._ratio = 0.0  # seconds until it is full, for each unit used: constant for such a bucket
         self._used = 0.0  # when that was measured
+        self._slides = False  # whether a reset gave back only a part: then what was used comes back as it went
+        self._trail = Trail()
+        self._part = 1.0  # of the limit, for us: less after a refusal, and more again with each answer
+        self._caution = 1.0  # grows with refusals
+        self._strikes = 0  # refusals while it was taken for a sliding window
+        self._struck = -math.inf
+        self._way = math.inf  # the shortest way there and back, in seconds
+        self._foreign = 0.0  # used by others, in a window that slides
         self._own = 0.0  # what we have used since the window began
         self._full = 0.0  # what remained then
         self._paced = -math.inf  # the next moment for the last of what remains
@@ -96,45 +119,58 @@ class Allowance:
         """How much may be sent now, when *flying* is on the way."""
         left = self._left
         if self._refill:
-            return min(left + (now - self._seen) * self._refill, self._limit) - flying
-        used, own = self._full - left, self._own + flying
-        if used >= 4 and own < 0.9 * used:  # others use it as well
-            left *= max(own / used, 0.05)
-        return left - flying
+            return min(left * self._part + (now - self._seen) * self._refill * self._part, self._limit) - flying
+        if self._slides:
+            ours = self._trail.total(now, self._window)
+            left = max(self._limit - self._foreign - ours, left)
+            return left * self._share(self._foreign + ours, ours) - flying
+        return left * self._share(self._full - left, self._own + flying) - flying
+
+    def _share(self, used: float, own: float) -> float:
+        """Our part of what was used is our part of what remains: others use it as well."""
+        return max(own / used, 0.05) * self._part if used >= 4 and own < 0.9 * used else self._part
 
     def wait(self, now: float, flying: float, ahead: float, cost: float) -> float:
         """Seconds until *cost* may be sent, when *ahead* goes first."""
-        if now >= self.resets and not self._refill:
+        if self._renewed(now):
             return self._probe(now, ahead, cost)
-        left, wanted = self.left(now, flying), ahead + cost
+        left, wanted = self.left(now, flying), ahead + min(cost, max(self._limit, 1.0))
         if left >= wanted:
             return max(self._paced - now, 0.0) + (ahead * self._spread(now, left) if self._scarce(left) else 0.0)
         if self._refill:
-            return max((min(wanted, ahead + self._limit) - left) / self._refill, 1e-3)
-        waited = self.resets - now
+            return (wanted - left) / (self._refill * self._part)
+        waited = max(self.resets - now, _LEAST)
+        if self._slides:
+            forgotten = self._trail.wait(now, self._window, wanted - left)
+            waited = forgotten if forgotten < math.inf else max(waited, self._window)
         beyond = wanted - max(left, 0.0) - 1  # the first after the reset is its probe
         rounds, rest = divmod(max(beyond, 0.0), max(self._limit, 1.0))
         return waited + rounds * self._window + rest * self._gap
 
+    def _renewed(self, now: float) -> bool:
+        """Whether a reset has passed since the last word of the service."""
+        return now >= self.resets and not self._refill and not (self._slides and self._trail.total(now, self._window))
+
     def _probe(self, now: float, ahead: float, cost: float) -> float:
         """After a reset nobody knows what it gave back: one finds out, others follow at the limit's average rate."""
         most = max(self._limit, 1.0)
-        open_ = min(1.0 + (now - self.resets) / self._gap, most) - self._probes
+        gap = self._gap / self._part
+        open_ = min(1.0 + (now - self.resets) / gap, most) - self._probes
         wanted = ahead + min(cost, most)
-        return (wanted - open_) * self._gap if wanted > open_ else 0.0
+        return (wanted - open_) * gap if wanted > open_ else 0.0
 
     def _scarce(self, left: float) -> bool:
         return left < _SCARCE * self._limit
 
     def _spread(self, now: float, left: float) -> float:
         """Seconds between two of the last calls."""
-        if self._refill:
+        if self._refill or self._slides:
             return 0.0
         return min(max(self.resets - now, 0.0) / max(left, 1.0), _LONGEST_GAP)
 
     def passed(self, now: float, flying: float, cost: float) -> None:
         """*cost* is on its way; *flying* does not hold it yet."""
-        if now >= self.resets and not self._refill:
+        if self._renewed(now):
             self._probes += cost
             return
         left = self.left(now, flying)
@@ -143,31 +179,69 @@ class Allowance:
 
     def returned(self, now: float, cost: float) -> None:
         """*cost* was never sent after all."""
-        if now >= self.resets:
+        if self._renewed(now):
             self._probes = max(self._probes - cost, 0.0)
 
     # What is learnt --------------------------------------------------------------------------------------------------
 
-    def unread(self, sent: float | None, cost: float) -> None:
+    def unread(self, now: float, sent: float | None, cost: float) -> None:
         """An answer came that says nothing of this limit: what it cost is gone all the same."""
         self._quiet += 1
+        self._remember(now, sent, cost)
         if sent is None or sent >= self._since:
             self._left -= cost
             self._own += cost
 
-    def heed(self, reading: Reading, now: float, sent: float | None, cost: float) -> None:
-        """An answer came. *sent* is when its request left, None when that was not counted."""
-        if now >= self.resets and sent is not None and sent < self.resets:
+    def heed(self, reading: Reading, now: float, sent: float | None, cost: float, flying: float) -> None:
+        """An answer came. *sent* is when its request left, None when that was not counted; *flying* is on its way."""
+        renewed = self._renewed(now)
+        self._remember(now, sent, cost)
+        if renewed and sent is not None and sent < self.resets:
             return  # of the window that is over
         self._quiet = 0
+        self._part = min(self._part * _REGAINED, 1.0)
         self._learn(reading)
-        if now >= self.resets:
-            self._restores = self._restores or reading.remaining >= self._limit / 2
+        if renewed:
+            self._compare(reading, now)
             self._begin(reading, now, cost)
-            return
-        if sent is not None and sent < self._since:
+        elif sent is not None and sent < self._since:
             self._left -= cost
+        elif self._slides:
+            self._slide(reading, now, sent, flying)
+        else:
+            self._count_down(reading, now, sent, cost)
+
+    def refused(self, now: float, sent: float | None) -> None:
+        """A call was refused that should have passed: others use the limit as well, so take a smaller part of it. And
+        where nobody named the window, it may be far longer than it seems: after two refusals believe no more than what
+        the answers say remains.
+        """
+        if sent is None or sent < self._struck:
             return
+        self._struck = now
+        self._part = max(_KEPT * self._part, _LEAST_PART)
+        if not self._told:
+            self._caution = min(2 * self._caution, 256.0)
+            if self._slides:
+                self._strikes += 1
+                self._slides = self._strikes < 2
+
+    def _remember(self, now: float, sent: float | None, cost: float) -> None:
+        """It reached the service before now, by the time of the way back; the next will take the way there."""
+        if sent is not None:
+            self._way = min(self._way, now - sent)
+        self._trail.add(now - (0.0 if math.isinf(self._way) else self._way), cost, self._window)
+
+    def _compare(self, reading: Reading, now: float) -> None:
+        """After a reset: what a new window would say was used, and what a sliding one would; the nearer is right."""
+        used, anew, sliding = self._limit - reading.remaining, self._probes, self._trail.total(now, self._window)
+        if sliding - anew > max(2.0, 0.05 * self._limit):
+            nearer = abs(used - sliding) < abs(used - anew)
+            self._slides, self._restores = nearer and self._strikes < 2, not nearer
+        elif reading.remaining >= self._limit / 2:
+            self._restores = True
+
+    def _count_down(self, reading: Reading, now: float, sent: float | None, cost: float) -> None:
         self._own += cost
         resets = self._resets(reading, now)
         if sent is not None and sent >= self._seen:  # newer than all we know
@@ -175,11 +249,30 @@ class Allowance:
                 self._begin(reading, now, cost)
                 return
             self._left, self._seen = reading.remaining, now
-            moved = resets > self.resets + _ROUNDING
-            self.resets = resets if moved else min(self.resets, resets)
+            if resets > self.resets + _ROUNDING:  # no window that begins anew puts that off
+                self._slides = not self._refill and self._strikes < 2
+            self.resets = resets if self._slides or self._refill else min(self.resets, resets)
         elif reading.remaining <= self._left:
             self._left, self._seen = reading.remaining, now
             self.resets = min(self.resets, resets)
+
+    def _slide(self, reading: Reading, now: float, sent: float | None, flying: float) -> None:
+        if sent is None or sent < self._seen:
+            if reading.remaining < self._left:
+                self._left, self._seen = reading.remaining, now
+            return
+        self._left, self._seen = reading.remaining, now
+        self.resets = self._resets(reading, now)
+        used, ours = self._limit - reading.remaining, self._trail.total(now, self._window)
+        self._foreign = max(used - ours - flying, 0.0)
+        if used < ours / 2 and ours > 0.3 * self._limit:  # it forgot what we remember: it does begin anew
+            self._slides = False
+        elif (
+            not self._told and used >= ours / 2 and self._foreign == 0 and self._window_seen < 3
+        ):  # whole seconds make a window too long
+            least = max(self._window_seen - 1.0, self._window_seen / 2)
+            kept = used + flying + self._trail.since(sent)
+            self._window = max(min(self._window, self._trail.age(now, kept)), least)
 
     def _begin(self, reading: Reading, now: float, cost: float) -> None:
         self._since = max(min(self.resets, now), self._since)
@@ -191,20 +284,21 @@ class Allowance:
 
     def _resets(self, reading: Reading, now: float) -> float:
         if reading.resets_in is not None:
-            return now + max(reading.resets_in, 0.01)
+            return now + max(reading.resets_in, _LEAST)
         window = self._window or 1.0
-        return max(self._since + window, now + 0.01)
+        return max(self._since + window, now + _LEAST)
 
     def _learn(self, reading: Reading) -> None:
         limit = reading.remaining + 1 if reading.limit is None else max(reading.limit, reading.remaining)
         self._limit = limit if reading.limit is not None else max(self._limit, limit)
         if reading.window:
             self._window, self._told = reading.window, True
-        elif not self._told:
-            self._window = max(self._window, reading.resets_in or 0.0)
-        self._gap = self._window / self._limit if self._limit else self._window
+        elif not (self._told or self._slides):
+            self._window = self._window_seen = max(self._window, reading.resets_in or 0.0)
+        self._gap = max(self._window / max(self._limit, 1.0), 1e-6)
         if not (self._told or self._restores):
-            self._gap = max(self._gap, _UNSURE_GAP)
+            self._gap = max(self._gap, _UNSURE_GAP * self._caution)
+            self._caution = max(0.98 * self._caution, 1.0)
         self._tell_kind(reading)
 
     def _tell_kind(self, reading: Reading) -> None:
@@ -232,7 +326,7 @@ class Allowance:
 
     def why(self, now: float, flying: float) -> str:
         """The state in a few words."""
-        if now >= self.resets and not self._refill:
+        if self._renewed(now):
             return "the service's limit was renewed, and is tried out first"
         left = max(math.floor(self.left(now, flying)), 0)
         if self._refill:

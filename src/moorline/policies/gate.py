@@ -285,14 +285,14 @@ class Gate:
         if allowance is None:
             allowance = lane.allowances[reading.policy] = Allowance(reading, now)
         else:
-            allowance.heed(reading, now, sent, cost)
+            allowance.heed(reading, now, sent, cost, lane.flying)
         return allowance
 
     def _unread(self, told: set[Allowance], lane: Lane, sent: float | None, cost: float, now: float) -> None:
         for each in self._lanes_of(lane):
             for policy, allowance in list(each.allowances.items()):
                 if allowance not in told:
-                    allowance.unread(sent, cost)
+                    allowance.unread(now, sent, cost)
                     if allowance.over(now):
                         del each.allowances[policy]
 
@@ -308,18 +308,21 @@ class Gate:
             self.free = False
 
     def limited(self, back: Pass | None = None, *, known: bool = False) -> None:
-        """The service refused. Unless its limit is *known* from what its answers say: slow down by a part, and find
-        back carefully.
+        """The service refused. *known*: it says what remains, so that only our model of its limit was wrong; else it
+        is a limit of which nothing is known: slow down by a part, and find back carefully. Before ``heed``.
         """
-        if known:
-            return
         with self._lock:
             now = self._now()
-            if self._pacer is None:
+            sent = None if back is None else back.at
+            if known:
+                for lane in self._lanes_of(self._lanes[""] if back is None else back.lane):
+                    for allowance in lane.allowances.values():
+                        allowance.refused(now, sent)
+            elif self._pacer is None:
                 self._pacer = Pacer(now)
+                self.free = False
             else:
-                self._pacer.limited(now, None if back is None else back.at)
-            self.free = False
+                self._pacer.limited(now, sent)
 
     def _settle_free(self, now: float) -> None:
         if self._pacer is not None and self._pacer.over(now):

@@ -49,13 +49,12 @@ class Pacer:
         return self._rate > _FAST or now - self._cut > _CALM
 
     def _grow(self, now: float) -> None:
-        elapsed = min(now - self._at, 60.0)
+        elapsed = now - self._at
         if elapsed <= 0:
             return
         self._tokens = min(self._tokens + elapsed * self._rate, max(self._rate * 0.1, 1.0))
-        self._rate = (
-            self._rate * 2**elapsed if not self._found else self._rate + elapsed * max(0.02 * self._found, 0.01)
-        )
+        used = min(elapsed, 2 / self._rate)  # a rate that nobody uses proves nothing
+        self._rate = self._rate + used * max(0.02 * self._found, 0.01) if self._found else self._rate * 2**used
         self._at = now
 
     def __str__(self) -> str:
