@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast, overload
 
-from moorline.calls.dialects import check_header
-from moorline.calls.exchange import Exchange, Plan
+from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
 from moorline.calls.explain import time_line
+from moorline.calls.hedge import Hedge
+from moorline.calls.lastgood import LastGood
+from moorline.calls.options import PLAIN, UNSET, Options, Unset
 from moorline.calls.story import Story
 from moorline.errors import CallerFault, CallError, ConfigurationError, Misuse, OutcomeUnknown
-from moorline.policies.checks import check_count, check_seconds
-from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
 
-__all__ = ["UNSET", "Call", "DurableQueue", "Options"]
+__all__ = ["UNSET", "Call", "DurableQueue", "Options", "check_payload"]
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-class _Unset:
-    def __repr__(self) -> str:
-        return "UNSET"
-
-
-UNSET: Final = _Unset()
-_NO_FALLBACK: Final = _Unset()
+_NO_FALLBACK: Final = Unset()
 _PAYLOAD: Final = ("service", "operation", "args", "idempotency_key", "key_minted_at", "options")
 
 
@@ -43,70 +38,6 @@ class DurableQueue(Protocol):
     def enqueue_call(self, call: Call[Any], **options: Any) -> Any:
         """Store the Call as a job. Returns something that can be awaited, with a blocking ``.result()``."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What ``Call.using`` changed. UNSET leaves the service's policy as it is."""
-
-    timeout: float | _Unset | None = UNSET
-    attempt_timeout: float | _Unset | None = UNSET
-    retry: Retry | int | _Unset | None = UNSET
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("timeout", "attempt_timeout"):
-            value = getattr(self, name)
-            if value is not UNSET and value is not None:
-                check_seconds("using", name, value)
-        if isinstance(self.retry, int) and not isinstance(self.retry, bool):
-            check_count("using", "retry", self.retry, least=0)
-        elif self.retry is not None and not isinstance(self.retry, (Retry, _Unset)):
-            raise ConfigurationError(
-                f"using.retry must be a Retry, an integer or None, not {type(self.retry).__name__}"
-            )
-        for name, text in self.headers.items():
-            check_header("using.headers", name, text)
-
-    def applied(self, policy: Policy) -> Policy:
-        """*policy* with these changes."""
-        if self.timeout is UNSET and self.attempt_timeout is UNSET and self.retry is UNSET:
-            return policy
-        changed: dict[str, Any] = {}
-        if self.timeout is not UNSET:
-            changed["deadline"] = self.timeout
-        if self.attempt_timeout is not UNSET:
-            changed["attempt_timeout"] = self.attempt_timeout
-        if isinstance(self.retry, int):
-            changed["retry"] = replace(policy.retry or Retry(), retries=self.retry)
-        elif self.retry is not UNSET:
-            changed["retry"] = self.retry
-        return replace(policy, **changed)
-
-    def to_payload(self) -> dict[str, Any]:
-        """The changes as JSON."""
-        payload: dict[str, Any] = {}
-        for name in ("timeout", "attempt_timeout"):
-            if getattr(self, name) is not UNSET:
-                payload[name] = getattr(self, name)
-        if isinstance(self.retry, Retry):
-            payload["retry"] = {each.name: getattr(self.retry, each.name) for each in fields(Retry)}
-        elif self.retry is not UNSET:
-            payload["retry"] = self.retry
-        if self.headers:
-            payload["headers"] = dict(self.headers)
-        return payload
-
-    @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> Options:
-        """The inverse of ``to_payload``. Fields of a newer version are an error, as they would be silently lost."""
-        values = dict(payload)
-        try:
-            if isinstance(values.get("retry"), dict):
-                values["retry"] = Retry(**values["retry"])
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigurationError(f"the stored options of a Call do not fit this version: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +55,10 @@ class Call(Generic[T]):
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     idempotency_key: str | None = None
     key_minted_at: float | None = field(default=None, repr=False)
-    options: Options = field(default_factory=Options, repr=False)
+    options: Options = field(default=PLAIN, repr=False)
     plan: Plan[Any] = field(default=cast("Plan[Any]", None), repr=False, compare=False)
     fallback: Any = field(default=_NO_FALLBACK, repr=False, compare=False)
+    last: LastGood | None = field(default=None, repr=False, compare=False)
     raw: bool = field(default=False, repr=False)
     replayable: bool = field(default=True, repr=False, compare=False)
     # When it was first sent; copies share the list, so that all of them know.
@@ -176,38 +108,51 @@ class Call(Generic[T]):
 
         Raises Misuse inside a running event loop, which it would stop: ``await`` the Call there. Raises CallError.
         """
+        self._check_blocking()
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise Misuse(f"{self._name}.result() would block the running event loop; use `await` here instead")
-        try:
-            return self._read(self.service.send_call_blocking(self))
+            return self.taken(self.service.send_call_blocking(self))
         except CallError as error:
-            if self._unforgiven(error):
-                raise
-            instead = self._instead(error)
-            return cast("T", instead.result() if isinstance(instead, Call) else instead)
+            return cast("T", self._waited(self.instead_of(error)))
 
     async def _answered_async(self) -> T:
         try:
-            return self._read(await self.service.send_call(self))
+            return self.taken(await self.service.send_call(self))
         except CallError as error:
-            if self._unforgiven(error):
-                raise
-            instead = self._instead(error)
-            return cast("T", await instead if isinstance(instead, Call) else instead)
+            instead = self.instead_of(error)
+            return cast("T", await instead if inspect.isawaitable(instead) else instead)
 
-    def _read(self, exchange: Exchange) -> T:
-        return cast("T", exchange if self.raw else self.service.parsed(self, exchange))
+    def taken(self, exchange: Exchange) -> T:
+        """What the caller gets of a good answer, which is remembered if ``or_last_good`` may want it. For sending."""
+        answer = cast("T", exchange if self.raw else self.service.parsed(self, exchange))
+        if self.last is not None:
+            self.last.keep(self, exchange)
+        return answer
 
-    def _unforgiven(self, error: CallError) -> bool:
-        """A fallback stands in for a service that fails, never for a caller who is wrong."""
-        return self.fallback is _NO_FALLBACK or isinstance(error, CallerFault)
-
-    def _instead(self, error: CallError) -> Any:
+    def instead_of(self, error: CallError) -> Any:
+        """What stands in for a service that fails; raises *error* where nothing does, or the caller is wrong."""
+        kept = None if self.last is None else self.last.find(self, error)
+        if kept is not None:
+            return kept if self.raw else self.service.parsed(self, kept)
+        if self.fallback is _NO_FALLBACK or isinstance(error, CallerFault):
+            raise error
         return self.fallback(error) if callable(self.fallback) else self.fallback
+
+    def _waited(self, instead: Any) -> Any:
+        """A fallback's answer, blocking."""
+        if isinstance(instead, Call):
+            return instead.result()
+        if inspect.isawaitable(instead):
+            if inspect.iscoroutine(instead):
+                instead.close()
+            raise Misuse(f"{self._name}.result() cannot await its fallback; use `await` here, or a plain function")
+        return instead
+
+    def _check_blocking(self) -> None:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return
+        raise Misuse(f"{self._name}.result() would block the running event loop; use `await` here instead")
 
     def explain(self) -> str:
         """What happened when this Call was last sent, as a time line: attempts, waits, refusals, each with its reason.
@@ -221,43 +166,64 @@ class Call(Generic[T]):
         self._stories[:] = [[]]
         return self._stories[0]
 
+    def aside(self) -> Call[T]:
+        """The same Call, whose sending is no step of its story: for a hedge, and to look at the request."""
+        return replace(self, _stories=[])
+
     # Changing (each returns another Call) ----------------------------------------------------------------------------
 
     def using(
         self,
         *,
-        timeout: float | _Unset | None = UNSET,
-        attempt_timeout: float | _Unset | None = UNSET,
-        retry: Retry | int | _Unset | None = UNSET,
-        idempotency_key: str | _Unset = UNSET,
+        timeout: float | Unset | None = UNSET,
+        attempt_timeout: float | Unset | None = UNSET,
+        retry: Retry | int | Unset | None = UNSET,
+        idempotency_key: str | Unset = UNSET,
         headers: Mapping[str, str] | None = None,
+        tenant: str | Unset | None = UNSET,
+        hedge: float | Hedge | Unset | None = UNSET,
+        coalesce: bool | Unset | None = UNSET,
     ) -> Call[T]:
         """The same Call with options: *timeout* bounds the whole call, *attempt_timeout* each attempt (seconds;
         None: no bound).
 
         *retry* is a number of retries, a Retry, or None for none. *idempotency_key* replaces the minted one;
-        *headers* are added.
+        *headers* are added. *tenant* names who it is for: what is kept or limited by tenant is kept apart. *hedge* is
+        a number of seconds after which a read is sent a second time, and the first answer taken (or a Hedge);
+        *coalesce* lets equal reads that are under way at the same time share one request.
 
-        Raises ConfigurationError naming the option, also for a key where the service honours none.
+        Raises ConfigurationError naming the option, also for a key where the service honours none, and for a hedge or
+        sharing of what is no read.
         """
-        given = {"timeout": timeout, "attempt_timeout": attempt_timeout, "retry": retry}
+        given: dict[str, Any] = {"timeout": timeout, "attempt_timeout": attempt_timeout, "retry": retry}
+        given |= {"tenant": tenant, "coalesce": coalesce}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
         if headers is not None:
             changes["headers"] = {**self.options.headers, **headers}
+        if not isinstance(hedge, Unset):
+            changes["hedge"] = Hedge.of(hedge)
         changed = replace(self, options=replace(self.options, **changes)) if changes else self
-        if isinstance(idempotency_key, _Unset):
-            return changed
+        for name in ("hedge", "coalesce"):
+            if changes.get(name) and not self.plan.reads:
+                raise ConfigurationError(
+                    f"using.{name}: {self._name} is a {self.plan.method} that may act, which is not for two requests "
+                    "or two callers; only reads are, and what its Plan declares as repeatable=True"
+                )
+        return changed if isinstance(idempotency_key, Unset) else changed.keyed(idempotency_key)
+
+    def keyed(self, idempotency_key: str) -> Call[T]:
+        """The same Call with that key: ``using(idempotency_key=…)``. Raises ConfigurationError."""
         rule = self.service.idempotency
         if rule is None or self.idempotency_key is None:
             why = "honours no idempotency keys" if rule is None else f"honours none on {self.operation}"
             raise ConfigurationError(f"idempotency_key: {self.service.name} {why}")
         # The caller's key is as old as the caller says; ours is counted from now.
         return replace(
-            changed, idempotency_key=rule.check(idempotency_key), key_minted_at=self.service.clock.wall(), _tries=[]
+            self, idempotency_key=rule.check(idempotency_key), key_minted_at=self.service.clock.wall(), _tries=[]
         )
 
     @overload
-    def or_else(self, instead: Callable[[CallError], Call[U]]) -> Call[T | U]: ...
+    def or_else(self, instead: Callable[[CallError], Awaitable[U]]) -> Call[T | U]: ...
     @overload
     def or_else(self, instead: Callable[[CallError], U]) -> Call[T | U]: ...
     @overload
@@ -265,11 +231,31 @@ class Call(Generic[T]):
     @overload
     def or_else(self, instead: U) -> Call[T | U]: ...
     def or_else(self, instead: Any) -> Call[Any]:
-        """Answer with *instead* when the call fails: a value, another Call, or a function of the error giving either.
+        """Answer with *instead* when the call fails: a value, another Call, or a function of the error giving either
+        (an async one where the Call is awaited).
 
         Faults of the caller (a declined card, a wrong argument) are still raised: there is nothing to stand in for.
         """
         return replace(cast("Call[Any]", self), fallback=instead)
+
+    def or_last_good(self, *, max_age: float | None = 3600.0) -> Call[T]:
+        """Answer with the last good answer to the same read when the call fails, if that is at most *max_age* seconds
+        old (None: of any age). It comes before ``or_else``.
+
+        Answers are remembered from Calls that have this, in this process, for the same address, arguments, tenant and
+        credential. ``last_good_age`` tells how old the answer was, as does ``age`` of a raw ``response()``. Faults of
+        the caller are raised, and those of the credential: who lost access sees nothing.
+
+        Raises ConfigurationError for an operation that is no read.
+        """
+        return replace(self, last=LastGood.wanted(self, max_age))
+
+    @property
+    def last_good_age(self) -> float | None:
+        """How old the answer was that the last sending of this Call gave, in seconds; None for one that came from the
+        service.
+        """
+        return None if self.last is None else self.last.age
 
     def response(self) -> Call[Exchange]:
         """The same Call, answering with the raw Exchange: status, headers, body, request id and attempts."""
@@ -303,9 +289,7 @@ class Call(Generic[T]):
             "service": self.service.name,
             "operation": self.operation,
             "args": self.service.operation_named(self.operation).encode(self.args, self.kwargs),
-            "idempotency_key": self.idempotency_key,
-            "key_minted_at": self.key_minted_at,
-            "first_tried_at": self._tries[0] if self._tries else None,
+            **self.key_payload(),
             "options": self.options.to_payload(),
         }
 
@@ -317,23 +301,44 @@ class Call(Generic[T]):
 
         Raises UnknownJob for an operation that is gone, InvalidArguments for arguments that no longer fit.
         """
-        lacking = [name for name in _PAYLOAD if name not in payload]
-        if lacking:
-            raise ConfigurationError(f"the stored Call has no {', '.join(lacking)}")
+        if "failover" in payload:
+            from moorline.calls.failover import FailoverCall
+
+            return FailoverCall.restored(payload, resolve, attempt)
+        check_payload(payload, _PAYLOAD)
         service = resolve(payload["service"])
         operation = service.operation_named(payload["operation"])
         args, kwargs = operation.decode(payload["args"])
-        key, minted = payload["idempotency_key"], payload["key_minted_at"]
-        options = Options.from_payload(payload["options"])
-        call = operation.call(service, args, kwargs)
+        call = replace(operation.call(service, args, kwargs), options=Options.from_payload(payload["options"]))
+        return call.with_key_of(payload, attempt)
+
+    def key_payload(self) -> dict[str, Any]:
+        """The key as JSON, and since when the service may know it."""
+        first = self._tries[0] if self._tries else None
+        return {
+            "idempotency_key": self.idempotency_key,
+            "key_minted_at": self.key_minted_at,
+            "first_tried_at": first,
+        }
+
+    def with_key_of(self, payload: Mapping[str, Any], attempt: int) -> Call[T]:
+        """The same Call with the key of ``key_payload``, at the job's start number *attempt*."""
+        minted = payload["key_minted_at"]
         first = payload.get("first_tried_at") or (minted if attempt > 1 else None)
-        return replace(
-            call,
-            idempotency_key=key,
-            key_minted_at=minted,
-            options=options,
-            _tries=[] if first is None else [first],
-        )
+        tries = [] if first is None else [first]
+        return replace(self, idempotency_key=payload["idempotency_key"], key_minted_at=minted, _tries=tries)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it again does nothing that sending it once does not."""
+        plan = self.plan
+        idempotent = plan.method in IDEMPOTENT if plan.repeatable is None else plan.repeatable
+        return idempotent or self.idempotency_key is not None
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """Where it may be sent."""
+        return (self.service,)
 
     def started(self, now: float) -> None:
         """Called at each sending. Raises OutcomeUnknown when the service has forgotten the key of an earlier one."""
@@ -354,7 +359,7 @@ class Call(Generic[T]):
     def _check_durable(self) -> None:
         if not self.replayable:
             raise Misuse(f"{self._name}: a next page cannot be enqueued, as its address may expire; enqueue the first")
-        if self.fallback is not _NO_FALLBACK:
+        if self.fallback is not _NO_FALLBACK or self.last is not None:
             raise Misuse(
                 f"{self._name}: a Call with a fallback cannot be enqueued, as functions do not survive a queue"
             )
@@ -362,3 +367,10 @@ class Call(Generic[T]):
     @property
     def _name(self) -> str:
         return f"{self.service.name}.{self.operation}"
+
+
+def check_payload(payload: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise ConfigurationError, naming what is missing, unless *payload* has all *names*."""
+    lacking = [name for name in names if name not in payload]
+    if lacking:
+        raise ConfigurationError(f"the stored Call has no {', '.join(lacking)}")

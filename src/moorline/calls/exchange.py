@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -20,15 +20,30 @@ _LINK: Final = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^\s",;]
 _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Exchange:
     """One answer of a service: ``status``, ``headers`` (names in lower case), ``body``, ``request_id``, ``attempts``.
 
-    ``data`` is the body as JSON, read on first use. ``header(name)`` takes any case.
+    ``data`` is the body as JSON, read on first use. ``header(name)`` takes any case. ``age`` is seconds since the
+    service said so, 0 for what it said just now; ``from_cache`` tells that the body was kept from an earlier answer,
+    ``stale`` that the service could not be asked and this is its last good answer.
     """
 
-    __slots__ = ("_data", "attempts", "body", "headers", "method", "request_id", "status", "url")
+    __slots__ = (
+        "_data",
+        "age",
+        "attempts",
+        "body",
+        "from_cache",
+        "headers",
+        "method",
+        "request_id",
+        "stale",
+        "status",
+        "url",
+    )
 
     def __init__(
         self,
@@ -48,7 +63,23 @@ class Exchange:
         self.url = url
         self.request_id = request_id
         self.attempts = attempts
+        self.age = 0.0
+        self.from_cache = self.stale = False
         self._data: Any = _UNREAD
+
+    def copy(self, *, age: float = 0.0, from_cache: bool = False, stale: bool = False) -> Exchange:
+        """The same answer for another caller, who may change what it reads from it."""
+        other = Exchange(
+            self.status,
+            dict(self.headers),
+            self.body,
+            method=self.method,
+            url=self.url,
+            request_id=self.request_id,
+            attempts=self.attempts,
+        )
+        other.age, other.from_cache, other.stale = age, from_cache, stale
+        return other
 
     @property
     def data(self) -> Any:
@@ -59,6 +90,11 @@ class Exchange:
         if self._data is _UNREAD:
             self._data = self._read()
         return self._data
+
+    @property
+    def names(self) -> Collection[str]:
+        """The names of the headers, in lower case."""
+        return self.headers.keys()
 
     def header(self, name: str, default: str | None = None) -> str | None:
         """The value of the header *name*, in any case; repeated ones are joined by commas."""
@@ -120,6 +156,11 @@ class Plan(Generic[T_co]):
             raise ConfigurationError(f"{' and '.join(bodies)} were both given; a request has one body")
         if bodies and self.method in ("GET", "HEAD"):
             raise ConfigurationError(f"{bodies[0]} was given, but a {self.method} request has no body; use query")
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing at the service, so that it may be sent twice, at once, and to another."""
+        return self.method in READS if self.repeatable is None else self.repeatable
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,13 +318,15 @@ class Service:
         error.status, error.request_id = exchange.status, exchange.request_id
         error.idempotency_key, error.attempts = call.idempotency_key, exchange.attempts
 
-    def context_of(self, call: Call[Any], *, policy: Policy | None = None) -> ServiceContext:
+    def context_of(
+        self, call: Call[Any], *, policy: Policy | None = None, kind: type[ServiceContext] = ServiceContext
+    ) -> ServiceContext:
         """What the pipeline knows of one sending of *call*, with the Call's own options unless a *policy* is given."""
         call.started(self.clock.wall())
         base = self.base_url
         if policy is None:
             policy = call.options.applied(self.policy)
-        return ServiceContext(self, call, base, policy, self._guard(base, policy))
+        return kind(self, call, base, policy, self._guard(base, policy))
 
     def _guard(self, base: str, policy: Policy) -> Guard:
         """The shared state, looked up once for the usual case: the same address and policy as before."""
