@@ -10,6 +10,7 @@ __all__ = ["as_theirs"]
 
 E = TypeVar("E", bound=CallError)
 
+_ATTRIBUTES: Final = tuple(vars(CallError("")))
 _kinds: Final[dict[tuple[type[CallError], type[Exception]], Any]] = {}
 
 
@@ -40,9 +41,21 @@ def _kind(ours: type[CallError], theirs: type[Exception]) -> Any:
         kept = {name: value for name, value in state.items() if name not in state["_facts"]}
         return _rebuild, (ours, theirs, self.message, kept | {"_facts": ()})
 
-    body = {"__init__": construct, "__reduce__": reduce, "__module__": ours.__module__, "__doc__": ours.__doc__}
-    made = _kinds[ours, theirs] = type(ours.__name__, (ours, theirs), body)
+    body = {
+        "__init__": construct,
+        "__reduce__": reduce,
+        "__repr__": ours.__repr__,
+        "__module__": ours.__module__,
+        "__doc__": ours.__doc__,
+    }
+    shadowed = [name for name in _ATTRIBUTES if hasattr(getattr(theirs, name, None), "__set__")]
+    made = _kinds[ours, theirs] = type(ours.__name__, (ours, theirs), body | {name: _ours(name) for name in shadowed})
     return made
+
+
+def _ours(name: str) -> property:
+    """The attribute that our errors have, where *theirs* has something computed under the same name."""
+    return property(lambda self: vars(self)[name], lambda self, value: vars(self).update({name: value}))
 
 
 def _rebuild(ours: type[CallError], theirs: type[Exception], message: str, state: dict[str, Any]) -> CallError:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import httpx2
 
+from moorline.calls.adapters.arguments import checked
 from moorline.calls.clients import Clients
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.drivers import drive, drive_async
@@ -19,10 +20,10 @@ from moorline.calls.effects import CallContext, Lease
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import kind_of_status
-from moorline.calls.guards import PROCESS, Guards
+from moorline.calls.guards import Guards
 from moorline.calls.sending import ServiceRequest
 from moorline.calls.wires import AsyncServiceWire, SyncServiceWire
-from moorline.errors import Attempt, CallError, ConfigurationError, RateLimited, ServiceUnavailable
+from moorline.errors import Attempt, CallError, RateLimited, ServiceUnavailable
 from moorline.policies.policy import Policy
 
 __all__ = ["Ask", "Line", "judged"]
@@ -65,7 +66,7 @@ class Ask(CallContext[ServiceRequest, Exchange]):
             service=line.name,
             operation=operation,
             policy=policy,
-            guard=line.guards.guard(line.name, line.policy),
+            guard=line.guard,
             limits=line.limits,
             idempotent=idempotent,
             key=None if idempotent else key,
@@ -92,7 +93,7 @@ class Ask(CallContext[ServiceRequest, Exchange]):
         attempts: tuple[Attempt, ...],
     ) -> Exchange:
         """The answer is read: nothing is held any longer."""
-        lease.settle(worked=True)
+        lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         answer.attempts = attempts
         return answer
 
@@ -112,7 +113,8 @@ class Line:
     """What all calls of one SDK client share: policy, name and state, connections, and how answers are read.
 
     *retried* are statuses worth repeating beside the usual ones; *dress* makes an error one of the SDK's own, given the
-    request, and the answer if there was one; *wire* is an httpx2 transport to use in place of moorline's.
+    request, and the answer if there was one; *wire* is an httpx2 transport to use in place of moorline's;
+    *apart* tells that each operation has a rate limit of its own.
 
     Raises ConfigurationError naming the argument of *owner*.
     """
@@ -120,25 +122,20 @@ class Line:
     def __init__(
         self,
         owner: str,
-        policy: Any,
+        policy: Policy | None,
         *,
-        name: Any,
-        guards: Any,
+        name: str,
+        guards: Guards | None,
         dress: Dress,
         judge: Judge = judged,
         limits: RateLimitHeaders | None = None,
         retried: Collection[int] = (),
         wire: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None = None,
+        apart: bool = False,
     ) -> None:
-        if policy is not None and not isinstance(policy, Policy):
-            raise ConfigurationError(f"{owner}.policy must be a Policy or None, not {type(policy).__name__}")
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"{owner}.name must be a string that is not empty, not {name!r}")
-        if guards is not None and not isinstance(guards, Guards):
-            raise ConfigurationError(f"{owner}.guards must be a Guards or None, not {type(guards).__name__}")
-        self.policy = policy or Policy()
+        self.policy, self.guards = checked(owner, policy, name, guards)
         self.name = name
-        self.guards = guards or PROCESS
+        self.guard = self.guards.guard(name, self.policy, apart=apart)
         self.dress = dress
         self.judge = judge
         self.limits = limits or RateLimitHeaders()
