@@ -14,25 +14,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 
-from moorline import redaction
-from moorline.calls.adapters.aiohttp_body import Body, Watch
+from moorline.calls.adapters.aiohttp_body import Body
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.dialects import RateLimitHeaders
+from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, Watch, said
 from moorline.calls.drivers import drive_async
-from moorline.calls.effects import CallContext, Expired, Lease
+from moorline.calls.effects import Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import IDEMPOTENT
-from moorline.calls.guards import Guard, Guards
+from moorline.calls.guards import Guards
 from moorline.calls.timer import Timer
-from moorline.clock import Clock
 from moorline.errors import (
-    Attempt,
     AttemptTimeout,
     BadAnswer,
     CallError,
@@ -40,9 +37,7 @@ from moorline.errors import (
     ConnectFailed,
     ConnectionLost,
     DeadlineExceeded,
-    DeadlineOutcomeUnknown,
     RateLimited,
-    ServiceUnavailable,
 )
 from moorline.policies.policy import Policy
 
@@ -50,9 +45,6 @@ __all__ = ["middleware"]
 
 Middleware = Callable[[ClientRequest, ClientHandlerType], Awaitable[ClientResponse]]
 
-_LIMITS: Final = RateLimitHeaders()
-_SERVER_FAULTS: Final = frozenset({408, 425})
-_SMALL: Final = 65_536  # a body up to this size is read to keep its connection
 _NOT_SENT: Final = (
     aiohttp.ClientConnectorError,
     aiohttp.ClientHttpProxyError,
@@ -75,134 +67,88 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
     Raises ConfigurationError naming the argument.
     """
     chosen, shared = checked("aiohttp.middleware", policy, name, guards)
-    guard = shared.guard(name, chosen) if name else None
 
     async def through_pipeline(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if _under_way.get() is request:
             raise ConfigurationError(
                 "middlewares: moorline is in there twice, and retries would multiply; leave one of the two out"
             )
-        called = name or request.url.authority
-        context = _Context(request, called, chosen, guard or shared.guard(called, chosen), shared.clock)
+        call = _Call(request, name or request.url.authority, chosen, shared)
         token = _under_way.set(request)
         try:
-            seen = await drive_async(Pipeline(context).run(), _Wire(handler), context.clock)
+            answer = await drive_async(Pipeline(call).run(), _Wire(handler), call.clock)
         finally:
             _under_way.reset(token)
-        return seen.response
+        response: ClientResponse = answer.response
+        return response
 
     return through_pipeline
 
 
-class _Seen:
-    """A response as the engine sees it."""
+class _Call(Foreign):
+    """One request of a session."""
 
-    __slots__ = ("response", "status")
+    __slots__ = ("_refused", "sent")
 
-    def __init__(self, response: ClientResponse) -> None:
-        self.response = response
-        self.status = response.status
-
-    def header(self, name: str, default: str | None = None) -> str | None:
-        """The value of a header."""
-        return self.response.headers.get(name, default)
-
-
-class _Sent:
-    """A request as the engine sees it: the same for all attempts."""
-
-    __slots__ = ("request",)
-
-    def __init__(self, request: ClientRequest) -> None:
-        self.request = request
+    def __init__(self, sent: ClientRequest, name: str, policy: Policy, guards: Guards) -> None:
+        super().__init__(
+            name=name,
+            operation=sent.method,
+            policy=policy,
+            guards=guards,
+            idempotent=sent.method in IDEMPOTENT,
+            key=sent.headers.get("Idempotency-Key"),
+        )
+        self.sent = sent
+        self._refused: Any = None  # the headers of the last 429
 
     @property
     def replayable(self) -> bool:
         """Whether the body can be sent again."""
-        body = self.request.body
+        body = self.sent.body
         return body == b"" or not getattr(body, "consumed", False)
 
+    def judge(self, answer: Reply) -> CallError | None:
+        """As all foreign requests; the headers of a 429 are those of its error."""
+        error = super().judge(answer)
+        if isinstance(error, RateLimited):
+            self._refused = answer.response.headers
+        return error
 
-class _Context(CallContext[_Sent, _Seen]):
-    """One request of a session."""
+    def held(self, answer: Reply, watch: Watch) -> bool:
+        """The body is read through *watch*, which is told when the connection is free again."""
+        response: ClientResponse = answer.response
+        connection = response.connection
+        if connection is None or answer.status == _SWITCHING:  # read already; a websocket lives as long as it likes
+            return False
+        body = Body(response.content, watch)
+        response.content = body  # type: ignore[assignment]  # it reads like the one that it wraps
+        connection.add_callback(body.over)  # holds no response: a cycle of the two would be closed in any order
+        return True
 
-    __slots__ = ("_refused", "_sent")
-
-    def __init__(self, request: ClientRequest, name: str, policy: Policy, guard: Guard, clock: Clock) -> None:
-        idempotent = request.method in IDEMPOTENT
-        super().__init__(
-            service=name,
-            operation=request.method,
-            policy=policy,
-            guard=guard,
-            limits=_LIMITS,
-            idempotent=idempotent,
-            key=None if idempotent else request.headers.get("Idempotency-Key"),
-            clock=clock,
-        )
-        self._sent = _Sent(request)
-        self._refused: ClientResponse | None = None
-
-    def request(self) -> _Sent:
-        """The same request again."""
-        return self._sent
-
-    def judge(self, answer: _Seen) -> CallError | None:
-        """Limits and the service's own failures; all other statuses are answers."""
-        status = answer.status
-        if status == 429:
-            self._refused = answer.response
-            return RateLimited("answered 429", status=status)
-        if status >= 500 or status in _SERVER_FAULTS:
-            return ServiceUnavailable(f"answered {status}", status=status)
-        return None
-
-    def succeeded(self, answer: _Seen, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> _Seen:
-        """A response whose body keeps the lease until it is read or closed."""
-        if answer.status == _SWITCHING:  # a websocket lives as long as it likes
-            lease.settle(worked=True, elapsed=attempts[-1].elapsed)
-            return answer
-        return self._watched(answer, lease, deadline)
-
-    def unsuccessful(self, answer: _Seen, error: CallError, deadline: float) -> _Seen | None:
-        """Users of aiohttp want to see a 503 as a response; a 429 that is given up is raised."""
-        return None if isinstance(error, RateLimited) else self._watched(answer, None, deadline)
-
-    def raised(self, error: CallError) -> CallError:
+    def dressed(self, error: CallError) -> CallError:
         """The error as aiohttp's own."""
-        request = self._sent.request
-        if isinstance(error, RateLimited) and self._refused is not None and error.status is not None:
-            facts = {"request_info": request.request_info, "history": (), "headers": self._refused.headers}
+        sent, cause = self.sent, error.__cause__
+        if isinstance(error, RateLimited) and error.status is not None:
+            facts = {"request_info": sent.request_info, "history": (), "headers": self._refused}
             return as_theirs(error, aiohttp.ClientResponseError, **facts)
-        if isinstance(error, ConnectFailed) and isinstance(error.__cause__, aiohttp.ClientConnectorError):
-            os_error = error.__cause__.os_error
-            return as_theirs(error, aiohttp.ClientConnectorError, _conn_key=request.connection_key, _os_error=os_error)
+        if isinstance(error, ConnectFailed) and isinstance(cause, aiohttp.ClientConnectorError):
+            facts = {"_conn_key": sent.connection_key, "_os_error": cause.os_error}
+            return as_theirs(error, aiohttp.ClientConnectorError, **facts)
         return as_theirs(error, _theirs(error))
 
-    def late(self) -> CallError:
-        """The deadline passed while the body was read."""
-        kind = DeadlineExceeded if self.idempotent else DeadlineOutcomeUnknown
-        return self.blamed(kind("no complete answer within the deadline", outcome="unknown"))
-
-    def lost(self, cause: Exception) -> CallError:
-        """The body broke off."""
-        return self.blamed(_translated(cause))
-
-    def blamed(self, error: CallError) -> CallError:
-        """*error* with what is known of the call."""
-        error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
-        return self.raised(error)
-
-    def _watched(self, answer: _Seen, lease: Lease | None, deadline: float) -> _Seen:
-        response = answer.response
-        connection = response.connection
-        watch = Watch(self, lease, deadline)
-        if connection is None:  # the body is here already
-            watch.over()
+    def translated(self, error: Exception, *, in_body: bool = False) -> CallError:  # noqa: ARG002 (its kind says so)
+        """What a failure of the session means: nothing left, time is up, or the connection broke."""
+        if isinstance(error, _NOT_SENT):
+            made: CallError = ConnectFailed(f"could not connect ({said(error)})")
+        elif isinstance(error, TimeoutError):
+            made = AttemptTimeout(f"no complete answer in time ({said(error)})")
+        elif isinstance(error, aiohttp.ClientPayloadError):
+            made = BadAnswer(f"the answer is truncated ({said(error)})", retryable=True)
         else:
-            response.content = Body(response.content, watch)  # type: ignore[assignment]  # it reads like that one
-            connection.add_callback(watch.over)  # must not hold the response: in a cycle, neither would close in order
-        return answer
+            made = ConnectionLost(f"the connection broke ({said(error)})")
+        made.__cause__ = error
+        return made
 
 
 class _Wire:
@@ -213,9 +159,9 @@ class _Wire:
     def __init__(self, handler: ClientHandlerType) -> None:
         self._handler = handler
 
-    async def send(self, sent: _Sent, timeout: float | None) -> _Seen:
+    async def send(self, call: _Call, timeout: float | None) -> Reply:
         """The answer, its body unread."""
-        request = sent.request
+        request = call.sent
         request.response = None  # set again by the session when it begins to write the request
         try:
             with Timer(timeout) as timer:
@@ -224,39 +170,20 @@ class _Wire:
         except _WIRE_ERRORS as error:
             if isinstance(error, TimeoutError) and timer.expired:
                 raise Expired(sent=request.response is not None) from None
-            if isinstance(error, CallError):
-                raise
-            raise _translated(error) from error
+            raise call.translated(error) from error
         finally:
             request.response = None
-        return _Seen(response)
+        return Reply(response, response.status, response.headers)
 
-    async def discard(self, seen: _Seen) -> None:
+    async def discard(self, answer: Reply) -> None:
         """Read what is small, so that the connection stays, and close the rest."""
-        response = seen.response
+        response: ClientResponse = answer.response
         try:
-            if (response.content_length or _SMALL + 1) <= _SMALL:
+            if (response.content_length or SMALL + 1) <= SMALL:
                 with contextlib.suppress(*_WIRE_ERRORS):  # it is thrown away in any case
                     await response.read()
         finally:
             response.release()
-
-
-def _translated(error: Exception) -> CallError:
-    """What a failure of the session means: nothing left, time is up, or the connection broke."""
-    kind = type(error).__name__
-    said = redaction.text(" ".join(str(error).split()))[:200]
-    message = f"{kind}: {said}" if said else kind
-    if isinstance(error, _NOT_SENT):
-        made: CallError = ConnectFailed(f"could not connect ({message})")
-    elif isinstance(error, TimeoutError):
-        made = AttemptTimeout(f"no complete answer in time ({message})")
-    elif isinstance(error, aiohttp.ClientPayloadError):
-        made = BadAnswer(f"the answer is truncated ({message})", retryable=True)
-    else:
-        made = ConnectionLost(f"the connection broke ({message})")
-    made.__cause__ = error
-    return made
 
 
 def _theirs(error: CallError) -> type[Exception]:

@@ -3,119 +3,85 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.streams import AsyncStreamIterator, ChunkTupleAsyncStreamIterator, StreamReader
 
-from moorline.calls.effects import Lease
+from moorline.calls.adapters.foreign import Watch
 from moorline.calls.timer import BodyTimer
-from moorline.clock import Clock
-from moorline.errors import CallError
 
-__all__ = ["Body", "Watch"]
+__all__ = ["Body"]
 
 T = TypeVar("T")
 
 
-class Blamer(Protocol):
-    """Who knows the call, and makes its errors."""
+class Body:
+    """Reads like the StreamReader that it wraps, within the deadline. Raises CallError in the session's dress."""
 
-    clock: Clock
-
-    def late(self) -> CallError:
-        """The deadline passed while the body was read."""
-        ...
-
-    def lost(self, cause: Exception) -> CallError:
-        """The body broke off."""
-        ...
-
-
-class Watch:
-    """One body: its deadline, its failures, and the lease that ends with it."""
-
-    __slots__ = ("_blamer", "_deadline", "_lease", "_over", "_timer")
-
-    def __init__(self, blamer: Blamer, lease: Lease | None, deadline: float) -> None:
-        self._blamer = blamer
-        self._lease = lease
-        self._deadline = deadline
+    def __init__(self, content: StreamReader, watch: Watch) -> None:
+        self._content = content
+        self._watch = watch
         self._timer: BodyTimer | None = None
         self._over = False
-
-    async def read(self, reading: Coroutine[Any, Any, T]) -> T:
-        """What *reading* gives, within the deadline. Raises CallError."""
-        if self._over or math.isinf(self._deadline):
-            timer = BodyTimer(None)
-        else:
-            timer = self._timer = self._timer or BodyTimer(self._deadline - self._blamer.clock.monotonic())
-        try:
-            with timer:
-                return await reading
-        except asyncio.CancelledError:
-            self.settle(worked=None)
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            self.settle(worked=False)
-            if timer.expired:
-                raise self._blamer.late() from None
-            raise self._blamer.lost(error) from error
-        finally:
-            reading.close()  # never begun where the time was over before
 
     def over(self) -> None:
         """The connection is free again: the body was read, or is not wanted."""
         self._over = True
         if self._timer is not None:
             self._timer.close()
-        self.settle(worked=True)  # where it broke off, its reader knew before
+        self._watch.settle(worked=True)  # where it broke off, its reader knew before
 
-    def settle(self, *, worked: bool | None) -> None:
-        """Free what the attempt held."""
-        if self._lease is not None:
-            self._lease.settle(worked=worked)
-
-
-class Body:
-    """Reads like the StreamReader that it wraps."""
-
-    def __init__(self, content: StreamReader, watch: Watch) -> None:
-        self._content = content
-        self._watch = watch
+    async def _within(self, reading: Coroutine[Any, Any, T]) -> T:
+        watch = self._watch
+        if self._over:  # what came in time may be read late
+            timer = BodyTimer(None)
+        else:
+            timer = self._timer = self._timer or BodyTimer(watch.left())
+        try:
+            with timer:
+                return await reading
+        except asyncio.CancelledError:
+            watch.settle(worked=None)
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            if timer.expired:
+                raise watch.late() from None
+            raise watch.failed(error) from error
+        finally:
+            reading.close()  # never begun where the time was over before
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._content, name)
 
     async def read(self, n: int = -1) -> bytes:
         """As StreamReader's."""
-        return await self._watch.read(self._content.read(n))
+        return await self._within(self._content.read(n))
 
     async def readany(self) -> bytes:
         """As StreamReader's."""
-        return await self._watch.read(self._content.readany())
+        return await self._within(self._content.readany())
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
         """As StreamReader's."""
-        return await self._watch.read(self._content.readline(max_line_length=max_line_length))
+        return await self._within(self._content.readline(max_line_length=max_line_length))
 
     async def readuntil(self, separator: bytes = b"\n", *, max_size: int | None = None) -> bytes:
         """As StreamReader's."""
-        return await self._watch.read(self._content.readuntil(separator, max_size=max_size))
+        return await self._within(self._content.readuntil(separator, max_size=max_size))
 
     async def readexactly(self, n: int) -> bytes:
         """As StreamReader's."""
-        return await self._watch.read(self._content.readexactly(n))
+        return await self._within(self._content.readexactly(n))
 
     async def readchunk(self) -> tuple[bytes, bool]:
         """As StreamReader's."""
-        return await self._watch.read(self._content.readchunk())
+        return await self._within(self._content.readchunk())
 
     async def wait_eof(self) -> None:
         """As StreamReader's."""
-        await self._watch.read(self._content.wait_eof())
+        await self._within(self._content.wait_eof())
 
     def __aiter__(self) -> AsyncStreamIterator[bytes]:
         return AsyncStreamIterator(self.readline)
