@@ -29,6 +29,7 @@ from moorline.errors import (
     Outcome,
     RateLimited,
 )
+from moorline.policies.allowance import Reading
 from moorline.policies.deadline import ambient
 from moorline.policies.gate import Pass
 
@@ -41,35 +42,20 @@ _DENIED: Final = 401
 class Pipeline(Generic[R, A]):
     """One call under way; ``run()`` is the generator for a driver. Returns an answer or raises a CallError."""
 
-    __slots__ = (
-        "_answer",
-        "_asked",
-        "_attempts",
-        "_context",
-        "_deadline",
-        "_guard",
-        "_held",
-        "_loud",
-        "_number",
-        "_renewed",
-        "_replayable",
-        "_retries",
-        "_started",
-        "_unknown",
-    )
+    # Beginnings stand on the class: a call to which nothing happens changes few of them.
+    _answer: A | None = None  # the last failed answer, whose connection we still hold
+    _asked: float | None = None  # the wait that it asked for
+    _held: Pass | None = None  # what the attempt took from the rate gate, where that counts
+    _number = 0  # given when somebody wants to know
+    _renewed = False
+    _replayable = True
+    _retries = 0
+    _unknown = False  # whether an earlier attempt may have acted
 
     def __init__(self, context: CallContext[R, A]) -> None:
         self._context = context
         self._guard = context.guard
         self._attempts: list[Attempt] = []
-        self._answer: A | None = None  # the last failed answer, whose connection we still hold
-        self._asked: float | None = None  # the wait that it asked for
-        self._held: Pass | None = None  # what the attempt took from the rate gate, where that counts
-        self._number = 0  # given when somebody wants to know
-        self._renewed = False
-        self._replayable = True
-        self._retries = 0
-        self._unknown = False  # whether an earlier attempt may have acted
 
     def run(self) -> Generator[Effect, Any, A]:
         """Yield effects until there is an answer to return or an error to raise."""
@@ -195,13 +181,13 @@ class Pipeline(Generic[R, A]):
     def _attempt(self, lease: Lease) -> Generator[Effect, Any, A]:
         """Send, follow redirects, judge the answer, and settle what the attempt held."""
         context, clock = self._context, self._context.clock
-        self._asked = None
         wall, begun = clock.wall(), clock.monotonic()
         most = context.policy.attempt_timeout
         end = math.inf if most is None else begun + most
         by_deadline = self._deadline <= end
         left = self._deadline - begun if by_deadline else most
         answer: A | None = None
+        request: R | None = None
         try:
             request = context.request()
             try:
@@ -215,16 +201,17 @@ class Pipeline(Generic[R, A]):
             except Expired as expired:
                 answer = None
                 raise self._late(expired, by_deadline=by_deadline) from expired.__cause__
-            finally:
-                self._replayable = request.replayable
             error = context.judge(answer)
-            self._heed(answer, error, wall)
+            readings = context.limits.readings(answer, wall)
+            if error is not None or readings or self._held is not None:
+                self._heed(answer, error, readings)
             if error is not None:
                 raise error  # noqa: TRY301 (one place settles the lease)
             self._note(wall, begun, answer.status, "answered")
             return context.succeeded(answer, lease, self._deadline, tuple(self._attempts))
         except CallError as error:
             self._answer = answer
+            self._replayable = request is None or request.replayable
             self._lost(sent=error.outcome != "not_sent")
             self._note(wall, begun, error.status, error.message)
             lease.settle(worked=worked(error), elapsed=self._attempts[-1].elapsed)
@@ -266,10 +253,10 @@ class Pipeline(Generic[R, A]):
             return f"the deadline of {seconds:g} s"
         return f"the caller's deadline, which left {max(self._deadline - self._started, 0.0):.3g} s"
 
-    def _heed(self, answer: A, error: CallError | None, wall: float) -> None:
+    def _heed(self, answer: A, error: CallError | None, readings: tuple[Reading, ...]) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
         context, gate = self._context, self._guard.gate
-        readings = context.limits.readings(answer, wall)
+        self._asked = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()
             self._asked = context.limits.asked_wait(answer, wall)
@@ -284,6 +271,7 @@ class Pipeline(Generic[R, A]):
 
     def _lost(self, *, sent: bool) -> None:
         """No answer came: what was taken from the rate gate may be used up, or was not used."""
+        self._asked = None if self._answer is None else self._asked
         held = self._held
         if held is not None and sent:
             self._held = None

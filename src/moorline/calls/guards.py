@@ -151,11 +151,12 @@ def _of_tenant(
     return found
 
 
-def _changed(name: str, clock: Clock, before: State, after: State) -> None:
+def _changed(name: str, clock: Clock, before: State, after: State, reason: str = "") -> None:
     write = _log.warning if after == "open" else _log.info
-    write("breaker_changed", service=name, before=before, after=after)
+    write("breaker_changed", service=name, before=before, after=after, reason=reason)
     if story.watchers:
-        story.tell(story.StateChanged(at=clock.wall(), service=name, part="breaker", before=before, after=after))
+        now = clock.wall()
+        story.tell(story.StateChanged(at=now, service=name, reason=reason, part="breaker", before=before, after=after))
 
 
 _all: Final[weakref.WeakSet[Guards]] = weakref.WeakSet()

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx2
 
@@ -75,38 +75,34 @@ class _OneBody(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 class PlainContext(CallContext["PlainContext", Seen]):
     """One request of a plain client, which is its own view for the engine: the same httpx2 request for all attempts."""
 
-    __slots__ = ("_spent", "_wrap", "given", "request_", "stream")
+    __slots__ = ("_spent", "given", "request_", "stream")
 
-    def __init__(
-        self,
-        request: httpx2.Request,
-        wrap: Callable[[Any, Watch], Any],
-        name: str,
-        policy: Policy,
-        guard: Guard,
-        clock: Clock,
-    ) -> None:
-        # One by one, and not through the base: this is the hot path of every plain request.
-        method = request.method
-        self.service = name
-        self.operation = method
-        self.policy = policy
-        self.guard = guard
-        self.limits = _LIMITS
+    # What all calls of a transport share stands on the class (see ``of_transport``), and not in each of them.
+    limits = _LIMITS
+    retried = ()
+    random = staticmethod(random.random)
+    story = None
+    cost = 1.0
+    wrap: ClassVar[Any]  # makes the body that the caller reads, of a stream and its Watch
+
+    def __init__(self, request: httpx2.Request) -> None:
+        self.request_ = request
+        self.operation = method = request.method
         self.idempotent = method in IDEMPOTENT
         self.key = None if self.idempotent else request.headers.get("idempotency-key")  # it changes nothing for a GET
-        self.clock = clock
-        self.retried = ()
-        self.random = random.random
-        self.story = None
-        self.cost = 1.0
-        self.request_ = request
         self.given = request.extensions.get("timeout")
-        self._wrap = wrap
-        self.stream = request.stream
+        stream = self.stream = request.stream
         self._spent: _OneBody | None = None
-        if not isinstance(self.stream, httpx2.ByteStream):
-            self._spent = request.stream = _OneBody(self.stream)
+        if type(stream) is not httpx2.ByteStream:
+            self._spent = request.stream = _OneBody(stream)
+
+    @classmethod
+    def of_transport(
+        cls, wrap: Callable[[Any, Watch], Any], name: str, policy: Policy, guard: Guard, clock: Clock
+    ) -> type[PlainContext]:
+        """The class for the requests of one transport. *wrap* makes the body that its caller reads."""
+        shared = {"service": name, "policy": policy, "guard": guard, "clock": clock, "wrap": staticmethod(wrap)}
+        return type(cls.__name__, (cls,), {"__slots__": (), **shared})
 
     @property
     def replayable(self) -> bool:
@@ -167,7 +163,7 @@ class PlainContext(CallContext["PlainContext", Seen]):
         return as_httpx_error(error, self.request_)
 
     def _watched(self, answer: Seen, lease: Lease | None, deadline: float) -> None:
-        answer.response.stream = self._wrap(answer.response.stream, Watch(self, lease, deadline))
+        answer.response.stream = self.wrap(answer.response.stream, Watch(self, lease, deadline))
 
     def late(self) -> CallError:
         """The deadline passed while the body was read."""

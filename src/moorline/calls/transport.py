@@ -50,6 +50,8 @@ class _Base:
         self._guards = guards or (PROCESS if name and clock is None else Guards(clock) if clock else Guards())
         self._guard = self._guards.guard(self._name, self._policy)
         self._clock = self._guards.clock
+        body = AsyncBody if isinstance(self, httpx2.AsyncBaseTransport) else SyncBody
+        self._context = PlainContext.of_transport(body, self._name, self._policy, self._guard, self._clock)
         self._wire = wire
         self._given = None if wire is None else self._carried(wire)
         self._clients = Clients()
@@ -82,7 +84,7 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = PlainContext(request, AsyncBody, self._name, self._policy, self._guard, self._clock)
+        context = self._context(request)
         wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
         try:
             seen = await drive_async(Pipeline(context).run(), wire, self._clock)
@@ -105,7 +107,7 @@ class Transport(_Base, httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = PlainContext(request, SyncBody, self._name, self._policy, self._guard, self._clock)
+        context = self._context(request)
         wire = self._given or SyncPlainWire(self._clients.blocking())
         try:
             response = drive(Pipeline(context).run(), wire, self._clock).response

@@ -92,7 +92,7 @@ def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[st
     """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
     now = time.monotonic()
     most = given.get("read") if given else None
-    if not given or most == given.get("connect") == given.get("write") == given.get("pool"):  # mostly one for all
+    if not given or list(given.values()) == [most] * 4:  # mostly one for all
         left = at - now
         until = Until(left if most is None or left < most else most) if left > 0 else Until(0.0)
         until.at = at
