@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline import errors
     from moorline.app import Moorline
+    from moorline.calls.adapters.functions import resilient
+    from moorline.calls.failover import Failover
     from moorline.events.event import Event
     from moorline.jobs.job import Job
     from moorline.money import Money
@@ -25,6 +27,7 @@ __all__ = [
     "Breaker",
     "Bulkhead",
     "Event",
+    "Failover",
     "Job",
     "Money",
     "Moorline",
@@ -34,6 +37,7 @@ __all__ = [
     "Secret",
     "deadline",
     "errors",
+    "resilient",
 ]
 __version__ = "0.1.0"
 
@@ -41,6 +45,7 @@ _HOMES = {
     "Breaker": "moorline.policies.breaker",
     "Bulkhead": "moorline.policies.bulkhead",
     "Event": "moorline.events.event",
+    "Failover": "moorline.calls.failover",
     "Job": "moorline.jobs.job",
     "Money": "moorline.money",
     "Moorline": "moorline.app",
@@ -49,6 +54,7 @@ _HOMES = {
     "Retry": "moorline.policies.retry",
     "Secret": "moorline.secrets.secret",
     "deadline": "moorline.policies.deadline",
+    "resilient": "moorline.calls.adapters.functions",
 }
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from moorline import redaction, registry
 from moorline import settings as _settings
 from moorline.calls.call import Call
-from moorline.calls.exchange import IDEMPOTENT
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
 from moorline.events.handlers import Handlers
@@ -29,6 +28,7 @@ from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
+    from moorline.calls.failover import Failover
     from moorline.calls.service import Service
     from moorline.events.event import Event
     from moorline.jobs.decision import Backoff
@@ -105,6 +105,25 @@ class Moorline:
         made.queue = self
         self._services.setdefault(service.name, made)
         return made
+
+    def failover(self, *services: Service | type[Service], duplicates: bool = False) -> Failover:
+        """One object for several services of a kind, which asks the next when one cannot: ``app.failover(SendGrid,
+        SES)``. A class stands for the application's own instance of it. Its Calls can be enqueued.
+
+        Raises ConfigurationError as ``Failover`` does.
+        """
+        from moorline.calls.failover import Failover
+
+        members = [self._own(one) if isinstance(one, type) else one for one in services]
+        return Failover(*members, duplicates=duplicates)
+
+    def _own(self, service: type[Service]) -> Service:
+        known = self._services.get(getattr(service, "name", ""))
+        if known is not None and type(known) is service:
+            return known
+        if not hasattr(service, "operation_named"):
+            raise ConfigurationError(f"failover takes services, not {service.__name__}")
+        return self.service(service)
 
     def on(
         self, service: str | type[Any], type: str = "*", *, name: str | None = None, retries: int = 5
@@ -335,17 +354,18 @@ class Moorline:
             known = ", ".join(("retries", *EnqueueOptions.__slots__))
             raise ConfigurationError(f"enqueue: {unknown[0]!r} is no option of a job; known: {known}")
         _check_retries(retries)
-        if self._services.get(call.service.name) is not call.service:
-            raise Misuse(
-                f"{call.service.name}: this is not the first {type(call.service).__name__} of the application, and a"
-                " worker would send the Call with the other one's key and options; enqueue a job that makes the Call"
-            )
+        for service in call.services:
+            if self._services.get(service.name) is not service:
+                raise Misuse(
+                    f"{service.name}: this is not the first {type(service).__name__} of the application, and a worker"
+                    " would send the Call with the other one's key and options; enqueue a job that makes the Call"
+                )
         payload = json.dumps(call.to_payload()).encode()
         return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
 
     async def _run_call(self, claim: Claim) -> Any:
         call: Call[Any] = Call.from_payload(json.loads(claim.payload), self._service_for, attempt=claim.deliveries)
-        safe = _safe_to_repeat(call)
+        safe = call.repeatable
         if claim.crashes and not safe:
             return Discard("a worker died while this was being sent: it may have been done, and is not safe to repeat")
         try:
@@ -375,10 +395,3 @@ class Moorline:
 def _check_retries(retries: object) -> None:
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         raise ConfigurationError(f"retries: expected a whole number, 0 or more, got {retries!r}")
-
-
-def _safe_to_repeat(call: Call[Any]) -> bool:
-    plan = call.plan
-    return call.idempotency_key is not None or (
-        plan.method in IDEMPOTENT if plan.repeatable is None else plan.repeatable
-    )
