@@ -61,7 +61,7 @@ class Foreign(CallContext["Foreign", Reply]):
 
     *key* is the idempotency key that the request carries, if any; *timeout* what the client's user allows an attempt,
     in seconds, where the policy allows more. With *statuses* every status that is given up is an answer, the 429 too:
-    for SDKs that raise their own errors for statuses.
+    for SDKs that raise their own errors for statuses. *apart* tells that each operation has a rate limit of its own.
     """
 
     __slots__ = ("statuses",)
@@ -79,8 +79,9 @@ class Foreign(CallContext["Foreign", Reply]):
         timeout: float | None = None,
         limits: RateLimitHeaders = _LIMITS,
         retried: Collection[int] = (),
+        apart: bool = False,
     ) -> None:
-        guard = guards.guard(name, policy)
+        guard = guards.guard(name, policy, apart=apart)
         if timeout is not None and (policy.attempt_timeout is None or timeout < policy.attempt_timeout):
             policy = replace(policy, attempt_timeout=timeout)
         super().__init__(
