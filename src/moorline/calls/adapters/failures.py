@@ -2,7 +2,8 @@
 
 Exceptions of the usual clients are known by the names of their classes, so that none of those libraries is loaded:
 httpx 0.28 and httpx2 2.16 (``_exceptions.py``), requests 2.34 (``exceptions.py``), urllib3 2.8 (``exceptions.py``),
-aiohttp 3.14 (``client_exceptions.py``), botocore 1.44 (``exceptions.py``), grpc 1.85 (``_channel.py``).
+aiohttp 3.14 (``client_exceptions.py``), botocore 1.44 (``exceptions.py``), grpc 1.85 (``_channel.py``); the
+standard library's by their classes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _HTTPX: Final[dict[str, type[CallError] | None]] = {
 _KNOWN: Final[dict[str, dict[str, type[CallError] | None]]] = {
     "httpx": _HTTPX,
     "httpx2": _HTTPX,
+    "asyncio": {"IncompleteReadError": ConnectionLost},
+    "http": {"IncompleteRead": ConnectionLost},
     "aiohttp": {
         "ClientConnectorError": ConnectFailed,
         "ConnectionTimeoutError": ConnectFailed,
@@ -142,4 +145,4 @@ def _kind(error: Exception) -> type[CallError] | None:
         return ConnectFailed
     if isinstance(error, TimeoutError):
         return AttemptTimeout
-    return ConnectionLost if isinstance(error, (OSError, EOFError)) else None
+    return ConnectionLost if isinstance(error, OSError) else None
