@@ -74,7 +74,9 @@ class Cache:
         counts = f"hits={self.hits}, validated={self.validated}, misses={self.misses}"
         return f"<Cache of {len(entries)} answers, {entries.bytes} of {entries.max_bytes} bytes, {counts}>"
 
-    def __len__(self) -> int:
+    @property
+    def answers(self) -> int:
+        """How many are kept."""
         return len(self._entries)
 
     def clear(self) -> None:
