@@ -23,11 +23,13 @@ from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.outcome import Discard
 from moorline.jobs.registry import Jobs
+from moorline.policies.policy import Policy
 from moorline.secrets.sources import environment
 from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
+    from moorline.calls.adapters.functions import Resilient
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
     from moorline.events.event import Event
@@ -124,6 +126,18 @@ class Moorline:
         if not hasattr(service, "operation_named"):
             raise ConfigurationError(f"failover takes services, not {service.__name__}")
         return self.service(service)
+
+    def guard(self, name: str, policy: Policy | None = None, **options: Any) -> Resilient:
+        """What runs any function through the pipeline: ``app.guard("ledger").call(fn, 5)``; also a decorator.
+
+        It shares breaker, limits and budget with all calls under that *name*, a service's too. Settings under
+        ``[services.NAME]`` hold unless *policy* is given; *options* are those of ``moorline.resilient``.
+
+        Raises ConfigurationError naming the argument.
+        """
+        from moorline.calls.adapters.functions import Resilient
+
+        return Resilient(name, self._policy(name, Policy()) if policy is None else policy, **options)
 
     def on(
         self, service: str | type[Any], type: str = "*", *, name: str | None = None, retries: int = 5
@@ -299,7 +313,14 @@ class Moorline:
         given = self.settings.services.get(service.name)
         if given is None:
             return {}
-        policy = service.default_policy
+        policy = self._policy(service.name, service.default_policy)
+        return {"policy": policy} | ({"base_url": given.base_url} if given.base_url else {})
+
+    def _policy(self, name: str, policy: Policy) -> Policy:
+        """*policy* with what ``[services.NAME]`` says otherwise."""
+        given = self.settings.services.get(name)
+        if given is None:
+            return policy
         if given.deadline is not None:
             policy = replace(policy, deadline=given.deadline)
         if given.attempt_timeout is not None:
@@ -316,7 +337,7 @@ class Moorline:
                     reset=given.breaker_reset or breaker.reset,
                 ),
             )
-        return {"policy": policy} | ({"base_url": given.base_url} if given.base_url else {})
+        return policy
 
     def _webhook_secrets(self, service: str) -> Sequence[Secret | str]:
         scheme = scheme_named(service)

@@ -27,6 +27,7 @@ from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
+from moorline.settings import ServiceSettings, Settings
 
 
 class Answered(Exception):
@@ -444,3 +445,12 @@ def test_the_public_name_is_there():
     """``moorline.resilient`` is the decorator."""
     assert moorline.resilient is resilient
     assert isinstance(moorline.resilient("x", guards=Guards()), Resilient)
+
+
+def test_an_application_guards_by_its_settings():
+    """``app.guard`` takes what ``[services.NAME]`` says, unless a policy is given."""
+    app = moorline.Moorline(settings=Settings(services={"ledger": ServiceSettings(deadline=3, breaker_failures=2)}))
+    guard = app.guard("ledger", guards=Guards())
+    assert (guard._policy.deadline, guard._policy.breaker) == (3, Breaker(failures=2))
+    assert app.guard("ledger", Policy(deadline=4), guards=Guards())._policy.deadline == 4
+    assert guard.call(abs, -5) == 5
