@@ -47,6 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ[_SHARED_STATE] = tempfile.mkdtemp(prefix="moorline-tests-")
         os.environ[_OWNER] = str(os.getpid())
+        # Applications of the tests must not be found by `moorline calls` of who runs them, nor the other way round.
+        os.environ["MOORLINE_RUN_DIR"] = str(Path(os.environ[_SHARED_STATE]) / "run")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

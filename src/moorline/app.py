@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from moorline import redaction, registry
 from moorline import settings as _settings
 from moorline.calls.call import Call
+from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
 from moorline.events.handlers import Handlers
@@ -85,6 +86,7 @@ class Moorline:
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}
         self._opening: asyncio.Future[Store] | None = None
+        self._tapped = False
         self._receiver = Receiver(
             self.inbox,
             self._webhook_secrets,
@@ -194,10 +196,16 @@ class Moorline:
                 # One try for all who wait: a database that hangs is not asked by each request in turn.
                 self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
             await asyncio.shield(self._opening)
+        if self.settings.tap and not self._tapped:
+            self._tapped = True
+            open_tap()
         return self
 
     async def close(self) -> None:
         """Write what waits, disconnect, close the services' connections."""
+        if self._tapped:
+            self._tapped = False
+            await asyncio.to_thread(close_tap)
         for service in self._services.values():
             await service.aclose()
         await asyncio.to_thread(self.store.close)

@@ -115,6 +115,8 @@ class Settings(BaseSettings):
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     """Writes that may wait for a commit; more is refused with 503 (and StoreOverloaded)."""
+    tap: bool = True
+    """Let ``moorline calls`` of the same user look at this process, at a socket that nobody else can open."""
     webhooks: WebhookSettings = WebhookSettings()
     worker: WorkerSettings = WorkerSettings()
     log: LogSettings = LogSettings()

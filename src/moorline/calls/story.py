@@ -7,7 +7,7 @@ They hold no argument, no body and no credential; reasons are one line and redac
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final, Literal
 
@@ -28,6 +28,7 @@ __all__ = [
     "Waiting",
     "Watcher",
     "new_number",
+    "step_of",
     "tell",
     "watch",
     "watchers",
@@ -140,6 +141,22 @@ class StateChanged(Step):
     part: Part
     before: str
     after: str
+
+
+_KINDS: Final = {
+    kind.kind: kind for kind in (Tried, Waiting, Retrying, Refused, Renewed, GaveUp, Finished, StateChanged)
+}
+
+
+def step_of(written: Mapping[str, Any]) -> Step | None:
+    """The step that ``to_dict`` wrote; None for a kind that this version does not know. Further keys are ignored."""
+    kind = _KINDS.get(written.get("kind", ""))
+    if kind is None:
+        return None
+    try:
+        return kind(**{field.name: written[field.name] for field in fields(kind)})
+    except KeyError:
+        return None
 
 
 Story = list[Step | Attempt]

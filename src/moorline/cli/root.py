@@ -1,4 +1,4 @@
-"""The commands, one function each; the groups ``events`` and ``jobs`` lie in files of their own."""
+"""The commands, one function each; the groups ``calls``, ``events`` and ``jobs`` lie in files of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from moorline.cli import events, jobs
+from moorline.cli import calls, events, jobs
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
@@ -24,6 +24,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cli.add_typer(calls.cli, name="calls")
 cli.add_typer(events.cli, name="events")
 cli.add_typer(jobs.cli, name="jobs")
 

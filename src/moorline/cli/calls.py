@@ -1,0 +1,211 @@
+"""``moorline calls``: what the calls of running processes do and why, their breakers and limits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from moorline.cli.show import AsJson, console, print_json, rows
+from moorline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["cli"]
+
+cli = typer.Typer(
+    help="Watch the calls of running processes, look at breakers and limits, force a breaker.", no_args_is_help=True
+)
+
+Service = Annotated[str | None, typer.Option(help="Calls of this service only.")]
+Failed = Annotated[bool, typer.Option("--failed", help="Only what went wrong: no plain attempts and good ends.")]
+Seconds = Annotated[float | None, typer.Option("--for", min=0.1, metavar="SECONDS", help="Stop after so long.")]
+
+_LOOK_AGAIN = 1.0  # seconds between looks for processes that began meanwhile
+_STYLES = {"refused": "red", "gave_up": "red", "retry": "yellow", "wait": "yellow", "state": "bold magenta"}
+
+
+@cli.command()
+def tail(service: Service = None, failed: Failed = False, seconds: Seconds = None, as_json: AsJson = False) -> None:
+    """Print what the calls of this user's processes do, as it happens: retries, waits, refusals, each with its reason.
+
+    Processes that begin meanwhile are listened to as well. Ctrl-C ends it.
+    """
+    if not as_json and not list(_sockets()):
+        console.print("no process to listen to yet; waiting (moorline serve, worker and run have a tap)", style="dim")
+    with contextlib.suppress(KeyboardInterrupt):
+        for step in _steps(seconds):
+            if _wanted(step, service, failed=failed):
+                typer.echo(json.dumps(step)) if as_json else _show(step)
+
+
+@cli.command()
+def status(as_json: AsJson = False) -> None:
+    """Show the breakers, rate gates, bulkheads and retry budgets of this user's processes."""
+    answers = _asked({"want": "state"})
+    if as_json:
+        print_json(answers)
+        return
+    rows(
+        ("service", "pid", "breaker", "rate gate", "in flight", "under way", "retries left"),
+        (_status(answer["pid"], name, parts) for answer in answers for name, parts in answer["services"].items()),
+        empty="no process to look at, or none that made a call",
+    )
+
+
+@cli.command()
+def force(
+    service: Annotated[str, typer.Argument(help="The name of the service, as in `moorline calls status`.")],
+    state: Annotated[str, typer.Argument(help="open (refuse all calls), closed (let all pass) or auto (as before).")],
+    as_json: AsJson = False,
+) -> None:
+    """Hold the breaker of a service open or closed in all running processes, or give it back to itself."""
+    if state not in ("open", "closed", "auto"):
+        raise typer.BadParameter(f"must be open, closed or auto, not {state!r}", param_hint="STATE")
+    answers = _asked({"want": "force", "service": service, "state": None if state == "auto" else state})
+    forced = sum(answer.get("forced", 0) for answer in answers)
+    if as_json:
+        print_json({"service": service, "state": state, "breakers": forced, "processes": len(answers)})
+    elif forced:
+        console.print(f"{service}: {forced} breaker{'s' if forced > 1 else ''} now {state}")
+    else:
+        console.print(f"no running process has a breaker of {service!r} (see `moorline calls status`)", style="red")
+    if not forced:
+        raise typer.Exit(1)
+
+
+# Talking to the taps --------------------------------------------------------------------------------------------------
+
+
+def _sockets() -> Iterator[Path]:
+    from moorline.calls.tap import tap_folder
+
+    yield from sorted(tap_folder().glob("*.sock"))
+
+
+def _connected(path: Path) -> socket.socket | None:
+    """A connection; None, and the socket's file removed, when its process is gone."""
+    try:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(path))
+    except ConnectionRefusedError:
+        connection.close()
+        path.unlink(missing_ok=True)
+        return None
+    except OSError as error:
+        connection.close()
+        raise ConfigurationError(f"{path} cannot be listened to: {error.strerror}") from error
+    return connection
+
+
+def _asked(question: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers of all processes to one question."""
+    answers = []
+    for path in _sockets():
+        connection = _connected(path)
+        if connection is None:
+            continue
+        with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError, ValueError):
+            connection.settimeout(5)
+            stream.write(json.dumps(question).encode() + b"\n")
+            stream.flush()
+            answers.append(json.loads(stream.readline()))
+    return answers
+
+
+def _steps(seconds: float | None) -> Iterator[dict[str, Any]]:
+    """The steps of all processes, as they come."""
+    coming: queue.Queue[dict[str, Any]] = queue.Queue(100_000)
+    listening: set[Path] = set()
+    end = None if seconds is None else time.monotonic() + seconds
+    look = 0.0
+    while (now := time.monotonic()) and (end is None or now < end):
+        if now >= look:
+            look = now + _LOOK_AGAIN
+            for path in _sockets():
+                if path not in listening:
+                    listening.add(path)
+                    threading.Thread(target=_listen, args=(path, coming, listening), daemon=True).start()
+        with contextlib.suppress(queue.Empty):
+            yield coming.get(timeout=min(look, end or look) - now if min(look, end or look) > now else 0.01)
+
+
+def _listen(path: Path, coming: queue.Queue[dict[str, Any]], listening: set[Path]) -> None:
+    try:
+        connection = _connected(path)
+        if connection is None:
+            return
+        with connection, connection.makefile("rwb") as stream:
+            stream.write(b'{"want": "steps"}\n')
+            stream.flush()
+            for line in stream:
+                if line.strip():
+                    coming.put(json.loads(line))
+    except (OSError, ValueError, ConfigurationError):
+        pass  # the process ended; if it comes again it has another socket
+    finally:
+        listening.discard(path)
+
+
+# Showing --------------------------------------------------------------------------------------------------------------
+
+
+def _wanted(step: dict[str, Any], service: str | None, *, failed: bool) -> bool:
+    if service is not None and step.get("service") not in (service, None):
+        return False
+    good = step["kind"] in ("attempt", "finished") and not step.get("error") and step.get("reason") == "answered"
+    return not (failed and (good or step["kind"] == "listening"))
+
+
+def _show(step: dict[str, Any]) -> None:
+    from moorline.calls.explain import line_of
+    from moorline.calls.story import step_of
+
+    if step["kind"] == "listening":
+        console.print(f"listening to process {step['pid']}", style="dim")
+        return
+    if step["kind"] == "dropped":
+        console.print(f"{step['count']} steps of process {step['pid']} were left out: they came too fast", style="red")
+        return
+    if step["kind"] == "attempt" and step["reason"] == "answered":
+        return  # its end tells the same
+    found = step_of(step)
+    if found is None:
+        return
+    clock = datetime.fromtimestamp(step["at"], UTC).strftime("%H:%M:%S.%f")[:-3]
+    name = ".".join(part for part in (step["service"], step["operation"]) if part)
+    call = f" #{step['call']}" if step["call"] else ""
+    style = "red" if step.get("error") else _STYLES.get(step["kind"], "")
+    console.print(Text(f"{clock}  {name}{call}  {line_of(found)}", style=style), soft_wrap=True)
+
+
+def _status(pid: int, name: str, parts: dict[str, Any]) -> tuple[object, ...]:
+    gate, bulkhead = parts.get("rate_gate") or {}, parts.get("bulkhead")
+    limits = "; ".join(gate.get("limits", ())) or "free"
+    waiting = f"{gate['waiting']} waiting, next in {gate['seconds']:.3g} s: " if gate.get("waiting") else ""
+    flying = f"{bulkhead['busy']}/{bulkhead['limit']}, {bulkhead['waiting']} waiting" if bulkhead else "-"
+    return (
+        name,
+        pid,
+        parts.get("breaker", "-"),
+        waiting + limits,
+        flying,
+        _of_tenants(parts.get("under_way")),
+        _of_tenants(parts.get("retries_left")),
+    )
+
+
+def _of_tenants(counts: dict[str, int] | None) -> str:
+    if not counts:
+        return "-"
+    return ", ".join(f"{tenant}: {count}" if tenant else str(count) for tenant, count in sorted(counts.items())[:5])
