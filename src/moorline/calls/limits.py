@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 from moorline.errors import ConfigurationError
 from moorline.policies.allowance import Reading
+from moorline.policies.checks import check_seconds
 
 __all__ = ["Headed", "LimitFields", "LimitPattern", "RateLimitHeaders", "ResetAs", "seconds_until"]
 
@@ -53,6 +55,8 @@ def number(text: str | None) -> float | None:
     """*text* as a number of zero or more; None for all else."""
     if text is None:
         return None
+    if text.isdigit() and text.isascii() and len(text) < 16:  # as nearly all are
+        return float(text)
     text = text.strip()
     return float(text) if _NUMBER.fullmatch(text) else None
 
@@ -106,10 +110,13 @@ def _moment(text: str) -> float | None:
         return None
 
 
+_date: Final = lru_cache(maxsize=64)(_moment)  # a service's Date changes once a second
+
+
 def _server_time(answer: Headed, now: float) -> float:
     """*now* by the clock of the service, as its Date has it, for what it names in absolute time."""
     date = answer.header("date")
-    moment = _moment(date.strip()) if date and len(date) < 40 and not date[0].isdigit() else None
+    moment = _date(date.strip()) if date and len(date) < 40 and not date[0].isdigit() else None
     return now if moment is None or abs(moment - now) <= _SKEW else moment
 
 
@@ -332,6 +339,8 @@ class RateLimitHeaders:
         fields = self.fields
         if self.remaining is not None:
             fields = (LimitFields(self.remaining, None, self.reset, self.reset_as), *fields)
+        if self.silent is not None:
+            check_seconds("RateLimitHeaders", "silent", self.silent)
         own = tuple((each.first, each.read) for each in fields)
         usual = tuple((each.first, each.read) for each in _FAMILIES if each.first not in dict(own))
         object.__setattr__(self, "_readers", (*own, *usual))

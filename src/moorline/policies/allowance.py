@@ -47,9 +47,12 @@ class Reading(NamedTuple):
     @property
     def sound(self) -> bool:
         """Whether all its numbers can be true."""
-        return 0 <= self.remaining <= _MOST and all(
-            value is None or 0 <= value <= most
-            for value, most in ((self.limit, _MOST), (self.resets_in, _LONGEST), (self.window, _LONGEST))
+        limit, resets_in, window = self.limit, self.resets_in, self.window
+        return (
+            0 <= self.remaining <= _MOST
+            and (limit is None or 0 <= limit <= _MOST)
+            and (resets_in is None or 0 <= resets_in <= _LONGEST)
+            and (window is None or 0 <= window <= _LONGEST)
         )
 
 
@@ -122,7 +125,7 @@ class Allowance:
             return min(left * self._part + (now - self._seen) * self._refill * self._part, self._limit) - flying
         if self._slides:
             ours = self._trail.total(now, self._window)
-            left = max(self._limit - self._foreign - ours, left)
+            left = max(self._limit - self._foreign - ours, left + (now >= self.resets))  # then at least one came back
             return left * self._share(self._foreign + ours, ours) - flying
         return left * self._share(self._full - left, self._own + flying) - flying
 
@@ -141,11 +144,19 @@ class Allowance:
             return (wanted - left) / (self._refill * self._part)
         waited = max(self.resets - now, _LEAST)
         if self._slides:
-            forgotten = self._trail.wait(now, self._window, wanted - left)
-            waited = forgotten if forgotten < math.inf else max(waited, self._window)
+            return self._forgotten(now, flying, wanted)
         beyond = wanted - max(left, 0.0) - 1  # the first after the reset is its probe
         rounds, rest = divmod(max(beyond, 0.0), max(self._limit, 1.0))
         return waited + rounds * self._window + rest * self._gap
+
+    def _forgotten(self, now: float, flying: float, wanted: float) -> float:
+        """Seconds until a sliding window has room for *wanted*: as we remember what it holds, or as it says."""
+        ours = self._trail.total(now, self._window)
+        room = (self._limit - self._foreign - ours) * self._share(self._foreign + ours, ours) - flying
+        waited = self._trail.wait(now, self._window, wanted - room)
+        if now < self.resets:
+            waited = min(waited, self.resets - now)
+        return max(min(waited, self._window), _LEAST)
 
     def _renewed(self, now: float) -> bool:
         """Whether a reset has passed since the last word of the service."""
@@ -194,6 +205,10 @@ class Allowance:
 
     def heed(self, reading: Reading, now: float, sent: float | None, cost: float, flying: float) -> None:
         """An answer came. *sent* is when its request left, None when that was not counted; *flying* is on its way."""
+        left = reading.remaining
+        if left > _ROOMY and sent is None and now < self.resets and reading.limit == self._limit < left / _SCARCE:
+            self._left, self._seen = min(self._left, left), now  # nothing to count yet, as nearly always
+            return
         renewed = self._renewed(now)
         self._remember(now, sent, cost)
         if renewed and sent is not None and sent < self.resets:

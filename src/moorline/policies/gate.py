@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +44,19 @@ class Gate:
     limit of the service (*apart*: each operation has its own) do not wait for one another.
     """
 
-    __slots__ = ("_apart", "_lanes", "_lock", "_now", "_out", "_pacer", "_quotas", "_where", "free", "waiting")
+    __slots__ = (
+        "_apart",
+        "_common",
+        "_lanes",
+        "_lock",
+        "_now",
+        "_out",
+        "_pacer",
+        "_quotas",
+        "_where",
+        "free",
+        "waiting",
+    )
 
     free: bool
     """True when nothing restricts: then a call may be sent without asking, and without being counted."""
@@ -54,7 +66,8 @@ class Gate:
         self._lock = threading.Lock()
         self._quotas = tuple(Quota(config, now()) for config in quotas)
         self._apart = apart
-        self._lanes: dict[str, Lane] = {"": Lane("")}
+        self._common = Lane("")
+        self._lanes = {"": self._common}
         self._where: dict[str, Lane] = {}  # the lane of each operation, as the service's answers taught us
         self._out: dict[Pass, None] = {}  # on their way, the oldest first
         self._pacer: Pacer | None = None
@@ -71,7 +84,8 @@ class Gate:
             now = self._now()
             lane = self._lane(operation)
             asked = Pass(lane, cost)
-            wait, part = self._wait(lane, now, lane.queued, self._queued_elsewhere(lane), cost)
+            queued, common = (lane.queued, self._queued(lane, now)) if self.waiting else (0.0, 0.0)
+            wait, part = self._wait(lane, now, queued, common, cost)
             if not wait:
                 self._let_through(asked, now)
             else:
@@ -111,7 +125,7 @@ class Gate:
                 self._land(unused)
                 for quota in self._quotas:
                     quota.refund(unused.cost)
-                for lane in self._lanes_of(unused.lane):
+                for lane in unused.lane.chain:
                     for allowance in lane.allowances.values():
                         allowance.returned(now, unused.cost)
             unused.state = "over"
@@ -126,12 +140,11 @@ class Gate:
             quota.spend(asked.cost)
         if self._pacer is not None:
             self._pacer.passed(asked.cost)
-        for lane in self._lanes_of(asked.lane):
+        for lane in asked.lane.chain:
             for allowance in lane.allowances.values():
                 allowance.passed(now, lane.flying, asked.cost)
             lane.flying += asked.cost
         self._out[asked] = None
-        self._settle_free(now)
 
     def _hold_or_refuse(self, asked: Pass, now: float, wait: float, part: object, longest: float) -> None:
         asked.wait, asked.ok = wait, wait < longest
@@ -163,18 +176,15 @@ class Gate:
             ahead += each.cost
         return ahead
 
-    def _queued_elsewhere(self, lane: Lane) -> float:
+    def _queued(self, lane: Lane, now: float) -> float:
         """What waits in all lanes for what is common to all: it goes before a newcomer of any lane."""
-        if not self.waiting:
-            return 0.0
-        now = self._now()
         return sum(each.queued for each in self._lanes.values() if each is lane or each.closed <= now)
 
-    def _next(self, now: float) -> list[Pass]:
+    def _next(self, now: float) -> Sequence[Pass]:
         """The first of each lane, where it may pass earlier than it thinks."""
         if not self.waiting:
             self._settle_free(now)
-            return []
+            return ()
         woken = []
         for lane in self._lanes.values():
             head = next(iter(lane.waiting), None)
@@ -198,7 +208,7 @@ class Gate:
             wait = self._pacer.wait(now, common, cost)
             if wait > longest:
                 longest, because = wait, self._pacer
-        for each in self._lanes_of(lane):
+        for each in lane.chain:
             if each.closed - now > longest:
                 longest, because = each.closed - now, each
             before = ahead if each is lane else common
@@ -212,7 +222,7 @@ class Gate:
         if isinstance(part, Lane):
             return _ASKED
         if isinstance(part, Allowance):
-            owner = next(each for each in self._lanes_of(lane) if part in each.allowances.values())
+            owner = next(each for each in lane.chain if part in each.allowances.values())
             return part.why(now, owner.flying)
         return str(part)
 
@@ -228,25 +238,30 @@ class Gate:
     def _land(self, back: Pass) -> None:
         if self._out.pop(back, back) is not None:
             return
-        for lane in self._lanes_of(back.lane):
+        for lane in back.lane.chain:
             lane.flying = lane.flying - back.cost if self._out else 0.0
-
-    def _lanes_of(self, lane: Lane) -> tuple[Lane, ...]:
-        common = self._lanes[""]
-        return (common,) if lane is common else (common, lane)
 
     def _lane(self, operation: str) -> Lane:
         if self._apart and operation:
             return self._named(operation)
-        return self._where.get(operation) or self._lanes[""]
+        return self._where.get(operation) or self._common
 
     def _named(self, name: str) -> Lane:
         lane = self._lanes.get(name)
         if lane is None:
             if len(self._lanes) > _MOST_LANES:
-                return self._lanes[""]
-            lane = self._lanes[name] = Lane(name)
+                self._drop_lane()
+            lane = self._lanes[name] = Lane(name, self._common)
         return lane
+
+    def _drop_lane(self) -> None:
+        """Forget the oldest that nobody uses: names come from outside, and their number has no bound."""
+        now = self._now()
+        for name, lane in self._lanes.items():
+            if lane is not self._common and not lane.waiting and not lane.flying and lane.closed <= now:
+                del self._lanes[name]
+                self._where = {operation: each for operation, each in self._where.items() if each is not lane}
+                return
 
     # What is learnt --------------------------------------------------------------------------------------------------
 
@@ -269,15 +284,16 @@ class Gate:
             if back is not None:
                 self._unread(told, back.lane, sent, cost, now)
             woken = self._next(now)
-            self._settle_free(now)
         for each in woken:
             each.wake_up()
 
     def _heed(self, reading: Reading, now: float, sent: float | None, cost: float, operation: str) -> Allowance:
-        lane = self._lanes[""]
+        lane = self._common
         if reading.bucket:
             lane = self._named(reading.bucket)
-            if operation and not self._apart and len(self._where) < _MOST_LANES:
+            if operation and not self._apart:
+                if len(self._where) > _MOST_LANES:
+                    self._where.clear()
                 self._where[operation] = lane
         elif self._apart and operation:
             lane = self._named(operation)
@@ -289,7 +305,7 @@ class Gate:
         return allowance
 
     def _unread(self, told: set[Allowance], lane: Lane, sent: float | None, cost: float, now: float) -> None:
-        for each in self._lanes_of(lane):
+        for each in lane.chain:
             for policy, allowance in list(each.allowances.items()):
                 if allowance not in told:
                     allowance.unread(now, sent, cost)
@@ -315,7 +331,7 @@ class Gate:
             now = self._now()
             sent = None if back is None else back.at
             if known:
-                for lane in self._lanes_of(self._lanes[""] if back is None else back.lane):
+                for lane in (self._common if back is None else back.lane).chain:
                     for allowance in lane.allowances.values():
                         allowance.refused(now, sent)
             elif self._pacer is None:
@@ -325,17 +341,20 @@ class Gate:
                 self._pacer.limited(now, sent)
 
     def _settle_free(self, now: float) -> None:
+        if self._quotas or self.waiting:
+            return  # it is not, and stays so
         if self._pacer is not None and self._pacer.over(now):
             self._pacer = None
-        self.free = (
-            not self._quotas
-            and self._pacer is None
-            and not self.waiting
-            and all(
-                lane.closed <= now and all(each.roomy(now) for each in lane.allowances.values())
-                for lane in self._lanes.values()
-            )
-        )
+        self.free = self._pacer is None and self._open(now)
+
+    def _open(self, now: float) -> bool:
+        for lane in self._lanes.values():
+            if lane.closed > now:
+                return False
+            for allowance in lane.allowances.values():
+                if not allowance.roomy(now):
+                    return False
+        return True
 
     # For operators ---------------------------------------------------------------------------------------------------
 

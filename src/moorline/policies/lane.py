@@ -54,10 +54,11 @@ class Pass:
 class Lane:
     """What limits some of a service's operations, and who of them waits. The lane without a name holds for all."""
 
-    __slots__ = ("allowances", "closed", "flying", "name", "queued", "waiting")
+    __slots__ = ("allowances", "chain", "closed", "flying", "name", "queued", "waiting")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, common: Lane | None = None) -> None:
         self.name = name
+        self.chain: tuple[Lane, ...] = (self,) if common is None else (common, self)  # all that hold for its calls
         self.allowances: dict[str, Allowance] = {}
         self.closed = 0.0  # until when
         self.flying = 0.0  # cost of what is on its way

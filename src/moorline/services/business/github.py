@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-from moorline.calls.dialects import Headed
+from moorline.calls.dialects import LimitFields
 from moorline.calls.service import (
     BearerKey,
     Endpoints,
@@ -70,16 +70,6 @@ class Repository:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-class _Limits(RateLimitHeaders):
-    """Retry-After, else the reset when nothing remains, else a minute: so GitHub's page on limits."""
-
-    def asked_wait(self, answer: Headed, now: float) -> float | None:
-        """Seconds to wait, for an answer that is a limit."""
-        asked = RateLimitHeaders.asked_wait(self, answer, now)
-        limited = getattr(answer, "status", None) in _LIMITED
-        return _SECONDARY_WAIT if asked is None and limited else asked
-
-
 def _is_limit(exchange: Exchange) -> bool:
     """Whether a 403 is a limit and no lack of rights: nothing remains, a time is named, or the message says so."""
     if exchange.status not in _LIMITED:
@@ -99,7 +89,18 @@ class GitHub(Service):
     docs = "services/business/github.md, github.json"
     endpoints = Endpoints("https://api.github.com")
     credentials = BearerKey(env="GITHUB_TOKEN", sandbox="github_pat_sandbox")
-    limits = _Limits(remaining="X-RateLimit-Remaining", reset="X-RateLimit-Reset", reset_as="epoch")
+    limits = RateLimitHeaders(
+        fields=(
+            LimitFields(
+                remaining="X-RateLimit-Remaining",
+                limit="X-RateLimit-Limit",
+                reset="X-RateLimit-Reset",
+                reset_as="epoch",
+                bucket="X-RateLimit-Resource",  # core, search, graphql, …: each for itself
+            ),
+        ),
+        silent=_SECONDARY_WAIT,
+    )
     errors = ErrorMap(
         code="errors.0.code", message="message", request_id="header:X-GitHub-Request-Id", is_limit=_is_limit
     )

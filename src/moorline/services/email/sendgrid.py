@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
+from moorline.calls.dialects import LimitFields
 from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, Service, operation
 from moorline.services.answers import record, text
 from moorline.services.email.protocol import Address, Attachment, Email, SentEmail
@@ -53,7 +54,9 @@ class SendGrid(Service):
     docs = "services/email/sendgrid.md, sendgrid.json"
     endpoints = Endpoints("https://api.sendgrid.com", regions={"eu": "https://api.eu.sendgrid.com"})
     credentials = BearerKey(env="SENDGRID_API_KEY", sandbox="SG.sandbox")
-    limits = RateLimitHeaders(remaining="X-RateLimit-Remaining", reset="X-RateLimit-Reset", reset_as="epoch")
+    limits = RateLimitHeaders(
+        fields=(LimitFields("X-RateLimit-Remaining", "X-RateLimit-Limit", "X-RateLimit-Reset", reset_as="epoch"),)
+    )
     errors = ErrorMap(code="errors.0.field", message="errors.0.message", request_id="id")
     default_headers: ClassVar[Mapping[str, str]] = {"Accept": "application/json"}  # without it the answer is 406
 
