@@ -26,14 +26,24 @@ _boards: Final[weakref.WeakKeyDictionary[Guards, Flights]] = weakref.WeakKeyDict
 _lock: Final = threading.Lock()
 
 
+class _Seat:
+    """One who waits: how to wake it, and whether it has to send, because who did before is gone."""
+
+    __slots__ = ("leads", "wake")
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.wake = wake
+        self.leads = False
+
+
 class _Flight:
-    """One request under way, and who is told of its end. ``end`` is None when it gave nothing that can be shared."""
+    """One request under way, who waits for its end, and the end when it is there."""
 
     __slots__ = ("end", "waiting")
 
     def __init__(self) -> None:
         self.end: Exchange | CallError | None = None
-        self.waiting: list[Callable[[], None]] = []
+        self.waiting: list[_Seat] = []
 
 
 class Waiter:
@@ -87,64 +97,87 @@ class Flights:
         """The answer of *send*, or of the equal request that is already under way."""
         loop = asyncio.get_running_loop()
         place = loop, key
-        rest: AbstractContextManager[None] = nullcontext()
-        while True:
-            future: asyncio.Future[None] = loop.create_future()
-            flight, leads = self._board(place, partial(_arrive, future))
-            if leads:
-                with self._flown(place, flight), rest:
-                    flight.end = answer = await send()
-                return answer
-            try:
-                async with asyncio.timeout(waiter.left()):
-                    await future
-            except TimeoutError:
-                raise waiter.late() from None
+        future: asyncio.Future[None] = loop.create_future()
+        flight, seat = self._board(place, partial(_arrive, future))
+        if seat is not None:
+            with self._seated(place, flight, seat):
+                try:
+                    async with asyncio.timeout(waiter.left()):
+                        await future
+                except TimeoutError:
+                    raise waiter.late() from None
             if flight.end is not None:
                 return _own(flight.end)
-            rest = waiter.rest()
+        with self._flown(place, flight), nullcontext() if seat is None else waiter.rest():
+            flight.end = answer = await send()
+        return answer
 
     def share(self, key: Any, send: Callable[[], Exchange], waiter: Waiter) -> Exchange:
         """As ``share_async``, among the threads of this process."""
         place = None, key
-        rest: AbstractContextManager[None] = nullcontext()
-        while True:
-            arrived = threading.Event()
-            flight, leads = self._board(place, arrived.set)
-            if leads:
-                with self._flown(place, flight), rest:
-                    flight.end = answer = send()
-                return answer
-            if not arrived.wait(waiter.left()):
-                raise waiter.late()
+        arrived = threading.Event()
+        flight, seat = self._board(place, arrived.set)
+        if seat is not None:
+            with self._seated(place, flight, seat):
+                if not arrived.wait(waiter.left()):
+                    raise waiter.late()
             if flight.end is not None:
                 return _own(flight.end)
-            rest = waiter.rest()
+        with self._flown(place, flight), nullcontext() if seat is None else waiter.rest():
+            flight.end = answer = send()
+        return answer
 
-    def _board(self, place: Any, wake: Callable[[], None]) -> tuple[_Flight, bool]:
-        """The flight of *place*, and whether the caller must fly it; if not, it is woken at its end."""
+    def _board(self, place: Any, wake: Callable[[], None]) -> tuple[_Flight, _Seat | None]:
+        """The flight of *place*, and the caller's seat in it; without one the caller must fly it."""
         with self._lock:
             flight = self._flights.get(place)
             if flight is None:
                 flight = self._flights[place] = _Flight()
-                return flight, True
-            flight.waiting.append(wake)
-            return flight, False
+                return flight, None
+            seat = _Seat(wake)
+            flight.waiting.append(seat)
+            return flight, seat
+
+    @contextmanager
+    def _seated(self, place: Any, flight: _Flight, seat: _Seat) -> Iterator[None]:
+        """Who leaves before the end gives up the seat, and hands on what it was just asked to do."""
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                leads = seat.leads
+                if seat in flight.waiting:
+                    flight.waiting.remove(seat)
+            if leads:
+                self._hand_over(place, flight)
+            raise
 
     @contextmanager
     def _flown(self, place: Any, flight: _Flight) -> Iterator[None]:
-        """Land whatever happens, and wake who waits."""
+        """Land with the end, and wake all; without one that can be shared, the next in line flies on."""
         try:
             yield
         except BaseException as error:
             flight.end = _shareable(error)
             raise
         finally:
-            with self._lock:
+            if flight.end is None:
+                self._hand_over(place, flight)
+            else:
+                with self._lock:
+                    del self._flights[place]
+                    waiting, flight.waiting = flight.waiting, []
+                for seat in waiting:
+                    seat.wake()
+
+    def _hand_over(self, place: Any, flight: _Flight) -> None:
+        with self._lock:
+            if not flight.waiting:
                 del self._flights[place]
-                waiting, flight.waiting = flight.waiting, []
-            for wake in waiting:
-                wake()
+                return
+            seat = flight.waiting.pop(0)
+            seat.leads = True
+        seat.wake()
 
 
 def flights_of(guards: Guards) -> Flights:
