@@ -166,7 +166,10 @@ class Allowance:
         """After a reset nobody knows what it gave back: one finds out, others follow at the limit's average rate."""
         most = max(self._limit, 1.0)
         gap = self._gap / self._part
-        open_ = min(1.0 + (now - self.resets) / gap, most) - self._probes
+        open_ = 1.0 + (now - self.resets) / gap - self._probes
+        if open_ > most:
+            self._probes += open_ - most
+            open_ = most
         wanted = ahead + min(cost, most)
         return (wanted - open_) * gap if wanted > open_ else 0.0
 
