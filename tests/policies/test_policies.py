@@ -12,7 +12,7 @@ from moorline.errors import ConfigurationError
 from moorline.policies.breaker import Breaker, BreakerState
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
 from moorline.policies.policy import Policy
-from moorline.policies.rate import RateGate, RateLimit, TokenBucket, retry_after_seconds
+from moorline.policies.rate import RateLimit
 from moorline.policies.retry import Retry, RetryBudget
 
 
@@ -157,51 +157,6 @@ def test_budget_bounds_a_storm():
     assert taken <= 20 + 200
     clock.advance(5)
     assert sum(budget.take() for _ in range(50)) in (5, 6)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("2", 2.0),
-        (" 0.5 ", 0.5),
-        ("Wed, 21 Oct 2015 07:28:10 GMT", 10.0),
-        ("Wed, 21 Oct 2015 07:27:00 GMT", 0.0),
-        ("-1", None),
-        ("nan", None),
-        ("1e9", None),
-        ("", None),
-        ("soon", None),
-    ],
-)
-def test_retry_after(value, seconds):
-    """Retry-After is understood as seconds or as a date, and ignored as anything else."""
-    assert retry_after_seconds(value, 1445412480.0) == seconds
-
-
-@given(st.text(max_size=60), st.floats(0, 4e9))
-def test_retry_after_never_fails(value, now):
-    """No header makes the parser raise or return a negative wait."""
-    seconds = retry_after_seconds(value, now)
-    assert seconds is None or seconds >= 0
-
-
-def test_quota_is_fair():
-    """The bucket tells each caller a later time than the one before, and refuses what takes too long."""
-    clock = ManualClock()
-    bucket = TokenBucket(RateLimit(2, per=1.0), clock.monotonic)
-    assert [bucket.take(9) for _ in range(4)] == [(True, 0), (True, 0), (True, 0.5), (True, 1.0)]
-    assert bucket.take(1.0) == (False, 1.5)
-
-
-def test_gate_only_lengthens():
-    """A second, shorter closing does not open the gate early."""
-    clock = ManualClock()
-    gate = RateGate(clock.monotonic)
-    gate.close(5)
-    gate.close(1)
-    assert gate.wait() == pytest.approx(5)
-    clock.advance(5)
-    assert gate.wait() == 0
 
 
 def test_bulkhead_hands_slots_on():
