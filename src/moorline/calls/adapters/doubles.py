@@ -29,10 +29,10 @@ class Double(NamedTuple):
 
 def doubles(sdk: Any) -> list[Double]:
     """The retries that *sdk* (a client, a session, an adapter, a function) brings along; empty when there are none."""
-    room = type(sdk).__module__.partition(".")[0]
-    look = _SDKS.get(room)
-    if look is not None:
-        return look(sdk)
+    for kind in type(sdk).__mro__:
+        look = _SDKS.get(kind.__module__.partition(".")[0])
+        if look is not None:
+            return look(sdk)
     return _of_function(sdk) if callable(sdk) and hasattr(sdk, "__wrapped__") else _stainless(sdk)
 
 
