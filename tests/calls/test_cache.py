@@ -73,6 +73,18 @@ def test_a_fresh_answer_costs_no_request(colour):
 
 
 @both
+def test_an_answer_from_the_cache_explains_itself(colour):
+    """The time line of a Call that needed no request says so, and not that it was never sent."""
+    ledger = service(Script(tagged('"a"', cache_control="max-age=60")))
+    first, second = ledger.read("1"), ledger.read("1")
+    run(colour, first)
+    run(colour, second)
+    assert "answered 200" in first.explain()
+    assert "1 attempt" in first.explain()
+    assert "answered 200 after 0.000 s, 0 attempts" in second.explain()
+
+
+@both
 def test_a_fresh_answer_is_given_when_the_service_is_down(colour):
     """An open breaker stops requests, not what is known."""
     script = Script(tagged('"a"', cache_control="max-age=10"), 500)

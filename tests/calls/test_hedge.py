@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from typing import Any
@@ -255,6 +256,37 @@ async def test_cancelled_with_both_under_way():
     guard = ledger.context_of(ledger.read("1")).guard
     assert guard.bulkhead is not None
     assert (guard.bulkhead.busy, len(asyncio.all_tasks()), sorted(track.cancelled)) == (0, 1, [0, 1])
+
+
+@both
+def test_on_a_real_server_no_connection_is_left_in_use(colour):
+    """The first request is never answered, the second is: the pool has no request left and the loser's slot is free."""
+    turns = itertools.count()
+
+    async def second_only(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if next(turns) == 0:
+            await silent(head, reader, writer)
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"id":"1"}')
+
+    async def whole(ledger: Ledger) -> Any:
+        answer = await ledger.read("1").using(hedge=0.05)
+        assert (await ledger._pools.for_loop())._pool._requests == []
+        assert len(asyncio.all_tasks()) == 1
+        await ledger.aclose()
+        return answer
+
+    with FaultServer(second_only) as server:
+        policy = Policy(attempt_timeout=0.5, retry=None, bulkhead=Bulkhead(5))
+        ledger = Ledger("k", base_url=server.url, guards=Guards(), policy=policy)
+        answer = asyncio.run(whole(ledger)) if colour == "async" else ledger.read("1").using(hedge=0.05).result()
+        assert answer == "1"
+        for thread in threading.enumerate():
+            if thread.name == "moorline-hedge":
+                thread.join(10)
+        guard = ledger.context_of(ledger.read("1")).guard
+        assert guard.bulkhead is not None
+        assert guard.bulkhead.busy == 0
+        ledger.close()
 
 
 def test_a_blocking_loser_frees_what_it_holds():

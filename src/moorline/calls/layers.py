@@ -6,16 +6,19 @@ Calls that ask for none of it do not come here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from moorline.calls import story
 from moorline.calls.cache import Validating, through
 from moorline.calls.coalesce import Waiter, flights_of
 from moorline.calls.hedge import hedged, hedged_async
 from moorline.calls.identity import identity
 from moorline.calls.sending import ServiceContext
+from moorline.errors import CallError
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -65,6 +68,38 @@ class _Layers:
         twin.story = self.story
         return twin
 
+    @contextmanager
+    def told(self) -> Iterator[list[Exchange]]:
+        """Ends the story of a Call that sent nothing itself: the cache or another's request answered it."""
+        begun = self.service.clock.monotonic()
+        answers: list[Exchange] = []
+        try:
+            yield answers
+        except CallError as error:
+            self._tell(begun, error.status, error)
+            raise
+        for answer in answers:
+            self._tell(begun, answer.status, None)
+
+    def _tell(self, begun: float, status: int | None, error: CallError | None) -> None:
+        if self.story:
+            return
+        end = story.Finished(
+            at=self.service.clock.wall(),
+            service=self.service.name,
+            operation=self.call.operation,
+            call=story.new_number(),
+            reason="without a request of its own" if error is None else error.message,
+            status=status,
+            attempts=0,
+            elapsed=self.service.clock.monotonic() - begun,
+            outcome="done" if error is None else error.outcome,
+            error=None if error is None else type(error).__name__,
+        )
+        self.story.append(end)
+        if story.watchers:
+            story.tell(end)
+
 
 def _plain(context: ServiceContext) -> Generator[ServiceContext, Exchange, Exchange]:
     return (yield context)
@@ -90,9 +125,13 @@ async def send_async(service: Service, call: Call[Any]) -> Exchange:
         )
 
     whole = partial(_walk_async, layers, one)
-    if not layers.shares:
-        return await whole()
-    return await flights_of(service.guards).share_async(layers.key(), whole, layers.waiter)
+    with layers.told() as answers:
+        if layers.shares:
+            answer = await flights_of(service.guards).share_async(layers.key(), whole, layers.waiter)
+        else:
+            answer = await whole()
+        answers.append(answer)
+    return answer
 
 
 def send(service: Service, call: Call[Any]) -> Exchange:
@@ -115,9 +154,13 @@ def send(service: Service, call: Call[Any]) -> Exchange:
         )
 
     whole = partial(_walk, layers, one)
-    if not layers.shares:
-        return whole()
-    return flights_of(service.guards).share(layers.key(), whole, layers.waiter)
+    with layers.told() as answers:
+        if layers.shares:
+            answer = flights_of(service.guards).share(layers.key(), whole, layers.waiter)
+        else:
+            answer = whole()
+        answers.append(answer)
+    return answer
 
 
 async def _walk_async(layers: _Layers, one: Callable[[ServiceContext], Awaitable[Exchange]]) -> Exchange:
