@@ -142,11 +142,12 @@ class Validating(ServiceContext):
         return super().judge(answer)
 
 
-def through(cache: Cache, service: Service, call: Call[Any]) -> Generator[ServiceContext, Exchange, Exchange]:
+def through(
+    cache: Cache, service: Service, call: Call[Any], context: ServiceContext
+) -> Generator[ServiceContext, Exchange, Exchange]:
     """The conversation of one Call with *cache*: yields what must be sent, is resumed with the answer (or what
-    sending raised), and returns the answer for the caller.
+    sending raised), and returns the answer for the caller. *context* is that of the Call as it is.
     """
-    context = service.context_of(call)
     request = context.request()
     headers = {name.lower(): text for name, text in request.headers.items()}
     tenant = call.options.tenant

@@ -41,18 +41,22 @@ class _Layers:
         self.policy = options.applied(service.policy)
         self.shares = bool(wanted and reads)
         self.hedge: Hedge | None = options.hedge if reads else None
+        self.context = service.context_of(self.call, policy=self.policy)
         self.waiter = Waiter(service.name, call.operation, self.policy.deadline, service.clock)
 
     def key(self) -> Any:
         """What must be equal for Calls to share a request: the request itself, and how it is retried."""
-        request = self.service.context_of(self.call).request()
-        return identity(request, self.call.options.tenant), self.policy.retry, self.policy.attempt_timeout
+        return (
+            identity(self.context.request(), self.call.options.tenant),
+            self.policy.retry,
+            self.policy.attempt_timeout,
+        )
 
     def steps(self) -> Generator[ServiceContext, Exchange, Exchange]:
         """What to send, one after another; the conversation with the cache, if there is one."""
         if self.service.cache is not None:
-            return through(self.service.cache, self.service, self.call)
-        return _plain(self.service.context_of(self.call))
+            return through(self.service.cache, self.service, self.call, self.context)
+        return _plain(self.context)
 
     def may(self, context: ServiceContext) -> bool:
         """Whether a hedge may be sent; True has paid for it, as for a retry."""
@@ -155,10 +159,7 @@ def send(service: Service, call: Call[Any]) -> Exchange:
 
     whole = partial(_walk, layers, one)
     with layers.told() as answers:
-        if layers.shares:
-            answer = flights_of(service.guards).share(layers.key(), whole, layers.waiter)
-        else:
-            answer = whole()
+        answer = flights_of(service.guards).share(layers.key(), whole, layers.waiter) if layers.shares else whole()
         answers.append(answer)
     return answer
 
