@@ -271,6 +271,57 @@ async def test_redirects_and_websockets_pass():
             assert await socket.receive_str() == "hi"
 
 
+async def test_redirects_share_one_deadline():
+    """The hops of a redirect have together the time of one request."""
+    clock = ManualClock()
+    away: Any = (302, {"location": "/on", "retry-after": "0"}, b"")
+    with Scripted((429, {"retry-after": "6"}, b""), away, (429, {"retry-after": "6"}, b""), GOOD) as server:
+        async with session(Policy(deadline=10), guards=Guards(clock)) as client:
+            with pytest.raises(errors.RateLimited):
+                await client.get(server.url)
+        assert clock.monotonic() < 10
+        assert len(server.heads) == 3
+    with Scripted(away, (429, {"retry-after": "6"}, b""), GOOD) as server:
+        async with session(Policy(deadline=10)) as client, client.get(server.url) as response:
+            assert response.status == 200
+
+
+async def test_a_full_pool_is_no_failure_of_the_service():
+    """Who waits in vain for a connection of the session's own was not sent, and leaves the breaker closed."""
+    policy = Policy(deadline=0.3, retry=None, breaker=Breaker(failures=1))
+    with FaultServer(fault_server.drip) as slow:
+        pipeline = middleware(policy, guards=Guards())
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(connector=connector, middlewares=(pipeline,)) as client:
+            async with client.get(slow.url):
+                with pytest.raises(errors.DeadlineExceeded) as caught:
+                    await client.get(slow.url)
+                assert (caught.value.outcome, caught.value.code) == ("not_sent", "pool")
+            async with client.get(slow.url) as response:
+                assert response.status == 200
+        assert len(slow.heads) == 2
+
+
+async def test_cancelled_requests_leave_nothing_behind():
+    """Requests cancelled while they connect, wait and stream leave no slot, connection or task."""
+    policy, guards = Policy(bulkhead=Bulkhead(20, queue=1000), retry=None), Guards()
+    guard = guards.guard("leaks", policy)
+    with FaultServer(fault_server.drip) as dripping, FaultServer(fault_server.silent) as silent:
+        before = asyncio.all_tasks()
+        async with session(policy, name="leaks", guards=guards) as client:
+            for server in (dripping, silent):
+                for after in (0.0, 0.002, 0.02):
+                    tasks = [asyncio.create_task(_read(client, server.url, "whole")) for _ in range(40)]
+                    await asyncio.wait(tasks, timeout=after)
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
+            assert guard.bulkhead is not None
+            assert (guard.bulkhead.busy, guard.bulkhead.waiting) == (0, 0)
+            assert not client.connector._acquired
+            assert asyncio.all_tasks() == before
+
+
 @asynccontextmanager
 async def _echo():
     async def serve(request: aiohttp.web.BaseRequest) -> aiohttp.web.WebSocketResponse:

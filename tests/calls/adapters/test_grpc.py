@@ -174,6 +174,17 @@ def test_a_refused_connection_was_not_sent(colour):
     assert (error.outcome, len(error.attempts), error.code()) == ("not_sent", 3, Code.UNAVAILABLE)
 
 
+def test_without_the_channel_nothing_passes_for_unsent():
+    """Where it cannot be seen whether the channel stands, a call that found nobody may have been sent."""
+    with GrpcServer(b"") as server:
+        gone = server.target
+    with grpc.insecure_channel(gone) as plain:
+        put = grpc.intercept_channel(plain, ClientInterceptor(guards=Guards(ManualClock()))).unary_unary(PUT)
+        with pytest.raises(errors.ServiceUnavailable) as caught:
+            put(b"")
+    assert caught.value.outcome == "unknown"
+
+
 def test_a_servers_words_are_no_proof():
     """A server that repeats what its own client said has got the call: it may have acted."""
     said = "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Connection refused"
@@ -229,7 +240,9 @@ def test_streams_are_counted_and_bounded(colour):
         with pytest.raises(grpc.RpcError) as late:
             Client(colour, server.target, policy, guards=Guards()).stream("/pkg.Slow/Stream")
         assert time.monotonic() - begun < 0.7
-        assert isinstance(late.value, errors.CallError)
+        assert isinstance(late.value, errors.DeadlineExceeded)
+        error: Any = late.value
+        assert error.code() is Code.DEADLINE_EXCEEDED
 
 
 @both

@@ -12,6 +12,7 @@ from urllib.error import URLError
 import aiohttp
 import httpx2
 import pytest
+from aiohttp_retry import ExponentialRetry, RetryClient
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.http_retry.builtin_async_handlers import AsyncRateLimitErrorRetryHandler
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
@@ -21,6 +22,7 @@ from tests.calls.fault_server import FaultServer
 from tests.calls.ledger import both
 
 from moorline import errors
+from moorline.calls.adapters.aiohttp import middleware
 from moorline.calls.adapters.slack import AsyncWebClient, WebClient
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
@@ -236,6 +238,22 @@ def test_the_sdks_retries_are_refused(colour):
         slack.client.retry_handlers.append(handler)
         with pytest.raises(errors.ConfigurationError, match="multiply"):
             slack.read()
+
+
+async def test_a_session_with_retries_is_refused():
+    """A session that repeats by itself, or through us already, is refused; a plain one is used."""
+    with Scripted(OK) as server:
+        async with aiohttp.ClientSession(middlewares=(middleware(),)) as ours:
+            client = AsyncWebClient(TOKEN, session=ours, guards=Guards())
+            with pytest.raises(errors.ConfigurationError, match="middleware"):
+                await client.auth_test()
+        async with RetryClient(retry_options=ExponentialRetry(attempts=3)) as retrying:
+            client = AsyncWebClient(TOKEN, session=retrying, guards=Guards())
+            with pytest.raises(errors.ConfigurationError, match="multiply"):
+                await client.auth_test()
+        async with aiohttp.ClientSession() as plain:
+            client = AsyncWebClient(TOKEN, base_url=server.url, session=plain, guards=Guards())
+            assert (await client.auth_test())["ok"]
 
 
 def test_a_proxy_is_used():

@@ -180,6 +180,19 @@ def test_the_sdks_retries_are_off(colour, caplog):
     assert sum("double_retries_off" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_the_module_wide_client(monkeypatch):
+    """The SDK's older style runs on the pipeline too, and its default of two retries is off."""
+    script = Script(500)
+    policy = Policy(retry=None)
+    client = Client(policy, guards=Guards(script.clock), wire=httpx2.MockTransport(script))
+    monkeypatch.setattr(stripe, "default_http_client", client)
+    monkeypatch.setattr(stripe, "api_key", KEY)
+    assert stripe.max_network_retries == 2
+    with pytest.raises(errors.ServiceUnavailable):
+        stripe.Customer.retrieve("cus_1")
+    assert len(script.requests) == 1
+
+
 @both
 def test_state_is_shared_by_name(colour):
     """Clients of one name share a breaker; another name has its own."""

@@ -2,7 +2,7 @@
 
 Hooks are those of aiohttp 3.14.5 (``client_middlewares.py``, ``client.py``, ``client_reqrep.py``): a middleware may
 call its handler again with the same request, whose body rewinds itself unless it says that it is ``consumed``. The
-session follows redirects above the middleware, so each hop is a call of its own; its own ``ClientTimeout`` holds too.
+session follows redirects above the middleware: each hop is a call, within one deadline. ``ClientTimeout`` holds too.
 
 What gives no response raises one of :mod:`moorline.errors` that is also aiohttp's exception of that kind; so does a
 429 that is given up (a ``ClientResponseError``). The session itself sends an idempotent request once more after a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Final
 
 import aiohttp
@@ -29,6 +30,7 @@ from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import IDEMPOTENT
 from moorline.calls.guards import Guards
 from moorline.calls.timer import Timer
+from moorline.clock import Clock
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
@@ -41,7 +43,7 @@ from moorline.errors import (
 )
 from moorline.policies.policy import Policy
 
-__all__ = ["middleware"]
+__all__ = ["is_ours", "middleware"]
 
 Middleware = Callable[[ClientRequest, ClientHandlerType], Awaitable[ClientResponse]]
 
@@ -54,6 +56,9 @@ _NOT_SENT: Final = (
 _WIRE_ERRORS: Final = (aiohttp.ClientError, OSError)
 _SWITCHING: Final = 101
 
+_SHORTEST: Final = 0.001
+
+_hops: ContextVar[tuple[object, float] | None] = ContextVar("moorline_aiohttp_hops", default=None)
 _under_way: ContextVar[ClientRequest | None] = ContextVar("moorline_aiohttp", default=None)
 
 
@@ -73,7 +78,7 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
             raise ConfigurationError(
                 "middlewares: moorline is in there twice, and retries would multiply; leave one of the two out"
             )
-        call = _Call(request, name or request.url.authority, chosen, shared)
+        call = _Call(request, name or request.url.authority, _in_time(request, chosen, shared.clock), shared)
         token = _under_way.set(request)
         try:
             answer = await drive_async(Pipeline(call).run(), _Wire(handler), call.clock)
@@ -82,7 +87,25 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
         response: ClientResponse = answer.response
         return response
 
+    through_pipeline.moorline = True  # type: ignore[attr-defined]  # for ``is_ours``
     return through_pipeline
+
+
+def is_ours(session: aiohttp.ClientSession) -> bool:
+    """Whether requests of *session* pass through the pipeline."""
+    return any(getattr(each, "moorline", False) for each in getattr(session, "_middlewares", ()))
+
+
+def _in_time(request: ClientRequest, policy: Policy, clock: Clock) -> Policy:
+    """The policy of a hop: a redirect has no more time than the request before it had left."""
+    if policy.deadline is None:
+        return policy
+    timer = getattr(request, "_timer", None)  # one for all hops of a request
+    known, now = _hops.get(), clock.monotonic()
+    if known is not None and known[0] is timer:
+        return replace(policy, deadline=max(known[1] - now, _SHORTEST))
+    _hops.set(None if timer is None else (timer, now + policy.deadline))
+    return policy
 
 
 class _Call(Foreign):
@@ -169,7 +192,8 @@ class _Wire:
                 response = await self._handler(request)
         except _WIRE_ERRORS as error:
             if isinstance(error, TimeoutError) and timer.expired:
-                raise Expired(sent=request.response is not None) from None
+                sent = request.response is not None
+                raise Expired(sent=sent, in_pool=not sent and _pool_is_full(request)) from None
             raise call.translated(error) from error
         finally:
             request.response = None
@@ -184,6 +208,12 @@ class _Wire:
                     await response.read()
         finally:
             response.release()
+
+
+def _pool_is_full(request: ClientRequest) -> bool:
+    """Whether the session's own pool has no connection left for this host, which says nothing of the service."""
+    available = getattr(request.session.connector, "_available_connections", None)
+    return callable(available) and available(request.connection_key) <= 0
 
 
 def _theirs(error: CallError) -> type[Exception]:

@@ -22,6 +22,7 @@ from moorline.errors import (
     CallError,
     ConfigurationError,
     DeadlineExceeded,
+    DeadlineOutcomeUnknown,
     LimitFault,
 )
 
@@ -30,6 +31,7 @@ __all__ = ["Rpc", "RpcFailure", "Shared", "channel_options", "connected", "core_
 Safe = Collection[str] | Callable[[str], bool]
 
 under_way: Final[ContextVar[bool]] = ContextVar("moorline_grpc", default=False)
+_ROUNDING: Final = 0.002  # gRPC counts in milliseconds
 _SHORTEST: Final = 0.001
 _READY: Final = 2  # cygrpc.ConnectivityState.ready
 _POLICIES: Final = ("retryPolicy", "hedgingPolicy")
@@ -138,7 +140,7 @@ class Shared:
 class Rpc(CallContext["Rpc", Ended]):
     """One call, which is its own view for the engine."""
 
-    __slots__ = ("_ended",)
+    __slots__ = ("_deadline", "_ended")
 
     replayable = True
 
@@ -152,8 +154,9 @@ class Rpc(CallContext["Rpc", Ended]):
         self._ended = None if error is None else answer
         return error
 
-    def succeeded(self, answer: Ended, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Ended:  # noqa: ARG002 (gRPC keeps the deadline of what goes on)
+    def succeeded(self, answer: Ended, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Ended:
         """A call that goes on keeps the lease until it ends."""
+        self._deadline = deadline
         if answer.code is not None:
             lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         else:
@@ -172,6 +175,8 @@ class Rpc(CallContext["Rpc", Ended]):
         """The error of a stream that ended badly."""
         error = self.judge(ended)
         assert error is not None
+        if ended.code is Code.DEADLINE_EXCEEDED and self.clock.monotonic() >= self._deadline - _ROUNDING:
+            error = DeadlineOutcomeUnknown("no complete answer within the deadline", outcome="unknown")
         error.service, error.operation = self.service, self.operation
         return self.raised(error)
 

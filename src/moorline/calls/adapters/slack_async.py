@@ -16,7 +16,9 @@ from slack_sdk.web.async_internal_utils import _request_with_session
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
 
+from moorline.calls.adapters.aiohttp import is_ours
 from moorline.calls.adapters.arguments import checked
+from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
 from moorline.calls.adapters.foreign import Foreign, Reply, said
 from moorline.calls.adapters.slack import RETRIED, failure, is_safe, method_of, refusal, refuse_handlers
@@ -29,6 +31,7 @@ from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
     CallError,
+    ConfigurationError,
     ConnectFailed,
     ConnectionLost,
     RateLimited,
@@ -94,10 +97,21 @@ class AsyncWebClient(SlackAsyncWebClient):
 
     async def _through(self, verb: str, url: str, given: dict[str, Any], method: str, *, safe: bool) -> dict[str, Any]:
         refuse_handlers(self.retry_handlers)
+        if self.session is not None:
+            _refuse_session(self.session)
         call = _Call(self, verb, url, given, operation=method, safe=safe)
         answer = await drive_async(Pipeline(call).run(), _Wire(), call.clock)
         response: dict[str, Any] = answer.response
         return response
+
+
+def _refuse_session(session: Any) -> None:
+    """Raise ConfigurationError for a session that repeats requests by itself, or through us."""
+    refuse_doubles(session)
+    if is_ours(session):
+        raise ConfigurationError(
+            "session has moorline's middleware, and retries would multiply: give AsyncWebClient a plain session"
+        )
 
 
 class _Call(Foreign):
