@@ -28,7 +28,7 @@ from moorline.calls.drivers import drive_async
 from moorline.calls.effects import Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import IDEMPOTENT
-from moorline.calls.guards import Guards
+from moorline.calls.guards import Guard, Guards
 from moorline.calls.timer import Timer
 from moorline.clock import Clock
 from moorline.errors import (
@@ -72,13 +72,16 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
     Raises ConfigurationError naming the argument.
     """
     chosen, shared = checked("aiohttp.middleware", policy, name, guards)
+    guard = shared.guard(name, chosen) if name else None
 
     async def through_pipeline(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if _under_way.get() is request:
             raise ConfigurationError(
                 "middlewares: moorline is in there twice, and retries would multiply; leave one of the two out"
             )
-        call = _Call(request, name or request.url.authority, _in_time(request, chosen, shared.clock), shared)
+        called = name or request.url.authority
+        state = guard or shared.guard(called, chosen)
+        call = _Call(request, called, _in_time(request, chosen, shared.clock), shared, state)
         token = _under_way.set(request)
         try:
             answer = await drive_async(Pipeline(call).run(), _Wire(handler), call.clock)
@@ -113,7 +116,7 @@ class _Call(Foreign):
 
     __slots__ = ("_refused", "sent")
 
-    def __init__(self, sent: ClientRequest, name: str, policy: Policy, guards: Guards) -> None:
+    def __init__(self, sent: ClientRequest, name: str, policy: Policy, guards: Guards, guard: Guard) -> None:
         super().__init__(
             name=name,
             operation=sent.method,
@@ -121,6 +124,7 @@ class _Call(Foreign):
             guards=guards,
             idempotent=sent.method in IDEMPOTENT,
             key=sent.headers.get("Idempotency-Key"),
+            guard=guard,
         )
         self.sent = sent
         self._refused: Any = None  # the headers of the last 429

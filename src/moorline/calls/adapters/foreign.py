@@ -15,7 +15,7 @@ from moorline import redaction
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.effects import CallContext, Lease
 from moorline.calls.exchange import IDEMPOTENT
-from moorline.calls.guards import Guards
+from moorline.calls.guards import Guard, Guards
 from moorline.errors import (
     Attempt,
     CallError,
@@ -61,7 +61,8 @@ class Foreign(CallContext["Foreign", Reply]):
 
     *key* is the idempotency key that the request carries, if any; *timeout* what the client's user allows an attempt,
     in seconds, where the policy allows more. With *statuses* every status that is given up is an answer, the 429 too:
-    for SDKs that raise their own errors for statuses. *apart* tells that each operation has a rate limit of its own.
+    for SDKs that raise their own errors for statuses. *apart* tells that each operation has a rate limit of its own;
+    *guard* is the state of *name*, where the adapter looked it up before.
     """
 
     __slots__ = ("statuses",)
@@ -80,8 +81,9 @@ class Foreign(CallContext["Foreign", Reply]):
         limits: RateLimitHeaders = _LIMITS,
         retried: Collection[int] = (),
         apart: bool = False,
+        guard: Guard | None = None,
     ) -> None:
-        guard = guards.guard(name, policy, apart=apart)
+        guard = guard or guards.guard(name, policy, apart=apart)
         if timeout is not None and (policy.attempt_timeout is None or timeout < policy.attempt_timeout):
             policy = replace(policy, attempt_timeout=timeout)
         super().__init__(

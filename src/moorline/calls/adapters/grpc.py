@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -102,22 +101,18 @@ class ClientInterceptor(
         return drive(Pipeline(rpc).run(), wire, rpc.clock).call
 
 
-@dataclass(frozen=True, slots=True)
 class _Details(grpc.ClientCallDetails):  # type: ignore[misc]
-    """As gRPC's own, which has no constructor to use."""
+    """As gRPC's own, which has no constructor to use: *given*, with another timeout."""
 
-    method: str
-    timeout: float | None
-    metadata: Any
-    credentials: Any
-    wait_for_ready: bool | None
-    compression: Any
+    __slots__ = ("compression", "credentials", "metadata", "method", "timeout", "wait_for_ready")
 
-    @classmethod
-    def of(cls, given: Any, timeout: float | None) -> _Details:
-        """*given*, with another timeout."""
-        rest = (getattr(given, name, None) for name in ("metadata", "credentials", "wait_for_ready", "compression"))
-        return cls(given.method, timeout, *rest)
+    def __init__(self, given: Any, timeout: float | None) -> None:
+        self.method = given.method
+        self.timeout = timeout
+        self.metadata = getattr(given, "metadata", None)
+        self.credentials = getattr(given, "credentials", None)
+        self.wait_for_ready = getattr(given, "wait_for_ready", None)
+        self.compression = getattr(given, "compression", None)
 
 
 class _Wire:
@@ -134,7 +129,7 @@ class _Wire:
     def send(self, rpc: Rpc, timeout: float | None) -> Ended:
         """How the call ended; or the call itself where it goes on (a stream, or ``future()``)."""
         at = None if timeout is None else time.monotonic() + timeout
-        details = _Details.of(self._details, timeout)
+        details = _Details(self._details, timeout)
         token = under_way.set(True)
         try:
             call = self._continuation(details, self._request)
@@ -143,20 +138,15 @@ class _Wire:
         if not call.done():
             return Ended(call, None)
         code = call.code()
-        error = None if code is Code.OK else call.exception()
-        if error is not None:
-            if code is Code.CANCELLED or not isinstance(error, grpc.RpcError):
-                raise error  # cancelled, or not even a call: a request that cannot be serialised
-            if code is Code.DEADLINE_EXCEEDED and at is not None and time.monotonic() >= at - _ROUNDING:
-                raise Expired(sent=True)
-        return Ended(
-            call,
-            code,
-            call.details(),
-            call.trailing_metadata(),
-            connected=connected(self._core),
-            safe=rpc.idempotent,
-        )
+        if code is Code.OK:
+            return Ended(call, code)
+        error = call.exception()
+        if code is Code.CANCELLED or not isinstance(error, grpc.RpcError):
+            raise error  # cancelled, or not even a call: what another interceptor raised
+        if code is Code.DEADLINE_EXCEEDED and at is not None and time.monotonic() >= at - _ROUNDING:
+            raise Expired(sent=True)
+        stands = connected(self._core)
+        return Ended(call, code, call.details(), call.trailing_metadata(), connected=stands, safe=rpc.idempotent)
 
     def discard(self, answer: Ended) -> None:
         """Nothing to free: the call is over."""

@@ -78,7 +78,7 @@ class Ended:
         self.call = call
         self.code = code
         self.details = details or ""
-        self.trailers: dict[str, str | bytes] = {key.lower(): value for key, value in trailers or ()}
+        self.trailers: dict[str, str | bytes] = {key.lower(): value for key, value in trailers} if trailers else {}
         self.connected = connected
         self.safe = safe
         self.status = 200 if code is None or code is Code.OK else _MEANINGS.get(code, (CallError, 500))[1]
@@ -105,9 +105,10 @@ class Ended:
 
 def error_of(ended: Ended) -> CallError | None:
     """The error that a status is; None for OK and for what goes on."""
-    code, said = ended.code, redaction.text(" ".join(ended.details.split()))[:200]
+    code = ended.code
     if code is None or code is Code.OK:
         return None
+    said = redaction.text(" ".join(ended.details.split()))[:200]
     message = f"answered {code.name}" + (f": {said}" if said else "")
     facts: dict[str, Any] = {"status": ended.status, "code": code.name}
     if code is Code.RESOURCE_EXHAUSTED and "message larger than max" in said:  # this side's own limit

@@ -73,6 +73,7 @@ class AsyncWebClient(SlackAsyncWebClient):
         refuse_handlers(handlers)
         self._policy, self._guards = checked("slack.AsyncWebClient", policy, name, guards)
         self._named = name
+        self._guard = self._guards.guard(name, self._policy, apart=True)
         self._safe = frozenset(safe)
 
     async def _request(self, *, http_verb: str, api_url: str, req_args: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +132,7 @@ class _Call(Foreign):
             key=None,
             timeout=client.timeout,
             retried=RETRIED,
-            apart=True,
+            guard=client._guard,  # noqa: SLF001
         )
         self.client = client
         self.verb = verb
