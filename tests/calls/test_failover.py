@@ -295,6 +295,21 @@ def test_the_last_good_answer_of_any(colour):
         run(colour, both_of_them.status("m_2").or_last_good())
 
 
+@both
+def test_it_explains_the_last_sending(colour):
+    """The time line has a part for each service that was asked this time, and for no other."""
+    both_of_them, _first, _second = pair([500], [200])
+    call = both_of_them.send("ada", "hello")
+    assert "not sent yet" in call.explain()
+    run(colour, call)
+    assert [line.split(":")[0] for line in call.explain().splitlines() if line[0] != " "] == [
+        "pigeon.send",
+        "raven.send",
+    ]
+    run(colour, call)
+    assert [line.split(":")[0] for line in call.explain().splitlines() if line[0] != " "] == ["raven.send"]
+
+
 def test_one_key_for_all_who_honour_keys():
     """The caller's own key goes to the services that know keys; where none does it is refused."""
     both_of_them, first, second = pair([500], [200])

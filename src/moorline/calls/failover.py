@@ -151,6 +151,7 @@ class FailoverCall(Call[T]):
     members: dict[int, Call[Any]] = field(default_factory=dict, repr=False)
     # The one that may have done it: whoever sends the Call again must not have another do it too.
     pinned: list[int] = field(default_factory=list, repr=False)
+    asked: list[int] = field(default_factory=list, repr=False)  # in the last sending
 
     # Sending ---------------------------------------------------------------------------------------------------------
 
@@ -211,7 +212,9 @@ class FailoverCall(Call[T]):
         errors: list[CallError] = []
         services = self.failover.services
         positions = self.pinned or list(range(len(services)))
+        self.asked.clear()
         for position in positions:
+            self.asked.append(position)
             later = services[position + 1].name if position < positions[-1] else None
             try:
                 yield self.member(position)
@@ -270,7 +273,8 @@ class FailoverCall(Call[T]):
 
     def explain(self) -> str:
         """What happened at each of the services when this Call was last sent."""
-        return "\n".join(self.members[position].explain() for position in sorted(self.members))
+        told = [self.members[position].explain() for position in self.asked if position in self.members]
+        return "\n".join(told) or Call.explain(self)
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -292,7 +296,7 @@ class FailoverCall(Call[T]):
             members[position] = made if made.idempotency_key is None else made.keyed(idempotency_key)
         if all(made.idempotency_key is None for made in members.values()):
             raise ConfigurationError(f"idempotency_key: none of {self.failover.name} honours one on {self.operation}")
-        return replace(self, members=members, pinned=[])
+        return replace(self, members=members, pinned=[], asked=[])
 
     def to_payload(self) -> dict[str, Any]:
         """The Call as JSON, with the names of the services and the key for each. Raises as ``Call.to_payload``."""
