@@ -118,6 +118,8 @@ def test_a_reset_in_a_named_form(kind, text, seconds):
         ({"ratelimit": '"default";r=5;t=30, "'}, []),
         ({"ratelimit": "?1"}, []),
         ({"x_ratelimit_limit": "100", "x_ratelimit_reset": "7"}, []),
+        ({"x_ratelimit_remaining": "5", "age": "30"}, []),
+        ({"x_ratelimit_remaining": "5", "age": "0"}, [Reading(5)]),
         ({}, []),
     ],
 )

@@ -353,6 +353,20 @@ def test_a_refusal_that_nothing_spoke_of():
     assert sum(passed(gate) for _ in range(100)) < rate
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_refusal_for_another_limit_than_the_one_spoken_of(counted):
+    """A refusal with 4,000 calls left, such as GitHub's secondary limit, is one that nothing spoke of: it slows down."""
+    gate, clock = gate_of()
+    plenty = Reading(4000, 5000, 3000)
+    gate.heed((plenty,))
+    held = gate.take(60.0) if counted else None
+    gate.limited(held, known=True)
+    gate.heed((plenty,), held)
+    assert not gate.free
+    clock.advance(1)
+    assert sum(passed(gate) for _ in range(50)) <= 2
+
+
 # Services that limit, in simulated time ------------------------------------------------------------------------------
 
 ALLOWED = 100  # calls a window

@@ -365,6 +365,8 @@ class RateLimitHeaders:
         for first, read in self._readers:
             if header(first) is not None:
                 found = (*found, *read(answer, lambda: _server_time(answer, now)))
+        if found and (number(header("age")) or 0.0) > 0:
+            return ()  # from a cache on the way: what it says is past (section 7.3 of the draft)
         return found
 
     def asked_wait(self, answer: Headed, now: float) -> float | None:

@@ -20,11 +20,12 @@ _SCARCE: Final = 0.2  # of the limit: below, what remains is spread over the tim
 _LONGEST_GAP: Final = 1.0  # but never thinner than this: who calls now and then must not wait while calls remain
 _UNSURE_GAP: Final = 0.25  # between probes after a reset whose effect nobody has seen yet
 _ROUNDING: Final = 1.5  # seconds by which the resets of one window differ: whole seconds, and the way back
+_TELLING: Final = 3.0  # seconds
 _ROOMY: Final = 500.0  # so much more than any process has in flight that there is no need to count
 _FORGOTTEN: Final = 60.0  # seconds after the window without a word, and the service has stopped saying
 _LEAST: Final = 0.01  # seconds
 _KEPT: Final = 0.6  # of our part, at a refusal
-_REGAINED: Final = 1.005  # of our part, at an answer
+_REGAINED: Final = 1.002  # of our part, at an answer
 _LEAST_PART: Final = 0.02
 _MOST: Final = 1e15
 _LONGEST: Final = 366 * 86_400.0
@@ -254,10 +255,14 @@ class Allowance:
         """After a reset: what a new window would say was used, and what a sliding one would; the nearer is right."""
         used, anew, sliding = self._limit - reading.remaining, self._probes, self._trail.total(now, self._window)
         if sliding - anew > max(2.0, 0.05 * self._limit):
-            nearer = abs(used - sliding) < abs(used - anew)
+            nearer = abs(used - sliding) < abs(used - anew) and not self._anew(reading)
             self._slides, self._restores = nearer and self._strikes < 2, not nearer
         elif reading.remaining >= self._limit / 2:
             self._restores = True
+
+    def _anew(self, reading: Reading) -> bool:
+        """Whether the window has just begun by its own account; whole seconds tell nothing of a short one."""
+        return self._window >= _TELLING and (reading.resets_in or 0.0) > 0.8 * self._window
 
     def _count_down(self, reading: Reading, now: float, sent: float | None, cost: float) -> None:
         self._own += cost
@@ -286,7 +291,7 @@ class Allowance:
         if used < ours / 2 and ours > 0.3 * self._limit:  # it forgot what we remember: it does begin anew
             self._slides = False
         elif (
-            not self._told and used >= ours / 2 and self._foreign == 0 and self._window_seen < 3
+            not self._told and used >= ours / 2 and self._foreign == 0 and self._window_seen < _TELLING
         ):  # whole seconds make a window too long
             least = max(self._window_seen - 1.0, self._window_seen / 2)
             kept = used + flying + self._trail.since(sent)

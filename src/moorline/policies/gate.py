@@ -278,10 +278,18 @@ class Gate:
                 self._land(back)
                 back.state = "over"
             told: set[Allowance] = set()
+            spent = False
             for reading in readings:
                 if reading.sound:
-                    told.add(self._heed(reading, now, sent, cost, operation))
+                    allowance = self._heed(reading, now, sent, cost, operation)
+                    told.add(allowance)
+                    if back is not None and back.refused and reading.remaining < 1:
+                        allowance.refused(now, sent)
+                        spent = True
             if back is not None:
+                if back.refused and not spent:
+                    self._slow_down(now, sent)
+                back.refused = False
                 self._unread(told, back.lane, sent, cost, now)
             woken = self._next(now)
         for each in woken:
@@ -324,21 +332,27 @@ class Gate:
             self.free = False
 
     def limited(self, back: Pass | None = None, *, known: bool = False) -> None:
-        """The service refused. *known*: it says what remains, so that only our model of its limit was wrong; else it
-        is a limit of which nothing is known: slow down by a part, and find back carefully. Before ``heed``.
+        """The service refused; before ``heed``. *known*: the answer has readings. Where one of them is spent, only our
+        model of that limit was wrong. Else it is a limit of which nothing is known: slow down by a part, and find back
+        carefully.
         """
         with self._lock:
-            now = self._now()
-            sent = None if back is None else back.at
-            if known:
-                for lane in (self._common if back is None else back.lane).chain:
-                    for allowance in lane.allowances.values():
-                        allowance.refused(now, sent)
-            elif self._pacer is None:
-                self._pacer = Pacer(now)
-                self.free = False
-            else:
-                self._pacer.limited(now, sent)
+            if known and back is not None:
+                back.refused = True  # the readings will tell
+            elif not known or self._plenty(self._now()):
+                self._slow_down(self._now(), None if back is None else back.at)
+
+    def _plenty(self, now: float) -> bool:
+        """Whether there are limits, and none of them is near."""
+        known = [each for lane in self._lanes.values() for each in lane.allowances.values()]
+        return bool(known) and all(each.roomy(now) for each in known)
+
+    def _slow_down(self, now: float, sent: float | None) -> None:
+        if self._pacer is None:
+            self._pacer = Pacer(now)
+            self.free = False
+        else:
+            self._pacer.limited(now, sent)
 
     def _settle_free(self, now: float) -> None:
         if self._quotas or self.waiting:

@@ -20,7 +20,7 @@ class Pass:
     that it is worth to ask again earlier, because somebody left the queue or the service brought good news.
     """
 
-    __slots__ = ("at", "cost", "granted", "lane", "ok", "state", "until", "wait", "wake", "why")
+    __slots__ = ("at", "cost", "granted", "lane", "ok", "refused", "state", "until", "wait", "wake", "why")
 
     def __init__(self, lane: Lane, cost: float) -> None:
         self.lane = lane
@@ -30,6 +30,7 @@ class Pass:
         self.why = ""
         self.at = 0.0  # when it was let through
         self.granted = False
+        self.refused = False  # by the service, whose readings tell which limit it was
         self.state: Literal["new", "waiting", "out", "over"] = "new"
         self.until = 0.0  # while it waits: when it means to ask again
         self.wake: Callable[[], None] | None = None
