@@ -325,3 +325,66 @@ def test_a_plain_gateway_error_is_an_answer(colour):
     kind: Any = Transport if colour == "sync" else AsyncTransport
     assert request(colour, policy, "POST", "https://x.example", transport=kind(policy, wire=wire)).status_code == 503
     assert len(script.requests) == 1
+
+
+# The rate gate in the pipeline ---------------------------------------------------------------------------------------
+
+
+def spent(script: Script, remaining: int, seconds: float) -> tuple[int, dict[str, str], bytes]:
+    """A good answer that says how much remains for so many seconds."""
+    reset = str(int(script.clock.wall() + seconds))
+    headers = {"x-ratelimit-limit": "100", "x-ratelimit-remaining": str(remaining), "x-ratelimit-reset": reset}
+    return (200, headers, b'{"id": "b_1"}')
+
+
+@both
+def test_a_good_answer_slows_the_next_call_down(colour):
+    """When an answer says that nothing remains for 20 s, the next call waits for them and is not refused by the service."""
+    script = Script(0, 200)
+    script.answers[0] = spent(script, 0, 20)
+    service = script.service()
+    assert [run(colour, service.read("1")) for _ in range(2)] == ["b_1", "b_1"]
+    assert script.times == [0, pytest.approx(20)]
+
+
+@both
+def test_a_reset_beyond_the_deadline(colour):
+    """What remains spent for longer than the deadline refuses the call at once, unsent, with the time and the reason."""
+    script = Script(0, 200)
+    script.answers[0] = spent(script, 0, 900)
+    service = script.service()
+    run(colour, service.read("1"))
+    with pytest.raises(
+        errors.RateLimited, match="the service allows 0 more calls in 900 s, beyond the deadline"
+    ) as caught:
+        run(colour, service.read("1"))
+    assert (caught.value.outcome, len(script.requests)) == ("not_sent", 1)
+    assert caught.value.retry_at == pytest.approx(script.clock.wall() + 900)
+
+
+@both
+def test_several_quotas_of_our_own(colour):
+    """With 2 a second and 3 a minute, the third call comes after half a second and the fourth with the next minute's share."""
+    script = Script(200)
+    service = script.service(rate=(RateLimit(2), RateLimit(3, per=60.0)), deadline=None)
+    for _ in range(4):
+        run(colour, service.read("1"))
+    assert script.times == pytest.approx([0, 0, 0.5, 20])
+
+
+async def test_a_cancelled_call_leaves_the_gates_queue():
+    """A call that is cancelled while it waits for the quota leaves the queue, and holds nothing of the quota."""
+    policy = Policy(rate=RateLimit(1, per=1000.0), deadline=None)
+    service = Ledger("k", wire=httpx2.MockTransport(Script(200)), policy=policy, guards=Guards())
+    gate = service.guards.guard("ledger", policy).gate
+    await service.read("1")
+    waiting = [asyncio.ensure_future(service.read("1")._answered_async()) for _ in range(3)]
+    for _ in range(20):  # turns of the loop, until all three have come to the gate
+        await asyncio.sleep(0)
+    before = gate.snapshot()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert (before.waiting, before.why) == (3, "our own rate limit of 1 in 1000 s")
+    assert (gate.waiting, gate.snapshot().in_flight) == (0, 0)
+    assert gate.take(2000.0).wait == pytest.approx(1000, abs=5)
