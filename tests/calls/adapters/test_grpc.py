@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import threading
 import time
@@ -334,6 +335,18 @@ async def test_a_cancelled_call_frees_its_slot():
             with pytest.raises(asyncio.CancelledError):
                 await stream.read()
             assert await channel.unary_unary(GET)(b"x") == b"ok"
+
+
+def test_a_forgotten_stream_frees_its_slot():
+    """A stream that its reader leaves in the middle, without a word, is cancelled and frees its slot for who waits."""
+    policy = Policy(bulkhead=Bulkhead(1, queue=1), retry=None, deadline=5)
+    with GrpcServer(b"ok") as server, grpc.insecure_channel(server.target) as plain:
+        channel = intercept(plain, policy, name="one", guards=Guards())
+        assert next(channel.unary_stream("/pkg.Slow/Stream")(b"")) == b"1"
+        gc.collect()
+        begun = time.monotonic()
+        assert channel.unary_unary(GET)(b"x") == b"ok"
+        assert time.monotonic() - begun < 4
 
 
 async def _await(call: Any) -> Any:

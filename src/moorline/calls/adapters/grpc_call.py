@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from dataclasses import replace
@@ -160,7 +161,7 @@ class Rpc(CallContext["Rpc", Ended]):
         if answer.code is not None:
             lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         else:
-            answer.call.add_done_callback(lambda call: self.over(lease, _code_of(call)))
+            _when_over(answer.call, lambda code: self.over(lease, code))
         return answer
 
     def over(self, lease: Lease, code: grpc.StatusCode | None) -> None:
@@ -257,6 +258,24 @@ def _said(ended: Ended | None, what: str) -> Any:
     """What the call that ended says of itself, where it has the methods that gRPC's own have."""
     method = None if ended is None else getattr(ended.call, what, None)
     return method() if callable(method) else None
+
+
+def _when_over(call: Any, tell: Callable[[grpc.StatusCode | None], None]) -> None:
+    """Call *tell* with the status once *call* is over. It must not keep the call alive: gRPC cancels a stream that its
+    reader has forgotten, and a callback that is handed the call would prevent that.
+    """
+    add = getattr(call, "add_callback", None)  # gRPC's blocking calls have it
+    if add is None:
+        call.add_done_callback(lambda ended: tell(_code_of(ended)))
+        return
+    known = weakref.ref(call)
+
+    def over() -> None:
+        ended = known()
+        tell(None if ended is None else _code_of(ended))
+
+    if not add(over):
+        over()
 
 
 def _code_of(call: Any) -> grpc.StatusCode | None:
