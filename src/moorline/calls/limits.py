@@ -9,7 +9,7 @@ negative or beyond a year is as if it were not there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -145,14 +145,22 @@ def _members(text: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield member[1] if member[1] is not None else member[2], dict(_PARAMETER.findall(member[3]))
 
 
+def _policies(text: str) -> Mapping[str, dict[str, str]]:
+    return _read_policies(text) if 0 < len(text) <= _LONGEST_VALUE else {}
+
+
+@lru_cache(maxsize=256)  # they stay the same from one answer of a service to the next
+def _read_policies(text: str) -> dict[str, dict[str, str]]:
+    return dict(_members(text))
+
+
 def _structured(answer: Headed, field_: str) -> tuple[Reading, ...]:
     """``RateLimit: "burst";r=5;t=30`` with its ``RateLimit-Policy: "burst";q=100;w=60``, or draft 07's
     ``limit=100, remaining=5, reset=30``.
     """
     if len(field_) > _LONGEST_VALUE:
         return ()
-    said = answer.header("ratelimit-policy") or ""
-    policies = dict(_members(said)) if len(said) <= _LONGEST_VALUE else {}
+    policies = _policies(answer.header("ratelimit-policy") or "")
     if "remaining=" in field_ and ";" not in field_:
         parts = dict(part.strip().partition("=")[::2] for part in field_.split(","))
         return _triple(parts.get("limit"), parts.get("remaining"), parts.get("reset"), policies)
@@ -176,14 +184,14 @@ def _structured(answer: Headed, field_: str) -> tuple[Reading, ...]:
 
 
 def _triple(
-    limit: str | None, remaining: str | None, reset: str | None, policies: dict[str, dict[str, str]]
+    limit: str | None, remaining: str | None, reset: str | None, policies: Mapping[str, dict[str, str]]
 ) -> tuple[Reading, ...]:
     """The older fields, of which the limit may carry its policies: ``100, 100;w=60``."""
     left = number(remaining)
     if left is None:
         return ()
     most, _, rest = (limit or "").partition(",")
-    windows = policies or (dict(_members(rest)) if len(rest) <= _LONGEST_VALUE else {})
+    windows = policies or _policies(rest)
     window = _whole(windows.get(most.strip(), {}).get("w"))
     return (Reading(left, number(most), _within(number(reset)), _within(window) or None),)
 
@@ -360,7 +368,7 @@ class RateLimitHeaders:
         if structured is not None:
             found = _structured(answer, structured)
         elif (older := header("ratelimit-remaining")) is not None:
-            policies = dict(_members((header("ratelimit-policy") or "")[:_LONGEST_VALUE]))
+            policies = _policies(header("ratelimit-policy") or "")
             found = _triple(header("ratelimit-limit"), older, header("ratelimit-reset"), policies)
         for first, read in self._readers:
             if header(first) is not None:
