@@ -86,6 +86,15 @@ def test_what_only_reads_is_repeated(colour, first):
 
 
 @both
+def test_what_writes_by_get_is_sent_once(colour):
+    """Some methods write by GET, which aiohttp would send again by itself over a broken connection."""
+    with Scripted(ConnectionError, OK) as server:
+        with pytest.raises(errors.OutcomeUnknown):
+            Slack(colour, server).call("admin_emoji_add", name="x", url="https://example.com/x.png")
+        assert len(server.heads) == 1
+
+
+@both
 @pytest.mark.parametrize("busy", [BUSY, (200, {"retry-after": "7"}, b'{"ok": false, "error": "rate_limited"}')])
 def test_a_limit_is_waited_for(colour, busy):
     """A message that was refused for its rate is sent again, no earlier than asked."""

@@ -43,7 +43,7 @@ from moorline.errors import (
 )
 from moorline.policies.policy import Policy
 
-__all__ = ["is_ours", "middleware"]
+__all__ = ["is_ours", "meaning", "middleware"]
 
 Middleware = Callable[[ClientRequest, ClientHandlerType], Awaitable[ClientResponse]]
 
@@ -166,16 +166,7 @@ class _Call(Foreign):
 
     def translated(self, error: Exception, *, in_body: bool = False) -> CallError:  # noqa: ARG002 (its kind says so)
         """What a failure of the session means: nothing left, time is up, or the connection broke."""
-        if isinstance(error, _NOT_SENT):
-            made: CallError = ConnectFailed(f"could not connect ({said(error)})")
-        elif isinstance(error, TimeoutError):
-            made = AttemptTimeout(f"no complete answer in time ({said(error)})")
-        elif isinstance(error, aiohttp.ClientPayloadError):
-            made = BadAnswer(f"the answer is truncated ({said(error)})", retryable=True)
-        else:
-            made = ConnectionLost(f"the connection broke ({said(error)})")
-        made.__cause__ = error
-        return made
+        return meaning(error)
 
 
 class _Wire:
@@ -218,6 +209,20 @@ def _pool_is_full(request: ClientRequest) -> bool:
     """Whether the session's own pool has no connection left for this host, which says nothing of the service."""
     available = getattr(request.session.connector, "_available_connections", None)
     return callable(available) and available(request.connection_key) <= 0
+
+
+def meaning(error: Exception) -> CallError:
+    """What a failure of a session means: nothing left, time is up, or the connection broke."""
+    if isinstance(error, _NOT_SENT):
+        made: CallError = ConnectFailed(f"could not connect ({said(error)})")
+    elif isinstance(error, TimeoutError):
+        made = AttemptTimeout(f"no complete answer in time ({said(error)})")
+    elif isinstance(error, aiohttp.ClientPayloadError):
+        made = BadAnswer(f"the answer is truncated ({said(error)})", retryable=True)
+    else:
+        made = ConnectionLost(f"the connection broke ({said(error)})")
+    made.__cause__ = error
+    return made
 
 
 def _theirs(error: CallError) -> type[Exception]:

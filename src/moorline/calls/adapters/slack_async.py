@@ -16,11 +16,11 @@ from slack_sdk.web.async_internal_utils import _request_with_session
 from slack_sdk.web.async_slack_response import AsyncSlackResponse
 from slack_sdk.web.file_upload_v2_result import FileUploadV2Result
 
-from moorline.calls.adapters.aiohttp import is_ours
+from moorline.calls.adapters.aiohttp import is_ours, meaning
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.adapters.foreign import Foreign, Reply, said
+from moorline.calls.adapters.foreign import Foreign, Reply
 from moorline.calls.adapters.slack import RETRIED, failure, is_safe, method_of, refusal, refuse_handlers
 from moorline.calls.drivers import drive_async
 from moorline.calls.effects import Expired
@@ -28,12 +28,9 @@ from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
 from moorline.calls.timer import Timer
 from moorline.errors import (
-    AttemptTimeout,
     BadAnswer,
     CallError,
     ConfigurationError,
-    ConnectFailed,
-    ConnectionLost,
     RateLimited,
     ServiceUnavailable,
 )
@@ -182,19 +179,22 @@ class _Call(Foreign):
         return as_theirs(error, SlackApiError, response=response)
 
     def translated(self, error: Exception, *, in_body: bool = False) -> CallError:  # noqa: ARG002 (its kind says so)
-        """What a failure of aiohttp means."""
-        if isinstance(error, SlackApiError):
-            made: CallError = BadAnswer("the answer is not JSON", retryable=True)
-        elif isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
-            made = ConnectFailed(f"could not connect ({said(error)})")
-        elif isinstance(error, TimeoutError):
-            made = AttemptTimeout(f"no complete answer in time ({said(error)})")
-        elif isinstance(error, aiohttp.ClientPayloadError):
-            made = BadAnswer(f"the answer is truncated ({said(error)})", retryable=True)
-        else:
-            made = ConnectionLost(f"the connection broke ({said(error)})")
+        """What a failure of aiohttp means, or an answer that the SDK could not read."""
+        if not isinstance(error, SlackApiError):
+            return meaning(error)
+        made = BadAnswer("the answer is not JSON", retryable=True)
         made.__cause__ = error
         return made
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Raise broken connections as our own errors: for its own ones the session would send a GET once more, and with
+    GET the SDK also writes (``admin.emoji.add``).
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectionError as error:
+        raise meaning(error) from error
 
 
 class _Wire:
@@ -213,7 +213,7 @@ class _Wire:
                     logger=client.logger,
                     http_verb=call.verb,
                     api_url=call.url,
-                    req_args=dict(call.given),
+                    req_args={**call.given, "middlewares": (*getattr(client.session, "_middlewares", ()), _once)},
                     retry_handlers=[],
                 )
         except _WIRE_ERRORS as error:
