@@ -41,7 +41,7 @@ from moorline.errors import (
     LimitFault,
     Misuse,
 )
-from moorline.policies.deadline import deadline as ambient_deadline
+from moorline.policies.deadline import _ambient
 from moorline.policies.policy import Policy
 
 __all__ = ["Resilient", "call_error", "resilient"]
@@ -53,6 +53,7 @@ Classify = Callable[[Exception], "CallError | bool | None"]
 RetryOn = type[Exception] | tuple[type[Exception], ...]
 
 _LIMITS: Final = RateLimitHeaders()
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 _MARK: Final = "__moorline_guard__"
 _BEHIND: Final = "__moorline_error__"
 _order: Final = itertools.count(1)  # what came before what, among the calls of this process
@@ -276,6 +277,11 @@ class _Invocation(CallContext["_Invocation", "_Invocation"]):
         """Whether what stands behind *error* is of this attempt; one exception may well be raised a second time."""
         return isinstance(error, CallError) or getattr(error, _BEHIND, (0, None))[0] > self._begun
 
+    @property
+    def names(self) -> frozenset[str] | None:
+        """The names of its headers, None where it takes a look to know."""
+        return _NO_NAMES if self._failure is None else None
+
     def header(self, name: str, default: str | None = None) -> str | None:
         """A header of the answer that a failure came from."""
         return default if self._failure is None else self._failure.header(name, default)
@@ -335,8 +341,12 @@ class _Blocking:
             if timeout is None:
                 value = invocation.begin()
             else:
-                with ambient_deadline(timeout, clock=invocation.clock):
+                # As ``with moorline.deadline(timeout)``, at a fifth of its cost.
+                token = _ambient.set(min(_ambient.get(), invocation.clock.monotonic() + timeout))
+                try:
                     value = invocation.begin()
+                finally:
+                    _ambient.reset(token)
         except Exception as error:  # noqa: BLE001 (each is told apart)
             return invocation.ended(error)
         if inspect.iscoroutine(value):
