@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx2
 
+    from moorline.calls.addresses import PublicAddresses
+
 __all__ = ["Clients"]
 
 _MAX_CONNECTIONS = 100
@@ -41,9 +43,13 @@ def _limits() -> httpx2.Limits:
 
 
 class Clients:
-    """The pools of one owner (a service class's name, or a transport). Safe between threads and after a fork."""
+    """The pools of one owner (a service class's name, or a transport). Safe between threads and after a fork.
 
-    def __init__(self) -> None:
+    With *addresses* no connection goes elsewhere.
+    """
+
+    def __init__(self, addresses: PublicAddresses | None = None) -> None:
+        self._addresses = addresses
         self._lock = threading.Lock()
         self._blocking: httpx2.HTTPTransport | None = None
         self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
@@ -56,7 +62,7 @@ class Clients:
 
             with self._lock:
                 if self._blocking is None:
-                    self._blocking = clamped_transport(_tls(), _limits())
+                    self._blocking = clamped_transport(_tls(), _limits(), self._addresses)
         return self._blocking
 
     async def for_loop(self) -> httpx2.AsyncHTTPTransport:
@@ -66,7 +72,7 @@ class Clients:
         if pool is None:
             for dead in [known for known in list(self._pools) if known.is_closed()]:
                 self._pools.pop(dead, None)
-            pool = self._pools[loop] = _Pool()
+            pool = self._pools[loop] = _Pool(self._addresses)
             await pool.watch(lambda: self._pools.pop(loop, None))
         return pool.transport
 
@@ -98,10 +104,15 @@ class _Pool:
 
     __slots__ = ("_keeper", "transport")
 
-    def __init__(self) -> None:
-        import httpx2
+    def __init__(self, addresses: PublicAddresses | None) -> None:
+        if addresses is None:
+            from moorline.calls.async_sockets import async_transport
 
-        self.transport = httpx2.AsyncHTTPTransport(verify=_tls(), limits=_limits())
+            self.transport = async_transport(_tls(), _limits())
+        else:
+            from moorline.calls.sockets import pinned_transport
+
+            self.transport = pinned_transport(_tls(), _limits(), addresses)
         self._keeper: AsyncGenerator[None] | None = None
 
     async def watch(self, closed: object) -> None:

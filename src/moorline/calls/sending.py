@@ -11,7 +11,7 @@ from moorline.calls.effects import CallContext, Lease
 from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
 from moorline.calls.forms import encode_form
 from moorline.calls.guards import Guard
-from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError
+from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ _MOST_REDIRECTS: Final = 5
 _PORTS: Final = {"https": 443, "http": 80}
 
 
+class Sending:
+    """What the attempts of one call have in common: whether there can be another one."""
+
+    __slots__ = ("final",)
+
+    def __init__(self) -> None:
+        self.final = False
+
+
 class ServiceRequest(NamedTuple):
     """A request as a service wants it sent: the URL is whole, the body complete."""
 
@@ -34,17 +43,23 @@ class ServiceRequest(NamedTuple):
     headers: dict[str, str]
     body: bytes | None
     max_body: int
+    state: Sending | None = None
 
     @property
     def replayable(self) -> bool:
-        """Always: the body is bytes."""
-        return True
+        """Whether it may be sent again: not what can never be sent."""
+        return self.state is None or not self.state.final
+
+    def refused(self) -> None:
+        """It cannot be sent, now or later."""
+        if self.state is not None:
+            self.state.final = True
 
 
 class ServiceContext(CallContext[ServiceRequest, Exchange]):
     """One sending of a Call."""
 
-    __slots__ = ("_body", "_call", "_headers", "_key", "_plan", "_service", "_url")
+    __slots__ = ("_body", "_call", "_headers", "_key", "_plan", "_service", "_state", "_stopped", "_url")
 
     renewable = True
 
@@ -66,6 +81,14 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self._call = call
         self._plan = plan
         self._url = _address(base, plan)
+        self._state = Sending()
+        self._stopped = ""  # why a redirect was not followed
+        if service.addresses is not None:
+            try:
+                service.addresses.check_url(self._url)
+            except InvalidRequest as error:
+                error.service, error.operation = service.name, call.operation
+                raise
         self._body, content_type = _encoded(plan)
         self._headers = {"User-Agent": _USER_AGENT, "Accept": "application/json", **service.default_headers}
         if content_type is not None:
@@ -80,7 +103,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()
         headers = {**self._headers, **self._service.credentials.headers(self._key)}
-        return ServiceRequest(self._plan.method, self._url, headers, self._body, self._service.max_body)
+        return ServiceRequest(self._plan.method, self._url, headers, self._body, self._service.max_body, self._state)
 
     def renew(self) -> bool:
         """Have the service's key source look for a newer key than the one that was refused."""
@@ -95,20 +118,29 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         if answer.status not in _REDIRECTS or request.method not in ("GET", "HEAD"):
             return None
         location = answer.header("location")
-        if location is None or hops >= _MOST_REDIRECTS:
+        if location is None:
             return None
         try:
-            target = urljoin(request.url, location)
-            here, there = urlsplit(request.url), urlsplit(target)
-            same = _origin(request.url) == _origin(target)
-        except ValueError:
+            target = _onward(request.url, location, hops)
+        except _NotFollowed as why:
+            self._stopped = str(why)
             return None
-        if there.scheme not in _PORTS or not there.hostname or there.username is not None:
-            return None
-        if there.scheme == "http" and (here.scheme == "https" or not LOOPBACK.fullmatch(there.hostname)):
-            return None
-        headers = request.headers if same else {"User-Agent": _USER_AGENT, "Accept": request.headers["Accept"]}
+        if self._service.addresses is not None:
+            try:
+                self._service.addresses.check_url(target)
+            except InvalidRequest:
+                request.refused()
+                raise
+        # Nothing of ours goes elsewhere: any header may be a credential, those of the Call included.
+        same = _origin(request.url) == _origin(target)
+        headers = request.headers if same else {"User-Agent": _USER_AGENT, "Accept": "application/json"}
         return request._replace(url=target, headers=headers)
+
+    def raised(self, error: CallError) -> CallError:
+        """The error itself; what can never be sent is not worth another try either."""
+        if isinstance(error, InvalidRequest) and error.outcome == "not_sent":
+            error.retryable = False
+        return error
 
     def judge(self, answer: Exchange) -> CallError | None:
         """Statuses, bodies that are no JSON, and failures that hide in a 200."""
@@ -117,6 +149,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         if not 200 <= answer.status <= 299:
             error = errors.error(answer)
             error.retryable = False
+            if self._stopped and answer.status in _REDIRECTS:
+                error = BadAnswer(f"{self._stopped} (answered {answer.status})", status=answer.status)
             return error
         if self._plan.blank and not answer.body:
             return None
@@ -140,6 +174,29 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         lease.settle(worked=True)
         answer.attempts = attempts
         return answer
+
+
+class _NotFollowed(Exception):
+    """The redirect is the answer, and an error; the message says why."""
+
+
+def _onward(url: str, location: str, hops: int) -> str:
+    """Where a redirect leads after *hops* of them. Raises _NotFollowed."""
+    if hops >= _MOST_REDIRECTS:
+        raise _NotFollowed(f"redirected more than {_MOST_REDIRECTS} times")
+    try:
+        target = urljoin(url, location).partition("#")[0]
+        here, there = urlsplit(url), urlsplit(target)
+        known = _origin(target)[2] is not None
+    except ValueError:
+        raise _NotFollowed("redirected to what is no URL") from None
+    if not known or there.scheme not in _PORTS or not there.hostname or there.username is not None:
+        raise _NotFollowed("redirected to a URL that is not followed")
+    if there.scheme == "http" and (here.scheme == "https" or not LOOPBACK.fullmatch(there.hostname)):
+        raise _NotFollowed("redirected to plain http")
+    if target == url:
+        raise _NotFollowed("redirected to itself")
+    return target
 
 
 def _address(base: str, plan: Plan[Any]) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar, cast
 
+from moorline.calls.addresses import PublicAddresses
 from moorline.calls.call import Call, DurableQueue
 from moorline.calls.clients import Clients
 from moorline.calls.dialects import (
@@ -131,6 +132,8 @@ class Service:
     default); *wire* an httpx2 transport to send through, sync, async or both. *max_body* limits answers, in bytes.
     *cache* keeps answers to GETs as HTTP allows; *coalesce* lets equal reads that are under way at the same time share
     one request (``call.using(coalesce=…)`` for one Call).
+    *addresses* says where requests may go at all, redirects included, for a *base_url* that a user gave: a
+    PublicAddresses.
 
     Raises ConfigurationError naming the argument.
     """
@@ -162,6 +165,7 @@ class Service:
         max_body: int = _MAX_BODY,
         cache: Cache | None = None,
         coalesce: bool = False,
+        addresses: PublicAddresses | None = None,
     ) -> None:
         check_count(self.name, "max_body", max_body)
         if policy is not None and not isinstance(policy, Policy):
@@ -170,6 +174,9 @@ class Service:
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
         if wire is not None and not hasattr(wire, "handle_request") and not hasattr(wire, "handle_async_request"):
             raise ConfigurationError(f"{self.name}.wire must be an httpx2 transport, not {type(wire).__name__}")
+        if addresses is not None and not isinstance(addresses, PublicAddresses):
+            raise ConfigurationError(f"{self.name}.addresses must be a PublicAddresses")
+        self.addresses = addresses
         self.cache = _checked_cache(self.name, cache)
         self.coalesce = coalesce
         self._layered = cache is not None or coalesce
@@ -344,7 +351,7 @@ class Service:
     @property
     def _pools(self) -> Clients:
         if self._clients is None:
-            self._clients = _clients_of(self.name)
+            self._clients = _clients_of(self.name, self.addresses)
         return self._clients
 
     async def aclose(self) -> None:
@@ -426,9 +433,9 @@ def _checked_cache(name: str, cache: Any) -> Cache | None:
 
 
 @functools.cache
-def _clients_of(_name: str) -> Clients:
+def _clients_of(_name: str, addresses: PublicAddresses | None) -> Clients:
     """Instances of a service share connections, so that ``Stripe()`` may be written wherever it is needed."""
-    return Clients()
+    return Clients(addresses)
 
 
 def _data_if_any(exchange: Exchange) -> Any:

@@ -3,11 +3,13 @@
 httpx2's own blocking transport times each read by itself: a peer that drips a byte now and then holds it for ever.
 Here the timeouts are ``Until`` values, and each connect, handshake, read and write asks them how much is left.
 
-Name resolution is the one wait that cannot be clamped, as the system's resolver blocks with a timeout of its own.
+Names are resolved by a few threads that all calls share (see ``resolving.py``), as the system's resolver cannot be told
+when to stop; a name that was resolved just now, and a literal address, need none.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
@@ -19,20 +21,39 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from moorline.calls.addresses import PublicAddresses
+from moorline.calls.resolving import RESOLVER, system
 from moorline.calls.wires import Until
 
-__all__ = ["ClampedBackend", "clamped_transport"]
+__all__ = ["ClampedBackend", "PinnedBackend", "clamped_transport", "pinned_transport"]
 
 
-def clamped_transport(context: ssl.SSLContext, limits: httpx2.Limits) -> httpx2.HTTPTransport:
-    """httpx2's blocking transport on our sockets."""
+def clamped_transport(
+    context: ssl.SSLContext, limits: httpx2.Limits, addresses: PublicAddresses | None = None
+) -> httpx2.HTTPTransport:
+    """httpx2's blocking transport on our sockets, which go to *addresses* only."""
     transport = httpx2.HTTPTransport(verify=context, limits=limits)
     transport._pool = httpcore2.ConnectionPool(  # noqa: SLF001 (there is no public way to give it a backend)
         ssl_context=context,
         max_connections=limits.max_connections,
         max_keepalive_connections=limits.max_keepalive_connections,
         keepalive_expiry=limits.keepalive_expiry,
-        network_backend=ClampedBackend(),
+        network_backend=ClampedBackend(addresses),
+    )
+    return transport
+
+
+def pinned_transport(
+    context: ssl.SSLContext, limits: httpx2.Limits, addresses: PublicAddresses
+) -> httpx2.AsyncHTTPTransport:
+    """httpx2's async transport, whose connections go to *addresses* only."""
+    transport = httpx2.AsyncHTTPTransport(verify=context, limits=limits)
+    transport._pool = httpcore2.AsyncConnectionPool(  # noqa: SLF001 (as above)
+        ssl_context=context,
+        max_connections=limits.max_connections,
+        max_keepalive_connections=limits.max_keepalive_connections,
+        keepalive_expiry=limits.keepalive_expiry,
+        network_backend=PinnedBackend(addresses),
     )
     return transport
 
@@ -115,7 +136,14 @@ def _readable(sock: socket.socket) -> bool:
 
 
 class ClampedBackend(httpcore2.NetworkBackend):
-    """Opens connections; the time for all addresses of a host together is clamped."""
+    """Opens connections; the time for the name and all addresses of a host together is clamped.
+
+    With *addresses* the host is checked, and the connection made to the very address that passed.
+    """
+
+    def __init__(self, addresses: PublicAddresses | None = None) -> None:
+        self._addresses = addresses
+        self._ask = (addresses and addresses.resolve) or system
 
     def connect_tcp(
         self,
@@ -125,22 +153,69 @@ class ClampedBackend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        """A connection to the first address that answers."""
+        """A connection to the first address that answers. Raises InvalidRequest for one that must not be called."""
+        addresses = self._addresses
+        if addresses is not None:
+            addresses.check_host(host, port)
         with _as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+            found = RESOLVER.resolve(host, port, _left(timeout), self._ask)
+            if addresses is not None:
+                found = addresses.checked(host, found)
             failure: OSError = OSError("the name has no address")
-            for family, kind, protocol, _name, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
-                sock = socket.socket(family, kind, protocol)
+            for text in found:
                 try:
-                    sock.settimeout(_left(timeout))
-                    for option in socket_options or ():
-                        sock.setsockopt(*option)
-                    if local_address is not None:
-                        sock.bind((local_address, 0))
-                    sock.connect(address)
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    return _Stream(_connected(text, port, timeout, local_address, socket_options or ()))
                 except OSError as error:
-                    sock.close()
                     failure = error
-                else:
-                    return _Stream(sock)
             raise failure
+
+
+def _connected(
+    text: str, port: int, timeout: float | None, local_address: str | None, options: Iterable[Any]
+) -> socket.socket:
+    """A socket that is connected to the address *text*. Raises OSError."""
+    numeric = socket.getaddrinfo(text, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)  # asks nobody
+    family, kind, protocol, _name, address = numeric[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(_left(timeout))
+        for option in options:
+            sock.setsockopt(*option)
+        if local_address is not None:
+            sock.bind((local_address, 0))
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class PinnedBackend(httpcore2.AsyncNetworkBackend):
+    """Opens connections on the loop: resolves the name once, checks every address, and connects to one of these."""
+
+    def __init__(self, addresses: PublicAddresses) -> None:
+        self._addresses = addresses
+        self._ask = addresses.resolve or system
+        self._backend = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """A connection to the first address that answers. Raises InvalidRequest for one that must not be called."""
+        self._addresses.check_host(host, port)
+        with _as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+            async with asyncio.timeout(timeout):
+                found = await RESOLVER.resolve_async(host, port, self._ask)
+        failure: Exception = httpcore2.ConnectError("the name has no address")
+        for text in self._addresses.checked(host, found):
+            try:
+                return await self._backend.connect_tcp(text, port, timeout, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure

@@ -148,6 +148,7 @@ def _built(request: ServiceRequest, extensions: dict[str, Any]) -> tuple[httpx2.
         url = _url(request.url)
         built = httpx2.Request(request.method, url, headers=_headers(request, url), stream=body, extensions=extensions)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
+        request.refused()
         raise InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent") from error
     return built, body
 
@@ -228,6 +229,9 @@ class AsyncServiceWire:
     async def _send(self, request: ServiceRequest, built: httpx2.Request) -> Exchange:
         try:
             response = await self._transport.handle_async_request(built)
+        except InvalidRequest:  # of the address: another attempt would only ask the name server again
+            request.refused()
+            raise
         except WIRE_ERRORS as error:
             raise_translated(error)
         response.request = built
@@ -267,6 +271,9 @@ class SyncServiceWire:
     def _send(self, request: ServiceRequest, built: httpx2.Request, at: float | None) -> Exchange:
         try:
             response = self._transport.handle_request(built)
+        except InvalidRequest:
+            request.refused()
+            raise
         except WIRE_ERRORS as error:
             raise_translated(error)
         response.request = built
