@@ -50,7 +50,7 @@ def test_refusals_and_waits(colour):
     lines = explained(colour, service.read("x"))
     assert lines[-1].endswith("no other attempt: the breaker is open for another 30 s, beyond the deadline")
     lines = explained(colour, service.read("x"))
-    assert lines[1] == "  +0.000 s  refused by the breaker: not sent: the circuit is open"
+    assert lines[1] == "  +0.000 s  refused by the breaker: not sent: the circuit is open (2 failures in a row)"
     limited = Script(200).service(rate=RateLimit(1, per=5, burst=1))
     run(colour, limited.read("x"))
     assert explained(colour, limited.read("x"))[1].startswith("  +0.000 s  waits at the rate gate, 5 s: ")

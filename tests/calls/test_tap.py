@@ -125,6 +125,13 @@ def test_only_this_user_may_enter(folder):
     assert stat.S_IMODE(tap.tap_folder().stat().st_mode) == 0o700
 
 
+def test_a_path_that_no_socket_can_have(monkeypatch, tmp_path):
+    """A folder with too long a path is refused by name."""
+    monkeypatch.setenv(tap.FOLDER, str(tmp_path / ("x" * 90)))
+    with pytest.raises(errors.ConfigurationError, match=r"MOORLINE_RUN_DIR: .* too long for sockets"):
+        tap.tap_folder()
+
+
 def test_the_socket_goes_with_its_last_user(folder):
     """It is opened once for all applications of the process, and its file is removed at the end."""
     tap.open_tap()

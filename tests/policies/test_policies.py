@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -9,129 +8,11 @@ from hypothesis import strategies as st
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
-from moorline.policies.breaker import Breaker, BreakerState
+from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.policies.retry import Retry, RetryBudget
-
-
-def tripped(clock: ManualClock, **config) -> Any:
-    breaker: Any = BreakerState(Breaker(**config), clock.monotonic, lease=10)
-    for _ in range(breaker.config.failures):
-        permit = breaker.admit()
-        assert permit is not None
-        permit.failure()
-    return breaker
-
-
-def test_opens_and_recovers():
-    """Five failures in a row open the breaker; after 30 s one success closes it."""
-    clock = ManualClock()
-    breaker = tripped(clock)
-    assert breaker.state == "open"
-    assert breaker.admit() is None
-    assert breaker.wait() == pytest.approx(30)
-    clock.advance(30.001)
-    probe = breaker.admit()
-    assert probe is not None
-    assert breaker.admit() is None
-    probe.success()
-    assert breaker.state == "closed"
-
-
-def test_one_probe_under_a_thousand_threads():
-    """However many ask at once, one probe is let through."""
-    clock = ManualClock()
-    breaker = tripped(clock)
-    clock.advance(31)
-    admitted: list[Any] = []
-    start = threading.Barrier(50)
-
-    def ask():
-        start.wait(10)
-        admitted.extend(permit for permit in (breaker.admit() for _ in range(20)) if permit)
-
-    threads = [threading.Thread(target=ask) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert len(admitted) == 1
-
-
-@pytest.mark.parametrize("how", ["ignored", "lost"])
-def test_a_probe_frees_its_lease(how):
-    """A probe that is ignored, or never heard of again, makes room for the next."""
-    clock = ManualClock()
-    breaker = tripped(clock)
-    clock.advance(31)
-    probe = breaker.admit()
-    assert probe is not None
-    if how == "ignored":
-        probe.ignore()
-    else:
-        clock.advance(10.001)
-    heir = breaker.admit()
-    assert heir is not None
-    probe.failure()  # too late to count
-    heir.success()
-    assert breaker.state == "closed"
-
-
-def test_results_from_before_the_trip_do_not_count():
-    """A call that began before the breaker opened can neither close nor re-open it."""
-    clock = ManualClock()
-    breaker: Any = BreakerState(Breaker(failures=2), clock.monotonic)
-    early = [breaker.admit() for _ in range(3)]
-    for permit in early[:2]:
-        permit.failure()
-    clock.advance(31)
-    probe = breaker.admit()
-    early[2].failure()
-    assert breaker.state == "half_open"
-    probe.success()
-    assert breaker.state == "closed"
-
-
-@given(
-    st.lists(st.sampled_from(["admit", "success", "failure", "ignore", "lose", "tick", "long"]), max_size=60),
-    st.integers(1, 3),
-)
-def test_no_schedule_leaves_it_stuck(steps, probes):
-    """After any schedule, a service that works again gets the breaker closed, and never are more probes out than allowed."""
-    clock = ManualClock()
-    breaker: Any = BreakerState(Breaker(failures=2, reset=5, probes=probes), clock.monotonic, lease=3)
-    out = []
-    for step in steps:
-        if step == "admit":
-            permit = breaker.admit()
-            if permit:
-                out.append(permit)
-        elif step in ("tick", "long"):
-            clock.advance(1 if step == "tick" else 6)
-        elif out:
-            permit = out.pop(0)
-            if step != "lose":
-                getattr(permit, step)()
-        assert len(breaker._probes) <= probes
-    for _ in range(20):
-        clock.advance(6)
-        permit = breaker.admit()
-        assert permit is not None
-        permit.success()
-    assert breaker.state == "closed"
-
-
-def test_forced():
-    """An operator can hold the breaker open or closed, and free it."""
-    breaker: Any = BreakerState(Breaker(), ManualClock().monotonic)
-    breaker.force("open")
-    assert breaker.admit() is None
-    breaker.force("closed")
-    assert breaker.admit()
-    breaker.force(None)
-    assert breaker.state == "closed"
 
 
 @given(st.integers(1, 2000), st.floats(0, 1))

@@ -123,7 +123,7 @@ class Lease:
         self.permit = permit
         self.ticket: Ticket | None = None
 
-    def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:  # noqa: ARG002 (for slow calls)
+    def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:
         """Free the slot, and tell the breaker whether the service worked (None: nothing was learnt), and in how many
         seconds.
         """
@@ -136,9 +136,9 @@ class Lease:
         if worked is None:
             permit.ignore()
         elif worked:
-            permit.success()
+            permit.success(elapsed)
         else:
-            permit.failure()
+            permit.failure(elapsed)
 
 
 class CallContext(Generic[R, A]):

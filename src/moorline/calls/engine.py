@@ -121,7 +121,8 @@ class Pipeline(Generic[R, A]):
             if permit is None:
                 wait = breaker.wait()
                 when = self._context.clock.wall() + wait if math.isfinite(wait) else None
-                raise self._refusal("breaker", CircuitOpen("not sent: the circuit is open", retry_at=when))
+                message = f"not sent: the circuit is open ({breaker.reason})"
+                raise self._refusal("breaker", CircuitOpen(message, retry_at=when))
         lease = Lease(permit)
         try:
             if not self._guard.gate.free:
@@ -265,6 +266,8 @@ class Pipeline(Generic[R, A]):
             if isinstance(error, RateLimited):
                 gate.close(self._asked or 0.0, context.operation)
                 gate.limited(self._held, known=bool(readings))
+                if self._asked is not None:  # Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11)
+                    readings = tuple(reading for reading in readings if reading.remaining >= 1)
         held, self._held = self._held, None
         if readings or held is not None:
             gate.heed(readings, held, context.operation)

@@ -26,6 +26,7 @@ __all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "snapshot"]
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
 _MOST_TENANTS: Final = 10_000
+_SLOW: Final = 0.8  # of the attempt timeout: a call that took as long nearly failed
 
 
 class Guard:
@@ -105,6 +106,7 @@ class Guards:
             found: dict[str, dict[str, Any]] = {}
             for (name, _config), breaker in self._breakers.items():
                 found.setdefault(name, {})["breaker"] = breaker.state
+                found[name]["breaker_reason"] = breaker.reason
             for (name, _quotas), gate in self._gates.items():
                 found.setdefault(name, {})["rate_gate"] = asdict(gate.snapshot())
             for (name, _limit), bulkhead in self._bulkheads.items():
@@ -119,7 +121,9 @@ class Guards:
     def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
         # A probe cannot be out for longer than its attempt, and the body that may follow it.
         lease = policy.attempt_timeout or policy.deadline or config.reset
-        return BreakerState(config, self.clock.monotonic, lease=lease, on_change=partial(_changed, name, self.clock))
+        slow = None if policy.attempt_timeout is None else policy.attempt_timeout * _SLOW
+        changed = partial(_changed, name, self.clock)
+        return BreakerState(config, self.clock.monotonic, lease=lease, slow=slow, on_change=changed)
 
 
 C = TypeVar("C")
@@ -159,14 +163,17 @@ def _changed(name: str, clock: Clock, before: State, after: State, reason: str =
         story.tell(story.StateChanged(at=now, service=name, reason=reason, part="breaker", before=before, after=after))
 
 
+_STATES: Final = (None, "closed", "half_open", "open")
 _all: Final[weakref.WeakSet[Guards]] = weakref.WeakSet()
 
 
 def snapshot() -> dict[str, dict[str, Any]]:
-    """The parts of all registries of this process by name; where two have the same name, those of one."""
+    """The parts of all registries of this process by name; where two have the same name, those of the worse state."""
     found: dict[str, dict[str, Any]] = {}
     for guards in list(_all):
-        found |= guards.snapshot()
+        for name, parts in guards.snapshot().items():
+            if name not in found or _STATES.index(parts.get("breaker")) > _STATES.index(found[name].get("breaker")):
+                found[name] = parts
     return dict(sorted(found.items()))
 
 

@@ -28,6 +28,7 @@ __all__ = ["FOLDER", "close_tap", "open_tap", "tap_folder"]
 FOLDER: Final = "MOORLINE_RUN_DIR"
 _WAITING: Final = 10_000  # steps that a slow listener may be behind; older ones are dropped and counted
 _IDLE: Final = 1.0
+_LONGEST_FOLDER: Final = 90  # bytes: the path of a Unix socket has at most 107
 _LONGEST: Final = 4096
 _MOST: Final = 8
 _THREAD: Final = "moorline-tap-listener"
@@ -38,10 +39,12 @@ def tap_folder() -> Path:
     """Where the sockets of this user's processes are: ``MOORLINE_RUN_DIR``, else the session's runtime folder, else one
     of this user's own among the temporary files.
 
-    Raises ConfigurationError when it belongs to somebody else or others may enter it.
+    Raises ConfigurationError when it belongs to somebody else, others may enter it, or its path is too long.
     """
     named, session = os.environ.get(FOLDER), os.environ.get("XDG_RUNTIME_DIR")
     folder = Path(named or (f"{session}/moorline" if session else f"{tempfile.gettempdir()}/moorline-{os.getuid()}"))
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        raise ConfigurationError(f"{FOLDER}: {folder} is too long for sockets (at most {_LONGEST_FOLDER} bytes)")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()

@@ -1,27 +1,41 @@
-"""The circuit breaker: after some failures in a row nobody waits for a dead service; later a few probes find out."""
+"""The circuit breaker: when a service fails too often nobody waits for it; later a few probes find out."""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Final, Literal
 
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count, check_seconds
+from moorline.policies.window import Window
 
-__all__ = ["Breaker", "BreakerState", "Permit", "State"]
+__all__ = ["Breaker", "BreakerState", "Permit", "Snapshot", "State"]
 
 State = Literal["closed", "open", "half_open"]
+Forced = Literal["open", "closed"]
 _LONGEST_LEASE: Final = 30.0
+_NONE: Final = 0  # the generation of a permit that is settled; the first of a breaker is 1
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """Opens after *failures* in a row, for *reset* seconds; then at most *probes* calls at a time are let through.
+    """When to stop asking a service, and when to ask again.
 
-    As many probes must succeed in a row before it closes; one that fails opens it again.
+    It opens on the first of three rules:
+
+    * *failures* in a row;
+    * at least *minimum* calls within *window* seconds, of which the share *rate* (above 0, up to 1) failed;
+    * as many, of which the share *slow_rate* took more than *slow* seconds, whether they failed or not. ``slow=None``
+      is four fifths of the attempt timeout.
+
+    ``rate=None`` and ``slow_rate=None`` switch their rule off.
+
+    It stays open for *reset* seconds; then at most *probes* calls at a time are let through, and *successes* of them in
+    a row close it. One that fails opens it again. A slow probe that worked is a success, unless slow calls were what
+    opened the breaker.
 
     Raises ConfigurationError naming the field.
     """
@@ -29,64 +43,121 @@ class Breaker:
     failures: int = 5
     reset: float = 30.0
     probes: int = 1
+    _: KW_ONLY
+    rate: float | None = 0.5
+    slow: float | None = None
+    slow_rate: float | None = 0.5
+    minimum: int = 10
+    window: float = 60.0
+    successes: int = 2
 
     def __post_init__(self) -> None:
         check_count("Breaker", "failures", self.failures)
         check_seconds("Breaker", "reset", self.reset)
         check_count("Breaker", "probes", self.probes)
+        _check_share("rate", self.rate)
+        if self.slow is not None:
+            check_seconds("Breaker", "slow", self.slow)
+        _check_share("slow_rate", self.slow_rate)
+        check_count("Breaker", "minimum", self.minimum)
+        check_seconds("Breaker", "window", self.window)
+        check_count("Breaker", "successes", self.successes)
+
+
+def _check_share(field: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value <= 1):
+        raise ConfigurationError(f"Breaker.{field} must be None or a share above 0 and up to 1, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A breaker at one instant, for operators and pages.
+
+    ``calls``, ``failed`` and ``slow`` are the counts of the window, ``failures_in_a_row`` those since the last success,
+    ``until`` the time (of the breaker's own clock) of the first probe while it is open, ``wait`` the seconds until an
+    attempt may be admitted, ``probes`` how many are out and ``worked`` how many in a row succeeded.
+    """
+
+    state: State
+    forced: bool
+    reason: str
+    calls: int
+    failed: int
+    slow: int
+    failures_in_a_row: int
+    until: float | None
+    wait: float
+    probes: int
+    worked: int
 
 
 class Permit:
     """The right to one attempt. Settle it once: ``success()``, ``failure()`` or ``ignore()``; later calls do nothing.
 
-    Results of an earlier life of the breaker (attempts begun before it tripped) and of a probe whose lease ran out no
-    longer count.
+    *elapsed* is how long the attempt took, in seconds. Results of an earlier life of the breaker (attempts begun before
+    it tripped) and of a probe whose lease ran out do not count.
     """
 
     __slots__ = ("_generation", "_owner")
 
     def __init__(self, owner: BreakerState, generation: int) -> None:
-        self._owner: BreakerState | None = owner
+        self._owner = owner
         self._generation = generation
 
-    def success(self) -> None:
+    def success(self, elapsed: float = 0.0) -> None:
         """The service answered, be it that the caller is wrong."""
-        self._settle(worked=True)
+        owner, generation = self._owner, self._generation
+        self._generation = _NONE
+        if generation == owner._uneventful and elapsed <= owner.slow:  # noqa: SLF001 (one machine in two classes)
+            window = owner._window  # noqa: SLF001
+            if owner._now() < window.turn:  # noqa: SLF001
+                window.current.calls += 1
+                return
+        owner._settle(self, generation, True, elapsed)  # noqa: SLF001
 
-    def failure(self) -> None:
+    def failure(self, elapsed: float = 0.0) -> None:
         """The service failed or did not answer."""
-        self._settle(worked=False)
+        generation, self._generation = self._generation, _NONE
+        self._owner._settle(self, generation, False, elapsed)  # noqa: SLF001
 
     def ignore(self) -> None:
         """Nothing was learnt: cancelled, rate-limited, or never sent."""
-        self._settle(worked=None)
-
-    def _settle(self, *, worked: bool | None) -> None:
-        owner, self._owner = self._owner, None
-        if owner is not None:
-            owner._settle(self, self._generation, worked=worked)  # noqa: SLF001 (one machine in two classes)
+        generation, self._generation = self._generation, _NONE
+        self._owner._settle(self, generation, None, 0.0)  # noqa: SLF001
 
 
 class BreakerState:
     """The machine. Time comes from *now* (monotonic seconds); safe between threads; does no I/O.
 
-    *lease* is how long a probe may be out before another is let in its place: a caller that never settles its permit
-    cannot hold the breaker half open. *on_change* is called with the old and the new state, outside of the lock.
+    *lease* is how long a probe may be out (at most 30 s) before another is let in its place: a caller that never
+    settles its permit cannot hold the breaker half open. *slow* is the slow-call threshold in seconds where the
+    configuration names none; None leaves that rule off. *on_change* is called with the old state, the new one and the
+    reason, outside of the lock.
+
+    Whatever can trip the breaker is counted under a lock. A fast success in a calm time takes none: where threads run
+    truly in parallel a few of those may go uncounted, so that the shares come out higher by as little, never lower.
     """
 
     __slots__ = (
-        "_failures",
         "_forced",
+        "_free",
         "_generation",
+        "_in_a_row",
         "_lock",
         "_now",
         "_on_change",
         "_probes",
+        "_slowness",
         "_state",
+        "_uneventful",
         "_until",
+        "_window",
         "_worked",
         "config",
         "lease",
+        "reason",
+        "slow",
     )
 
     def __init__(
@@ -95,20 +166,25 @@ class BreakerState:
         now: Callable[[], float],
         *,
         lease: float = _LONGEST_LEASE,
-        on_change: Callable[[State, State], None] | None = None,
+        slow: float | None = None,
+        on_change: Callable[[State, State, str], None] | None = None,
     ) -> None:
         self.config = config
         self.lease = min(lease, _LONGEST_LEASE)
+        threshold = slow if config.slow is None else config.slow
+        self.slow = math.inf if threshold is None or config.slow_rate is None else threshold
+        self.reason = ""
+        """Why the state is what it is, in words; empty until it changes for the first time."""
         self._now = now
         self._on_change = on_change
         self._lock = threading.Lock()
-        self._state: State = "closed"
-        self._forced: Literal["open", "closed"] | None = None
+        self._forced: Forced | None = None
         self._generation = 0
-        self._failures = 0  # in a row, while closed
-        self._worked = 0  # probes in a row, while half open
+        self._slowness = False  # whether slow calls are what opened it
         self._until = 0.0  # when open: the time of the first probe
         self._probes: dict[Permit, float] = {}  # probes that are out, and when their leases end
+        self._window = Window(config.window, now())
+        self._enter("closed", "")
 
     @property
     def state(self) -> State:
@@ -119,28 +195,45 @@ class BreakerState:
 
     def admit(self) -> Permit | None:
         """A permit for one attempt, or None: then ``wait()`` says how long."""
-        if self._state == "closed" and self._forced is None:  # the usual case needs no lock to read one reference
-            return Permit(self, self._generation)
+        generation = self._free  # the usual case needs no lock to read one reference
+        if generation:
+            return Permit(self, generation)
         with self._lock:
             before = self._state
             permit = self._admit(self._now())
-            after = self._state
-        self._tell(before, after)
+            after, reason = self._state, self.reason
+        self._tell(before, after, reason)
         return permit
 
     def wait(self) -> float:
         """Seconds until an attempt may be admitted: 0 when it is now, infinite when the breaker is forced open."""
+        if self._free:
+            return 0.0
+        with self._lock:
+            return self._wait(self._now())
+
+    def snapshot(self) -> Snapshot:
+        """All that an operator may want to know, at one instant. Changes nothing."""
         with self._lock:
             now = self._now()
-            if self._forced is not None:
-                return 0.0 if self._forced == "closed" else math.inf
-            if self._state == "open":
-                return max(self._until - now, 0.0)
-            if self._state == "half_open" and self._slots(now) == 0:
-                return max(min(self._probes.values()) - now, 0.0)
-            return 0.0
+            self._window.roll(now)
+            self._drop_lost(now)
+            calls, failed, slow = self._window.totals()
+            return Snapshot(
+                state=self.state,
+                forced=self._forced is not None,
+                reason=self.reason,
+                calls=calls,
+                failed=failed,
+                slow=slow,
+                failures_in_a_row=self._in_a_row,
+                until=self._until if self.state == "open" and self._forced is None else None,
+                wait=self._wait(now),
+                probes=len(self._probes),
+                worked=self._worked,
+            )
 
-    def force(self, state: Literal["open", "closed"] | None) -> None:
+    def force(self, state: Forced | None) -> None:
         """Hold the breaker open or closed whatever happens; None gives it back to itself, closed and with a clean
         count.
 
@@ -151,69 +244,131 @@ class BreakerState:
         with self._lock:
             before = self.state
             self._forced = state
-            self._enter("closed")
-            after = self.state
-        self._tell(before, after)
+            self._enter("closed", "forced by an operator" if state else "freed by an operator")
+            after, reason = self.state, self.reason
+        self._tell(before, after, reason)
+
+    # All below is called under the lock -------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Permit | None:
-        if self._forced is not None:
-            return Permit(self, self._generation) if self._forced == "closed" else None
+        if self._forced == "open":
+            return None
         if self._state == "open":
             if now < self._until:
                 return None
-            self._enter("half_open")
+            self._enter("half_open", f"open for {self.config.reset:g} s")
+        permit = Permit(self, self._generation)
         if self._state == "half_open":
-            if self._slots(now) == 0:
+            self._drop_lost(now)
+            if len(self._probes) >= self.config.probes:
                 return None
-            permit = Permit(self, self._generation)
             self._probes[permit] = now + self.lease
-            return permit
-        return Permit(self, self._generation)
+        return permit
 
-    def _slots(self, now: float) -> int:
+    def _wait(self, now: float) -> float:
+        if self._forced is not None:
+            return 0.0 if self._forced == "closed" else math.inf
+        if self._state == "open":
+            return max(self._until - now, 0.0)
+        self._drop_lost(now)
+        if len(self._probes) >= self.config.probes:
+            return max(min(self._probes.values()) - now, 0.0)
+        return 0.0
+
+    def _drop_lost(self, now: float) -> None:
         for permit, end in list(self._probes.items()):
             if end <= now:
                 del self._probes[permit]
-        return self.config.probes - len(self._probes)
 
-    def _settle(self, permit: Permit, generation: int, *, worked: bool | None) -> None:
-        if worked and not self._failures and self._state == "closed":
-            return  # the usual case: nothing to forget
+    def _probed(self, permit: Permit, now: float, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
+        end = self._probes.pop(permit, None)
+        if end is None or end <= now:
+            return  # its lease ran out, and another may be out in its place
+        if not worked:
+            took = f" after {elapsed:.3g} s" if elapsed else ""
+            self._enter("open", f"probe failed: no good answer{took}")
+        elif self._slowness and elapsed > self.slow:
+            self._enter("open", f"probe failed: it worked, but was slower than {self.slow:g} s")
+        else:
+            self._worked += 1
+            if self._worked >= self.config.successes:
+                self._enter("closed", f"{_plural(self._worked, 'probe')} worked")
+
+    def _counted(self, now: float, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
+        window = self._window
+        window.roll(now)
+        window.current.calls += 1
+        if worked:
+            self._in_a_row = 0
+        else:
+            self._in_a_row += 1
+            window.current.failed += 1
+        if elapsed > self.slow:
+            window.current.slow += 1
+        self._judge()
+
+    def _judge(self) -> None:
+        """Open where a rule says so; otherwise find out whether the next success can matter to any."""
+        config, (calls, failed, slow) = self.config, self._window.totals()
+        enough = calls >= config.minimum
+        if self._in_a_row >= config.failures:
+            self._enter("open", f"{_plural(self._in_a_row, 'failure')} in a row")
+        elif enough and config.rate is not None and failed / calls >= config.rate:
+            self._enter("open", f"{failed} of {_plural(calls, 'call')} failed in {config.window:g} s")
+        elif enough and config.slow_rate is not None and slow / calls >= config.slow_rate:
+            self._enter("open", f"{slow} of {_plural(calls, 'call')} were slower than {self.slow:g} s")
+            self._slowness = True
+        else:
+            # A success ends a row, and may be the one that makes up the minimum. Apart from that it only lowers the
+            # shares, until the window moves on.
+            matters = self._in_a_row or ((failed or slow) and not enough)
+            self._uneventful = -1 if matters else self._generation
+
+    def _enter(self, state: State, reason: str = "") -> None:
+        now = self._now()
+        self._state = state
+        self.reason = reason
+        self._generation += 1
+        self._in_a_row = self._worked = 0
+        self._probes.clear()
+        self._window.clear(now)
+        closed = state == "closed"
+        # The generation whose calls are admitted, and whose successes are counted, without the lock.
+        self._free = self._generation if closed and self._forced != "open" else _NONE
+        self._uneventful = self._generation if closed and self._forced is None else -1
+        if closed:
+            self._slowness = False
+        elif state == "open":
+            self._until = now + self.config.reset
+
+    # And these two are not --------------------------------------------------------------------------------------------
+
+    def _settle(
+        self,
+        permit: Permit,
+        generation: int,
+        worked: bool | None,  # noqa: FBT001 (positional, as each call passes here)
+        elapsed: float,
+    ) -> None:
+        if generation == _NONE:
+            return
         with self._lock:
             if generation != self._generation or self._forced is not None:
                 return
             before = self._state
-            if before == "half_open":
-                self._probed(permit, worked=worked)
-            elif before == "closed" and worked is not None:
-                self._counted(worked=worked)
-            after = self._state
-        self._tell(before, after)
+            if worked is None:
+                self._probes.pop(permit, None)
+            elif before == "half_open":
+                self._probed(permit, self._now(), worked, elapsed)
+            elif before == "closed":
+                self._counted(self._now(), worked, elapsed)
+            after, reason = self._state, self.reason
+        self._tell(before, after, reason)
 
-    def _probed(self, permit: Permit, *, worked: bool | None) -> None:
-        end = self._probes.pop(permit, None)
-        if worked is None or end is None or end <= self._now():
-            return
-        if not worked:
-            self._enter("open")
-            return
-        self._worked += 1
-        if self._worked >= self.config.probes:
-            self._enter("closed")
-
-    def _counted(self, *, worked: bool) -> None:
-        self._failures = 0 if worked else self._failures + 1
-        if self._failures >= self.config.failures:
-            self._enter("open")
-
-    def _enter(self, state: State) -> None:
-        self._state = state
-        self._generation += 1
-        self._failures = self._worked = 0
-        self._probes.clear()
-        if state == "open":
-            self._until = self._now() + self.config.reset
-
-    def _tell(self, before: State, after: State) -> None:
+    def _tell(self, before: State, after: State, reason: str) -> None:
         if before != after and self._on_change is not None:
-            self._on_change(before, after)
+            self._on_change(before, after, reason)
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

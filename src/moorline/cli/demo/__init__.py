@@ -97,6 +97,7 @@ def _environment(folder: Path, sandbox: str) -> dict[str, str]:
         "MOORLINE_DATABASE_URL": f"sqlite:///{folder / 'shop.db'}",
         "MOORLINE_SETTINGS": str(_settings(folder)),
         "MOORLINE_DEMO_FOLDER": str(folder),
+        "MOORLINE_RUN_DIR": str(folder / "run"),
         "STRIPE_SECRET_KEY": "sk_test_demo0canary0stripe0key",
         "SENDGRID_API_KEY": "SG.demo0canary0sendgrid.key0key0key0key",
         "GITHUB_TOKEN": "github_pat_demo0canary0github0token",
