@@ -182,6 +182,18 @@ def test_a_stalled_upload_ends_at_the_deadline():
         assert time.monotonic() - begun < 0.6
 
 
+def test_a_handshake_that_stalls_was_never_sent():
+    """A server that does not speak TLS is left at the deadline, and nothing was sent."""
+    with FaultServer(fault_server.silent) as server, session() as client:
+        client.mount("https://", Adapter(Policy(deadline=0.3, retry=None)))
+        client.verify = False
+        begun = time.monotonic()
+        with pytest.raises(requests.Timeout) as caught:
+            client.post(server.url.replace("http:", "https:"))
+        assert isinstance(caught.value, errors.DeadlineExceeded)
+        assert (caught.value.outcome, time.monotonic() - begun < 0.6) == ("not_sent", True)
+
+
 def test_a_full_pool_ends_at_the_deadline():
     """A wait for one of the session's own connections is inside the deadline, and nothing was sent."""
     with FaultServer(fault_server.stalled_body) as server:
@@ -209,6 +221,16 @@ def test_what_is_wrong_with_the_request_is_raised_as_it_is():
     """An address that requests refuses is requests' own error, and no failure of a service."""
     with session() as client, pytest.raises(requests.exceptions.InvalidURL):
         client.get("http://")
+
+
+def test_no_credential_of_an_address_is_shown():
+    """User, password and token of an address are in no name, message or line of the error."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with session(Policy(retry=None)) as client, pytest.raises(errors.ConnectFailed) as caught:
+        client.get(f"http://user:canary1@127.0.0.1:{port}/?api_key=canary2")
+    assert caught.value.service == f"127.0.0.1:{port}"
+    assert "canary" not in str(caught.value)
 
 
 def test_a_truncated_body_is_a_failure_of_the_service():

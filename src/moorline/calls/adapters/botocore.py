@@ -152,6 +152,8 @@ class _Session:
         self._session.close()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_session":  # a copy that is not filled yet
+            raise AttributeError(name)
         return getattr(self._session, name)
 
 

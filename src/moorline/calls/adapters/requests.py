@@ -117,7 +117,7 @@ class Adapter(HTTPAdapter):
         refuse_doubles(self)  # somebody may have changed it since
         context = _Context(
             request,
-            name=self._name or urlsplit(request.url or "").netloc or "http",
+            name=self._name or _host(request.url or ""),
             policy=self._policy,
             guards=self._guards,
             key_header=self._key_header,
@@ -133,6 +133,11 @@ class Adapter(HTTPAdapter):
 
     def __repr__(self) -> str:
         return f"<moorline requests.Adapter {self._name or 'by host'!r}>"
+
+
+def _host(url: str) -> str:
+    """Host and port, without a user and password that may stand before them."""
+    return urlsplit(url).netloc.rpartition("@")[2].lower() or "http"
 
 
 class _OneBody:
