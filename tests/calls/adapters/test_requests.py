@@ -85,13 +85,13 @@ def test_a_limit_is_waited_for_or_given_up():
     with Faulty(busy, 200) as server, session(guards=server.guards) as client:
         assert client.post(server.url).status_code == 200
         assert sum(server.clock.slept) >= 7 - 1e-6
-    late = (429, {"Retry-After": "3600"}, b"")
+    late = (429, {"Retry-After": "3600"}, b"busy")
     with Faulty(late) as server, session(guards=server.guards) as client:
         with pytest.raises(requests.HTTPError) as caught:
             client.get(server.url)
         error: Any = caught.value
         assert isinstance(caught.value, errors.RateLimited)
-        assert (error.response.status_code, error.request.method) == (429, "GET")
+        assert (error.response.status_code, error.response.text, error.request.method) == (429, "busy", "GET")
         assert error.retry_at == pytest.approx(server.clock.wall() + 3600)
         with pytest.raises(errors.RateLimited) as refused:
             client.get(server.url)

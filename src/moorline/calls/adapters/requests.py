@@ -260,6 +260,8 @@ class _Wire:
         declared = response.headers.get("content-length", "")
         try:
             if declared.isdigit() and int(declared[:18]) <= SMALL:
-                response.raw.drain_conn()
+                _ = response.content  # the body of a 429 is there for who catches its exception
+        except (*_WIRE_ERRORS, TimeoutError):  # it is thrown away in any case
+            pass
         finally:
             response.close()

@@ -194,10 +194,12 @@ class _Reads(io.RawIOBase):
         super().close()
 
 
-def watched(response: urllib3.HTTPResponse, watch: Watch, span: Span) -> bool:
-    """Have *watch* told when the body of *response* ends, and read it until the deadline; False when it is over."""
-    original = response._original_response  # noqa: SLF001 (the stream below; there is no public way to it)
-    if original is None or original.isclosed():
+def watched(response: Any, watch: Watch, span: Span) -> bool:
+    """Have *watch* told when the body of *response* (urllib3's) ends, and read it until the deadline; False when it is
+    over, or is no body from a socket, as that of a stub.
+    """
+    original = getattr(response, "_original_response", None)  # the stream below; there is no public way to it
+    if original is None or original.isclosed() or type(response) is not urllib3.HTTPResponse:
         return False
     left = watch.left()
     span.at = math.inf if left is None else time.monotonic() + left
