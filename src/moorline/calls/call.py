@@ -20,7 +20,10 @@ from moorline.errors import CallerFault, CallError, ConfigurationError, Misuse, 
 from moorline.policies.retry import Retry
 
 if TYPE_CHECKING:
+    import os
+
     from moorline.calls.service import Service
+    from moorline.calls.streaming import Download, Streaming
 
 __all__ = ["UNSET", "Call", "DurableQueue", "Options", "check_payload"]
 
@@ -260,6 +263,24 @@ class Call(Generic[T]):
     def response(self) -> Call[Exchange]:
         """The same Call, answering with the raw Exchange: status, headers, body, request id and attempts."""
         return replace(cast("Call[Exchange]", self), raw=True)
+
+    def stream(self) -> Streaming:
+        """Send it and read the answer in parts: ``async with call.stream() as answer: async for part in answer: …``,
+        or both without ``async`` to block. The deadline includes the body.
+        """
+        from moorline.calls.streaming import Streaming
+
+        return Streaming(self)
+
+    def download(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int | None], None] | None = None
+    ) -> Download:
+        """Send it and write the answer to the file *path*, which appears when it is complete: ``await`` it, or use
+        ``.result()``. *progress* is told the bytes so far, and all of them where the service said so.
+        """
+        from moorline.calls.streaming import Download
+
+        return Download(self, path, progress)
 
     # Durable ---------------------------------------------------------------------------------------------------------
 

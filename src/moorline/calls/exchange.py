@@ -39,6 +39,7 @@ class Exchange:
         "from_cache",
         "headers",
         "method",
+        "open",
         "request_id",
         "stale",
         "status",
@@ -65,6 +66,7 @@ class Exchange:
         self.attempts = attempts
         self.age = 0.0
         self.from_cache = self.stale = False
+        self.open: Any = None  # the wire's own response, where the body is still to be read
         self._data: Any = _UNREAD
 
     def copy(self, *, age: float = 0.0, from_cache: bool = False, stale: bool = False) -> Exchange:

@@ -44,6 +44,7 @@ class ServiceRequest(NamedTuple):
     body: bytes | None
     max_body: int
     state: Sending | None = None
+    streamed: bool = False  # whether the body of a good answer is left to be read
 
     @property
     def replayable(self) -> bool:
@@ -141,6 +142,10 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         if isinstance(error, InvalidRequest) and error.outcome == "not_sent":
             error.retryable = False
         return error
+
+    def request_id_of(self, answer: Exchange) -> str | None:
+        """The service's own name for this request."""
+        return self._service.errors.request_id_of(answer)
 
     def judge(self, answer: Exchange) -> CallError | None:
         """Statuses, bodies that are no JSON, and failures that hide in a 200."""

@@ -203,6 +203,12 @@ def _exchange(request: ServiceRequest, response: httpx2.Response, body: bytes) -
     return Exchange(response.status_code, headers, body, method=request.method, url=request.url)
 
 
+def _opened(request: ServiceRequest, response: httpx2.Response) -> Exchange:
+    exchange = _exchange(request, response, b"")
+    exchange.open = response
+    return exchange
+
+
 class AsyncServiceWire:
     """Sends a service's requests through an async httpx2 transport, and reads the whole answer within the attempt.
 
@@ -235,6 +241,8 @@ class AsyncServiceWire:
         except WIRE_ERRORS as error:
             raise_translated(error)
         response.request = built
+        if request.streamed and response.is_success:
+            return _opened(request, response)
         try:
             collector = _Collector(response, request.max_body)
             plain = "content-encoding" not in response.headers
@@ -247,7 +255,9 @@ class AsyncServiceWire:
         return _exchange(request, response, collector.body())
 
     async def discard(self, answer: Exchange) -> None:
-        """Nothing to free: the answer was read."""
+        """Close what was not read."""
+        if answer.open is not None:
+            await answer.open.aclose()
 
 
 class SyncServiceWire:
@@ -277,6 +287,8 @@ class SyncServiceWire:
         except WIRE_ERRORS as error:
             raise_translated(error)
         response.request = built
+        if request.streamed and response.is_success:
+            return _opened(request, response)
         try:
             collector = _Collector(response, request.max_body)
             plain = "content-encoding" not in response.headers
@@ -291,7 +303,9 @@ class SyncServiceWire:
         return _exchange(request, response, collector.body())
 
     def discard(self, answer: Exchange) -> None:
-        """Nothing to free: the answer was read."""
+        """Close what was not read."""
+        if answer.open is not None:
+            answer.open.close()
 
 
 def raise_if_expired(error: CallError, at: float | None) -> None:

@@ -1,0 +1,271 @@
+"""Answers that are read in parts: the pipeline covers all until the head is there, the deadline and what the attempt
+holds (its slot, its permit of the breaker) last until the body is read or closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from moorline.calls.effects import Lease
+from moorline.calls.exchange import Exchange
+from moorline.calls.sending import ServiceContext, ServiceRequest
+from moorline.calls.timer import BodyTimer
+from moorline.errors import Attempt, BadAnswer, CallError, DeadlineExceeded
+
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
+
+__all__ = ["Answer", "Download", "Streaming"]
+
+Progress = Callable[[int, int | None], None]
+_PART: Final = 1 << 20
+
+
+class _StreamContext(ServiceContext):
+    """One sending of a Call whose answer is read in parts."""
+
+    __slots__ = ("deadline", "lease")
+
+    def request(self) -> ServiceRequest:
+        """As for others; the wire returns when the head is there."""
+        return super().request()._replace(streamed=True)
+
+    def judge(self, answer: Exchange) -> CallError | None:
+        """The status alone: a good body is the caller's to read."""
+        if answer.open is None:
+            return super().judge(answer)
+        answer.request_id = self.request_id_of(answer)
+        return None
+
+    def succeeded(self, answer: Exchange, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Exchange:
+        """The body keeps the lease."""
+        answer.attempts = attempts
+        self.lease, self.deadline = lease, deadline
+        return answer
+
+
+class Answer:
+    """An answer whose body is still to be read: ``status``, ``headers`` (names in lower case), ``request_id``,
+    ``attempts``, ``length`` in bytes if the service said it. Iterate over it, with ``async for`` or ``for``.
+
+    Reading raises DeadlineExceeded, or BadAnswer for a body that is truncated or cannot be decoded.
+    """
+
+    def __init__(self, context: _StreamContext, exchange: Exchange) -> None:
+        self.status, self.headers = exchange.status, exchange.headers
+        self.request_id, self.attempts = exchange.request_id, exchange.attempts
+        said = exchange.headers.get("content-length", "")
+        plain = "content-encoding" not in exchange.headers
+        self.length = int(said) if plain and said.isdigit() and len(said) < 19 else None
+        self._context = context
+        self._response: Any = exchange.open
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        from moorline.calls.wires import WIRE_ERRORS
+
+        timer = BodyTimer(self._left())
+        parts = aiter(self._response.aiter_bytes())
+        try:
+            while True:
+                self._check_time()
+                try:
+                    with timer:
+                        part = await anext(parts)
+                except StopAsyncIteration:
+                    break
+                except WIRE_ERRORS as error:
+                    raise (self._late() if timer.expired else self._failed(error)) from error
+                yield part
+        except CallError:
+            self._context.lease.settle(worked=False)
+            raise
+        except asyncio.CancelledError:
+            self._context.lease.settle(worked=None)
+            raise
+        finally:
+            timer.close()
+        self._context.lease.settle(worked=True)
+
+    def __iter__(self) -> Iterator[bytes]:
+        from moorline.calls.wires import WIRE_ERRORS, timeouts
+
+        left = self._left()
+        if left is not None:  # httpcore2 looks at these anew when the body begins
+            self._response.request.extensions["timeout"] = timeouts(time.monotonic() + left)
+        try:
+            try:
+                for part in self._response.iter_bytes():
+                    self._check_time()
+                    yield part
+            except WIRE_ERRORS as error:
+                left = self._left()
+                raise (self._late() if left is not None and left <= 0.002 else self._failed(error)) from error
+        except CallError:
+            self._context.lease.settle(worked=False)
+            raise
+        self._context.lease.settle(worked=True)
+
+    def close(self) -> None:
+        """Free the connection and what the attempt held; what was not read is not wanted."""
+        try:
+            self._response.close()
+        finally:
+            self._context.lease.settle(worked=True)
+
+    async def aclose(self) -> None:
+        """As ``close``, on the event loop."""
+        try:
+            await self._response.aclose()
+        finally:
+            self._context.lease.settle(worked=True)
+
+    def check_length(self, read: int) -> None:
+        """Raise BadAnswer unless *read* bytes are what the service announced."""
+        if self.length is not None and read != self.length:
+            raise self._blamed(BadAnswer(f"the answer has {read} bytes of {self.length}", retryable=True))
+
+    def _left(self) -> float | None:
+        deadline = self._context.deadline
+        return None if math.isinf(deadline) else deadline - self._context.clock.monotonic()
+
+    def _check_time(self) -> None:
+        left = self._left()
+        if left is not None and left <= 0:
+            raise self._late()
+
+    def _late(self) -> CallError:
+        return self._blamed(DeadlineExceeded("the body was not complete within the deadline", outcome="unknown"))
+
+    def _failed(self, error: BaseException) -> CallError:
+        from moorline.calls.wires import raise_translated
+
+        try:
+            raise_translated(error, in_body=True)
+        except CallError as translated:
+            return self._blamed(translated)
+
+    def _blamed(self, error: CallError) -> CallError:
+        context = self._context
+        error.service, error.operation, error.idempotency_key = context.service, context.operation, context.key
+        error.status, error.request_id, error.attempts = self.status, self.request_id, self.attempts
+        return error
+
+
+class Streaming:
+    """A Call to be sent with its answer read in parts: ``async with`` on the event loop, ``with`` to block."""
+
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
+        self._answer: Answer | None = None
+
+    async def __aenter__(self) -> Answer:
+        context = self._context()
+        self._answer = Answer(context, await self._call.service.send_context(context))
+        return self._answer
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._answer is not None:
+            await self._answer.aclose()
+
+    def __enter__(self) -> Answer:
+        self._call._check_blocking()  # noqa: SLF001 (the same rule as for ``result``)
+        context = self._context()
+        self._answer = Answer(context, self._call.service.send_context_blocking(context))
+        return self._answer
+
+    def __exit__(self, *_error: object) -> None:
+        if self._answer is not None:
+            self._answer.close()
+
+    def _context(self) -> _StreamContext:
+        context = self._call.service.context_of(self._call, kind=_StreamContext)
+        assert isinstance(context, _StreamContext)
+        return context
+
+
+class Download:
+    """A Call whose answer goes to a file: ``await`` it, or block with ``.result()``; either gives the bytes written.
+
+    The file appears under its name when it is complete; until then it is a hidden one beside.
+    """
+
+    def __init__(self, call: Call[Any], path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        self._call = call
+        self._path = Path(path)
+        self._progress = progress
+
+    def __await__(self) -> Generator[Any, None, int]:
+        return self._run().__await__()
+
+    async def _run(self) -> int:
+        async with Streaming(self._call) as answer:
+            with _Target(self._path, answer, self._progress) as target:
+                async for part in answer:
+                    if target.take(part):
+                        await asyncio.to_thread(target.flush)
+                await asyncio.to_thread(target.finish)
+                return target.size
+
+    def result(self) -> int:
+        """Write the file and block until it is complete. Raises CallError, OSError."""
+        with Streaming(self._call) as answer, _Target(self._path, answer, self._progress) as target:
+            for part in answer:
+                if target.take(part):
+                    target.flush()
+            target.finish()
+            return target.size
+
+
+class _Target:
+    """The file beside, until it has its name; it is removed when it never gets there."""
+
+    def __init__(self, path: Path, answer: Answer, progress: Progress | None) -> None:
+        self._path = path
+        self._answer = answer
+        self._progress = progress
+        self._parts = bytearray()
+        self._done = False
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        number, name = tempfile.mkstemp(prefix=f".{self._path.name[:100]}.", dir=self._path.parent)
+        self._name = name
+        self._file: IO[bytes] = os.fdopen(number, "wb", buffering=0)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+        if not self._done:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._name)  # noqa: PTH108 (a name, not a path)
+
+    def take(self, part: bytes) -> bool:
+        """Remember *part*; whether there is enough to write."""
+        self._parts += part
+        self.size += len(part)
+        if self._progress is not None:
+            self._progress(self.size, self._answer.length)
+        return len(self._parts) >= _PART
+
+    def flush(self) -> None:
+        """Write what is there."""
+        view = memoryview(self._parts)
+        while view:
+            view = view[self._file.write(view) :]
+        self._parts = bytearray()
+
+    def finish(self) -> None:
+        """Check the length, write the rest, and give the file its name."""
+        self._answer.check_length(self.size)
+        self.flush()
+        self._file.close()
+        os.replace(self._name, self._path)  # noqa: PTH105 (a name, not a path)
+        self._done = True
