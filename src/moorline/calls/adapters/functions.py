@@ -13,7 +13,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.doubles import check_function
@@ -44,7 +44,10 @@ from moorline.errors import (
 from moorline.policies.deadline import _ambient
 from moorline.policies.policy import Policy
 
-__all__ = ["Resilient", "call_error", "resilient"]
+if TYPE_CHECKING:
+    from moorline.calls.adapters.blocks import Block
+
+__all__ = ["Invocation", "Resilient", "call_error", "resilient"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,14 +113,14 @@ class Resilient:
 
             @functools.wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return await self._run_async(_Invocation(self, function, args, kwargs))
+                return await self._run_async(Invocation(self, function, args, kwargs))
 
             setattr(guarded_async, _MARK, self)
             return guarded_async  # type: ignore[return-value]  # R is a coroutine here
 
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            return self._run(_Invocation(self, function, args, kwargs))  # type: ignore[no-any-return]
+            return self._run(Invocation(self, function, args, kwargs))  # type: ignore[no-any-return]
 
         setattr(guarded, _MARK, self)
         return guarded
@@ -132,16 +135,22 @@ class Resilient:
         Raises what *function* raises, or CallError: CircuitOpen, BulkheadFull, RateLimited, DeadlineExceeded and
         AttemptTimeout (the latter two also TimeoutError). Raises Misuse when a plain function returns a coroutine.
         """
-        invocation = _Invocation(self, function, args, kwargs)
+        invocation = Invocation(self, function, args, kwargs)
         if inspect.iscoroutinefunction(function):
             return self._run_async(invocation)  # type: ignore[return-value]  # R is a coroutine here
         return self._run(invocation)  # type: ignore[no-any-return]
 
     async def call_async(self, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """As ``call``, for anything that returns something to await, such as a lambda."""
-        return await self._run_async(_Invocation(self, function, args, kwargs))  # type: ignore[no-any-return]
+        return await self._run_async(Invocation(self, function, args, kwargs))  # type: ignore[no-any-return]
 
-    def _run(self, invocation: _Invocation) -> Any:
+    def block(self) -> Block:
+        """A block of code as one attempt, never repeated: ``with guard.block():``, or ``async with``."""
+        from moorline.calls.adapters.blocks import Block
+
+        return Block(Invocation(self, block, (), {}))
+
+    def _run(self, invocation: Invocation) -> Any:
         own: BaseException
         try:
             drive(Pipeline(invocation).run(), _BLOCKING, self._clock)
@@ -153,7 +162,7 @@ class Resilient:
             own = invocation.own
         raise own
 
-    async def _run_async(self, invocation: _Invocation) -> Any:
+    async def _run_async(self, invocation: Invocation) -> Any:
         own: BaseException
         try:
             await drive_async(Pipeline(invocation).run(), _ON_LOOP, self._clock)
@@ -210,6 +219,10 @@ def resilient(
     return Resilient(name, policy, retry_on=retry_on, classify=classify, safe=safe, guards=guards)
 
 
+def block() -> None:
+    """What a block runs is written where it stands."""
+
+
 def _check_arguments(name: Any, kinds: tuple[Any, ...], classify: Any) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"resilient.name must be a string that is not empty, not {name!r}")
@@ -219,7 +232,7 @@ def _check_arguments(name: Any, kinds: tuple[Any, ...], classify: Any) -> None:
         raise ConfigurationError("resilient.classify must be a function of the exception, or None")
 
 
-class _Invocation(CallContext["_Invocation", "_Invocation"]):
+class Invocation(CallContext["Invocation", "Invocation"]):
     """One call of a function; it is its own request and its own answer for the engine."""
 
     __slots__ = ("_args", "_begun", "_failure", "_kwargs", "_owner", "_worked", "function", "own", "status", "value")
@@ -255,7 +268,7 @@ class _Invocation(CallContext["_Invocation", "_Invocation"]):
         self._begun = next(_order)
         return self.function(*self._args, **self._kwargs)
 
-    def ended(self, error: Exception) -> _Invocation:
+    def ended(self, error: Exception) -> Invocation:
         """The function raised *error*."""
         self.own = error
         inner = call_error(error)
@@ -286,22 +299,22 @@ class _Invocation(CallContext["_Invocation", "_Invocation"]):
         """A header of the answer that a failure came from."""
         return default if self._failure is None else self._failure.header(name, default)
 
-    def request(self) -> _Invocation:
+    def request(self) -> Invocation:
         """The same again."""
         return self
 
-    def judge(self, answer: _Invocation) -> CallError | None:
+    def judge(self, answer: Invocation) -> CallError | None:
         """The failure, if it is one."""
         failure = answer._failure
         return None if failure is None else failure.error
 
     def succeeded(
         self,
-        answer: _Invocation,
+        answer: Invocation,
         lease: Lease,
         deadline: float,  # noqa: ARG002 (the function is over)
         attempts: tuple[Attempt, ...],
-    ) -> _Invocation:
+    ) -> Invocation:
         """The function is over: nothing is held."""
         lease.settle(worked=self._worked, elapsed=attempts[-1].elapsed)
         return answer
@@ -336,7 +349,7 @@ class _Blocking:
     """Runs a plain function; what it calls learns of the attempt's end from the ambient deadline."""
 
     @staticmethod
-    def send(invocation: _Invocation, timeout: float | None) -> _Invocation:
+    def send(invocation: Invocation, timeout: float | None) -> Invocation:
         try:
             if timeout is None:
                 value = invocation.begin()
@@ -356,7 +369,7 @@ class _Blocking:
         return invocation
 
     @staticmethod
-    def discard(invocation: _Invocation) -> None:
+    def discard(invocation: Invocation) -> None:
         """Nothing to free."""
 
 
@@ -364,7 +377,7 @@ class _OnLoop:
     """Runs a coroutine, and cancels it when its time is over."""
 
     @staticmethod
-    async def send(invocation: _Invocation, timeout: float | None) -> _Invocation:
+    async def send(invocation: Invocation, timeout: float | None) -> Invocation:
         timer = Timer(timeout)
         try:
             with timer:
@@ -376,7 +389,7 @@ class _OnLoop:
         return invocation
 
     @staticmethod
-    async def discard(invocation: _Invocation) -> None:
+    async def discard(invocation: Invocation) -> None:
         """Nothing to free."""
 
 
