@@ -21,7 +21,8 @@
     │   ├── ServiceFault              the service failed
     │   │   ├── ServiceUnavailable    5xx
     │   │   ├── BadAnswer             truncated, malformed or too large an answer
-    │   │   └── CircuitOpen           not sent: the breaker is open
+    │   │   ├── CircuitOpen           not sent: the breaker is open
+    │   │   └── AllServicesFailed     none of the services of a Failover could
     │   ├── NetworkFault              nobody answered
     │   │   ├── ConnectFailed         never left this machine (refused, DNS, TLS, pool)
     │   │   ├── AttemptTimeout        one attempt took too long
@@ -50,6 +51,7 @@ A CallError answers two questions: *whose fault* it was (``fault``), and *what h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 Fault = Literal["caller", "credentials", "limit", "service", "network"]
@@ -235,6 +237,29 @@ class CircuitOpen(ServiceFault):
     """Not sent: the service failed too often, and the breaker stays open until ``retry_at``."""
 
     default_outcome = "not_sent"
+
+
+class AllServicesFailed(ServiceFault):
+    """None of the services of a Failover could. ``errors`` are theirs, in the order in which they were asked;
+    ``attempts`` those of all of them. ``retry_at`` is the earliest time that one of them named.
+    """
+
+    errors: tuple[CallError, ...] = ()
+
+    @classmethod
+    def of(cls, operation: str, errors: Sequence[CallError]) -> AllServicesFailed:
+        """The one error that tells of *errors*."""
+        failed = cls(f"no service could: {'; '.join(map(str, errors))}", operation=operation)
+        failed.errors = tuple(errors)
+        failed.service = ", ".join(error.service for error in errors)
+        failed.attempts = tuple(attempt for error in errors for attempt in error.attempts)
+        outcomes = {error.outcome for error in errors}
+        failed.outcome = "unknown" if "unknown" in outcomes else "not_sent" if outcomes == {"not_sent"} else "done"
+        failed.retryable = any(error.retryable for error in errors)
+        # Who comes back later must find at least one of them willing: the soonest, if none is willing at once.
+        times = [error.retry_at for error in errors if error.retryable]
+        failed.retry_at = min(at for at in times if at is not None) if times and None not in times else None
+        return failed
 
 
 class NetworkFault(CallError):

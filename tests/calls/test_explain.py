@@ -57,6 +57,18 @@ def test_refusals_and_waits(colour):
 
 
 @both
+def test_fallbacks(colour):
+    """What stood in for the service is named, in the first line and at its time."""
+    service = Script(200, 500).service(retry=None)
+    kept = service.read("x").or_last_good()
+    run(colour, kept)
+    lines = explained(colour, kept)
+    assert lines[0].endswith("(answered 500); the last good answer, 0 s old stood in")
+    assert lines[-1].endswith("falls back to the last good answer, 0 s old: answered 500")
+    assert explained(colour, service.read("y").or_else(None))[0].endswith("what or_else gives stood in")
+
+
+@both
 def test_it_tells_of_the_last_sending(colour):
     """Sending the same Call again begins a new time line."""
     call = Script(503, 200).service(retry=None).read("x")

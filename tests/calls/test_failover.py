@@ -17,7 +17,6 @@ from tests.calls.ledger import Script, both, run
 
 from moorline import Failover, Moorline, Policy, errors
 from moorline.calls.call import Call
-from moorline.calls.failover import AllServicesFailed
 from moorline.calls.guards import Guards
 from moorline.calls.service import (
     BearerKey,
@@ -31,6 +30,7 @@ from moorline.calls.service import (
     operation,
 )
 from moorline.clock import ManualClock
+from moorline.errors import AllServicesFailed
 from moorline.policies.breaker import Breaker
 from moorline.policies.retry import Retry
 

@@ -72,7 +72,8 @@ TENANTS = st.none() | st.text("ab'", max_size=2)
 @given(REQUESTS, REQUESTS, TENANTS, TENANTS)
 def test_two_requests_are_equal_if_and_only_if_all_of_them_is(one, other, tenant, others):
     """The digests of two requests are equal when method, address, headers, body and tenant are, and only then."""
-    equal = (one._replace(body=one.body or b""), tenant) == (other._replace(body=other.body or b""), others)
+    wanted, wants = (each._replace(body=each.body or b"")[:5] for each in (one, other))
+    equal = (wanted, tenant) == (wants, others)
     assert (identity(one, tenant) == identity(other, others)) == equal
 
 

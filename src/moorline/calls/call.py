@@ -15,7 +15,7 @@ from moorline.calls.explain import time_line
 from moorline.calls.hedge import Hedge
 from moorline.calls.lastgood import LastGood
 from moorline.calls.options import PLAIN, UNSET, Options, Unset
-from moorline.calls.story import Story
+from moorline.calls.story import FellBack, Story, record
 from moorline.errors import CallerFault, CallError, ConfigurationError, Misuse, OutcomeUnknown
 from moorline.policies.retry import Retry
 
@@ -135,10 +135,17 @@ class Call(Generic[T]):
         """What stands in for a service that fails; raises *error* where nothing does, or the caller is wrong."""
         kept = None if self.last is None else self.last.find(self, error)
         if kept is not None:
+            self._fell_back(f"the last good answer, {kept.age:.0f} s old", error)
             return kept if self.raw else self.service.parsed(self, kept)
         if self.fallback is _NO_FALLBACK or isinstance(error, CallerFault):
             raise error
+        self._fell_back("what or_else gives", error)
         return self.fallback(error) if callable(self.fallback) else self.fallback
+
+    def _fell_back(self, to: str, error: CallError) -> None:
+        name, now = self.service.name, self.service.clock.wall()
+        step = FellBack(at=now, service=name, operation=self.operation, reason=error.message, to=to)
+        record(step, self._stories[0] if self._stories else None)
 
     def _waited(self, instead: Any) -> Any:
         """A fallback's answer, blocking."""

@@ -44,6 +44,10 @@ def _told(steps: Sequence[Step | Attempt]) -> Iterator[tuple[Step | Attempt, str
                 yield step, f"refused by the {step.part}: {step.reason}"
             case story.Renewed():
                 yield step, step.reason
+            case story.Hedging():
+                yield step, f"sent once more beside the first: {step.reason}"
+            case story.FellBack():
+                yield step, f"falls back to {step.to}: {step.reason}"
             case story.GaveUp():
                 yield step, f"no other attempt: {step.reason}"
             case story.StateChanged():
@@ -55,8 +59,10 @@ def _told(steps: Sequence[Step | Attempt]) -> Iterator[tuple[Step | Attempt, str
 
 def _ending(steps: Sequence[Step | Attempt]) -> str:
     last = steps[-1]
-    if isinstance(last, story.Finished):
-        return _finished(last)
+    for step in reversed(steps):
+        if isinstance(step, story.Finished):
+            instead = f"; {last.to} stood in" if isinstance(last, story.FellBack) else ""
+            return _finished(step) + instead
     tries = sum(isinstance(step, (Attempt, story.Tried)) for step in steps)
     elapsed = _ended(last) - min(_began(step) for step in steps)
     if isinstance(last, Attempt) and last.reason == "answered":

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from moorline import telemetry
+from moorline.calls import story
 from moorline.calls.call import Call, check_payload
 from moorline.calls.options import Options, Unset
 from moorline.calls.paging import Pages
 from moorline.errors import (
+    AllServicesFailed,
     BadAnswer,
     CallerFault,
     CallError,
     ConfigurationError,
     CredentialFault,
     OutcomeUnknown,
-    ServiceFault,
     UnknownJob,
 )
 from moorline.policies.deadline import deadline, remaining
@@ -27,34 +28,11 @@ from moorline.policies.deadline import deadline, remaining
 if TYPE_CHECKING:
     from moorline.calls.service import Service
 
-__all__ = ["AllServicesFailed", "Failover", "FailoverCall"]
+__all__ = ["Failover", "FailoverCall"]
 
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
 _PAYLOAD: Final = ("failover", "duplicates", "operation", "args", "keys", "pinned", "options")
-
-
-class AllServicesFailed(ServiceFault):
-    """None of the services of a Failover could. ``errors`` are theirs, in the order in which they were asked;
-    ``attempts`` those of all of them. ``retry_at`` is the earliest time that one of them named.
-    """
-
-    errors: tuple[CallError, ...] = ()
-
-    @classmethod
-    def of(cls, operation: str, errors: Sequence[CallError]) -> AllServicesFailed:
-        """The one error that tells of *errors*."""
-        failed = cls(f"no service could: {'; '.join(map(str, errors))}", operation=operation)
-        failed.errors = tuple(errors)
-        failed.service = ", ".join(error.service for error in errors)
-        failed.attempts = tuple(attempt for error in errors for attempt in error.attempts)
-        outcomes = {error.outcome for error in errors}
-        failed.outcome = "unknown" if "unknown" in outcomes else "not_sent" if outcomes == {"not_sent"} else "done"
-        failed.retryable = any(error.retryable for error in errors)
-        # Who comes back later must find at least one of them willing: the soonest, if none is willing at once.
-        times = [error.retry_at for error in errors if error.retryable]
-        failed.retry_at = min(at for at in times if at is not None) if times and None not in times else None
-        return failed
 
 
 class Failover:
@@ -246,6 +224,10 @@ class FailoverCall(Call[T]):
             write = _log.error if isinstance(error, CredentialFault) else _log.warning
             facts = {"reason": error.message, "error": type(error).__name__, "outcome": error.outcome}
             write("failover", service=error.service, operation=self.operation, next=later, **facts)
+            if story.watchers:
+                now = self.failover.services[position].clock.wall()
+                name, why = error.service, error.message
+                story.tell(story.FellBack(at=now, service=name, operation=self.operation, reason=why, to=later))
 
     def _pin(self, position: int) -> None:
         if not self.plan.reads and not self.failover.duplicates:

@@ -61,7 +61,16 @@ class _Layers:
     def may(self, context: ServiceContext) -> bool:
         """Whether a hedge may be sent; True has paid for it, as for a retry."""
         budget = context.guard.budget
-        return budget is None or budget.take()
+        if budget is not None and not budget.take():
+            return False
+        hedge = story.Hedging(
+            at=context.clock.wall(),
+            service=context.service,
+            operation=context.operation,
+            reason=f"no answer within {self.hedge.after:g} s" if self.hedge else "",
+        )
+        story.record(hedge, self.story)
+        return True
 
     def twin(self, context: ServiceContext) -> ServiceContext:
         """The context of a hedge: the same request, tried once."""
@@ -100,9 +109,7 @@ class _Layers:
             outcome="done" if error is None else error.outcome,
             error=None if error is None else type(error).__name__,
         )
-        self.story.append(end)
-        if story.watchers:
-            story.tell(end)
+        story.record(end, self.story)
 
 
 def _plain(context: ServiceContext) -> Generator[ServiceContext, Exchange, Exchange]:

@@ -333,10 +333,12 @@ class Service:
         base = self.base_url
         if policy is None:
             policy = call.options.applied(self.policy)
-        return kind(self, call, base, policy, self._guard(base, policy))
+        return kind(self, call, base, policy, self._guard(base, policy, call.options.tenant))
 
-    def _guard(self, base: str, policy: Policy) -> Guard:
+    def _guard(self, base: str, policy: Policy, tenant: str | None = None) -> Guard:
         """The shared state, looked up once for the usual case: the same address and policy as before."""
+        if tenant is not None:
+            return self.guards.guard(self._guard_name(base), policy, tenant, apart=self.limits.apart)
         known = self._known_guard
         if known is not None and known[0] == base and known[1] is policy and known[2] is self.guards:
             return known[3]

@@ -15,8 +15,10 @@ from moorline import telemetry
 from moorline.errors import Attempt, Outcome
 
 __all__ = [
+    "FellBack",
     "Finished",
     "GaveUp",
+    "Hedging",
     "Part",
     "Refused",
     "Renewed",
@@ -28,6 +30,7 @@ __all__ = [
     "Waiting",
     "Watcher",
     "new_number",
+    "record",
     "step_of",
     "tell",
     "watch",
@@ -120,6 +123,22 @@ class GaveUp(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedging(Step):
+    """No answer yet: the same read is sent once more beside the first, and the first answer wins."""
+
+    kind: ClassVar[str] = "hedge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FellBack(Step):
+    """The service could not: ``to`` stands in, another service or an earlier answer; ``reason`` is the error."""
+
+    kind: ClassVar[str] = "fallback"
+
+    to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Step):
     """The call is over. ``error`` is the name of the error's class, None for an answer; ``elapsed`` is seconds."""
 
@@ -144,7 +163,8 @@ class StateChanged(Step):
 
 
 _KINDS: Final = {
-    kind.kind: kind for kind in (Tried, Waiting, Retrying, Refused, Renewed, GaveUp, Finished, StateChanged)
+    kind.kind: kind
+    for kind in (Tried, Waiting, Retrying, Refused, Renewed, GaveUp, Hedging, FellBack, Finished, StateChanged)
 }
 
 
@@ -179,6 +199,14 @@ def watch(watcher: Watcher) -> Callable[[], None]:
             watchers.remove(watcher)
 
     return stop
+
+
+def record(step: Step, story: Story | None) -> None:
+    """Add *step* to the *story* of a Call, if there is one, and tell it to all who watch."""
+    if story is not None:
+        story.append(step)
+    if watchers:
+        tell(step)
 
 
 def tell(step: Step) -> None:
