@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import socket
 import time
+from random import Random
 from typing import Any
 
 import httpx
@@ -327,6 +328,37 @@ async def test_cancelled_streams_leave_nothing(cancels):
                 assert (guard.bulkhead.busy, guard.breaker.state) == (0, "closed")
             assert (await client.get(fine.url)).text == "body"
             assert len(pool_of(client)._requests) == 0
+
+
+async def test_many_cancelled_requests_leave_nothing():
+    """Hundreds of requests cancelled at any moment, once or twice, in handshakes, silence and bodies, leave nothing."""
+    guards, policy = Guards(), Policy(retry=None, bulkhead=Bulkhead(6, queue=100), breaker=Breaker(failures=1))
+    bulkhead = guards.guard("acme", policy).bulkhead
+    assert bulkhead
+    random = Random(7)
+    with (
+        FaultServer(fault_server.silent) as stalled,
+        FaultServer(fault_server.drip) as dripping,
+        FaultServer(whole) as fine,
+    ):
+        urls = [stalled.url, stalled.url.replace("http:", "https:"), dripping.url, fine.url]
+
+        async def cancelled(client: httpx.AsyncClient) -> None:
+            task = asyncio.ensure_future(client.get(random.choice(urls)))
+            await asyncio.sleep(random.random() * 0.03)
+            for _ in range(random.choice([1, 2])):
+                task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.gather(task, return_exceptions=True)
+
+        async with small(policy, name="acme", guards=guards) as client:
+            for _ in range(15):
+                await asyncio.gather(*(cancelled(client) for _ in range(20)))
+            assert (bulkhead.busy, bulkhead.waiting) == (0, 0)
+            assert (await asyncio.wait_for(client.get(fine.url), 5)).text == "body"
+            assert pool_of(client)._requests == []
+            assert all(each.is_idle() for each in pool_of(client).connections)
+    assert len(asyncio.all_tasks()) == 1
 
 
 @both

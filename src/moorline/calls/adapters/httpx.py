@@ -8,7 +8,6 @@ follows redirects above its transport, so each hop is a call of its own; ``moorl
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,11 +20,12 @@ from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
 from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, Watch, is_idempotent, said
 from moorline.calls.adapters.httpcore_pools import Marks, clamp, is_full, mend, tidy
+from moorline.calls.adapters.httpx_bodies import WIRE_ERRORS, AsyncBody, Body
 from moorline.calls.drivers import drive, drive_async
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
-from moorline.calls.timer import BodyTimer, Timer
+from moorline.calls.timer import Timer
 from moorline.calls.wires import timeouts
 from moorline.errors import (
     AttemptTimeout,
@@ -42,7 +42,6 @@ from moorline.policies.policy import Policy
 
 __all__ = ["AsyncTransport", "Transport"]
 
-_WIRE_ERRORS: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError)
 _NOT_SENT: Final = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -220,9 +219,9 @@ class _Context(Foreign):
             left = watch.left()
             if left is not None:  # httpcore looks at the timeouts of a body when it begins
                 self.marks.update(timeouts(time.monotonic() + left, self._extensions.get("timeout")))
-            response.stream = _Body(response.stream, watch)
+            response.stream = Body(response.stream, watch)
         else:
-            response.stream = _AsyncBody(response.stream, watch, self.marks)
+            response.stream = AsyncBody(response.stream, watch, self.marks)
         return True
 
     def translated(self, error: Exception, *, in_body: bool = False) -> CallError:
@@ -285,7 +284,7 @@ class _Wire:
         at = math.inf if timeout is None else time.monotonic() + timeout
         try:
             response = self._transport.handle_request(context.begin(timeout))
-        except _WIRE_ERRORS as error:
+        except WIRE_ERRORS as error:
             made = context.translated(error)
             if isinstance(error, httpx.TimeoutException) and time.monotonic() >= at - _ROUNDING:
                 raise Expired(sent=not isinstance(made, ConnectFailed), in_pool=made.code == POOL) from error
@@ -299,7 +298,7 @@ class _Wire:
         try:
             if _is_small(response):
                 response.read()
-        except (*_WIRE_ERRORS, RuntimeError):  # it is thrown away in any case
+        except (*WIRE_ERRORS, RuntimeError):  # it is thrown away in any case
             pass
         finally:
             response.close()
@@ -325,7 +324,7 @@ class _AsyncWire:
         except BaseException as error:
             marks.alive = False
             await mend(self._transport)
-            if not isinstance(error, _WIRE_ERRORS):
+            if not isinstance(error, WIRE_ERRORS):
                 raise
             if timer.expired and isinstance(error, TimeoutError):
                 sent = marks.written or not isinstance(self._transport, httpx.AsyncHTTPTransport)
@@ -340,77 +339,7 @@ class _AsyncWire:
         try:
             if _is_small(response):
                 await response.aread()
-        except (*_WIRE_ERRORS, RuntimeError):  # it is thrown away in any case
+        except (*WIRE_ERRORS, RuntimeError):  # it is thrown away in any case
             pass
         finally:
             await response.aclose()
-
-
-class _Body(httpx.SyncByteStream):
-    """A body read blocking: each read on the socket is clamped, and each part checked."""
-
-    def __init__(self, stream: httpx.SyncByteStream, watch: Watch) -> None:
-        self._stream = stream
-        self._watch = watch
-
-    def __iter__(self) -> Iterator[bytes]:
-        watch = self._watch
-        try:
-            for part in self._stream:
-                if watch.over:
-                    raise watch.late()
-                yield part
-        except _WIRE_ERRORS as error:
-            self._stream.close()
-            if isinstance(error, CallError):
-                raise
-            raise watch.failed(error) from error
-        watch.settle(worked=True)
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._watch.settle(worked=True)
-
-
-class _AsyncBody(httpx.AsyncByteStream):
-    """A body read on the loop within the deadline."""
-
-    def __init__(self, stream: Any, watch: Watch, marks: Marks) -> None:
-        self._stream = stream
-        self._watch = watch
-        self._marks = marks
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        watch = self._watch
-        parts = aiter(self._stream)
-        timer = BodyTimer(watch.left())
-        try:
-            while True:
-                if watch.over:  # data that is always there at once never lets the timer ring
-                    raise watch.late()
-                try:
-                    with timer:
-                        part = await anext(parts)
-                except StopAsyncIteration:
-                    break
-                except _WIRE_ERRORS as error:
-                    raise (watch.late() if timer.expired else watch.failed(error)) from error
-                yield part
-        except CallError:
-            await self.aclose()
-            raise
-        except asyncio.CancelledError:
-            watch.settle(worked=None)
-            raise
-        finally:
-            timer.close()
-        watch.settle(worked=True)
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._marks.alive = False  # not earlier: until here the pool has its own hold on it
-            self._watch.settle(worked=True)
