@@ -44,12 +44,20 @@ def said(error: BaseException) -> str:
 class Reply:
     """A response of a foreign client, as the engine sees it. *headers* finds names in any case."""
 
-    __slots__ = ("_headers", "response", "status")
+    __slots__ = ("_headers", "_names", "response", "status")
 
     def __init__(self, response: Any, status: int, headers: Mapping[str, str]) -> None:
         self.response = response
         self.status = status
         self._headers = headers
+        self._names: frozenset[str] | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of its headers, in lower case: one look instead of one for each word of limits."""
+        if self._names is None:
+            self._names = frozenset(str(name).lower() for name in self._headers)
+        return self._names
 
     def header(self, name: str, default: str | None = None) -> str | None:
         """The value of a header."""

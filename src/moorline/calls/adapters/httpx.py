@@ -24,7 +24,7 @@ from moorline.calls.adapters.httpx_bodies import WIRE_ERRORS, AsyncBody, Body
 from moorline.calls.drivers import drive, drive_async
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.engine import Pipeline
-from moorline.calls.guards import Guards
+from moorline.calls.guards import Guard, Guards
 from moorline.calls.timer import Timer
 from moorline.calls.wires import timeouts
 from moorline.errors import (
@@ -77,11 +77,17 @@ class _Base:
         if wire is not None:
             refuse_doubles(wire)
         self._wire = wire
+        self._known: dict[str, Guard] = {}
 
     def _context(self, request: httpx.Request) -> _Context:
+        name = self._name or request.url.netloc.decode("ascii") or "http"
+        guard = self._known.get(name)
+        if guard is None:
+            guard = self._known[name] = self._guards.guard(name, self._policy)
         return _Context(
             request,
-            name=self._name or request.url.netloc.decode("ascii") or "http",
+            name=name,
+            guard=guard,
             policy=self._policy,
             guards=self._guards,
             key_header=self._key_header,
@@ -169,12 +175,9 @@ class _Context(Foreign):
     __slots__ = ("_blocking", "_extensions", "_refused", "_stream", "marks", "sent")
 
     def __init__(self, request: httpx.Request, *, key_header: str, blocking: bool, **given: Any) -> None:
-        super().__init__(
-            operation=request.method,
-            idempotent=is_idempotent(request.method),
-            key=request.headers.get(key_header),
-            **given,
-        )
+        idempotent = is_idempotent(request.method)
+        key = None if idempotent else request.headers.get(key_header)
+        super().__init__(operation=request.method, idempotent=idempotent, key=key, **given)
         self.sent = request
         self._blocking = blocking
         self.marks = Marks({})
