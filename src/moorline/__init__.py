@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from moorline import errors
     from moorline.app import Moorline
     from moorline.calls.adapters.functions import resilient
+    from moorline.calls.addresses import PublicAddresses
+    from moorline.calls.cache import Cache
     from moorline.calls.failover import Failover
+    from moorline.calls.hedge import Hedge
+    from moorline.calls.story import watch
     from moorline.events.event import Event
     from moorline.jobs.job import Job
     from moorline.money import Money
@@ -26,35 +30,43 @@ if TYPE_CHECKING:
 __all__ = [
     "Breaker",
     "Bulkhead",
+    "Cache",
     "Event",
     "Failover",
+    "Hedge",
     "Job",
     "Money",
     "Moorline",
     "Policy",
+    "PublicAddresses",
     "RateLimit",
     "Retry",
     "Secret",
     "deadline",
     "errors",
     "resilient",
+    "watch",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     "Breaker": "moorline.policies.breaker",
     "Bulkhead": "moorline.policies.bulkhead",
+    "Cache": "moorline.calls.cache",
     "Event": "moorline.events.event",
     "Failover": "moorline.calls.failover",
+    "Hedge": "moorline.calls.hedge",
     "Job": "moorline.jobs.job",
     "Money": "moorline.money",
     "Moorline": "moorline.app",
     "Policy": "moorline.policies.policy",
+    "PublicAddresses": "moorline.calls.addresses",
     "RateLimit": "moorline.policies.rate",
     "Retry": "moorline.policies.retry",
     "Secret": "moorline.secrets.secret",
     "deadline": "moorline.policies.deadline",
     "resilient": "moorline.calls.adapters.functions",
+    "watch": "moorline.calls.story",
 }
 
 

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.calls.fault_server import FaultServer
-from tests.calls.ledger import CANARY, Ledger, both, run
+from tests.calls.ledger import CANARY, Ledger, both, request, run
 
 from moorline import errors
 from moorline.calls.addresses import PublicAddresses
+from moorline.calls.async_sockets import async_transport
 from moorline.calls.guards import Guards
 from moorline.calls.resolving import Resolver
-from moorline.calls.sockets import clamped_transport, pinned_transport
+from moorline.calls.sockets import clamped_transport
 from moorline.policies.policy import Policy
+from moorline.transport import AsyncTransport, Transport
 
 PRIVATE = [
     "0.0.0.0", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.16.0.1",
@@ -207,7 +209,7 @@ def test_plain_transports_are_pinned_too():
                 client.get(url)
 
     async def on_the_loop() -> None:
-        async with httpx2.AsyncClient(transport=pinned_transport(context, limits, guard)) as client:
+        async with httpx2.AsyncClient(transport=async_transport(context, limits, guard)) as client:
             for url in ("https://name.example/", "https://name.example:22/", "https://10.0.0.1/"):
                 with pytest.raises(errors.InvalidRequest):
                     await client.get(url)
@@ -273,3 +275,31 @@ class TestTheResolver:
         assert resolver._threads == 2
         hang.set()
         assert resolver.resolve("d", 1, 5.0, silent) == ("8.8.8.8",)
+
+
+@both
+def test_plain_transports_keep_to_public_addresses(colour):
+    """A plain client of a transport with *addresses* gets an error that is httpx2's as well, and nothing is sent; a name
+    that resolves to a private address is refused when the connection is opened, once.
+    """
+    asked: list[str] = []
+
+    def resolve(host: str, _port: int) -> list[str]:
+        asked.append(host)
+        return ["10.0.0.1"]
+
+    kind = Transport if colour == "sync" else AsyncTransport
+    guard = PublicAddresses(resolve=resolve)
+    for url in ("https://127.0.0.1/", "http://example.com/", "https://inside.example/"):
+        with pytest.raises(httpx2.LocalProtocolError) as caught:
+            request(colour, Policy(), "GET", url, kind(addresses=guard))
+        assert isinstance(caught.value, errors.InvalidRequest)
+        assert (caught.value.outcome, caught.value.retryable, len(caught.value.attempts)) in (
+            ("not_sent", False, 0),
+            ("not_sent", False, 1),
+        )
+    assert asked == ["inside.example"]
+    with pytest.raises(errors.ConfigurationError, match="addresses needs our own wire"):
+        kind(addresses=guard, wire=httpx2.MockTransport(lambda _request: httpx2.Response(200)))
+    with pytest.raises(errors.ConfigurationError, match="must be a PublicAddresses"):
+        kind(addresses="public")  # type: ignore[arg-type]

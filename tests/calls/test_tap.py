@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.calls.ledger import CANARY, Script
+from tests.calls.ledger import CANARY, Ledger, Script
 from typer.testing import CliRunner
 
 from moorline import errors
@@ -68,12 +68,16 @@ def test_steps_are_told_as_they_happen(opened):
 
 def test_the_state_of_all_parts(opened):
     """Breaker, gate, bulkhead, budget and calls under way are answered by the service's name."""
-    service = Script(500).service(breaker=Breaker(failures=1), retry=None, bulkhead=Bulkhead(3))
+
+    class Tapped(Ledger):
+        name = "tapped"
+
+    service = Script(500).service(Tapped, breaker=Breaker(failures=1), retry=None, bulkhead=Bulkhead(3))
     with pytest.raises(errors.ServiceUnavailable):
         service.read("x").result()
     with ask(opened, {"want": "state"}) as stream:
         answer = json.loads(stream.readline())
-    parts = answer["services"]["ledger"]
+    parts = answer["services"]["tapped"]
     assert (answer["pid"], parts["breaker"]) == (os.getpid(), "open")
     assert parts["bulkhead"] == {"limit": 3, "busy": 0, "waiting": 0}
     assert (parts["under_way"], parts["rate_gate"]["waiting"]) == ({"": 0}, 0)

@@ -105,14 +105,9 @@ class _Pool:
     __slots__ = ("_keeper", "transport")
 
     def __init__(self, addresses: PublicAddresses | None) -> None:
-        if addresses is None:
-            from moorline.calls.async_sockets import async_transport
+        from moorline.calls.async_sockets import async_transport
 
-            self.transport = async_transport(_tls(), _limits())
-        else:
-            from moorline.calls.sockets import pinned_transport
-
-            self.transport = pinned_transport(_tls(), _limits(), addresses)
+        self.transport = async_transport(_tls(), _limits(), addresses)
         self._keeper: AsyncGenerator[None] | None = None
 
     async def watch(self, closed: object) -> None:

@@ -43,6 +43,7 @@ class Pipeline(Generic[R, A]):
     """One call under way; ``run()`` is the generator for a driver. Returns an answer or raises a CallError."""
 
     # Beginnings stand on the class: a call to which nothing happens changes few of them.
+    _attempts: tuple[Attempt, ...] = ()
     _answer: A | None = None  # the last failed answer, whose connection we still hold
     _asked: float | None = None  # the wait that it asked for
     _held: Pass | None = None  # what the attempt took from the rate gate, where that counts
@@ -55,7 +56,6 @@ class Pipeline(Generic[R, A]):
     def __init__(self, context: CallContext[R, A]) -> None:
         self._context = context
         self._guard = context.guard
-        self._attempts: list[Attempt] = []
 
     def run(self) -> Generator[Effect, Any, A]:
         """Yield effects until there is an answer to return or an error to raise."""
@@ -208,8 +208,8 @@ class Pipeline(Generic[R, A]):
                 self._heed(answer, error, readings)
             if error is not None:
                 raise error  # noqa: TRY301 (one place settles the lease)
-            self._note(wall, begun, answer.status, "answered")
-            return context.succeeded(answer, lease, self._deadline, tuple(self._attempts))
+            attempts = self._note(wall, begun, answer.status, "answered")
+            return context.succeeded(answer, lease, self._deadline, attempts)
         except CallError as error:
             self._answer = answer
             self._replayable = request is None or request.replayable
@@ -282,14 +282,15 @@ class Pipeline(Generic[R, A]):
         else:
             self._unsent()
 
-    def _note(self, wall: float, begun: float, status: int | None, reason: str) -> None:
+    def _note(self, wall: float, begun: float, status: int | None, reason: str) -> tuple[Attempt, ...]:
         elapsed = self._context.clock.monotonic() - begun
         attempt = Attempt(len(self._attempts) + 1, wall, elapsed, status, reason)
-        self._attempts.append(attempt)
+        self._attempts = (*self._attempts, attempt)
         if self._loud:
             self._tell(story.Tried, reason, number=attempt.number, status=status, elapsed=elapsed)
         elif self._context.story is not None:
             self._context.story.append(attempt)
+        return self._attempts
 
     # After a failed attempt ------------------------------------------------------------------------------------------
 
@@ -310,7 +311,8 @@ class Pipeline(Generic[R, A]):
             self._tell(story.GaveUp, str(why))
             return False
         self._retries += 1
-        self._attempts[-1] = self._attempts[-1]._replace(wait=wait)
+        *before, last = self._attempts
+        self._attempts = (*before, last._replace(wait=wait))
         self._tell(story.Retrying, error.message, number=self._retries, seconds=wait)
         try:
             yield from self._drop_answer()
@@ -371,7 +373,7 @@ class Pipeline(Generic[R, A]):
         error = honest(error, idempotent=context.idempotent, unknown=self._unknown)
         error.service, error.operation = context.service, context.operation
         error.idempotency_key = context.key
-        error.attempts = tuple(self._attempts)
+        error.attempts = self._attempts
         error.retryable = worth_later(error, context, unknown=self._unknown, asked=self._asked)
         return context.raised(error)
 

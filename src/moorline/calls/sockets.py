@@ -9,7 +9,6 @@ when to stop; a name that was resolved just now, and a literal address, need non
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import select
 import socket
@@ -25,7 +24,7 @@ from moorline.calls.addresses import PublicAddresses
 from moorline.calls.resolving import RESOLVER, system
 from moorline.calls.wires import Until
 
-__all__ = ["ClampedBackend", "PinnedBackend", "clamped_transport", "pinned_transport"]
+__all__ = ["ClampedBackend", "clamped_transport", "network_errors"]
 
 
 def clamped_transport(
@@ -43,23 +42,9 @@ def clamped_transport(
     return transport
 
 
-def pinned_transport(
-    context: ssl.SSLContext, limits: httpx2.Limits, addresses: PublicAddresses
-) -> httpx2.AsyncHTTPTransport:
-    """httpx2's async transport, whose connections go to *addresses* only."""
-    transport = httpx2.AsyncHTTPTransport(verify=context, limits=limits)
-    transport._pool = httpcore2.AsyncConnectionPool(  # noqa: SLF001 (as above)
-        ssl_context=context,
-        max_connections=limits.max_connections,
-        max_keepalive_connections=limits.max_keepalive_connections,
-        keepalive_expiry=limits.keepalive_expiry,
-        network_backend=PinnedBackend(addresses),
-    )
-    return transport
-
-
 @contextlib.contextmanager
-def _as(timeout_kind: type[Exception], error_kind: type[Exception]) -> Iterator[None]:
+def network_errors(timeout_kind: type[Exception], error_kind: type[Exception]) -> Iterator[None]:
+    """What the system says of a socket, as httpcore2's exceptions."""
     try:
         yield
     except TimeoutError as error:
@@ -86,13 +71,13 @@ class _Stream(httpcore2.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Up to *max_bytes*; empty at the end."""
-        with _as(httpcore2.ReadTimeout, httpcore2.ReadError):
+        with network_errors(httpcore2.ReadTimeout, httpcore2.ReadError):
             self._sock.settimeout(_left(timeout))
             return self._sock.recv(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """All of *buffer*."""
-        with _as(httpcore2.WriteTimeout, httpcore2.WriteError):
+        with network_errors(httpcore2.WriteTimeout, httpcore2.WriteError):
             view = memoryview(buffer)
             while view:
                 self._sock.settimeout(_left(timeout))
@@ -106,7 +91,7 @@ class _Stream(httpcore2.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
         """The same connection with TLS."""
-        with _as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+        with network_errors(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             try:
                 self._sock.settimeout(_left(timeout))
                 return _Stream(ssl_context.wrap_socket(self._sock, server_hostname=server_hostname))
@@ -157,7 +142,7 @@ class ClampedBackend(httpcore2.NetworkBackend):
         addresses = self._addresses
         if addresses is not None:
             addresses.check_host(host, port)
-        with _as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+        with network_errors(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             found = RESOLVER.resolve(host, port, _left(timeout), self._ask)
             if addresses is not None:
                 found = addresses.checked(host, found)
@@ -189,33 +174,3 @@ def _connected(
         sock.close()
         raise
     return sock
-
-
-class PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Opens connections on the loop: resolves the name once, checks every address, and connects to one of these."""
-
-    def __init__(self, addresses: PublicAddresses) -> None:
-        self._addresses = addresses
-        self._ask = addresses.resolve or system
-        self._backend = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """A connection to the first address that answers. Raises InvalidRequest for one that must not be called."""
-        self._addresses.check_host(host, port)
-        with _as(httpcore2.ConnectTimeout, httpcore2.ConnectError):
-            async with asyncio.timeout(timeout):
-                found = await RESOLVER.resolve_async(host, port, self._ask)
-        failure: Exception = httpcore2.ConnectError("the name has no address")
-        for text in self._addresses.checked(host, found):
-            try:
-                return await self._backend.connect_tcp(text, port, timeout, local_address, socket_options)
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise failure

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from moorline.calls.addresses import PublicAddresses
 from moorline.calls.bodies import AsyncBody, SyncBody
 from moorline.calls.clients import Clients
 from moorline.calls.drivers import drive, drive_async
@@ -18,7 +19,7 @@ from moorline.calls.engine import Pipeline
 from moorline.calls.guards import PROCESS, Guards
 from moorline.calls.plain import AsyncPlainWire, PlainContext, SyncPlainWire
 from moorline.clock import Clock
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
 __all__ = ["AsyncTransport", "Transport"]
@@ -35,6 +36,7 @@ class _Base:
         wire: Any = None,
         guards: Guards | None = None,
         clock: Clock | None = None,
+        addresses: PublicAddresses | None = None,
     ) -> None:
         kind = type(self).__name__
         if policy is not None and not isinstance(policy, Policy):
@@ -43,6 +45,12 @@ class _Base:
             raise ConfigurationError(f"{kind}.name must be a string that is not empty, or None, not {name!r}")
         if guards is not None and not isinstance(guards, Guards):
             raise ConfigurationError(f"{kind}.guards must be a Guards or None, not {type(guards).__name__}")
+        if addresses is not None and not isinstance(addresses, PublicAddresses):
+            raise ConfigurationError(f"{kind}.addresses must be a PublicAddresses, not {type(addresses).__name__}")
+        if addresses is not None and wire is not None:
+            raise ConfigurationError(
+                f"{kind}.addresses needs our own wire, as it decides where connections go; give one"
+            )
         self._needs(wire, kind)
         self._policy = policy or Policy()
         self._name = name or "http"
@@ -54,7 +62,18 @@ class _Base:
         self._context = PlainContext.of_transport(body, self._name, self._policy, self._guard, self._clock)
         self._wire = wire
         self._given = None if wire is None else self._carried(wire)
-        self._clients = Clients()
+        self._addresses = addresses
+        self._clients = Clients(addresses)
+
+    def _begin(self, request: httpx2.Request) -> PlainContext:
+        """The request for the engine. Raises InvalidRequest, in httpx2's kind, for an address that is not allowed."""
+        context = self._context(request)
+        if self._addresses is not None:
+            try:
+                self._addresses.check_url(str(request.url))
+            except InvalidRequest as error:
+                raise context.blamed(error) from None
+        return context
 
     def _carried(self, wire: Any) -> Any:
         """The wire of the pipeline over a transport that was given."""
@@ -74,7 +93,8 @@ class _Base:
 class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
     """The pipeline for ``httpx2.AsyncClient``. *name* shares breaker and limits with all that use the same name.
 
-    *wire* is the transport underneath (httpx2's own, one per event loop, by default).
+    *wire* is the transport underneath (httpx2's own, one per event loop, by default). *addresses* keeps requests for
+    addresses that come from users to public ones; redirects that the client follows are checked like any request.
 
     Raises ConfigurationError naming the argument.
     """
@@ -84,7 +104,7 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = self._context(request)
+        context = self._begin(request)
         wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
         try:
             seen = await drive_async(Pipeline(context).run(), wire, self._clock)
@@ -107,7 +127,7 @@ class Transport(_Base, httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = self._context(request)
+        context = self._begin(request)
         wire = self._given or SyncPlainWire(self._clients.blocking())
         try:
             response = drive(Pipeline(context).run(), wire, self._clock).response

@@ -47,6 +47,8 @@ def may_repeat(
         raise GiveUp("the deadline is over")
     if isinstance(error, OutcomeUnknown):
         raise GiveUp("nobody knows what the first one did")
+    if isinstance(error, CallerFault) and error.outcome == "not_sent":
+        raise GiveUp("it cannot be sent as it is")
     if told is False:
         raise GiveUp("the service says not to try again")
     if refused(error, asked) or error.outcome == "not_sent":
@@ -79,7 +81,9 @@ def worked(error: CallError) -> bool | None:
     """What the breaker learns: a caller's fault is a success, a limit or a full pool of ours is nothing."""
     if isinstance(error, LimitFault) or error.code == POOL:
         return None
-    return isinstance(error, (CallerFault, CredentialFault))
+    if isinstance(error, (CallerFault, CredentialFault)):
+        return True if error.outcome == "done" else None  # refused on this side, the service knows nothing of it
+    return False
 
 
 def honest(error: CallError, *, idempotent: bool, unknown: bool) -> CallError:
@@ -105,6 +109,8 @@ def honest(error: CallError, *, idempotent: bool, unknown: bool) -> CallError:
 
 def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bool, asked: float | None) -> bool:
     """Whether the same Call, sent again later, is safe and sensible."""
+    if isinstance(error, CallerFault) and error.outcome == "not_sent":
+        return False
     safe = _safe(context)
     if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or refused(error, asked):
         return safe or not unknown
