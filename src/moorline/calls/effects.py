@@ -29,6 +29,7 @@ __all__ = [
     "Renew",
     "Send",
     "Sleep",
+    "SlotLease",
     "Wait",
 ]
 
@@ -114,8 +115,20 @@ class Renew:
 Effect = Send | Sleep | Wait | Discard | Renew
 
 
-class Lease:
-    """What an attempt holds: its permit and its slot. Settled once; a streamed answer keeps it until it is closed."""
+class Lease(Protocol):
+    """What an attempt holds: a permit of the breaker, perhaps a slot. Settled once; a streamed answer keeps it until
+    it is closed.
+    """
+
+    def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:
+        """Free it, and tell the breaker whether the service worked (None: nothing was learnt), and in how many
+        seconds.
+        """
+        ...
+
+
+class SlotLease:
+    """A lease with a place in the bulkhead, or of a service without a breaker. Otherwise the permit itself is one."""
 
     __slots__ = ("permit", "ticket")
 
@@ -124,21 +137,13 @@ class Lease:
         self.ticket: Ticket | None = None
 
     def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:
-        """Free the slot, and tell the breaker whether the service worked (None: nothing was learnt), and in how many
-        seconds.
-        """
+        """As ``Lease.settle``."""
         permit, ticket = self.permit, self.ticket
         self.permit = self.ticket = None
         if ticket is not None:
             ticket.leave()
-        if permit is None:
-            return
-        if worked is None:
-            permit.ignore()
-        elif worked:
-            permit.success(elapsed)
-        else:
-            permit.failure(elapsed)
+        if permit is not None:
+            permit.settle(worked=worked, elapsed=elapsed)
 
 
 class CallContext(Generic[R, A]):

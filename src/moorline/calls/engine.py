@@ -15,7 +15,21 @@ from typing import Any, Final, Generic
 
 from moorline import telemetry
 from moorline.calls import story
-from moorline.calls.effects import POOL, A, CallContext, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep, Wait
+from moorline.calls.effects import (
+    POOL,
+    A,
+    CallContext,
+    Discard,
+    Effect,
+    Expired,
+    Lease,
+    R,
+    Renew,
+    Send,
+    Sleep,
+    SlotLease,
+    Wait,
+)
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
 from moorline.clock import SYSTEM
 from moorline.errors import (
@@ -108,9 +122,9 @@ class Pipeline(Generic[R, A]):
         if guard.bulkhead is not None or not guard.gate.free:
             return None
         if guard.breaker is None:
-            return Lease(None)
-        permit = guard.breaker.admit()
-        return None if permit is None else Lease(permit)
+            return SlotLease(None)
+        permit: Lease | None = guard.breaker.admit()
+        return permit
 
     def _admission(self) -> Generator[Effect, Any, Lease]:
         """Pass the breaker, the rate gate and the bulkhead, in this order. Refusals are final: nothing was sent."""
@@ -123,7 +137,7 @@ class Pipeline(Generic[R, A]):
                 when = self._context.clock.wall() + wait if math.isfinite(wait) else None
                 message = f"not sent: the circuit is open ({breaker.reason})"
                 raise self._refusal("breaker", CircuitOpen(message, retry_at=when))
-        lease = Lease(permit)
+        lease = SlotLease(permit)
         try:
             if not self._guard.gate.free:
                 yield from self._pass_gate()
@@ -158,7 +172,7 @@ class Pipeline(Generic[R, A]):
         if held is not None:
             self._guard.gate.give_back(held)
 
-    def _enter_bulkhead(self, lease: Lease) -> Generator[Effect, Any, None]:
+    def _enter_bulkhead(self, lease: SlotLease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead
         assert bulkhead is not None
         ticket = lease.ticket = bulkhead.enter()

@@ -121,6 +121,15 @@ class Permit:
         generation, self._generation = self._generation, _NONE
         self._owner._settle(self, generation, False, elapsed)  # noqa: SLF001
 
+    def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:
+        """``success`` when it *worked*, ``ignore`` for None, else ``failure``."""
+        if worked:
+            self.success(elapsed)
+        elif worked is None:
+            self.ignore()
+        else:
+            self.failure(elapsed)
+
     def ignore(self) -> None:
         """Nothing was learnt: cancelled, rate-limited, or never sent."""
         generation, self._generation = self._generation, _NONE
