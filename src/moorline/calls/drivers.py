@@ -8,10 +8,11 @@ import threading
 from collections.abc import Awaitable, Generator
 from typing import Any, Protocol, TypeVar
 
-from moorline.calls.effects import Discard, Effect, Renew, Send, Sleep, Wait
+from moorline.calls.effects import A, Discard, Effect, Renew, Send, Sleep, Wait
+from moorline.calls.engine import Pipeline
 from moorline.clock import Clock
 
-__all__ = ["AsyncWire", "SyncWire", "drive", "drive_async"]
+__all__ = ["AsyncWire", "SyncWire", "drive", "drive_async", "perform", "perform_async"]
 
 T = TypeVar("T")
 
@@ -38,6 +39,32 @@ class SyncWire(Protocol):
     def discard(self, answer: Any) -> None:
         """As ``AsyncWire.discard``."""
         ...
+
+
+async def perform_async(pipeline: Pipeline[Any, A], wire: AsyncWire, clock: Clock) -> A:
+    """The answer of a call on the event loop, the usual one without any generator."""
+    effect = pipeline.straight()
+    if effect is None:
+        return await drive_async(pipeline.run(), wire, clock)
+    try:
+        answer = await wire.send(effect.request, effect.timeout)
+    except BaseException as error:  # noqa: BLE001 (the pipeline raises it, or what it means)
+        return await drive_async(pipeline.run(error), wire, clock)
+    result = pipeline.ended(answer)
+    return await drive_async(pipeline.run(answer), wire, clock) if result is None else result
+
+
+def perform(pipeline: Pipeline[Any, A], wire: SyncWire, clock: Clock) -> A:
+    """The same on this thread."""
+    effect = pipeline.straight()
+    if effect is None:
+        return drive(pipeline.run(), wire, clock)
+    try:
+        answer = wire.send(effect.request, effect.timeout)
+    except BaseException as error:  # noqa: BLE001 (as above)
+        return drive(pipeline.run(error), wire, clock)
+    result = pipeline.ended(answer)
+    return drive(pipeline.run(answer), wire, clock) if result is None else result
 
 
 async def drive_async(steps: Generator[Effect, Any, T], wire: AsyncWire, clock: Clock) -> T:

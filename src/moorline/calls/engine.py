@@ -51,6 +51,7 @@ __all__ = ["Pipeline"]
 
 _log: Final = telemetry.logger("calls")
 _DENIED: Final = 401
+_NOTHING: Final = object()
 
 
 class Pipeline(Generic[R, A]):
@@ -60,6 +61,9 @@ class Pipeline(Generic[R, A]):
     _attempts: tuple[Attempt, ...] = ()
     _answer: A | None = None  # the last failed answer, whose connection we still hold
     _asked: float | None = None  # the wait that it asked for
+    _lease: Lease | None = None  # of an attempt that ``straight`` began
+    _loud = False  # whether somebody watches
+    _request: R | None = None  # and what it sent
     _held: Pass | None = None  # what the attempt took from the rate gate, where that counts
     _number = 0  # given when somebody wants to know
     _renewed = False
@@ -71,26 +75,91 @@ class Pipeline(Generic[R, A]):
         self._context = context
         self._guard = context.guard
 
-    def run(self) -> Generator[Effect, Any, A]:
-        """Yield effects until there is an answer to return or an error to raise."""
+    # The usual case: nothing restricts, nobody watches, and the service answers well ----------------------------------
+
+    def straight(self) -> Send | None:
+        """What to send first where nothing has to be waited for; None where ``run`` has to find out what.
+
+        Most calls need no more than this, the sending, and ``ended``. Whatever goes otherwise is handed to ``run``,
+        with what came of the sending.
+        """
         context, guard = self._context, self._guard
-        started = self._started = context.clock.monotonic()
-        seconds = context.policy.deadline
+        policy, admission = context.policy, guard.admission
+        if guard.bulkhead is not None or not guard.gate.free or guard.breaker is None or _watched():
+            return None
+        if admission is not None and not admission.enter():
+            return None
+        lease = guard.breaker.admit()
+        if lease is not None:
+            try:
+                self._begin()
+                self._wall = context.clock.wall()
+                most = policy.attempt_timeout
+                left = self._deadline - self._started
+                if most is not None and most < left:
+                    left = most
+                if left > 0:
+                    self._request = context.request()
+                    self._lease = lease
+                    return Send(self._request, left if left != math.inf else None)
+            except Exception:  # noqa: BLE001, S110 (``run`` comes upon it again, and says what it means)
+                pass
+            lease.settle(worked=None)
+        if admission is not None:
+            admission.leave()
+        return None
+
+    def ended(self, answer: A) -> A | None:
+        """The result of a good *answer* to what ``straight`` had sent; None where there is more to it."""
+        context, lease = self._context, self._lease
+        if lease is None or 300 <= answer.status <= 399:
+            return None
+        try:
+            if context.judge(answer) is not None or context.limits.readings(answer, self._wall):
+                return None
+            attempts = self._note(self._wall, self._started, answer.status, "answered")
+            result = context.succeeded(answer, lease, self._deadline, attempts)
+        except BaseException:
+            lease.settle(worked=None)
+            self._leave()
+            raise
+        self._leave()
+        return result
+
+    def _leave(self) -> None:
+        if self._guard.admission is not None:
+            self._guard.admission.leave()
+
+    # All other cases -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The clock starts."""
+        started = self._started = self._context.clock.monotonic()
+        seconds = self._context.policy.deadline
         at, given = math.inf if seconds is None else started + seconds, ambient()
         self._deadline = at if at < given else given  # noqa: FURB136 (a third of the cost of min)
-        self._loud = bool(story.watchers or _log.is_enabled_for(logging.INFO))
-        if guard.budget is not None:
-            guard.budget.call()
-        admission = guard.admission
+        if self._guard.budget is not None:
+            self._guard.budget.call()
+
+    def run(self, first: Any = _NOTHING) -> Generator[Effect, Any, A]:
+        """Yield effects until there is an answer to return or an error to raise. *first* is what came of sending what
+        ``straight`` gave, an answer or an exception, if anything was sent.
+        """
+        self._loud = _watched()
+        admission = self._guard.admission
+        if first is _NOTHING:
+            self._begin()
         try:
-            if admission is not None and not admission.enter():
+            if first is _NOTHING and admission is not None and not admission.enter():
                 most, admission = admission.limit, None
                 raise self._refusal("admission", BulkheadFull(f"not sent: {most} calls are under way"))
             while True:
-                lease = self._at_once() or (yield from self._admission())
+                lease, self._lease = self._lease, None
+                lease = lease or self._at_once() or (yield from self._admission())
                 try:
-                    answer = yield from self._attempt(lease)
+                    answer = yield from self._attempt(lease, first)
                 except CallError as error:
+                    first = _NOTHING
                     if not (yield from self._again(error)):
                         answer = yield from self._give_up(error)
                         self._report(error)
@@ -193,22 +262,27 @@ class Pipeline(Generic[R, A]):
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
-    def _attempt(self, lease: Lease) -> Generator[Effect, Any, A]:
-        """Send, follow redirects, judge the answer, and settle what the attempt held."""
+    def _attempt(self, lease: Lease, first: Any) -> Generator[Effect, Any, A]:
+        """Send, follow redirects, judge the answer, and settle what the attempt held. *first* is what came of the
+        sending, where that is over.
+        """
         context, clock = self._context, self._context.clock
-        wall, begun = clock.wall(), clock.monotonic()
+        sent = first is not _NOTHING
+        wall, begun = (self._wall, self._started) if sent else (clock.wall(), clock.monotonic())
         most = context.policy.attempt_timeout
         end = math.inf if most is None else begun + most
         by_deadline = self._deadline <= end
         left = self._deadline - begun if by_deadline else most
         answer: A | None = None
-        request: R | None = None
+        request: R | None = self._request if sent else None
         try:
-            request = context.request()
+            request = request or context.request()
             try:
-                if left is not None and left <= 0:
+                if isinstance(first, BaseException):
+                    raise first
+                if not sent and left is not None and left <= 0:
                     raise Expired(sent=False)  # noqa: TRY301 (as if the timer rang at once)
-                answer = yield Send(request, left if left != math.inf else None)
+                answer = first if sent else (yield Send(request, left if left != math.inf else None))
                 if 300 <= answer.status <= 399:
                     answer, request = yield from self._redirected(
                         request, answer, self._deadline if by_deadline else end
@@ -432,3 +506,8 @@ class Pipeline(Generic[R, A]):
             context = self._context
             ms = round(elapsed * 1000, 1)
             _log.info("call", service=context.service, operation=context.operation, ms=ms, **facts)
+
+
+def _watched() -> bool:
+    """Whether anybody wants to know of more than the end."""
+    return bool(story.watchers) or _log.is_enabled_for(logging.INFO)

@@ -20,7 +20,7 @@ from moorline.calls.dialects import (
     base_address,
     hours,
 )
-from moorline.calls.drivers import drive, drive_async
+from moorline.calls.drivers import drive, perform, perform_async
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import Exchange, Page, Plan
 from moorline.calls.faults import ErrorMap
@@ -281,7 +281,7 @@ class Service:
             wire = AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._wire), marks=False)
         else:
             raise ConfigurationError(f"{self.name}.wire is a blocking transport; use .result(), or give an async one")
-        return await drive_async(Pipeline(context).run(), wire, self.clock)
+        return await perform_async(Pipeline(context), wire, self.clock)
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
@@ -302,8 +302,10 @@ class Service:
             wire = SyncServiceWire(cast("httpx2.BaseTransport", self._wire))
         else:
             raise ConfigurationError(f"{self.name}.wire is an async transport; use `await`, or give a blocking one")
-        steps = Pipeline(context).run()
-        return drive(steps if unwanted is None else stoppable(steps, unwanted), wire, self.clock)
+        pipeline = Pipeline(context)
+        if unwanted is None:
+            return perform(pipeline, wire, self.clock)
+        return drive(stoppable(pipeline.run(), unwanted), wire, self.clock)
 
     def parsed(self, call: Call[T], exchange: Exchange) -> T:
         """What the operation promises, read from the answer. Raises BadAnswer where the answer is not of the known

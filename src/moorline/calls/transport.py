@@ -14,7 +14,7 @@ import httpx2
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.bodies import AsyncBody, SyncBody
 from moorline.calls.clients import Clients
-from moorline.calls.drivers import drive, drive_async
+from moorline.calls.drivers import perform, perform_async
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import PROCESS, Guards
 from moorline.calls.plain import AsyncPlainWire, PlainContext, SyncPlainWire
@@ -107,7 +107,7 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
         context = self._begin(request)
         wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
         try:
-            seen = await drive_async(Pipeline(context).run(), wire, self._clock)
+            seen = await perform_async(Pipeline(context), wire, self._clock)
         finally:
             context.restore()
         return seen.response
@@ -130,7 +130,7 @@ class Transport(_Base, httpx2.BaseTransport):
         context = self._begin(request)
         wire = self._given or SyncPlainWire(self._clients.blocking())
         try:
-            response = drive(Pipeline(context).run(), wire, self._clock).response
+            response = perform(Pipeline(context), wire, self._clock).response
         except BaseException:
             context.restore()
             raise
