@@ -11,33 +11,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator
-from typing import Any, Final, Generic
+from typing import Any, Final
 
 from moorline import telemetry
 from moorline.calls import story
-from moorline.calls.effects import (
-    POOL,
-    A,
-    CallContext,
-    Discard,
-    Effect,
-    Expired,
-    Lease,
-    R,
-    Renew,
-    Send,
-    Sleep,
-    SlotLease,
-    Wait,
-)
+from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
+from moorline.calls.entry import Entry, watched
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
-from moorline.clock import SYSTEM
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
     BulkheadFull,
     CallError,
-    CircuitOpen,
     ConnectFailed,
     DeadlineExceeded,
     Outcome,
@@ -45,7 +30,6 @@ from moorline.errors import (
 )
 from moorline.policies.allowance import Reading
 from moorline.policies.deadline import ambient
-from moorline.policies.gate import Pass
 
 __all__ = ["Pipeline"]
 
@@ -54,26 +38,19 @@ _DENIED: Final = 401
 _NOTHING: Final = object()
 
 
-class Pipeline(Generic[R, A]):
+class Pipeline(Entry[R, A]):
     """One call under way; ``run()`` is the generator for a driver. Returns an answer or raises a CallError."""
 
-    # Beginnings stand on the class: a call to which nothing happens changes few of them.
+    # Beginnings, as in Entry.
     _attempts: tuple[Attempt, ...] = ()
     _answer: A | None = None  # the last failed answer, whose connection we still hold
     _asked: float | None = None  # the wait that it asked for
     _lease: Lease | None = None  # of an attempt that ``straight`` began
-    _loud = False  # whether somebody watches
     _request: R | None = None  # and what it sent
-    _held: Pass | None = None  # what the attempt took from the rate gate, where that counts
-    _number = 0  # given when somebody wants to know
     _renewed = False
     _replayable = True
     _retries = 0
     _unknown = False  # whether an earlier attempt may have acted
-
-    def __init__(self, context: CallContext[R, A]) -> None:
-        self._context = context
-        self._guard = context.guard
 
     # The usual case: nothing restricts, nobody watches, and the service answers well ----------------------------------
 
@@ -85,7 +62,7 @@ class Pipeline(Generic[R, A]):
         """
         context, guard = self._context, self._guard
         policy, admission = context.policy, guard.admission
-        if guard.bulkhead is not None or not guard.gate.free or guard.breaker is None or _watched():
+        if guard.bulkhead is not None or not guard.gate.free or guard.breaker is None or watched():
             return None
         if admission is not None and not admission.enter():
             return None
@@ -145,7 +122,7 @@ class Pipeline(Generic[R, A]):
         """Yield effects until there is an answer to return or an error to raise. *first* is what came of sending what
         ``straight`` gave, an answer or an exception, if anything was sent.
         """
-        self._loud = _watched()
+        self._loud = watched()
         admission = self._guard.admission
         if first is _NOTHING:
             self._begin()
@@ -177,88 +154,6 @@ class Pipeline(Generic[R, A]):
         finally:
             if admission is not None:
                 admission.leave()
-
-    def _left(self) -> float:
-        """Seconds until the deadline, never negative."""
-        left = self._deadline - self._context.clock.monotonic()
-        return left if left > 0 else 0.0
-
-    # Before an attempt -----------------------------------------------------------------------------------------------
-
-    def _at_once(self) -> Lease | None:
-        """The usual case: nothing to wait for. None where it is not, and ``_admission`` finds out why."""
-        guard = self._guard
-        if guard.bulkhead is not None or not guard.gate.free:
-            return None
-        if guard.breaker is None:
-            return SlotLease(None)
-        permit: Lease | None = guard.breaker.admit()
-        return permit
-
-    def _admission(self) -> Generator[Effect, Any, Lease]:
-        """Pass the breaker, the rate gate and the bulkhead, in this order. Refusals are final: nothing was sent."""
-        breaker = self._guard.breaker
-        permit = None
-        if breaker is not None:
-            permit = breaker.admit()
-            if permit is None:
-                wait = breaker.wait()
-                when = self._context.clock.wall() + wait if math.isfinite(wait) else None
-                message = f"not sent: the circuit is open ({breaker.reason})"
-                raise self._refusal("breaker", CircuitOpen(message, retry_at=when))
-        lease = SlotLease(permit)
-        try:
-            if not self._guard.gate.free:
-                yield from self._pass_gate()
-            if self._guard.bulkhead is not None:
-                yield from self._enter_bulkhead(lease)
-        except BaseException:
-            self._unsent()
-            lease.settle(worked=None)
-            raise
-        return lease
-
-    def _pass_gate(self) -> Generator[Effect, Any, None]:
-        """Wait until the service's limits and our own let one more call through; refuse at once what would pass the
-        deadline.
-        """
-        context, gate = self._context, self._guard.gate
-        held = self._held = gate.take(self._left(), context.cost, context.operation)
-        while held.wait:
-            if not held.ok:
-                self._held = None
-                message = f"not sent: {held.why}, beyond the deadline"
-                when = context.clock.wall() + held.wait
-                raise self._refusal("rate gate", RateLimited(message, outcome="not_sent", retry_at=when))
-            self._tell(story.Waiting, held.why, part="rate gate", seconds=held.wait)
-            # A place may come earlier than was thought; a clock of a test's own moves by sleeping only.
-            yield Wait(held, held.wait) if context.clock is SYSTEM else Sleep(held.wait)
-            held = self._held = gate.again(held, self._left())
-
-    def _unsent(self) -> None:
-        """What was taken from the rate gate was not used."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._guard.gate.give_back(held)
-
-    def _enter_bulkhead(self, lease: SlotLease) -> Generator[Effect, Any, None]:
-        bulkhead = self._guard.bulkhead
-        assert bulkhead is not None
-        ticket = lease.ticket = bulkhead.enter()
-        if ticket is None:
-            raise self._refusal("bulkhead", BulkheadFull(f"not sent: {bulkhead.config.limit} calls are in flight"))
-        if not ticket.granted:
-            left = self._left()
-            most = None if math.isinf(left) else left
-            self._tell(story.Waiting, f"{bulkhead.config.limit} calls are in flight", part="bulkhead", seconds=most)
-            granted = yield Wait(ticket, most)
-            if not granted:
-                late = DeadlineExceeded("not sent: no free slot within the deadline", outcome="not_sent")
-                raise self._refusal("bulkhead", late)
-
-    def _refusal(self, part: story.Part, error: CallError) -> CallError:
-        self._tell(story.Refused, error.message, part=part)
-        return error
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
@@ -465,31 +360,6 @@ class Pipeline(Generic[R, A]):
         error.retryable = worth_later(error, context, unknown=self._unknown, asked=self._asked)
         return context.raised(error)
 
-    # Saying so -------------------------------------------------------------------------------------------------------
-
-    def _tell(self, kind: type[story.Step], reason: str, **facts: Any) -> None:
-        """Tell a step to all who want to know: the Call's own story, the log, and those who watch the process."""
-        context = self._context
-        if not self._loud and context.story is None:
-            return
-        self._number = self._number or story.new_number()
-        step = kind(
-            at=context.clock.wall(),
-            service=context.service,
-            operation=context.operation,
-            call=self._number,
-            reason=reason,
-            **facts,
-        )
-        if context.story is not None:
-            context.story.append(step)
-        if not self._loud:
-            return
-        story.tell(step)
-        if kind is not story.Finished and _log.is_enabled_for(logging.DEBUG):
-            named = {"service": context.service, "operation": context.operation, "call": self._number}
-            _log.debug(step.kind, **named, reason=reason, **facts)
-
     def _report(self, error: CallError | None) -> None:
         if not self._loud and self._context.story is None:
             return
@@ -506,8 +376,3 @@ class Pipeline(Generic[R, A]):
             context = self._context
             ms = round(elapsed * 1000, 1)
             _log.info("call", service=context.service, operation=context.operation, ms=ms, **facts)
-
-
-def _watched() -> bool:
-    """Whether anybody wants to know of more than the end."""
-    return bool(story.watchers) or _log.is_enabled_for(logging.INFO)
