@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code: errors, settings, commands, services.
+"""Writes the reference pages from the code: errors, outcomes, settings, commands, services, the pipeline's picture.
 
 ``python scripts/docs.py`` writes docs/reference/; ``--check`` exits 1 and names the pages that are not current.
 """
@@ -11,6 +11,10 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from outcomes import outcomes_page
+from pipeline import picture
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 MADE = "<!-- Made from the code by `make docs`; edit the code. -->\n\n"
@@ -129,6 +133,7 @@ def _sentence(thing: object) -> str:
 
 PAGES = {
     "errors.md": errors_page,
+    "outcomes.md": outcomes_page,
     "settings.md": settings_page,
     "commands.md": commands_page,
     "services.md": services_page,
@@ -137,7 +142,7 @@ PAGES = {
 
 def main() -> int:
     """Write the pages, or say which are not current."""
-    pages = {name: MADE + make() for name, make in PAGES.items()}
+    pages = {name: MADE + make() for name, make in PAGES.items()} | {"pipeline.svg": picture()}
     if "--check" in sys.argv[1:]:
         old = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
         for name in old:
