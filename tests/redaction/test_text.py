@@ -242,3 +242,13 @@ def test_many_secrets_cost_a_clean_line_nothing_more():
     assert not live_values._odd
     assert max(len(forms) for forms in live_values._anchors.values()) < 10
     assert redaction.text("service=stripe status=200 ms=12.4") == "service=stripe status=200 ms=12.4"
+
+
+@pytest.mark.parametrize("filler", ["x ", "ä ", "漢 ", "🌊 "])
+def test_a_secret_is_found_at_every_place_of_a_long_line(filler):
+    """Whatever stands before it, in characters of one to four bytes, and across the borders at which long lines are cut."""
+    secret = "canary0long0line0secret0value"
+    redaction.register(secret)
+    for length in (*range(40), *range(1_000, 1_060), *range(2_030, 2_060)):
+        before = (filler * length)[:length]
+        assert redaction.text(f"{before} {secret} end") == f"{before} {redaction.MASK} end"
