@@ -38,6 +38,7 @@ _NOT_SENT: Final = (
 )
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})  # these say so when they have none
 _PHASES: Final = ("connect", "read", "write", "pool")
+_SLICE: Final = 4096  # bytes of an encoded body that are decoded at once
 _ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
 
 
@@ -169,6 +170,33 @@ def _headers(request: ServiceRequest, url: httpx2.URL) -> dict[str, str]:
     return headers
 
 
+class _Sliced(httpx2.AsyncByteStream, httpx2.SyncByteStream):
+    """An encoded body in slices: each is decoded as a whole, and may become a thousand times as large before its size
+    is looked at.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._stream:
+            for start in range(0, len(part), _SLICE):
+                yield part[start : start + _SLICE]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            for start in range(0, len(part), _SLICE):
+                yield part[start : start + _SLICE]
+
+    def close(self) -> None:
+        """Close the body."""
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        """Close the body."""
+        await self._stream.aclose()
+
+
 class _Collector:
     """Gathers a body up to a limit."""
 
@@ -245,8 +273,12 @@ class AsyncServiceWire:
             return _opened(request, response)
         try:
             collector = _Collector(response, request.max_body)
-            plain = "content-encoding" not in response.headers
-            async for part in response.stream if plain else response.aiter_bytes():  # type: ignore[union-attr]
+            if "content-encoding" in response.headers:
+                response.stream = _Sliced(response.stream)
+                parts: Any = response.aiter_bytes()
+            else:
+                parts = response.stream
+            async for part in parts:
                 collector.add(part, response.status_code)
         except WIRE_ERRORS as error:
             raise_translated(error, in_body=True)
@@ -291,8 +323,12 @@ class SyncServiceWire:
             return _opened(request, response)
         try:
             collector = _Collector(response, request.max_body)
-            plain = "content-encoding" not in response.headers
-            for part in response.stream if plain else response.iter_bytes():  # type: ignore[union-attr]
+            if "content-encoding" in response.headers:
+                response.stream = _Sliced(response.stream)
+                parts: Any = response.iter_bytes()
+            else:
+                parts = response.stream
+            for part in parts:
                 collector.add(part, response.status_code)
                 if at is not None and time.monotonic() >= at:
                     raise Expired(sent=True)
