@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "DemoFailed", "free_port", "until"]
 
 _PATIENCE = 15.0
-_PR_SET_PDEATHSIG = 1
+_HELD = (signal.SIGTERM, signal.SIGINT)
 
 
 class DemoFailed(MoorlineError):
@@ -47,19 +45,14 @@ def until(happened: Callable[[], bool], what: str, *, patience: float = _PATIENC
     return time.monotonic() - began
 
 
-def _die_with_parent() -> None:
-    # Linux only: even a demonstration that is killed with -9 leaves nothing running.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 class _Member:
     """One process, started again when it dies (``restarts`` counts), until it is dismissed."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
         self.restarts = 0
-        self._command = [sys.executable, "-m", "moorline.cli", *command]
+        # Not by a preexec_fn: that runs Python's fork hooks, and a signal in one of them leaves a lock held for ever.
+        self._command = [sys.executable, "-m", "moorline.cli.demo.member", str(os.getpid()), *command]
         self._environment = environment
         self._log = log
         self._dismissed = threading.Event()
@@ -77,7 +70,6 @@ class _Member:
                 stdout=log,
                 stderr=log,
                 process_group=0,  # Ctrl-C is ours: we stop them, in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 -- one system call, which takes no lock
             )
 
     def _keep(self) -> None:
@@ -132,7 +124,12 @@ class Crew:
 
     def hire(self, name: str, *command: str, port: int | None = None) -> None:
         """Start ``moorline COMMAND``; it is up when its port answers."""
-        self._members[name] = _Member(name, list(command), self._environment, self._folder / f"{name}.log")
+        # No signal may end us between the start of a process and its entry in the books; it lets them in again.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+        try:
+            self._members[name] = _Member(name, list(command), self._environment, self._folder / f"{name}.log")
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if port is not None:
             self._ports[name] = port
 
