@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ("calls", "jobs", "receive", "redactor")
+ALL = ("calls", "fanout", "jobs", "receive", "redactor")
 
 
 def main() -> int:

@@ -105,7 +105,7 @@ class Moorline:
 
         Settings under ``[services.NAME]`` hold unless ``options`` say otherwise.
         """
-        made = service(**{**self._configured(service), **options})
+        made = service(**{**self._configured(service, pinned="addresses" in options), **options})
         made.queue = self
         self._services.setdefault(service.name, made)
         return made
@@ -316,13 +316,15 @@ class Moorline:
 
     # --- joining the rooms
 
-    def _configured(self, service: type[Service]) -> dict[str, Any]:
-        """The options that ``[services.NAME]`` stands for."""
-        given = self.settings.services.get(service.name)
-        if given is None:
-            return {}
-        policy = self._policy(service.name, service.default_policy)
-        return {"policy": policy} | ({"base_url": given.base_url} if given.base_url else {})
+    def _configured(self, service: type[Service], *, pinned: bool) -> dict[str, Any]:
+        """The options that the settings stand for. Requests that are *pinned* to addresses keep to the usual wire."""
+        given = self.settings.services.get(service.name) or _settings.ServiceSettings()
+        options: dict[str, Any] = {} if pinned else {"wire": given.wire or self.settings.wire}
+        if service.name in self.settings.services:
+            options["policy"] = self._policy(service.name, service.default_policy)
+        if given.base_url:
+            options["base_url"] = given.base_url
+        return options
 
     def _policy(self, name: str, policy: Policy) -> Policy:
         """*policy* with what ``[services.NAME]`` says otherwise."""

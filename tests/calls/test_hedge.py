@@ -270,7 +270,7 @@ def test_on_a_real_server_no_connection_is_left_in_use(colour):
 
     async def whole(ledger: Ledger) -> Any:
         answer = await ledger.read("1").using(hedge=0.05)
-        assert (await ledger._pools.for_loop())._pool._requests == []
+        assert (await ledger._wires._pools.for_loop())._pool._requests == []
         assert len(asyncio.all_tasks()) == 1
         await ledger.aclose()
         return answer
@@ -347,7 +347,7 @@ def test_a_hedged_question_to_the_cache(colour):
     ledger = Ledger("k", wire=httpx2.MockTransport(script), guards=Guards(), cache=Cache())
     assert run(colour, ledger.read("1")) == "b_1"
     track = Track("held", 304)
-    ledger._wire = httpx2.MockTransport(track.blocking if colour == "sync" else track.on_loop)
+    ledger._wires._transport = httpx2.MockTransport(track.blocking if colour == "sync" else track.on_loop)
     assert asked(colour, track, ledger.read("1").using(hedge=SOON)) == "b_1"
     assert [request.headers["if-none-match"] for request in track.requests] == ['"a"', '"a"']
 

@@ -118,7 +118,7 @@ class TestServices:
 
         with FaultServer(fault_server.silent) as server:
             service = Ledger("key", base_url=server.url, policy=POLICY, guards=Guards())
-            service._clients = Clients()
+            service._wires._clients = Clients()
             await cancel_all(lambda: wait(service))
-            await nothing_left(service._guard(service.base_url, POLICY), service._clients)
+            await nothing_left(service._guard(service.base_url, POLICY), service._wires._clients)
             await service.aclose()

@@ -86,7 +86,7 @@ async def test_a_thousand_calls_send_one_probe():
         await answer.wait()
         return script(http_request)
 
-    service._wire = httpx2.MockTransport(held)
+    service._wires._transport = httpx2.MockTransport(held)
     tasks = [asyncio.ensure_future(service.read("1")._answered_async()) for _ in range(1000)]
     refused, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
     while len(refused) < 999:
@@ -106,7 +106,7 @@ def test_a_thousand_blocking_calls_send_one_probe():
         assert answer.wait(10)
         return script(http_request)
 
-    service._wire = httpx2.MockTransport(held)
+    service._wires._transport = httpx2.MockTransport(held)
     ends: list[str] = []
 
     def ask():
@@ -131,13 +131,13 @@ async def test_a_cancelled_probe_frees_its_lease():
     """When the probe's task is cancelled the next call is the probe, and closes the breaker."""
     script, sent = Script(200), asyncio.Event()
     service = opened(script)
-    mock = service._wire
+    mock = service._wires._transport
 
     async def never(_request):
         sent.set()
         await asyncio.Event().wait()
 
-    service._wire = httpx2.MockTransport(never)
+    service._wires._transport = httpx2.MockTransport(never)
     probe = asyncio.ensure_future(service.read("1")._answered_async())
     await asyncio.wait_for(sent.wait(), 10)
     with pytest.raises(errors.CircuitOpen):
@@ -145,7 +145,7 @@ async def test_a_cancelled_probe_frees_its_lease():
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
-    service._wire = mock
+    service._wires._transport = mock
     assert await service.read("1") == "b_1"
     assert await service.read("1") == "b_1"
 

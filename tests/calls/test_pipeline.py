@@ -232,7 +232,7 @@ def test_any_answer_gives_an_answer_or_a_call_error(status, body):
 @pytest.fixture(autouse=True, scope="module")
 def certificates():
     """The system's certificates are loaded once a process, and not in the measured time."""
-    clients._tls()
+    clients.tls()
 
 
 class TestFaultServers:
@@ -292,7 +292,7 @@ class TestFaultServers:
             service = Ledger("k", base_url=server.url, guards=Guards())
             for _ in range(2):
                 assert run("async", service.read("1")) == "1"
-            assert service._pools._pools == {}
+            assert service._wires._pools._pools == {}
             assert service.read("1").result() == "1"
             service.close()
             gc.collect()
@@ -315,5 +315,5 @@ class TestFaultServers:
             assert guard.breaker
             assert (guard.bulkhead.busy, guard.bulkhead.waiting, guard.breaker.state) == (0, 0, "closed")
             assert len(asyncio.all_tasks()) == 1
-            assert (await service._pools.for_loop())._pool._requests == []
+            assert (await service._wires._pools.for_loop())._pool._requests == []
             await service.aclose()

@@ -47,8 +47,8 @@ def servers() -> Iterator[dict[str, FaultServer]]:
 @pytest.fixture
 def one_connection(monkeypatch):
     """Pools of one connection: who comes second waits in the queue."""
-    clients._tls()
-    monkeypatch.setattr(clients, "_MAX_CONNECTIONS", 1)
+    clients.tls()
+    monkeypatch.setattr(clients, "MAX_CONNECTIONS", 1)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, BaseException | None]:

@@ -23,8 +23,8 @@ POLICY = Policy(retry=None, bulkhead=Bulkhead(1), breaker=Breaker(failures=1))
 @pytest.fixture(autouse=True)
 def one_connection(monkeypatch):
     """Pools of one connection, so that a leaked one is felt."""
-    clients._tls()
-    monkeypatch.setattr(clients, "_MAX_CONNECTIONS", 1)
+    clients.tls()
+    monkeypatch.setattr(clients, "MAX_CONNECTIONS", 1)
 
 
 def held(transport: Any) -> tuple[int, int, str]:
@@ -150,7 +150,7 @@ async def test_a_services_full_pool():
     guards = Guards()
     with FaultServer(fault_server.silent) as server:
         service = Ledger("k", base_url=server.url, guards=guards, policy=policy)
-        service._clients = clients.Clients()
+        service._wires._clients = clients.Clients()
         first = asyncio.ensure_future(service.read("1")._answered_async())
         calls = [service.read("1").using(attempt_timeout=0.2)._answered_async() for _ in range(8)]
         ends = await asyncio.gather(*calls, return_exceptions=True)

@@ -10,22 +10,39 @@ import os
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import httpx2
 
     from moorline.calls.addresses import PublicAddresses
 
-__all__ = ["Clients"]
+__all__ = ["MAX_CONNECTIONS", "Clients", "PoolUnusable", "Pools", "tls"]
 
-_MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 100
+"""Of one pool: more requests at a time wait for a connection."""
+
+
+class PoolUnusable(Exception):
+    """The library cannot open connections in this process; the message says why."""
+
+
+class _Closed(Protocol):
+    def close(self) -> None: ...
+
+
+class _ClosedAsync(Protocol):
+    async def aclose(self) -> None: ...
+
+
+B = TypeVar("B", bound=_Closed)
+L = TypeVar("L", bound=_ClosedAsync)
 
 
 @cache
-def _tls() -> ssl.SSLContext:
+def tls() -> ssl.SSLContext:
     """TLS 1.2 or newer, certificates and names checked against the system's store. Loading it is slow: once a
     process.
     """
@@ -39,40 +56,44 @@ def _tls() -> ssl.SSLContext:
 def _limits() -> httpx2.Limits:
     import httpx2
 
-    return httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_CONNECTIONS)
+    return httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
 
 
-class Clients:
-    """The pools of one owner (a service class's name, or a transport). Safe between threads and after a fork.
+class Pools(Generic[B, L]):
+    """The pools of one owner, of any kind. Safe between threads and after a fork."""
 
-    With *addresses* no connection goes elsewhere.
-    """
-
-    def __init__(self, addresses: PublicAddresses | None = None) -> None:
-        self._addresses = addresses
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._blocking: httpx2.HTTPTransport | None = None
-        self._pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
+        self._blocking: B | None = None
+        self._pools: dict[asyncio.AbstractEventLoop, _Pool[L]] = {}
         _all.add(self)
 
-    def blocking(self) -> httpx2.HTTPTransport:
+    def open_blocking(self) -> B:
+        """A new pool for blocking calls."""
+        raise NotImplementedError
+
+    def open_async(self) -> L:
+        """A new pool for the running loop."""
+        raise NotImplementedError
+
+    def blocking(self) -> B:
         """The pool for blocking calls; opened on first use."""
-        if self._blocking is None:
-            from moorline.calls.sockets import clamped_transport
-
+        pool = self._blocking
+        if pool is None:
             with self._lock:
-                if self._blocking is None:
-                    self._blocking = clamped_transport(_tls(), _limits(), self._addresses)
-        return self._blocking
+                pool = self._blocking
+                if pool is None:
+                    pool = self._blocking = self.open_blocking()
+        return pool
 
-    async def for_loop(self) -> httpx2.AsyncHTTPTransport:
+    async def for_loop(self) -> L:
         """The pool of the running loop; opened on first use and closed when the loop shuts down."""
         loop = asyncio.get_running_loop()
         pool = self._pools.get(loop)
         if pool is None:
             for dead in [known for known in list(self._pools) if known.is_closed()]:
                 self._pools.pop(dead, None)
-            pool = self._pools[loop] = _Pool(self._addresses)
+            pool = self._pools[loop] = _Pool(self.open_async())
             await pool.watch(lambda: self._pools.pop(loop, None))
         return pool.transport
 
@@ -97,20 +118,41 @@ class Clients:
         self._pools = {}
 
 
-class _Pool:
+class Clients(Pools["httpx2.HTTPTransport", "httpx2.AsyncHTTPTransport"]):
+    """httpx2's pools of one owner (a service class's name, or a transport).
+
+    With *addresses* no connection goes elsewhere.
+    """
+
+    def __init__(self, addresses: PublicAddresses | None = None) -> None:
+        self._addresses = addresses
+        super().__init__()
+
+    def open_blocking(self) -> httpx2.HTTPTransport:
+        """A new pool for blocking calls."""
+        from moorline.calls.sockets import clamped_transport
+
+        return clamped_transport(tls(), _limits(), self._addresses)
+
+    def open_async(self) -> httpx2.AsyncHTTPTransport:
+        """A new pool for the running loop."""
+        from moorline.calls.async_sockets import async_transport
+
+        return async_transport(tls(), _limits(), self._addresses)
+
+
+class _Pool(Generic[L]):
     """A loop's pool. The loop finalises its asynchronous generators when it shuts down, and one of them closes the
     pool.
     """
 
     __slots__ = ("_keeper", "transport")
 
-    def __init__(self, addresses: PublicAddresses | None) -> None:
-        from moorline.calls.async_sockets import async_transport
-
-        self.transport = async_transport(_tls(), _limits(), addresses)
+    def __init__(self, transport: L) -> None:
+        self.transport = transport
         self._keeper: AsyncGenerator[None] | None = None
 
-    async def watch(self, closed: object) -> None:
+    async def watch(self, closed: Callable[[], object]) -> None:
         self._keeper = _keep(self.transport, closed)
         await anext(self._keeper)
 
@@ -119,16 +161,15 @@ class _Pool:
             await self._keeper.aclose()
 
 
-async def _keep(transport: httpx2.AsyncHTTPTransport, closed: object) -> AsyncGenerator[None]:
+async def _keep(transport: _ClosedAsync, closed: Callable[[], object]) -> AsyncGenerator[None]:
     try:
         yield
     finally:
-        if callable(closed):
-            closed()
+        closed()
         await transport.aclose()
 
 
-_all: weakref.WeakSet[Clients] = weakref.WeakSet()
+_all: weakref.WeakSet[Pools[Any, Any]] = weakref.WeakSet()
 
 
 def _close_all() -> None:

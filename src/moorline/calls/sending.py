@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.calls.service import Service
 
-__all__ = ["ServiceContext", "ServiceRequest"]
+__all__ = ["WITH_BODY", "ServiceContext", "ServiceRequest"]
+
+WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})  # requests that say so when they have no body
 
 _USER_AGENT: Final = "moorline/0.1"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -63,6 +65,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
     __slots__ = ("_body", "_call", "_headers", "_key", "_plan", "_service", "_state", "_stopped", "_url")
 
     renewable = True
+    whole = True  # whether the answer's body is read before the call returns; other wires than httpx2's can no more
 
     def __init__(self, service: Service, call: Call[Any], base: str, policy: Policy, guard: Guard) -> None:
         plan = call.plan

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, 
 
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.call import Call, DurableQueue
-from moorline.calls.clients import Clients
 from moorline.calls.dialects import (
     BearerKey,
     Credentials,
@@ -30,6 +29,7 @@ from moorline.calls.hedge import stoppable
 from moorline.calls.paging import Pages
 from moorline.calls.renewal import Renewal
 from moorline.calls.sending import ServiceContext
+from moorline.calls.wiring import Wires
 from moorline.clock import SYSTEM, Clock
 from moorline.codec import Codec
 from moorline.errors import BadAnswer, CallError, ConfigurationError, UnknownJob
@@ -129,7 +129,9 @@ class Service:
     ``MOORLINE_SANDBOX_URL`` in the environment points every service at ``<that>/<name>`` and lets the sandbox's test
     keys stand in for missing ones.
     *policy* replaces the class's; *guards* is the registry of breakers and limits to share (the process's own by
-    default); *wire* an httpx2 transport to send through, sync, async or both. *max_body* limits answers, in bytes.
+    default); *wire* names the library that speaks HTTP: ``httpx2``, or the faster ``pyreqwest`` or ``aiohttp`` (by
+    default what ``MOORLINE_WIRE`` says, else ``httpx2``), or it is an httpx2 transport to send through, sync, async or
+    both. *max_body* limits answers, in bytes.
     *cache* keeps answers to GETs as HTTP allows; *coalesce* lets equal reads that are under way at the same time share
     one request (``call.using(coalesce=…)`` for one Call).
     *addresses* says where requests may go at all, redirects included, for a *base_url* that a user gave: a
@@ -160,7 +162,7 @@ class Service:
         region: str | None = None,
         policy: Policy | None = None,
         guards: Guards | None = None,
-        wire: httpx2.BaseTransport | httpx2.AsyncBaseTransport | None = None,
+        wire: str | httpx2.BaseTransport | httpx2.AsyncBaseTransport | None = None,
         clock: Clock | None = None,
         max_body: int = _MAX_BODY,
         cache: Cache | None = None,
@@ -172,8 +174,6 @@ class Service:
             raise ConfigurationError(f"{self.name}.policy must be a Policy, not {type(policy).__name__}")
         if guards is not None and not isinstance(guards, Guards):
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
-        if wire is not None and not hasattr(wire, "handle_request") and not hasattr(wire, "handle_async_request"):
-            raise ConfigurationError(f"{self.name}.wire must be an httpx2 transport, not {type(wire).__name__}")
         if addresses is not None and not isinstance(addresses, PublicAddresses):
             raise ConfigurationError(f"{self.name}.addresses must be a PublicAddresses")
         self.addresses = addresses
@@ -183,7 +183,7 @@ class Service:
         self._key = self._checked_key(api_key)
         self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
         self._region = self._checked_region(region)
-        self._wire = wire
+        self._wires = Wires(self.name, wire, addresses)
         self.policy = policy or self.default_policy
         self.guards = guards or PROCESS
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
@@ -191,7 +191,6 @@ class Service:
         self._known_key: tuple[str, Secret] | None = None
         self.renewal = Renewal(self.name, self._key, self.key, self.clock)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
-        self._clients: Clients | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.base_url}>"
@@ -273,14 +272,7 @@ class Service:
 
     async def send_context(self, context: ServiceContext) -> Exchange:
         """Send one request, with all that its policy says, on the running loop."""
-        from moorline.calls.wires import AsyncServiceWire
-
-        if self._wire is None:
-            wire = AsyncServiceWire(await self._pools.for_loop(), marks=True)
-        elif hasattr(self._wire, "handle_async_request"):
-            wire = AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._wire), marks=False)
-        else:
-            raise ConfigurationError(f"{self.name}.wire is a blocking transport; use .result(), or give an async one")
+        wire = await self._wires.for_loop(whole=context.whole)
         return await perform_async(Pipeline(context), wire, self.clock)
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
@@ -294,14 +286,7 @@ class Service:
 
     def send_context_blocking(self, context: ServiceContext, unwanted: threading.Event | None = None) -> Exchange:
         """As ``send_context``, blocking. Nothing more is sent once the answer is *unwanted*."""
-        from moorline.calls.wires import SyncServiceWire
-
-        if self._wire is None:
-            wire = SyncServiceWire(self._pools.blocking())
-        elif hasattr(self._wire, "handle_request"):
-            wire = SyncServiceWire(cast("httpx2.BaseTransport", self._wire))
-        else:
-            raise ConfigurationError(f"{self.name}.wire is an async transport; use `await`, or give a blocking one")
+        wire = self._wires.blocking(whole=context.whole)
         pipeline = Pipeline(context)
         if unwanted is None:
             return perform(pipeline, wire, self.clock)
@@ -352,21 +337,15 @@ class Service:
         """Other addresses of a service fail by themselves: a sandbox that is down must not stop the real one."""
         return self.name if base == self.endpoints.default else f"{self.name} at {base}"
 
-    @property
-    def _pools(self) -> Clients:
-        if self._clients is None:
-            self._clients = _clients_of(self.name, self.addresses)
-        return self._clients
-
     async def aclose(self) -> None:
         """Close the connections to this service on the running loop, and the blocking ones. A later call opens new
         ones.
         """
-        await self._pools.aclose()
+        await self._wires.aclose()
 
     def close(self) -> None:
         """Close the connections of blocking calls to this service."""
-        self._pools.close()
+        self._wires.close()
 
     # Addresses and keys ----------------------------------------------------------------------------------------------
 
@@ -434,12 +413,6 @@ def _checked_cache(name: str, cache: Any) -> Cache | None:
     if not isinstance(cache, Cache):
         raise ConfigurationError(f"{name}.cache must be a Cache, not {type(cache).__name__}")
     return cache
-
-
-@functools.cache
-def _clients_of(_name: str, addresses: PublicAddresses | None) -> Clients:
-    """Instances of a service share connections, so that ``Stripe()`` may be written wherever it is needed."""
-    return Clients(addresses)
 
 
 def _data_if_any(exchange: Exchange) -> Any:

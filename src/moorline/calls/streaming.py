@@ -34,6 +34,8 @@ class _StreamContext(ServiceContext):
 
     __slots__ = ("deadline", "lease")
 
+    whole = False
+
     def request(self) -> ServiceRequest:
         """As for others; the wire returns when the head is there."""
         return super().request()._replace(streamed=True)

@@ -12,9 +12,10 @@ from typing import Any, Final, NoReturn
 import httpx2
 
 from moorline import redaction
+from moorline.calls.collecting import Collector, Sliced, joined
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.exchange import Exchange
-from moorline.calls.sending import ServiceRequest
+from moorline.calls.sending import WITH_BODY, ServiceRequest
 from moorline.calls.timer import Timer
 from moorline.errors import (
     AttemptTimeout,
@@ -36,9 +37,7 @@ _NOT_SENT: Final = (
     httpx2.UnsupportedProtocol,
     httpx2.InvalidURL,
 )
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})  # these say so when they have none
 _PHASES: Final = ("connect", "read", "write", "pool")
-_SLICE: Final = 4096  # bytes of an encoded body that are decoded at once
 _ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
 
 
@@ -165,69 +164,14 @@ def _headers(request: ServiceRequest, url: httpx2.URL) -> dict[str, str]:
     given = request.headers
     names = {name.lower() for name in given}
     headers = given if "host" in names else {"Host": url.netloc.decode("ascii"), **given}
-    if "content-length" not in names and (request.body or request.method in _WITH_BODY):
+    if "content-length" not in names and (request.body or request.method in WITH_BODY):
         headers = {**headers, "Content-Length": str(len(request.body or b""))}
     return headers
 
 
-class _Sliced(httpx2.AsyncByteStream, httpx2.SyncByteStream):
-    """An encoded body in slices: each is decoded as a whole, and may become a thousand times as large before its size
-    is looked at.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._stream:
-            for start in range(0, len(part), _SLICE):
-                yield part[start : start + _SLICE]
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for part in self._stream:
-            for start in range(0, len(part), _SLICE):
-                yield part[start : start + _SLICE]
-
-    def close(self) -> None:
-        """Close the body."""
-        self._stream.close()
-
-    async def aclose(self) -> None:
-        """Close the body."""
-        await self._stream.aclose()
-
-
-class _Collector:
-    """Gathers a body up to a limit."""
-
-    __slots__ = ("_limit", "_parts", "_size")
-
-    def __init__(self, response: httpx2.Response, limit: int) -> None:
-        self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
-        declared = response.headers.get("content-length", "")
-        if declared.isdigit() and int(declared[:18]) > limit and response.request.method != "HEAD":
-            self._refuse(response.status_code)
-
-    def add(self, part: bytes, status: int) -> None:
-        self._size += len(part)
-        if self._size > self._limit:
-            self._refuse(status)
-        self._parts.append(part)
-
-    def body(self) -> bytes:
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def _refuse(self, status: int) -> NoReturn:
-        raise BadAnswer(f"the answer is larger than {self._limit} bytes", status=status, retryable=False)
-
-
 def _exchange(request: ServiceRequest, response: httpx2.Response, body: bytes) -> Exchange:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in response.headers.raw:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    raw = response.headers.raw
+    headers = joined((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
     return Exchange(response.status_code, headers, body, method=request.method, url=request.url)
 
 
@@ -272,14 +216,14 @@ class AsyncServiceWire:
         if request.streamed and response.is_success:
             return _opened(request, response)
         try:
-            collector = _Collector(response, request.max_body)
+            collector = Collector(request, response.status_code, response.headers.get("content-length"))
             if "content-encoding" in response.headers:
-                response.stream = _Sliced(response.stream)
+                response.stream = Sliced(response.stream)
                 parts: Any = response.aiter_bytes()
             else:
                 parts = response.stream
             async for part in parts:
-                collector.add(part, response.status_code)
+                collector.add(part)
         except WIRE_ERRORS as error:
             raise_translated(error, in_body=True)
         finally:
@@ -322,14 +266,14 @@ class SyncServiceWire:
         if request.streamed and response.is_success:
             return _opened(request, response)
         try:
-            collector = _Collector(response, request.max_body)
+            collector = Collector(request, response.status_code, response.headers.get("content-length"))
             if "content-encoding" in response.headers:
-                response.stream = _Sliced(response.stream)
+                response.stream = Sliced(response.stream)
                 parts: Any = response.iter_bytes()
             else:
                 parts = response.stream
             for part in parts:
-                collector.add(part, response.status_code)
+                collector.add(part)
                 if at is not None and time.monotonic() >= at:
                     raise Expired(sent=True)
         except WIRE_ERRORS as error:
