@@ -8,10 +8,13 @@ import gzip
 import os
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,6 +22,7 @@ import pytest
 from tests.calls import fault_server
 from tests.calls.fault_server import FaultServer
 from tests.calls.ledger import CANARY, Ledger, Mail, both, run
+from tests.calls.tls_server import tls_server
 
 from moorline import errors
 from moorline.app import Moorline
@@ -226,6 +230,12 @@ class TestFailures:
             run(colour, service(f"https://127.0.0.1:{port}", wire, Mail).book(1))
         assert caught.value.outcome == "not_sent"
 
+    def test_a_certificate_of_nobody_we_know(self, wire, colour, tmp_path):
+        """It is refused, before anything of the request is out."""
+        with tls_server(tmp_path) as (port, _), pytest.raises(errors.ConnectFailed) as caught:
+            run(colour, service(f"https://localhost:{port}", wire, Mail).read("x"))
+        assert caught.value.outcome == "not_sent"
+
     def test_hung_up(self, wire, colour):
         """A POST without a key whose connection breaks is not sent again; its outcome is unknown."""
         with FaultServer(fault_server.hang_up) as server:
@@ -372,6 +382,30 @@ async def _hold(made: Ledger) -> Any:
     return await made.read("x").using(attempt_timeout=30, timeout=30)
 
 
+@wires
+@pytest.mark.parametrize("name", ["localhost", "elsewhere.example"])
+def test_the_certificates_that_the_environment_names(wire, name, tmp_path):
+    """SSL_CERT_FILE names whom to believe; a certificate for another name is refused all the same."""
+    code = """
+import asyncio, sys
+from tests.calls.ledger import Ledger
+made = Ledger("key", base_url=sys.argv[1], wire=sys.argv[2])
+print(made.read("x").result(), asyncio.run(made.read("x")._answered_async()))
+"""
+    with tls_server(tmp_path, name) as (port, authority):
+        done = subprocess.run(
+            [sys.executable, "-c", code, f"https://localhost:{port}", wire],
+            env={**os.environ, "SSL_CERT_FILE": str(authority), "PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if name == "localhost":
+        assert done.stdout.split() == ["b_1", "b_1"], done.stderr
+    else:
+        assert "ConnectFailed" in done.stderr
+
+
 class TestTheChoice:
     @pytest.mark.parametrize("wire", ["curl", "", "HTTPX2"])
     def test_unknown(self, wire):
@@ -422,9 +456,6 @@ class TestTheChoice:
 
     def test_nothing_is_loaded_for_the_others(self):
         """Who says nothing loads neither library."""
-        import subprocess
-        import sys
-
         code = "import sys, moorline.calls.service, moorline.calls.wires; print([n for n in ('aiohttp', 'pyreqwest') if n in sys.modules])"
         said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
         assert said.strip() == "[]"

@@ -29,7 +29,7 @@ _SOONER: Final = 0.9  # of the attempt's time: a connection that takes longer is
 _LARGE: Final = 1 << 18
 _UNSENDABLE: Final = (aiohttp.InvalidURL, ValueError, TypeError)
 _UNCONNECTED: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_FAILURES: Final = (aiohttp.ClientError, OSError)
+_FAILURES: Final = (aiohttp.ClientError, OSError, *_UNSENDABLE)
 
 
 class AiohttpPools(Pools[Any, "AiohttpWire"]):
@@ -106,17 +106,13 @@ class AiohttpWire:
                 timeout=_patience(timeout),
             ) as response:
                 headers = joined((name.lower(), value) for name, value in response.headers.items())
-                status = response.status
-                collector = Collector(request, status, headers.get("content-length"))
+                collector = Collector(request, response.status, headers.get("content-length"))
                 content = response.content
                 while part := await content.readany():
                     collector.add(part)
-        except _UNSENDABLE as error:
-            request.refused()
-            raise InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent") from None
         except _FAILURES as error:
-            raise _translated(error, in_body=collector is not None) from None
-        return gathered(request, status, headers, collector.body())
+            raise _translated(request, error, in_body=collector is not None) from None
+        return gathered(request, collector, headers)
 
     async def discard(self, answer: Exchange) -> None:
         """Nothing is left open."""
@@ -136,14 +132,17 @@ def _patience(timeout: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=None if timeout is None else timeout * _SOONER)
 
 
-def _translated(error: BaseException, *, in_body: bool) -> CallError:
+def _translated(request: ServiceRequest, error: Exception, *, in_body: bool) -> CallError:
     """What the error means. What aiohttp says of an answer may hold the URL, and that a key: the name must do."""
     said = ""
     if isinstance(error, (OSError, aiohttp.ClientPayloadError)) and "://" not in str(error):
         said = redaction.text(" ".join(str(error).split()))[:200]
     message = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if isinstance(error, _UNCONNECTED):
-        return ConnectFailed(f"could not connect ({message})")
+        return ConnectFailed(f"could not connect ({message})")  # a refused certificate is a ValueError as well
+    if isinstance(error, _UNSENDABLE):
+        request.refused()
+        return InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent")
     if isinstance(error, TimeoutError):
         return AttemptTimeout(f"no complete answer in time ({message})")
     if in_body:

@@ -57,11 +57,11 @@ class Collector:
     Raises BadAnswer at once when that is too much.
     """
 
-    __slots__ = ("_limit", "_parts", "_status", "expected", "size")
+    __slots__ = ("_limit", "_parts", "expected", "size", "status")
 
     def __init__(self, request: ServiceRequest, status: int, declared: str | None) -> None:
         self._limit = request.max_body
-        self._status = status
+        self.status = status
         self._parts: list[bytes] = []
         self.size = 0
         self.expected: int | None = None
@@ -82,7 +82,7 @@ class Collector:
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
     def _refuse(self) -> NoReturn:
-        raise BadAnswer(f"the answer is larger than {self._limit} bytes", status=self._status, retryable=False)
+        raise BadAnswer(f"the answer is larger than {self._limit} bytes", status=self.status, retryable=False)
 
 
 class _Whole(httpx2.SyncByteStream):
@@ -93,19 +93,22 @@ class _Whole(httpx2.SyncByteStream):
         yield self._body
 
 
-def gathered(request: ServiceRequest, status: int, headers: dict[str, str], body: bytes) -> Exchange:
-    """The answer of a wire that does not decode: *body* is as it came. Raises BadAnswer when it cannot be decoded, or
-    is too large then.
+def gathered(request: ServiceRequest, collector: Collector, headers: dict[str, str]) -> Exchange:
+    """The answer of a wire that does not decode, its body as it came. Raises BadAnswer when it cannot be decoded, or is
+    too large then.
     """
+    body = collector.body()
     if body and "content-encoding" in headers:
-        encoded: Any = httpx2.Response(
-            status, headers={"content-encoding": headers["content-encoding"]}, stream=Sliced(_Whole(body))
-        )
-        collector = Collector(request, status, None)
-        try:
-            for part in encoded.iter_bytes():
-                collector.add(part)
-        except httpx2.DecodingError as error:
-            raise BadAnswer("the answer cannot be decoded", retryable=True) from error
-        body = collector.body()
-    return Exchange(status, headers, body, method=request.method, url=request.url)
+        body = _decoded(request, collector.status, headers["content-encoding"], body)
+    return Exchange(collector.status, headers, body, method=request.method, url=request.url)
+
+
+def _decoded(request: ServiceRequest, status: int, encoding: str, body: bytes) -> bytes:
+    encoded: Any = httpx2.Response(status, headers={"content-encoding": encoding}, stream=Sliced(_Whole(body)))
+    collector = Collector(request, status, None)
+    try:
+        for part in encoded.iter_bytes():
+            collector.add(part)
+    except httpx2.DecodingError as error:
+        raise BadAnswer("the answer cannot be decoded", retryable=True) from error
+    return collector.body()

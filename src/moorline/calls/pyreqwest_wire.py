@@ -26,7 +26,7 @@ from pyreqwest.exceptions import (
 
 from moorline import redaction
 from moorline.calls.clients import MAX_CONNECTIONS, Pools, PoolUnusable
-from moorline.calls.collecting import Collector, gathered, joined
+from moorline.calls.collecting import Collector, gathered
 from moorline.calls.effects import Expired
 from moorline.calls.exchange import Exchange
 from moorline.calls.sending import WITH_BODY, ServiceRequest
@@ -109,6 +109,32 @@ def _translated(request: ServiceRequest, error: PyreqwestError, *, in_body: bool
     return ConnectionLost(f"the connection broke ({message})")
 
 
+async def _exchanged(request: ServiceRequest, builder: Any) -> Exchange:
+    collector = None
+    try:
+        async with builder.build_streamed() as response:
+            headers = _headers(response)
+            collector = Collector(request, response.status, headers.get("content-length"))
+            reader = response.body_reader
+            while collector.size != collector.expected:
+                part = await reader.read_chunk()
+                if part is None:
+                    break
+                collector.add(bytes(part))
+    except PyreqwestError as error:
+        raise _translated(request, error, in_body=collector is not None) from None
+    return gathered(request, collector, headers)
+
+
+def _headers(response: Any) -> dict[str, str]:
+    """The names are in lower case already; asked for all at once, which costs half of one by one."""
+    headers: dict[str, Any] = response.headers.dict_multi_value()
+    for name, value in headers.items():
+        if type(value) is list:
+            headers[name] = ", ".join(value)
+    return headers
+
+
 class AsyncPyreqwestWire:
     """The wire of one event loop."""
 
@@ -121,31 +147,17 @@ class AsyncPyreqwestWire:
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
         builder = _builder(self._client, request)
-        placed = False
+        places, placed = self._places, False
         try:
             with Timer(timeout):
-                async with self._places:
-                    placed = True
-                    return await self._send(request, builder)
+                await places.acquire()
+                placed = True
+                try:
+                    return await _exchanged(request, builder)
+                finally:
+                    places.release()
         except TimeoutError:
             raise Expired(sent=placed, in_pool=not placed) from None
-
-    async def _send(self, request: ServiceRequest, builder: Any) -> Exchange:
-        collector = None
-        try:
-            async with builder.build_streamed() as response:
-                headers = joined(response.headers.items())
-                status: int = response.status
-                collector = Collector(request, status, headers.get("content-length"))
-                reader = response.body_reader
-                while collector.size != collector.expected:
-                    part = await reader.read_chunk()
-                    if part is None:
-                        break
-                    collector.add(bytes(part))
-        except PyreqwestError as error:
-            raise _translated(request, error, in_body=collector is not None) from None
-        return gathered(request, status, headers, collector.body())
 
     async def discard(self, answer: Exchange) -> None:
         """Nothing is left open."""
@@ -186,9 +198,8 @@ class SyncPyreqwestWire:
         collector = None
         try:
             with builder.build_streamed() as response:
-                headers = joined(response.headers.items())
-                status: int = response.status
-                collector = Collector(request, status, headers.get("content-length"))
+                headers = _headers(response)
+                collector = Collector(request, response.status, headers.get("content-length"))
                 reader = response.body_reader
                 while collector.size != collector.expected:
                     part = reader.read_chunk()
@@ -199,7 +210,7 @@ class SyncPyreqwestWire:
                         raise Expired(sent=True)
         except PyreqwestError as error:
             raise _translated(request, error, in_body=collector is not None) from None
-        return gathered(request, status, headers, collector.body())
+        return gathered(request, collector, headers)
 
     def discard(self, answer: Exchange) -> None:
         """Nothing is left open."""
