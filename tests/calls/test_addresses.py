@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.calls.fault_server import FaultServer
 from tests.calls.ledger import CANARY, Ledger, both, request, run
+from tests.calls.tls_server import tls_server
 
 from moorline import errors
+from moorline.calls import clients
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.async_sockets import async_transport
 from moorline.calls.guards import Guards
-from moorline.calls.resolving import Resolver
+from moorline.calls.resolving import RESOLVER, Resolver
 from moorline.calls.sockets import clamped_transport
 from moorline.policies.policy import Policy
 from moorline.transport import AsyncTransport, Transport
@@ -172,6 +174,48 @@ def test_the_connection_goes_where_the_check_looked(colour):
         assert run(colour, _service(server, _addresses(server, names, "127.0.0.1/32")).read("1")) == 11
         assert len(names.asked) == 1
         assert b"host: localhost:" in server.heads[0].lower()
+
+
+@both
+def test_each_connection_is_checked(colour):
+    """The name server changes its mind between two calls: the second connection is not made."""
+
+    async def once(head, reader, writer):
+        await _ok(head, reader, writer)
+        raise ConnectionResetError
+
+    with FaultServer(once) as server:
+        names = Names(["127.0.0.1"], ["10.0.0.1"])
+        service = _service(server, _addresses(server, names, "127.0.0.1/32"))
+        assert run(colour, service.read("1")) == 11
+        RESOLVER.forget()  # as some seconds later
+        with pytest.raises(errors.InvalidRequest, match="public"):
+            run(colour, service.read("1"))
+        assert (len(server.heads), len(names.asked)) == (1, 2)
+
+
+@both
+@pytest.mark.parametrize("name", ["shop.example", "127.0.0.1"])
+def test_the_certificate_is_for_the_name_and_not_for_the_address(colour, name, tmp_path):
+    """TLS is spoken with the host of the URL, wherever the checked address leads."""
+    asked: list[str | None] = []
+    with tls_server(tmp_path, name, asked) as (port, authority):
+        clients.tls().load_verify_locations(authority)
+        addresses = PublicAddresses(ports=(port,), allow=("127.0.0.1/32",), resolve=lambda _host, _port: ["127.0.0.1"])
+        service = Ledger(
+            "k",
+            base_url=f"https://shop.example:{port}",
+            addresses=addresses,
+            guards=Guards(),
+            policy=Policy(retry=None),
+        )
+        if name == "shop.example":
+            assert run(colour, service.read("1")) == "b_1"
+        else:
+            with pytest.raises(errors.ConnectFailed, match="CERTIFICATE_VERIFY_FAILED"):
+                run(colour, service.read("1"))
+        assert asked == ["shop.example"]
+        service.close()
 
 
 @both

@@ -9,6 +9,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -41,16 +42,22 @@ def _certificate(name: str, serial: int, key: ec.EllipticCurvePrivateKey, issuer
 
 
 @contextlib.contextmanager
-def tls_server(folder: Path, name: str = "localhost") -> Iterator[tuple[int, Path]]:
-    """Its port, and the authority's certificate; *name* is whom the server's own is for."""
+def tls_server(
+    folder: Path, name: str = "localhost", asked: list[str | None] | None = None
+) -> Iterator[tuple[int, Path]]:
+    """Its port, and the authority's certificate; *name* is whom the server's own is for. *asked* collects the names
+    that clients ask for (SNI).
+    """
     authority, own = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    root = _certificate("Test authority", 1, authority, None).sign(authority, hashes.SHA256())
+    root = _certificate(f"Test authority {token_hex(4)}", 1, authority, None).sign(authority, hashes.SHA256())
     leaf = _certificate(name, 2, own, root.subject).sign(authority, hashes.SHA256())
     key = own.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     (folder / "authority.pem").write_bytes(root.public_bytes(_PEM))
     (folder / "server.pem").write_bytes(leaf.public_bytes(_PEM) + key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem")
+    if asked is not None:
+        context.sni_callback = lambda _socket, host, _context: asked.append(host)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are the point
         server.socket = context.wrap_socket(server.socket, server_side=True)
