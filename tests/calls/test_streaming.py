@@ -163,3 +163,43 @@ def test_statuses_are_errors_as_ever(colour):
         with pytest.raises(errors.NotFound):
             _read(colour, service.read("1"), lambda _part: None)
         service.close()
+
+
+def _counted(service: Ledger) -> tuple[int, int]:
+    breaker = service._guard(service.base_url, service.policy).breaker
+    assert breaker is not None
+    now = breaker.snapshot()
+    return now.calls, now.failed
+
+
+@both
+@pytest.mark.parametrize("behaviour", [fault_server.truncated, fault_server.stalled_body])
+def test_a_body_that_fails_is_a_failure_for_the_breaker(colour, behaviour):
+    """The head was good, the body broke off or stalled: that counts once, as a failure."""
+    with FaultServer(behaviour) as server:
+        service = _service(server, deadline=0.5, retry=None)
+        with pytest.raises((errors.BadAnswer, errors.DeadlineExceeded, errors.OutcomeUnknown)):
+            _read(colour, service.read("x"), lambda _part: None)
+        assert _counted(service) == (1, 1)
+
+
+async def test_a_body_that_nobody_wants_is_nothing_for_the_breaker():
+    """The task that reads is cancelled: neither a success nor a failure."""
+    with FaultServer(fault_server.stalled_body) as server:
+        service = _service(server, retry=None)
+        opened = asyncio.Event()
+
+        async def read() -> None:
+            async with service.read("x").stream() as answer:
+                opened.set()
+                async for _part in answer:
+                    pass
+
+        task = asyncio.create_task(read())
+        await asyncio.wait_for(opened.wait(), 10)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert _counted(service) == (0, 0)
+        await service.aclose()
