@@ -21,6 +21,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from moorline.calls.wiring import Wire
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ __all__ = ["LogSettings", "ServiceSettings", "Settings", "WebhookSettings", "Wor
 FILE = "moorline.toml"
 PREFIX = "MOORLINE_"
 
-Wire = Literal["httpx2", "pyreqwest", "aiohttp"]
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 

@@ -20,6 +20,7 @@ class FaultServer:
         self._behaviour = behaviour
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
+        self._arrived = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -30,6 +31,14 @@ class FaultServer:
     def __exit__(self, *_error: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+
+    async def arrived(self, count: int) -> None:
+        """Wait until *count* request heads are here."""
+        assert await asyncio.to_thread(self._await, count)
+
+    def _await(self, count: int) -> bool:
+        with self._arrived:
+            return self._arrived.wait_for(lambda: len(self.heads) >= count, 10)
 
     def _run(self) -> None:
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
@@ -48,7 +57,9 @@ class FaultServer:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
                 while True:
                     head = await reader.readuntil(b"\r\n\r\n")
-                    self.heads.append(head)
+                    with self._arrived:
+                        self.heads.append(head)
+                        self._arrived.notify_all()
                     await self._behaviour(head, reader, writer)
         except asyncio.CancelledError:
             pass

@@ -105,7 +105,8 @@ class AiohttpWire:
                 allow_redirects=False,
                 timeout=_patience(timeout),
             ) as response:
-                headers = joined((name.lower(), value) for name, value in response.headers.items())
+                # From the bytes, as httpx2 reads them: aiohttp's own text may hold surrogates, which nothing can store.
+                headers = joined(response.raw_headers)
                 collector = Collector(request, response.status, headers.get("content-length"))
                 content = response.content
                 while part := await content.readany():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -13,13 +14,15 @@ from moorline.errors import BadAnswer
 
 __all__ = ["Collector", "Sliced", "gathered", "joined"]
 
+_MOST_DIGITS: Final = 64  # of a length; more is no length that anybody means
 _SLICE: Final = 4096  # bytes of an encoded body that are decoded at once
 
 
-def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by name, which is given in lower case; the values of repeated ones are joined by commas."""
+def joined(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by name in lower case; the values of repeated ones are joined by commas. Any byte is a letter."""
     headers: dict[str, str] = {}
-    for name, value in pairs:
+    for raw_name, raw_value in raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
 
@@ -65,8 +68,8 @@ class Collector:
         self._parts: list[bytes] = []
         self.size = 0
         self.expected: int | None = None
-        if declared and declared.isdigit() and request.method != "HEAD":
-            self.expected = int(declared[:18])
+        if declared and declared.isdecimal() and request.method != "HEAD":
+            self.expected = int(declared) if len(declared) < _MOST_DIGITS else sys.maxsize
             if self.expected > self._limit:
                 self._refuse()
 

@@ -8,8 +8,10 @@ place in its pool is not inside of a request's timeout, so that the places are c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 
@@ -128,11 +130,21 @@ async def _exchanged(request: ServiceRequest, builder: Any) -> Exchange:
 
 def _headers(response: Any) -> dict[str, str]:
     """The names are in lower case already; asked for all at once, which costs half of one by one."""
-    headers: dict[str, Any] = response.headers.dict_multi_value()
+    try:
+        headers: dict[str, Any] = response.headers.dict_multi_value()
+    except ValueError:  # one of them is not ASCII, and pyreqwest has no way to tell its bytes
+        return dict(_legible(response.headers))
     for name, value in headers.items():
         if type(value) is list:
             headers[name] = ", ".join(value)
     return headers
+
+
+def _legible(headers: Any) -> Iterator[tuple[str, str]]:
+    """The headers that can be read; the others are left out."""
+    for name in set(headers.keys()):
+        with contextlib.suppress(ValueError):
+            yield name, ", ".join(headers.getall(name))
 
 
 class AsyncPyreqwestWire:
@@ -168,7 +180,7 @@ class AsyncPyreqwestWire:
 
 
 class SyncPyreqwestWire:
-    """The wire of blocking calls."""
+    """The wire of blocking calls. Ctrl-C is heeded when the attempt is over: the wait is inside of Rust."""
 
     __slots__ = ("_client", "_places")
 

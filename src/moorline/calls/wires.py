@@ -170,9 +170,7 @@ def _headers(request: ServiceRequest, url: httpx2.URL) -> dict[str, str]:
 
 
 def _exchange(request: ServiceRequest, response: httpx2.Response, body: bytes) -> Exchange:
-    raw = response.headers.raw
-    headers = joined((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
-    return Exchange(response.status_code, headers, body, method=request.method, url=request.url)
+    return Exchange(response.status_code, joined(response.headers.raw), body, method=request.method, url=request.url)
 
 
 def _opened(request: ServiceRequest, response: httpx2.Response) -> Exchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from moorline.calls.clients import Clients, PoolUnusable
 from moorline.errors import ConfigurationError
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from moorline.calls.clients import Pools
     from moorline.calls.drivers import AsyncWire, SyncWire
 
-__all__ = ["WIRES", "Wires"]
+__all__ = ["WIRES", "Wire", "Wires"]
 
-WIRES: Final = ("httpx2", "pyreqwest", "aiohttp")
+Wire = Literal["httpx2", "pyreqwest", "aiohttp"]
+WIRES: Final = get_args(Wire)
 _VARIABLE: Final = "MOORLINE_WIRE"
 _BLOCKING: Final = ("pyreqwest",)  # of the fast ones: aiohttp has no blocking client
 
@@ -51,40 +52,36 @@ class Wires:
                 raise ConfigurationError(
                     f"{owner}.wire must be one of {', '.join(WIRES)}, or an httpx2 transport, not {type(wire).__name__}"
                 )
-            self._transport = wire
+            self._transport, self._named = wire, "httpx2"
         self._fast: Pools[Any, Any] | None = None
         self._chosen: str | None = None
 
     async def for_loop(self, *, whole: bool) -> AsyncWire:
         """The wire for the running loop; *whole* tells that the answer's body is read before the call ends."""
-        if self._transport is None:
-            if whole and self._name() != "httpx2":
-                try:
-                    return cast("AsyncWire", await self._fast_pools().for_loop())
-                except PoolUnusable as error:
-                    self._unusable(error)
-            from moorline.calls.wires import AsyncServiceWire
-
-            return AsyncServiceWire(await self._pools.for_loop(), marks=True)
+        if whole and self._name() != "httpx2":
+            try:
+                return cast("AsyncWire", await self._fast_pools().for_loop())
+            except PoolUnusable as error:
+                self._unusable(error)
         from moorline.calls.wires import AsyncServiceWire
 
+        if self._transport is None:
+            return AsyncServiceWire(await self._pools.for_loop(), marks=True)
         if hasattr(self._transport, "handle_async_request"):
             return AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._transport), marks=False)
         raise ConfigurationError(f"{self._owner}.wire is a blocking transport; use .result(), or give an async one")
 
     def blocking(self, *, whole: bool) -> SyncWire:
         """The wire for this thread."""
-        if self._transport is None:
-            if whole and self._name() in _BLOCKING:
-                try:
-                    return cast("SyncWire", self._fast_pools().blocking())
-                except PoolUnusable as error:
-                    self._unusable(error)
-            from moorline.calls.wires import SyncServiceWire
-
-            return SyncServiceWire(self._pools.blocking())
+        if whole and self._name() in _BLOCKING:
+            try:
+                return cast("SyncWire", self._fast_pools().blocking())
+            except PoolUnusable as error:
+                self._unusable(error)
         from moorline.calls.wires import SyncServiceWire
 
+        if self._transport is None:
+            return SyncServiceWire(self._pools.blocking())
         if hasattr(self._transport, "handle_request"):
             return SyncServiceWire(cast("httpx2.BaseTransport", self._transport))
         raise ConfigurationError(f"{self._owner}.wire is an async transport; use `await`, or give a blocking one")
