@@ -1,11 +1,18 @@
 #!/bin/sh
-# Install the servers that the tests start for themselves, where they are missing: PostgreSQL.
+# Install the servers that the tests start for themselves, where they are missing: Redis and PostgreSQL.
 #
 # Only the programs are wanted: no cluster is made and no service started. When we may not install, say so and go on; the
 # tests then leave out what needs the server (and in CI, fail).
 set -eu
 cd "$(dirname "$0")/.."
 
+if ! command -v redis-server >/dev/null 2>&1; then
+    echo "== installing Redis for the tests (they start it for themselves)" >&2
+    RUNLEVEL=1 scripts/apt-install.sh redis-server || {
+        echo "== Redis is missing; the tests that need it will be left out" >&2
+        [ "${CI:-}" != true ] || exit 1
+    }
+fi
 if command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
     exit 0
 fi

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from tests.servers import RunningPostgres, postgres_binaries, start_postgres, stop_after
+from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
 
 from moorline import telemetry
 
@@ -64,18 +64,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot run here, with one line for each reason; in CI nothing is left out, and it fails instead."""
+    needs = {
+        "postgres_url": "postgres",
+        "redis_server": "redis",
+        "contracts_dir": "contracts",
+        "payloads_dir": "payloads",
+    }
     for item in items:
-        if "postgres_url" in getattr(item, "fixturenames", ()):
-            item.add_marker("postgres")
-        if "contracts_dir" in getattr(item, "fixturenames", ()):
-            item.add_marker("contracts")
-        if "payloads_dir" in getattr(item, "fixturenames", ()):
-            item.add_marker("payloads")
+        for fixture in needs.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(needs[fixture])
     if _IN_CI:
         return
     missing = {}
     if postgres_binaries() is None:
         missing["postgres"] = "PostgreSQL is not installed (apt-get install postgresql)"
+    if shutil.which("redis-server") is None:
+        missing["redis"] = "Redis is not installed (apt-get install redis-server)"
     if not _contracts_folder().is_dir():
         missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
     if not _payloads_folder().is_dir():
@@ -134,6 +138,13 @@ def postgres_url(postgres_server: RunningPostgres) -> Iterator[str]:
     url = postgres_server.create_database()
     yield url
     postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, which it may kill."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import psycopg
 
-__all__ = ["PostgresServer", "RunningPostgres", "postgres_binaries", "start_postgres", "stop_after", "until"]
+__all__ = [
+    "PostgresServer",
+    "RedisServer",
+    "RunningPostgres",
+    "postgres_binaries",
+    "start_postgres",
+    "stop_after",
+    "until",
+]
 
 _USER = "moorline"
 _START_SECONDS = 30.0
@@ -262,3 +270,49 @@ def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
         if condition():
             return
     raise AssertionError(f"still not so after {seconds} s")
+
+
+class RedisServer:
+    """A Redis for one ``with`` block, that a test may freeze, kill and start again on the same port."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, cwd=tempfile.gettempdir())
+        until(self._listens)
+        script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done; kill -9 "$2"'
+        ends = ["/bin/sh", "-c", script, "watch", str(os.getpid()), str(self._process.pid)]
+        self._watcher = subprocess.Popen(ends, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self._watcher.kill()
+            self._watcher.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP freezes it, SIGCONT lets it go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from moorline import redaction, registry
 from moorline import settings as _settings
 from moorline.calls.call import Call
+from moorline.calls.guards import PROCESS
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
@@ -74,6 +75,8 @@ class Moorline:
             raise ConfigurationError("give database_url or settings, not both")
         self.settings = _settings.load(database_url=database_url) if settings is None else settings
         self.clock = clock
+        if self.settings.shared_url:
+            PROCESS.share(self.settings.shared_url)
         self.store = Store(
             self.settings.database_url,
             clock=clock,

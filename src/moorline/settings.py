@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    database_url: str = "sqlite:///moorline.db"
+    database_url: Annotated[str, Field(repr=False)] = "sqlite:///moorline.db"
     """Where events and jobs are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
     queue_url: str | None = None
     """Where jobs wait, if not in the database."""
@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Writes that may wait for a commit; more is refused with 503 (and StoreOverloaded)."""
     wire: Wire = "httpx2"
     """The library that speaks HTTP; ``pyreqwest`` and ``aiohttp`` (extra ``fast``) are several times as fast."""
+    shared_url: Annotated[str | None, Field(repr=False)] = None
+    """A Redis or Valkey server over which processes share breakers, limits and retry budgets: ``redis://HOST:6379/0``."""
     tap: bool = True
     """Let ``moorline calls`` of the same user look at this process, at a socket that nobody else can open."""
     webhooks: WebhookSettings = WebhookSettings()

@@ -9,6 +9,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.guards import Guard
+from moorline.calls.shared_guard import Agreed
+from moorline.calls.shared_store import Question
 from moorline.calls.story import Story
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import Attempt, CallError
@@ -90,9 +92,11 @@ class Sleep:
 
 @dataclass(slots=True)
 class Wait:
-    """Resume with True when *ticket*, or the place in the rate gate, is granted; with False after *timeout* seconds."""
+    """Resume with True when *ticket*, or the place in the rate gate, is granted, or a question to other processes is
+    answered; with False after *timeout* seconds.
+    """
 
-    ticket: Ticket | Pass
+    ticket: Ticket | Pass | Question
     timeout: float | None
 
 
@@ -128,18 +132,23 @@ class Lease(Protocol):
 
 
 class SlotLease:
-    """A lease with a place in the bulkhead, or of a service without a breaker. Otherwise the permit itself is one."""
+    """A lease with a place in the bulkhead, one that all processes agreed on, or of a service without a breaker.
+    Otherwise the permit itself is one.
+    """
 
-    __slots__ = ("permit", "ticket")
+    __slots__ = ("agreed", "permit", "ticket")
 
     def __init__(self, permit: Permit | None) -> None:
         self.permit = permit
+        self.agreed: Agreed | None = None
         self.ticket: Ticket | None = None
 
     def settle(self, *, worked: bool | None, elapsed: float = 0.0) -> None:
         """As ``Lease.settle``."""
-        permit, ticket = self.permit, self.ticket
-        self.permit = self.ticket = None
+        permit, ticket, agreed = self.permit, self.ticket, self.agreed
+        self.permit = self.ticket = self.agreed = None
+        if agreed is not None:
+            agreed.settle(worked=worked, elapsed=elapsed)
         if ticket is not None:
             ticket.leave()
         if permit is not None:

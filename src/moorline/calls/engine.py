@@ -17,6 +17,7 @@ from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
 from moorline.calls.entry import Entry, watched
+from moorline.calls.shared_guard import SharedGuard
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
 from moorline.errors import (
     Attempt,
@@ -63,6 +64,8 @@ class Pipeline(Entry[R, A]):
         context, guard = self._context, self._guard
         policy, admission = context.policy, guard.admission
         if guard.bulkhead is not None or not guard.gate.free or guard.breaker is None or watched():
+            return None
+        if guard.shared is not None and guard.shared.store.up:
             return None
         if admission is not None and not admission.enter():
             return None
@@ -240,7 +243,7 @@ class Pipeline(Entry[R, A]):
     def _heed(self, answer: A, error: CallError | None, readings: tuple[Reading, ...]) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
         context, gate = self._context, self._guard.gate
-        self._asked = None
+        self._asked = self._agreed = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()
             self._asked = context.limits.asked_wait(answer, wall)
@@ -254,11 +257,16 @@ class Pipeline(Entry[R, A]):
         held, self._held = self._held, None
         if readings or held is not None:
             gate.heed(readings, held, context.operation)
+        if self._guard.shared is not None:
+            limited = isinstance(error, RateLimited)
+            self._let_know(readings, (self._asked or 0.0) if limited else 0.0)
 
     def _lost(self, *, sent: bool) -> None:
         """No answer came: what was taken from the rate gate may be used up, or was not used."""
         self._asked = None if self._answer is None else self._asked
         held = self._held
+        if sent:
+            self._agreed = None
         if held is not None and sent:
             self._held = None
             self._guard.gate.heed((), held)
@@ -293,6 +301,9 @@ class Pipeline(Entry[R, A]):
         except GiveUp as why:
             self._tell(story.GaveUp, str(why))
             return False
+        charged = self._guard.budget is not None and not isinstance(error, RateLimited)
+        if charged and self._guard.shared is not None and not (yield from self._afforded(self._guard.shared)):
+            return False
         self._retries += 1
         *before, last = self._attempts
         self._attempts = (*before, last._replace(wait=wait))
@@ -301,10 +312,33 @@ class Pipeline(Entry[R, A]):
             yield from self._drop_answer()
             yield Sleep(wait)
         except BaseException:
-            if self._guard.budget is not None and not isinstance(error, RateLimited):
-                self._guard.budget.give_back()
+            if charged:
+                self._give_back_retry()
             raise
         return True
+
+    def _afforded(self, shared: SharedGuard) -> Generator[Effect, Any, bool]:
+        """Whether the budget of all processes has a retry left as well; ours has paid already."""
+        if not shared.store.up:
+            return True
+        try:
+            said = yield from self._answer_to(shared.retry(), shared)
+        except BaseException:
+            self._give_back_retry(ours_only=True)
+            raise
+        if said is None or "no" not in said:
+            return True
+        self._give_back_retry(ours_only=True)
+        self._tell(story.GaveUp, "the retry budget of the service is spent, by all processes together")
+        return False
+
+    def _give_back_retry(self, *, ours_only: bool = False) -> None:
+        """A retry that was paid for is not made."""
+        budget, shared = self._guard.budget, self._guard.shared
+        if budget is not None:
+            budget.give_back()
+        if shared is not None and not ours_only:
+            shared.store.tell(shared.unretried())
 
     def _pause(self, error: CallError) -> float:
         """Seconds to wait before the next attempt. Raises GiveUp with the reason when there is none."""

@@ -10,13 +10,17 @@ from typing import Any, Final, Generic
 from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import A, CallContext, Effect, Lease, R, Sleep, SlotLease, Wait
+from moorline.calls.shared_guard import Agreed, Known, SharedGuard
+from moorline.calls.shared_store import Message, Question
 from moorline.clock import SYSTEM
 from moorline.errors import BulkheadFull, CallError, CircuitOpen, DeadlineExceeded, RateLimited
+from moorline.policies.allowance import Reading
 from moorline.policies.gate import Pass
 
 __all__ = ["Entry", "watched"]
 
 _log: Final = telemetry.logger("calls")
+_LOOK_AGAIN: Final = 1.0  # seconds after which to ask again what others have left of a limit
 
 
 class Entry(Generic[R, A]):
@@ -24,7 +28,9 @@ class Entry(Generic[R, A]):
 
     # Beginnings stand on the class: a call to which nothing happens changes few of them.
     _deadline = math.inf
+    _asked_before = False  # whether the other processes know of this call
     _held: Pass | None = None  # what the attempt took from the rate gate, where that counts
+    _agreed: Agreed | None = None  # and what of that all processes know
     _loud = False  # whether somebody watches
     _number = 0  # given when somebody wants to know
 
@@ -40,7 +46,7 @@ class Entry(Generic[R, A]):
     def _at_once(self) -> Lease | None:
         """The usual case: nothing to wait for. None where it is not, and ``_admission`` finds out why."""
         guard = self._guard
-        if guard.bulkhead is not None or not guard.gate.free:
+        if guard.bulkhead is not None or not guard.gate.free or guard.shared is not None:
             return None
         if guard.breaker is None:
             return SlotLease(None)
@@ -62,6 +68,8 @@ class Entry(Generic[R, A]):
         try:
             if not self._guard.gate.free:
                 yield from self._pass_gate()
+            if self._guard.shared is not None and self._guard.shared.store.up:
+                yield from self._agree(lease, self._guard.shared)
             if self._guard.bulkhead is not None:
                 yield from self._enter_bulkhead(lease)
         except BaseException:
@@ -92,6 +100,85 @@ class Entry(Generic[R, A]):
         held, self._held = self._held, None
         if held is not None:
             self._guard.gate.give_back(held)
+        agreed, self._agreed = self._agreed, None
+        if agreed is not None:
+            agreed.unsent()
+
+    # With all processes ----------------------------------------------------------------------------------------------
+
+    def _agree(self, lease: SlotLease, shared: SharedGuard) -> Generator[Effect, Any, None]:
+        """Ask whether all processes together let the attempt pass. Where nobody answers in time, the local state, which
+        has let it pass, is all there is.
+        """
+        context, guard = self._context, self._guard
+        breaker, gate = guard.breaker, guard.gate
+        while shared.store.up:
+            lane = gate.lane_of(context.operation) if self._held is None else self._held.lane.name
+            ruled = breaker is not None and not breaker.forced
+            question = shared.admit(lane, context.cost, self._left(), first=not self._asked_before, ruled=ruled)
+            self._asked_before = True
+            said = yield from self._answer_to(question, shared)
+            if said is None:
+                return
+            if "no" not in said:
+                self._agreed = lease.agreed = Agreed(shared, said, lane, context.cost)
+                if said["wait"] > 0:
+                    self._tell(story.Waiting, said["why"], part="rate gate", seconds=said["wait"])
+                    yield Sleep(said["wait"])
+                return
+            if said["no"] == "breaker":
+                self._kept_off(said)
+            if said["no"] == "quota" or said["wait"] >= self._left():
+                when = context.clock.wall() + said["wait"]
+                late = RateLimited(f"not sent: {said['why']}, beyond the deadline", outcome="not_sent", retry_at=when)
+                raise self._refusal("rate gate", late)
+            yield from self._stand_back(said)
+
+    def _answer_to(self, question: Question, shared: SharedGuard) -> Generator[Effect, Any, Message | None]:
+        """The answer; None where there is none within the patience of the store."""
+        store = shared.store
+        try:
+            store.ask(question)
+            heard = yield Wait(question, min(store.patience, self._left()))
+        except BaseException:
+            store.given_up(question)
+            raise
+        if not heard:
+            store.unheard(question)
+            return None
+        return question.answer
+
+    def _kept_off(self, said: Message) -> None:
+        """The breaker of all processes is open: so is ours from now on, which saves asking. Raises CircuitOpen."""
+        why = f"for all processes: {said['why']}"
+        if said["state"] == "open" and self._guard.breaker is not None:
+            self._guard.breaker.follow(said["wait"], why)
+        when = self._context.clock.wall() + said["wait"]
+        raise self._refusal("breaker", CircuitOpen(f"not sent: the circuit is open ({why})", retry_at=when))
+
+    def _stand_back(self, said: Message) -> Generator[Effect, Any, None]:
+        """Other processes know of a limit: let our gate know it as well, and pass that again, in its order."""
+        gate, clock, wait = self._guard.gate, self._context.clock, said["wait"]
+        if said["no"] == "closed":
+            gate.close(wait, said["lane"] or self._context.operation)
+        else:
+            reading = Reading(0.0, said["limit"], wait, said["window"] or None, said["lane"], said["policy"])
+            gate.heed((reading,), None, self._context.operation)
+        self._unsent()
+        before = clock.monotonic()
+        if not gate.free:
+            yield from self._pass_gate()
+        if clock.monotonic() - before < min(wait, _LOOK_AGAIN) / 2:
+            pause = min(wait, _LOOK_AGAIN)
+            self._tell(story.Waiting, said["why"], part="rate gate", seconds=pause)
+            yield Sleep(pause)
+
+    def _let_know(self, readings: tuple[Reading, ...], close: float) -> None:
+        """Tell the other processes what an answer said of limits."""
+        shared, gate, operation = self._guard.shared, self._guard.gate, self._context.operation
+        if shared is not None and (readings or close > 0):
+            known = [Known(reading, *gate.known_of(reading, operation)) for reading in readings]
+            shared.heard(known, close, gate.lane_of(operation))
 
     def _enter_bulkhead(self, lease: SlotLease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moorline import telemetry
 from moorline.calls import story
 from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError
 from moorline.policies.admission import Admission
 from moorline.policies.breaker import Breaker, BreakerState, State
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
@@ -21,18 +23,25 @@ from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.policies.retry import RetryBudget
 
+if TYPE_CHECKING:
+    from moorline.calls.shared_guard import SharedGuard
+    from moorline.calls.shared_store import SharedStore
+
 __all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "snapshot"]
 
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
 _MOST_TENANTS: Final = 10_000
+_VARIABLE: Final = "MOORLINE_SHARED_URL"
 _SLOW: Final = 0.8  # of the attempt timeout: a call that took as long nearly failed
 
 
 class Guard:
-    """The parts that one policy needs of a service's shared state; None where the policy has the part switched off."""
+    """The parts that one policy needs of a service's shared state; None where the policy has the part switched off.
+    *shared* is its side that all processes have in common, where there is a store for it.
+    """
 
-    __slots__ = ("admission", "breaker", "budget", "bulkhead", "gate")
+    __slots__ = ("__weakref__", "admission", "breaker", "budget", "bulkhead", "gate", "shared", "unlinked")
 
     def __init__(
         self,
@@ -41,7 +50,10 @@ class Guard:
         bulkhead: BulkheadState | None,
         budget: RetryBudget | None,
         admission: Admission | None,
+        shared: SharedGuard | None = None,
     ) -> None:
+        self.shared = shared
+        self.unlinked: tuple[str, Policy]
         self.admission = admission
         self.gate = gate
         self.breaker = breaker
@@ -52,18 +64,27 @@ class Guard:
 class Guards:
     """A registry of shared state by name. Calls that use the same name, and equal parts of a policy, share them.
 
-    ``Guards()`` makes a separate world, such as one for an application or a test; ``PROCESS`` is the default one.
+    ``Guards()`` makes a separate world, such as one for an application or a test; ``PROCESS`` is the default one. With
+    *shared*, the URL of a Redis or Valkey server, it is shared with all processes that name the same one.
+
+    Raises ConfigurationError for such a URL that cannot be used.
     """
 
-    def __init__(self, clock: Clock = SYSTEM) -> None:
+    def __init__(self, clock: Clock = SYSTEM, *, shared: str | SharedStore | None = None) -> None:
         self.clock = clock
-        _all.add(self)
+        self.store: SharedStore | None = None
+        self._from_environment = False
+        self._kept: weakref.WeakSet[Guard] = weakref.WeakSet()  # by those who made no other since
+        self._shared: OrderedDict[tuple[str, str, Policy], SharedGuard] = OrderedDict()
         self._lock = threading.Lock()
         self._gates: dict[tuple[str, tuple[tuple[RateLimit, ...], bool]], Gate] = {}
         self._breakers: dict[tuple[str, Breaker], BreakerState] = {}
         self._admissions: OrderedDict[tuple[str, str, int], Admission] = OrderedDict()
         self._bulkheads: dict[tuple[str, Bulkhead], BulkheadState] = {}
         self._budgets: OrderedDict[tuple[str, str, float], RetryBudget] = OrderedDict()
+        if shared is not None:
+            self.share(shared)
+        _all.add(self)
 
     def guard(self, name: str, policy: Policy, tenant: str = "", *, apart: bool = False) -> Guard:
         """The shared state of *name*, as far as *policy* uses it; made on first use.
@@ -72,13 +93,15 @@ class Guards:
         from another's; breaker and limits are the service's and common to all. *apart* tells that each operation of
         the service has a rate limit of its own.
         """
+        if self._from_environment:
+            self._look_around()
         now = self.clock.monotonic
         with self._lock:
             quotas = policy.rates, apart
             gate = self._gates.get((name, quotas))
             if gate is None:
                 gate = self._gates[name, quotas] = Gate(now, policy.rates, apart=apart)
-            return Guard(
+            guard = Guard(
                 gate,
                 _part(self._breakers, name, policy.breaker, partial(self._breaker, name, policy)),
                 _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
@@ -91,6 +114,50 @@ class Guards:
                 ),
                 _of_tenant(self._admissions, name, tenant, policy.admission, Admission),
             )
+            if self.store is not None:
+                self._link(guard, name, policy, tenant)
+            elif not tenant:
+                guard.unlinked = name, policy
+                self._kept.add(guard)
+            return guard
+
+    def share(self, store: str | SharedStore) -> None:
+        """Share the state with all processes that name the same Redis or Valkey server, from now on: breakers, rate
+        gates and retry budgets. While the server is away each process goes by its own.
+
+        Raises ConfigurationError for a URL that cannot be used, and when there is another one already.
+        """
+        from moorline.calls.shared_store import SharedStore
+
+        made = SharedStore(store) if isinstance(store, str) else store
+        with self._lock:
+            self._from_environment = False
+            if self.store is not None and not self.store.same(made):
+                raise ConfigurationError(f"state is shared at {self.store.where} already, so not at {made.where}")
+            if self.store is None:
+                self.store = made
+                for guard in list(self._kept):
+                    self._link(guard, *guard.unlinked, "")
+                self._kept.clear()
+
+    def _look_around(self) -> None:
+        """What the environment says, once it is complete: at the first call."""
+        self._from_environment = False
+        url = os.environ.get(_VARIABLE)
+        if url and self.store is None:
+            self.share(url)
+
+    def _link(self, guard: Guard, name: str, policy: Policy, tenant: str) -> None:
+        from moorline.calls.shared_guard import SharedGuard
+
+        store = self.store
+        assert store is not None
+
+        def make(policy: Policy) -> SharedGuard:
+            budget = policy.retry.budget if policy.retry else None
+            return SharedGuard(store, name, guard.breaker, policy.rates, budget, tenant)
+
+        guard.shared = _of_tenant(self._shared, name, tenant, policy, make)
 
     def breakers(self) -> dict[str, list[BreakerState]]:
         """The breakers by name: for operators, who may look at them and force them."""
@@ -116,6 +183,9 @@ class Guards:
                 found.setdefault(name, {}).setdefault("retries_left", {})[tenant] = int(budget.left)
             for (name, tenant, _most), admission in self._admissions.items():
                 found.setdefault(name, {}).setdefault("under_way", {})[tenant] = admission.under_way
+            if self.store is not None:
+                for parts in found.values():
+                    parts["shared"] = {"where": self.store.where, "up": self.store.up}
             return found
 
     def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
@@ -183,3 +253,4 @@ def breakers_of(name: str) -> list[BreakerState]:
 
 
 PROCESS: Final = Guards()
+PROCESS._from_environment = True  # noqa: SLF001 (of this module)

@@ -337,6 +337,16 @@ class Allowance:
         elif used >= 2 * self._used:
             self._refill = 1 / ratio
 
+    @property
+    def refill(self) -> float:
+        """Units a second, where it is known for a bucket that is refilled; otherwise 0."""
+        return self._refill
+
+    @property
+    def slides(self) -> bool:
+        """Whether it is known for a window that slides."""
+        return self._slides
+
     # For the gate ----------------------------------------------------------------------------------------------------
 
     def roomy(self, now: float) -> bool:

@@ -257,6 +257,21 @@ class BreakerState:
             after, reason = self.state, self.reason
         self._tell(before, after, reason)
 
+    def follow(self, seconds: float, reason: str) -> None:
+        """Others found out that the service is down: be open as they are, for so many *seconds*."""
+        with self._lock:
+            if self._forced is not None or self._state == "open" or not seconds > 0:
+                return
+            before = self._state
+            self._enter("open", reason)
+            self._until = self._now() + min(seconds, self.config.reset)
+        self._tell(before, "open", reason)
+
+    @property
+    def forced(self) -> bool:
+        """Whether an operator holds it."""
+        return self._forced is not None
+
     # All below is called under the lock -------------------------------------------------------------------------------
 
     def _admit(self, now: float) -> Permit | None:

@@ -370,6 +370,23 @@ class Gate:
                     return False
         return True
 
+    def known_of(self, reading: Reading, operation: str = "") -> tuple[str, float, bool]:
+        """What was learnt of the limit that *reading* is of: the name of its lane, the calls a second where it is a
+        bucket that is refilled (0 where it is not), and whether it is a window that slides.
+        """
+        with self._lock:
+            name = reading.bucket or (operation if self._apart else "")
+            lane = self._lanes.get(name)
+            allowance = None if lane is None else lane.allowances.get(reading.policy)
+            return (name, 0.0, False) if allowance is None else (name, allowance.refill, allowance.slides)
+
+    def lane_of(self, operation: str) -> str:
+        """The name of the lane that *operation* belongs to, as far as is known."""
+        if self._apart and operation:
+            return operation
+        lane = self._where.get(operation)
+        return "" if lane is None else lane.name
+
     # For operators ---------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> GateView:
