@@ -43,10 +43,11 @@ else
     "$python" -m venv .venv
 fi
 
-# Hashes are checked because every requirement has them; nothing may be resolved here that was not locked.
+# Hashes are checked because every requirement has them; nothing may be resolved here that was not locked. Without --no-deps
+# pip 23 takes the newest of what one package wants with an extra (coverage[toml]), not the locked one, and then refuses it.
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 say "installing locked dependencies ($profile); the first time takes a minute or two"
-pip install --quiet --require-hashes -r requirements/build.txt -r "requirements/$profile.txt"
+pip install --quiet --no-deps --require-hashes -r requirements/build.txt -r "requirements/$profile.txt"
 pip install --quiet --no-deps --no-build-isolation --editable .
 rm -f .venv/.installed-run .venv/.installed-dev
 printf '%s\n' "$checksum" >".venv/.installed-$profile"
