@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.guards import Guard
-from moorline.calls.shared_guard import Agreed
-from moorline.calls.shared_store import Question
 from moorline.calls.story import Story
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import Attempt, CallError
@@ -18,6 +16,10 @@ from moorline.policies.breaker import Permit
 from moorline.policies.bulkhead import Ticket
 from moorline.policies.gate import Pass
 from moorline.policies.policy import Policy
+
+if TYPE_CHECKING:
+    from moorline.calls.shared_guard import Agreed
+    from moorline.calls.shared_store import Question
 
 __all__ = [
     "POOL",

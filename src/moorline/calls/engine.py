@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
 from moorline.calls.entry import Entry, watched
-from moorline.calls.shared_guard import SharedGuard
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
 from moorline.errors import (
     Attempt,
@@ -31,6 +30,9 @@ from moorline.errors import (
 )
 from moorline.policies.allowance import Reading
 from moorline.policies.deadline import ambient
+
+if TYPE_CHECKING:
+    from moorline.calls.shared_guard import SharedGuard
 
 __all__ = ["Pipeline"]
 

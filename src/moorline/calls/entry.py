@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator
-from typing import Any, Final, Generic
+from typing import TYPE_CHECKING, Any, Final, Generic
 
 from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import A, CallContext, Effect, Lease, R, Sleep, SlotLease, Wait
-from moorline.calls.shared_guard import Agreed, Known, SharedGuard
-from moorline.calls.shared_store import Message, Question
 from moorline.clock import SYSTEM
 from moorline.errors import BulkheadFull, CallError, CircuitOpen, DeadlineExceeded, RateLimited
 from moorline.policies.allowance import Reading
 from moorline.policies.gate import Pass
+
+if TYPE_CHECKING:
+    from moorline.calls.shared_guard import Agreed, SharedGuard
+    from moorline.calls.shared_store import Message, Question
 
 __all__ = ["Entry", "watched"]
 
@@ -121,7 +123,7 @@ class Entry(Generic[R, A]):
             if said is None:
                 return
             if "no" not in said:
-                self._agreed = lease.agreed = Agreed(shared, said, lane, context.cost)
+                self._agreed = lease.agreed = shared.agreed(said, lane, context.cost)
                 if said["wait"] > 0:
                     self._tell(story.Waiting, said["why"], part="rate gate", seconds=said["wait"])
                     yield Sleep(said["wait"])
@@ -175,10 +177,8 @@ class Entry(Generic[R, A]):
 
     def _let_know(self, readings: tuple[Reading, ...], close: float) -> None:
         """Tell the other processes what an answer said of limits."""
-        shared, gate, operation = self._guard.shared, self._guard.gate, self._context.operation
-        if shared is not None and (readings or close > 0):
-            known = [Known(reading, *gate.known_of(reading, operation)) for reading in readings]
-            shared.heard(known, close, gate.lane_of(operation))
+        if self._guard.shared is not None and (readings or close > 0):
+            self._guard.shared.heard(self._guard.gate, self._context.operation, readings, close)
 
     def _enter_bulkhead(self, lease: SlotLease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead

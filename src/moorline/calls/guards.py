@@ -41,7 +41,7 @@ class Guard:
     *shared* is its side that all processes have in common, where there is a store for it.
     """
 
-    __slots__ = ("__weakref__", "admission", "breaker", "budget", "bulkhead", "gate", "shared", "unlinked")
+    __slots__ = ("__weakref__", "admission", "breaker", "budget", "bulkhead", "gate", "shared")
 
     def __init__(
         self,
@@ -53,7 +53,6 @@ class Guard:
         shared: SharedGuard | None = None,
     ) -> None:
         self.shared = shared
-        self.unlinked: tuple[str, Policy]
         self.admission = admission
         self.gate = gate
         self.breaker = breaker
@@ -74,7 +73,7 @@ class Guards:
         self.clock = clock
         self.store: SharedStore | None = None
         self._from_environment = False
-        self._kept: weakref.WeakSet[Guard] = weakref.WeakSet()  # by those who made no other since
+        self._unlinked: weakref.WeakKeyDictionary[Guard, tuple[str, Policy]] = weakref.WeakKeyDictionary()
         self._shared: OrderedDict[tuple[str, str, Policy], SharedGuard] = OrderedDict()
         self._lock = threading.Lock()
         self._gates: dict[tuple[str, tuple[tuple[RateLimit, ...], bool]], Gate] = {}
@@ -117,8 +116,7 @@ class Guards:
             if self.store is not None:
                 self._link(guard, name, policy, tenant)
             elif not tenant:
-                guard.unlinked = name, policy
-                self._kept.add(guard)
+                self._unlinked[guard] = name, policy
             return guard
 
     def share(self, store: str | SharedStore) -> None:
@@ -136,9 +134,9 @@ class Guards:
                 raise ConfigurationError(f"state is shared at {self.store.where} already, so not at {made.where}")
             if self.store is None:
                 self.store = made
-                for guard in list(self._kept):
-                    self._link(guard, *guard.unlinked, "")
-                self._kept.clear()
+                for guard, (name, policy) in list(self._unlinked.items()):
+                    self._link(guard, name, policy, "")
+                self._unlinked.clear()
 
     def _look_around(self) -> None:
         """What the environment says, once it is complete: at the first call."""

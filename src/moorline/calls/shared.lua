@@ -7,6 +7,7 @@
 local MOST_RETRIES = 20 -- of a budget; one comes back each second
 local ROUNDING = 1.5 -- seconds by which two accounts of the same reset differ
 local FORGOTTEN = 60 -- seconds
+local MOST_LANES = 200 -- names come from headers, and their number has no bound
 
 local time = redis.call('TIME')
 -- Numbers are written with 14 digits: counted from 2026 that leaves microseconds.
@@ -252,8 +253,14 @@ local function refund(message)
 end
 
 local function heed(gate, reading)
-  local limits = gate.limits[reading.lane] or {}
-  gate.limits[reading.lane] = limits
+  local limits = gate.limits[reading.lane]
+  if not limits then
+    local count = 0
+    for _ in pairs(gate.limits) do count = count + 1 end
+    if count >= MOST_LANES then return 0 end
+    limits = {}
+    gate.limits[reading.lane] = limits
+  end
   local most, tells = given(reading.limit) or reading.remaining + 1, given(reading.resets_in)
   local window = math.max(given(reading.window) or 0, tells or 0)
   local resets = now + (tells or (window > 0 and window) or 1)
@@ -276,6 +283,12 @@ end
 
 local function heard(message)
   local gate, keep = part(message.gate, new_gate), 0
+  for lane, limits in pairs(gate.limits) do
+    for policy, limit in pairs(limits) do
+      if not current(limit) then limits[policy] = nil end
+    end
+    if next(limits) == nil then gate.limits[lane] = nil end
+  end
   for _, reading in ipairs(message.readings) do keep = math.max(keep, heed(gate, reading)) end
   if message.close > 0 then
     gate.closed[message.lane] = math.max(gate.closed[message.lane] or 0, now + message.close)

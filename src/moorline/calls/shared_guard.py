@@ -5,30 +5,25 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline.calls.shared_store import Message, Question, SharedStore
+from moorline.policies.quota import Quota
 
 if TYPE_CHECKING:
     from moorline.policies.allowance import Reading
     from moorline.policies.breaker import BreakerState
+    from moorline.policies.gate import Gate
     from moorline.policies.rate import RateLimit
 
-__all__ = ["Agreed", "Known", "SharedGuard"]
+__all__ = ["Agreed", "SharedGuard"]
 
 _SCARCE: Final = 500.0  # remaining calls, above which a limit needs no counting by all
 _RARE: Final = 0.2  # of the limit, below which it does
-
-
-class Known(NamedTuple):
-    """A reading of a limit, with what the local gate has learnt of that limit: its *lane*, the *refill* in calls a
-    second where it is a bucket that is refilled, and whether it is a window that *slides*.
-    """
-
-    reading: Reading
-    lane: str
-    refill: float
-    slides: bool
+_LONGEST_NAME: Final = 200  # of a limit: names come from headers
+_LONGEST: Final = 366 * 86_400.0  # seconds
+_VERSION: Final = 1  # of what is stored: programs of two versions may run at the same time
 
 
 class Agreed:
@@ -79,7 +74,7 @@ class SharedGuard:
         self._quotas = [_quota(rate) for rate in rates]
         self._budget = budget
         # In braces is what a cluster looks at: the parts of a service lie together.
-        service = "moorline:{" + name.replace("{", "(").replace("}", ")")[:200] + "}"
+        service = f"moorline:{_VERSION}:{{" + name.replace("{", "(").replace("}", ")")[:200] + "}"
         self._keys = {
             "service": service,
             "breaker": "" if breaker is None else f"{service}:breaker:{_digest(self._rules)}",
@@ -118,6 +113,10 @@ class SharedGuard:
         """Whether the budget of all processes pays for one more retry."""
         return Question(self._about_budget("retry"), lambda answer: [] if "no" in answer else [self.unretried()])
 
+    def agreed(self, answer: Message, lane: str, cost: float) -> Agreed:
+        """What an attempt holds that was let pass."""
+        return Agreed(self, answer, lane, cost)
+
     # What is told ----------------------------------------------------------------------------------------------------
 
     def unretried(self) -> Message:
@@ -150,13 +149,22 @@ class SharedGuard:
         """What an attempt took of the limits was not used."""
         return {"do": "refund", "keys": self._gate, "quotas": self._quotas, "lane": lane, "cost": cost}
 
-    def heard(self, known: Iterable[Known], close: float, lane: str) -> None:
-        """An answer said something of limits: *known*, and for how many seconds it *closes* the lane."""
-        scarce = [_reading(each) for each in known if each.reading.sound and _is_scarce(each.reading)]
+    def heard(self, gate: Gate, operation: str, readings: Iterable[Reading], close: float) -> None:
+        """An answer to *operation* said something of limits: *readings*, of which *gate* may have learnt more, and for
+        how many seconds it wants nobody to call.
+        """
+        scarce = [
+            {
+                **reading._asdict(),
+                "limit": None if reading.limit is None else max(reading.limit, reading.remaining),
+                **dict(zip(("lane", "refill", "slides"), gate.known_of(reading, operation), strict=True)),
+            }
+            for reading in readings
+            if reading.sound and _is_scarce(reading) and len(reading.bucket + reading.policy) <= _LONGEST_NAME
+        ]
         if scarce or close > 0:
-            self.store.tell(
-                {"do": "heard", "keys": self._gate, "readings": scarce, "close": max(close, 0.0), "lane": lane}
-            )
+            lane, seconds = gate.lane_of(operation), min(max(close, 0.0), _LONGEST)
+            self.store.tell({"do": "heard", "keys": self._gate, "readings": scarce, "close": seconds, "lane": lane})
 
     @property
     def _gate(self) -> dict[str, str]:
@@ -167,44 +175,14 @@ def _is_scarce(reading: Reading) -> bool:
     return reading.remaining <= _SCARCE or (reading.limit is not None and reading.remaining < _RARE * reading.limit)
 
 
-def _reading(known: Known) -> dict[str, Any]:
-    reading = known.reading
-    return {
-        "lane": known.lane,
-        "policy": reading.policy,
-        "remaining": reading.remaining,
-        "limit": None if reading.limit is None else max(reading.limit, reading.remaining),
-        "resets_in": reading.resets_in,
-        "window": reading.window,
-        "refill": known.refill,
-        "slides": known.slides,
-    }
-
-
 def _rules(breaker: BreakerState) -> dict[str, Any]:
-    config = breaker.config
-    return {
-        "failures": config.failures,
-        "reset": config.reset,
-        "probes": config.probes,
-        "rate": config.rate,
-        "slow": None if math.isinf(breaker.slow) else breaker.slow,
-        "slow_rate": config.slow_rate,
-        "minimum": config.minimum,
-        "window": config.window,
-        "successes": config.successes,
-        "lease": breaker.lease,
-    }
+    slow = None if math.isinf(breaker.slow) else breaker.slow
+    return {**asdict(breaker.config), "slow": slow, "lease": breaker.lease}
 
 
 def _quota(rate: RateLimit) -> dict[str, Any]:
     burst = rate.limit if rate.burst is None else rate.burst
-    per = "a second" if rate.per == 1 else f"in {rate.per:g} s"
-    return {
-        "rate": rate.limit / rate.per,
-        "burst": burst,
-        "text": f"our own rate limit of {rate.limit:g} {per}, for all processes",
-    }
+    return {"rate": rate.limit / rate.per, "burst": burst, "text": f"{Quota(rate, 0.0)}, for all processes"}
 
 
 def _digest(value: Any) -> str:

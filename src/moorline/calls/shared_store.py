@@ -20,6 +20,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline import telemetry
+from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -92,18 +93,19 @@ class SharedStore:
     is how many seconds a call waits for an answer.
 
     ``up`` tells whether it is worth asking. It begins so, ends with the first question that gets no answer in time, and
-    begins again when the server answers a ping as fast as that.
+    begins again when the server answers a ping as fast as that. The time is the server's, unless a *clock* gives it.
 
     Raises ConfigurationError, without the URL, which may hold a password.
     """
 
-    def __init__(self, url: str, *, patience: float = 0.05) -> None:
+    def __init__(self, url: str, *, patience: float = 0.05, clock: Clock = SYSTEM) -> None:
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in _SCHEMES or not rest:
             known = ", ".join(f"{known}://" for known in _SCHEMES)
             raise ConfigurationError(f"the URL of shared state must begin with one of {known}")
         self.where = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
         self.patience = patience
+        self._clock = clock
         self.up = True
         self._url = f"{_SCHEMES[scheme]}://{rest}"
         self._thread: threading.Thread | None = None
@@ -131,23 +133,21 @@ class SharedStore:
     def unheard(self, question: Question) -> None:
         """No answer came in time: local state decides, for all calls, until the server answers again."""
         self.given_up(question)
-        self.up = False
+        self._gone(f"no answer within {self.patience:g} s")
 
     def given_up(self, question: Question) -> None:
         """Who asked was cancelled."""
         for message in question.abandon():
             self.tell(message)
 
-    def tell(self, message: Message, *, urgent: bool = True) -> None:
-        """Let all processes know, at once or with the next question. Forgotten while the server is away."""
+    def tell(self, message: Message) -> None:
+        """Let all processes know at once, without waiting for it. Forgotten while the server is away."""
         if not self.up:
             return
         with self._news:
             self._told.append(message)
-            if urgent:
-                self._urgent = True
-                self._run()
-                self._news.notify()
+            self._run()
+            self._news.notify()
 
     def count(self, message: Message, *, slow: bool) -> None:
         """One more good answer of which *message* tells: they are added up, and told with the next question."""
@@ -180,7 +180,6 @@ class SharedStore:
         self._questions: deque[Question] = deque()
         self._told: deque[Message] = deque(maxlen=_MOST_TOLD)
         self._counts: dict[tuple[str, float], Message] = {}
-        self._urgent = False
         self._thread = None
         self._client = None
 
@@ -203,11 +202,11 @@ class SharedStore:
                 self._lost(error, waiting)
                 self._find_again(me)
             else:
-                if not self.up:
-                    self._back()
                 for question, answer in zip(waiting, answers, strict=True):
                     for message in question.answered(answer):
                         self.tell(message)
+                if not self.up:  # it answered, but too late for who asked
+                    self._find_again(me)
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -215,14 +214,13 @@ class SharedStore:
     def _next(self, me: threading.Thread) -> tuple[list[Question], list[Message]]:
         """What to send: questions as soon as there are any, and all that waits to be told with them."""
         with self._news:
-            while not self._questions and not self._urgent and self._thread is me:
-                lingering = bool(self._counts or self._told)
+            while not self._questions and not self._told and self._thread is me:
+                lingering = bool(self._counts)
                 if not self._news.wait(_LINGER if lingering else None) and lingering:
                     break
             told = [self._told.popleft() for _ in range(min(len(self._told), _MOST))]
             told += self._counts.values()
             self._counts = {}
-            self._urgent = bool(self._told)
             questions = [self._questions.popleft() for _ in range(min(len(self._questions), _MOST))]
         return questions, told
 
@@ -230,20 +228,23 @@ class SharedStore:
         """The answers, each in its message's place: one script for each service, all in one round trip."""
         if not messages:
             return []
+        from redis.exceptions import NoScriptError
+
         services: dict[str, list[int]] = {}
         for place, message in enumerate(messages):
             services.setdefault(message["keys"]["service"], []).append(place)
         scripts = [_script([messages[place] for place in places]) for places in services.values()]
         client = self._client = self._client or self._connected()
         text, digest = _lua()
+        now = "" if self._clock is SYSTEM else repr(self._clock.monotonic())
         with client.pipeline(transaction=False) as pipeline:
             for keys, body in scripts:
-                pipeline.evalsha(digest, len(keys), *keys, body)
+                pipeline.evalsha(digest, len(keys), *keys, body, now)
             found = pipeline.execute(raise_on_error=False)
         answers: list[Message | None] = [None] * len(messages)
         for (keys, body), places, answer in zip(scripts, services.values(), found, strict=True):
-            if type(answer).__name__ == "NoScriptError":  # it was started anew
-                answer = client.eval(text, len(keys), *keys, body)  # noqa: PLW2901
+            if isinstance(answer, NoScriptError):  # it was started anew
+                answer = client.eval(text, len(keys), *keys, body, now)  # noqa: PLW2901
             if isinstance(answer, Exception):
                 raise answer
             for place, one in zip(places, json.loads(answer), strict=True):
@@ -274,9 +275,7 @@ class SharedStore:
     # When it is gone -------------------------------------------------------------------------------------------------
 
     def _lost(self, error: Exception, waiting: Sequence[Question]) -> None:
-        self.up = False
-        reason = f"{type(error).__name__}: {str(error)[:200]}"
-        _log.warning("shared_state_lost", where=self.where, reason=reason, instead="each process by itself")
+        self._gone(f"{type(error).__name__}: {str(error)[:200]}")
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(Exception):
@@ -309,6 +308,11 @@ class SharedStore:
                     return
             except Exception:  # noqa: BLE001, S110 (it is still gone)
                 pass
+
+    def _gone(self, reason: str) -> None:
+        if self.up:
+            self.up = False
+            _log.warning("shared_state_lost", where=self.where, reason=reason, instead="each process by itself")
 
     def _back(self) -> None:
         self.up = True

@@ -57,7 +57,7 @@ def status(as_json: AsJson = False) -> None:
         print_json(answers)
         return
     rows(
-        ("service", "pid", "breaker", "rate gate", "in flight", "under way", "retries left"),
+        ("service", "pid", "breaker", "rate gate", "in flight", "under way", "retries left", "shared over"),
         (_status(answer["pid"], name, parts) for answer in answers for name, parts in answer["services"].items()),
         empty="no process to look at, or none that made a call",
     )
@@ -202,7 +202,14 @@ def _status(pid: int, name: str, parts: dict[str, Any]) -> tuple[object, ...]:
         flying,
         _of_tenants(parts.get("under_way")),
         _of_tenants(parts.get("retries_left")),
+        _shared(parts.get("shared")),
     )
+
+
+def _shared(store: dict[str, Any] | None) -> str:
+    if store is None:
+        return "-"
+    return store["where"] if store["up"] else f"{store['where']} is away: this process by itself"
 
 
 def _of_tenants(counts: dict[str, int] | None) -> str:
