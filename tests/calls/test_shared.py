@@ -157,11 +157,13 @@ class TestRoundTrips:
         ours.call(good)
         with redis.Redis.from_url(redis_server.url) as client:
             client.config_resetstat()
+            began = time.monotonic()
             for _ in range(100):
                 ours.call(good)
+            took = time.monotonic() - began
             stats = client.info("commandstats")
         scripts = sum(stats.get(name, {}).get("calls", 0) for name in ("cmdstat_evalsha", "cmdstat_eval"))
-        assert 100 <= scripts <= 105  # what lingers may be told by itself
+        assert 100 <= scripts <= 101 + took / 0.2  # what lingers for a quarter of a second is told by itself
 
     async def test_calls_at_the_same_time_share_one(self, pair, redis_server):
         ours, _ = pair.ledgers(ONCE)

@@ -1,0 +1,189 @@
+"""The script that Redis runs has the rules of ``moorline.policies``: both get the same life, and decide the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.servers import RedisServer, until
+
+from moorline import errors
+from moorline.calls.adapters.functions import Resilient
+from moorline.calls.guards import Guards
+from moorline.calls.shared_guard import SharedGuard
+from moorline.calls.shared_store import Message, SharedStore
+from moorline.calls.transport import Transport
+from moorline.clock import ManualClock
+from moorline.policies.breaker import Breaker, BreakerState, Permit
+from moorline.policies.policy import Policy
+from moorline.policies.rate import RateLimit
+
+FOREVER = 1e6  # seconds: a window that never moves on, as the two divide it at other moments
+ONCE = Policy(retry=None, breaker=None, deadline=5.0)
+
+CONFIGS = st.builds(
+    Breaker,
+    failures=st.integers(1, 5),
+    reset=st.sampled_from([1.0, 30.0]),
+    probes=st.integers(1, 2),
+    rate=st.sampled_from([None, 0.5]),
+    slow=st.just(2.0),
+    slow_rate=st.sampled_from([None, 0.5]),
+    minimum=st.integers(1, 6),
+    window=st.just(FOREVER),
+    successes=st.integers(1, 2),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.sampled_from([0.25, 1.0, 5.0, 29.0])),
+        st.tuples(st.just("admit"), st.none()),
+        st.tuples(st.just("settle"), st.tuples(st.integers(0, 5), st.sampled_from([True, False, None]), st.booleans())),
+    ),
+    max_size=40,
+)
+
+
+def asked(store: SharedStore, message: Message) -> Message | None:
+    return store._sent([message])[0]
+
+
+@pytest.fixture
+def store(redis_server: RedisServer) -> SharedStore:
+    return SharedStore(redis_server.url, patience=2.0, clock=ManualClock())
+
+
+@given(config=CONFIGS, steps=STEPS)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_breaker(store: SharedStore, config: Breaker, steps: list[tuple[str, Any]]) -> None:
+    clock = ManualClock()
+    store._clock = clock
+    ours = BreakerState(config, clock.monotonic, lease=10.0)
+    shared = SharedGuard(store, f"life {next(LIVES)}", ours, (), None)
+    out: list[tuple[Permit, Message]] = []
+    for step, value in steps:
+        if step == "wait":
+            clock.advance(value)
+        elif step == "admit":
+            permit = ours.admit()
+            said = asked(store, shared.admit("", 1.0, 5.0, first=True, ruled=True).message)
+            assert said is not None
+            assert ("no" in said) == (permit is None), (said, ours.snapshot())
+            if permit is not None:
+                out.append((permit, said))
+            else:
+                assert said["wait"] == pytest.approx(ours.wait(), abs=1e-3)
+        elif out:
+            number, worked, slow = value
+            permit, said = out.pop(number % len(out))
+            elapsed = 3.0 if slow else 1.0
+            permit.settle(worked=worked, elapsed=elapsed)
+            facts = {"probe": said.get("probe"), "worked": worked, "elapsed": elapsed}
+            keys = {name: shared._keys[name] for name in ("service", "breaker")}
+            generation = said["generation"]
+            asked(store, {"do": "settle", "keys": keys, "rules": shared._rules, "generation": generation, **facts})
+
+
+LIVES: Iterator[int] = iter(range(1_000_000))
+
+
+class Pair:
+    """Two processes before one service, which answers what it is told to."""
+
+    def __init__(self, url: str) -> None:
+        self.headers: dict[str, str] = {}
+        self.status = 200
+        self.sent = 0
+        self.stores = [SharedStore(url, patience=2.0) for _ in range(2)]
+        self.transports = [
+            Transport(ONCE, name="limited", wire=httpx2.MockTransport(self.answer), guards=Guards(shared=store))
+            for store in self.stores
+        ]
+
+    def answer(self, _request: httpx2.Request) -> httpx2.Response:
+        self.sent += 1
+        return httpx2.Response(self.status, headers=self.headers, json={})
+
+    def send(self, number: int) -> int:
+        with httpx2.Client(transport=self.transports[number]) as client:
+            return client.get("https://limited.example/").status_code
+
+    def heard(self) -> None:
+        """All that was told has arrived: what is told goes before what is asked."""
+        store = self.stores[0]
+        store.close()
+
+
+class TestLimitsOfTheService:
+    @pytest.fixture
+    def pair(self, redis_server):
+        made = Pair(redis_server.url)
+        yield made
+        for store in made.stores:
+            store.close()
+
+    def test_what_one_was_told_holds_for_the_other(self, pair):
+        """The second process has heard nothing of the limit, and sends nothing all the same."""
+        pair.headers = {"RateLimit-Policy": '"default";q=100;w=60', "RateLimit": '"default";r=0;t=60'}
+        assert pair.send(0) == 200
+        pair.heard()
+        with pytest.raises(errors.RateLimited) as caught:
+            pair.send(1)
+        assert (caught.value.outcome, pair.sent) == ("not_sent", 1)
+        assert caught.value.retry_at is not None
+
+    def test_what_remains_is_shared(self, pair):
+        """Three remain after the first: three more are sent, whoever sends them."""
+        pair.headers = {"RateLimit-Policy": '"default";q=100;w=60', "RateLimit": '"default";r=3;t=60'}
+        assert pair.send(0) == 200
+        pair.heard()
+        pair.headers = {}
+        passed = 0
+        for number in (1, 1, 1, 1, 1):
+            try:
+                passed += pair.send(number) == 200
+            except errors.RateLimited:
+                continue
+        assert passed == 3
+
+    def test_an_asked_wait_holds_for_all(self, pair):
+        pair.status, pair.headers = 429, {"Retry-After": "60"}
+        with pytest.raises(errors.RateLimited):
+            pair.send(0)
+        pair.heard()
+        with pytest.raises(errors.RateLimited) as caught:
+            pair.send(1)
+        assert caught.value.outcome == "not_sent"
+        assert pair.sent == 1
+
+
+async def test_a_cancelled_wait_gives_its_turn_back(redis_server):
+    """Two places: one is used, and one taken by a call that is cancelled while it waits its turn."""
+    policy = Policy(retry=None, breaker=None, deadline=500.0, rate=RateLimit(1, per=100.0))
+    stores = [SharedStore(redis_server.url, patience=2.0) for _ in range(2)]
+    first, second = (Resilient("turns", policy, guards=Guards(shared=store)) for store in stores)
+
+    async def answer() -> int:
+        return 1
+
+    assert await first.call(answer) == 1
+    waits = asyncio.create_task(second.call(answer))  # its own gate lets it pass, the shared one in 100 s
+    gate = SharedGuard(stores[0], "turns", None, policy.rates, None)._keys["gate"]
+
+    def left() -> float:
+        with redis.Redis.from_url(redis_server.url) as client:
+            return float(json.loads(client.get(gate))["quotas"][0][0])
+
+    await asyncio.to_thread(until, lambda: left() < -0.5)
+    waits.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    await asyncio.to_thread(until, lambda: left() > -0.5)
+    for store in stores:
+        await asyncio.to_thread(store.close)
