@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moorline.calls.failover import Failover
     from moorline.calls.hedge import Hedge
     from moorline.calls.story import watch
+    from moorline.calls.upload import Upload
     from moorline.events.event import Event
     from moorline.jobs.job import Job
     from moorline.money import Money
@@ -42,6 +43,7 @@ __all__ = [
     "RateLimit",
     "Retry",
     "Secret",
+    "Upload",
     "deadline",
     "errors",
     "resilient",
@@ -64,6 +66,7 @@ _HOMES = {
     "RateLimit": "moorline.policies.rate",
     "Retry": "moorline.policies.retry",
     "Secret": "moorline.secrets.secret",
+    "Upload": "moorline.calls.upload",
     "deadline": "moorline.policies.deadline",
     "resilient": "moorline.calls.adapters.functions",
     "watch": "moorline.calls.story",

@@ -387,6 +387,11 @@ class Call(Generic[T]):
     def _check_durable(self) -> None:
         if not self.replayable:
             raise Misuse(f"{self._name}: a next page cannot be enqueued, as its address may expire; enqueue the first")
+        if self.plan.upload is not None:
+            raise Misuse(
+                f"{self._name}: an upload cannot be enqueued, as its source may be gone by then; enqueue a job of "
+                "yours that makes the Call"
+            )
         if self.fallback is not _NO_FALLBACK or self.last is not None:
             raise Misuse(
                 f"{self._name}: a Call with a fallback cannot be enqueued, as functions do not survive a queue"

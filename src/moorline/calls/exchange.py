@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from moorline.calls.dialects import check_header
+from moorline.calls.upload import Upload
 from moorline.errors import Attempt, BadAnswer, ConfigurationError
 
 __all__ = ["Exchange", "Page", "Plan"]
@@ -20,6 +21,7 @@ _LINK: Final = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^\s",;]
 _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
+_BODIES: Final = ("form", "json", "content", "upload")
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -130,9 +132,9 @@ class Plan(Generic[T_co]):
     """A request that a service wants made, and how to read its answer. Operations return one; see ``Service.get``
     and its like.
 
-    *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json* and
-    *content* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method says of
-    safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON.
+    *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
+    *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
+    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON.
 
     Raises ConfigurationError for a method that is none, several bodies, or a body on a GET.
     """
@@ -143,6 +145,7 @@ class Plan(Generic[T_co]):
     form: Mapping[str, object] | None = field(default=None, repr=False)
     json: Any = field(default=None, repr=False)
     content: bytes | None = field(default=None, repr=False)
+    upload: Upload | None = field(default=None, repr=False)
     query: Mapping[str, object] | None = field(default=None, repr=False)
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
@@ -153,15 +156,19 @@ class Plan(Generic[T_co]):
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         for name, text in (self.headers or {}).items():
             check_header("headers", name, text)
-        bodies = [name for name in ("form", "json", "content") if getattr(self, name) is not None]
+        bodies = [name for name in _BODIES if getattr(self, name) is not None]
         if len(bodies) > 1:
             raise ConfigurationError(f"{' and '.join(bodies)} were both given; a request has one body")
         if bodies and self.method in ("GET", "HEAD"):
             raise ConfigurationError(f"{bodies[0]} was given, but a {self.method} request has no body; use query")
+        if self.upload is not None and not isinstance(self.upload, Upload):
+            raise ConfigurationError(f"upload must be a moorline.Upload, not {type(self.upload).__name__}")
 
     @property
     def reads(self) -> bool:
         """Whether it changes nothing at the service, so that it may be sent twice, at once, and to another."""
+        if self.upload is not None:  # which has one source
+            return False
         return self.method in READS if self.repeatable is None else self.repeatable
 
 

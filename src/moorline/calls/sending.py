@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -11,6 +12,7 @@ from moorline.calls.effects import CallContext, Lease
 from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
 from moorline.calls.forms import encode_form
 from moorline.calls.guards import Guard
+from moorline.calls.upload import Upload
 from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
@@ -38,7 +40,10 @@ class Sending:
 
 
 class ServiceRequest(NamedTuple):
-    """A request as a service wants it sent: the URL is whole, the body complete."""
+    """A request as a service wants it sent: the URL is whole, the body complete, or an upload that gives it in parts.
+
+    *patience* is how many seconds may pass without progress, for bodies that may take much longer in all.
+    """
 
     method: str
     url: str
@@ -47,10 +52,14 @@ class ServiceRequest(NamedTuple):
     max_body: int
     state: Sending | None = None
     streamed: bool = False  # whether the body of a good answer is left to be read
+    upload: Upload | None = None
+    patience: float | None = None
 
     @property
     def replayable(self) -> bool:
-        """Whether it may be sent again: not what can never be sent."""
+        """Whether it may be sent again: not what can never be sent, nor an upload that is read already."""
+        if self.upload is not None and not self.upload.replayable:
+            return False
         return self.state is None or not self.state.final
 
     def refused(self) -> None:
@@ -62,13 +71,16 @@ class ServiceRequest(NamedTuple):
 class ServiceContext(CallContext[ServiceRequest, Exchange]):
     """One sending of a Call."""
 
-    __slots__ = ("_body", "_call", "_headers", "_key", "_plan", "_service", "_state", "_stopped", "_url")
+    __slots__ = ("_body", "_call", "_headers", "_key", "_patience", "_plan", "_service", "_state", "_stopped", "_url")
 
     renewable = True
-    whole = True  # whether the answer's body is read before the call returns; other wires than httpx2's can no more
+    streams = False  # whether the answer's body is left to be read
 
     def __init__(self, service: Service, call: Call[Any], base: str, policy: Policy, guard: Guard) -> None:
         plan = call.plan
+        self._patience = policy.attempt_timeout
+        if plan.upload is not None:  # which may take long, as long as something moves
+            policy = replace(policy, attempt_timeout=None)
         super().__init__(
             service=service.name,
             operation=call.operation,
@@ -107,7 +119,17 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()
         headers = {**self._headers, **self._service.credentials.headers(self._key)}
-        return ServiceRequest(self._plan.method, self._url, headers, self._body, self._service.max_body, self._state)
+        plan, most = self._plan, self._service.max_body
+        if self.whole:
+            return ServiceRequest(plan.method, self._url, headers, self._body, most, self._state)
+        return ServiceRequest(
+            plan.method, self._url, headers, self._body, most, self._state, self.streams, plan.upload, self._patience
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether both bodies are in memory at once: wires other than httpx2's can no more."""
+        return not self.streams and self._plan.upload is None
 
     def renew(self) -> bool:
         """Have the service's key source look for a newer key than the one that was refused."""
@@ -236,4 +258,4 @@ def _encoded(plan: Plan[Any]) -> tuple[bytes | None, str | None]:
             return text.encode(), "application/json"
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the body cannot be sent as JSON: {error}") from None
-    return plan.content, None
+    return plan.content, None if plan.upload is None else plan.upload.content_type

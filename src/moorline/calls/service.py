@@ -29,6 +29,7 @@ from moorline.calls.hedge import stoppable
 from moorline.calls.paging import Pages
 from moorline.calls.renewal import Renewal
 from moorline.calls.sending import ServiceContext
+from moorline.calls.upload import Upload
 from moorline.calls.wiring import Wires
 from moorline.clock import SYSTEM, Clock
 from moorline.codec import Codec
@@ -202,7 +203,7 @@ class Service:
         return Plan("GET", path, parse, **plan)
 
     def post(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
-        """A POST to *path*: give ``form``, ``json`` or ``content``; ``repeatable=True`` if it only reads."""
+        """A POST to *path*: give ``form``, ``json``, ``content`` or ``upload``; ``repeatable=True``: it only reads."""
         return Plan("POST", path, parse, **plan)
 
     def put(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
@@ -227,13 +228,14 @@ class Service:
         query: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         repeatable: bool | None = None,
+        upload: Upload | None = None,
     ) -> Call[Any]:
         """Any endpoint that has no operation: a Call of its JSON, with everything that operations have.
 
         Raises ConfigurationError for a method or path that cannot be.
         """
         arguments = {"form": form, "json": json, "query": query, "headers": headers, "repeatable": repeatable}
-        return self._request(method, path, **arguments)
+        return self._request(method, path, **arguments, upload=upload)
 
     @operation
     def _request(
@@ -246,6 +248,7 @@ class Service:
         query: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
         repeatable: bool | None = None,
+        upload: Any = None,
     ) -> Plan[Any]:
         return Plan(
             method.upper(),
@@ -256,6 +259,7 @@ class Service:
             query=query,
             headers=headers,
             repeatable=repeatable,
+            upload=upload,
             blank=True,
         )
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 from moorline.calls.effects import Lease
 from moorline.calls.exchange import Exchange
-from moorline.calls.sending import ServiceContext, ServiceRequest
+from moorline.calls.sending import ServiceContext
 from moorline.calls.timer import BodyTimer
 from moorline.errors import Attempt, BadAnswer, CallError, DeadlineExceeded
 
@@ -34,11 +34,7 @@ class _StreamContext(ServiceContext):
 
     __slots__ = ("deadline", "lease")
 
-    whole = False
-
-    def request(self) -> ServiceRequest:
-        """As for others; the wire returns when the head is there."""
-        return super().request()._replace(streamed=True)
+    streams = True
 
     def judge(self, answer: Exchange) -> CallError | None:
         """The status alone: a good body is the caller's to read."""

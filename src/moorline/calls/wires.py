@@ -17,6 +17,7 @@ from moorline.calls.effects import POOL, Expired
 from moorline.calls.exchange import Exchange
 from moorline.calls.sending import WITH_BODY, ServiceRequest
 from moorline.calls.timer import Timer
+from moorline.calls.upload import Reading, SourceFailed
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
@@ -141,16 +142,52 @@ class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
         if self._content:
             yield self._content
 
+    async def aclose(self) -> None:
+        """There is nothing to close."""
 
-def _built(request: ServiceRequest, extensions: dict[str, Any]) -> tuple[httpx2.Request, _Body]:
-    body = _Body(request.body or b"")
+
+class _Parts(_Body):
+    """A body that an Upload gives in parts."""
+
+    def __init__(self, reading: Reading, at: float | None) -> None:
+        super().__init__(b"")
+        self._reading = reading
+        self._at = at
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.touched = True
+        for part in self._reading:
+            if self._at is not None and time.monotonic() >= self._at:
+                raise Expired(sent=True)
+            yield part
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self.touched = True
+        async for part in self._reading:
+            yield part
+
+    def close(self) -> None:
+        """Let the source go."""
+        self._reading.close()
+
+    async def aclose(self) -> None:
+        """As ``close``, on the event loop."""
+        await self._reading.aclose()
+
+
+def _body_of(request: ServiceRequest, at: float | None, *, blocking: bool) -> _Body:
+    if request.upload is None:
+        return _Body(request.body or b"")
+    return _Parts(request.upload.begin(blocking=blocking), at)
+
+
+def _built(request: ServiceRequest, body: _Body, extensions: dict[str, Any]) -> httpx2.Request:
     try:
         url = _url(request.url)
-        built = httpx2.Request(request.method, url, headers=_headers(request, url), stream=body, extensions=extensions)
+        return httpx2.Request(request.method, url, headers=_headers(request, url), stream=body, extensions=extensions)
     except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
         request.refused()
         raise InvalidRequest(f"the request cannot be built ({type(error).__name__})", outcome="not_sent") from error
-    return built, body
 
 
 @lru_cache(maxsize=256)
@@ -164,9 +201,15 @@ def _headers(request: ServiceRequest, url: httpx2.URL) -> dict[str, str]:
     given = request.headers
     names = {name.lower() for name in given}
     headers = given if "host" in names else {"Host": url.netloc.decode("ascii"), **given}
+    if request.upload is not None:
+        return {**headers, **_framing(request.upload.size)}
     if "content-length" not in names and (request.body or request.method in WITH_BODY):
         headers = {**headers, "Content-Length": str(len(request.body or b""))}
     return headers
+
+
+def _framing(size: int | None) -> dict[str, str]:
+    return {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
 
 
 def _exchange(request: ServiceRequest, response: httpx2.Response, body: bytes) -> Exchange:
@@ -177,6 +220,11 @@ def _opened(request: ServiceRequest, response: httpx2.Response) -> Exchange:
     exchange = _exchange(request, response, b"")
     exchange.open = response
     return exchange
+
+
+def _patient(request: ServiceRequest) -> dict[str, float | None]:
+    """httpx2's timeouts for each step of a request whose bodies may take long, none for others."""
+    return {} if request.patience is None else dict.fromkeys(_PHASES, request.patience)
 
 
 class AsyncServiceWire:
@@ -194,13 +242,22 @@ class AsyncServiceWire:
 
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
-        phases = Phases({})
-        built, body = _built(request, {"timeout": phases})
+        phases = Phases(_patient(request))
+        body = _body_of(request, None, blocking=False)
         try:
+            built = _built(request, body, {"timeout": phases})
             with Timer(timeout):
                 return await self._send(request, built)
         except TimeoutError:
             raise Expired(sent=body.touched or not self._marks, in_pool=phases.in_pool) from None
+        except AttemptTimeout as error:
+            _unmoved(error, request.patience)
+            raise
+        except SourceFailed as failed:
+            raise failed.error from None
+        finally:
+            if request.upload is not None:
+                await body.aclose()
 
     async def _send(self, request: ServiceRequest, built: httpx2.Request) -> Exchange:
         try:
@@ -245,12 +302,20 @@ class SyncServiceWire:
     def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
         at = None if timeout is None else time.monotonic() + timeout
-        built, _body = _built(request, {} if at is None else {"timeout": timeouts(at)})
+        patient = _patient(request)
+        body = _body_of(request, at, blocking=True)
         try:
+            built = _built(request, body, {"timeout": patient if at is None else timeouts(at, patient)})
             return self._send(request, built, at)
         except CallError as error:
             raise_if_expired(error, at)
+            _unmoved(error, request.patience)
             raise
+        except SourceFailed as failed:
+            raise failed.error from None
+        finally:
+            if request.upload is not None:
+                body.close()
 
     def _send(self, request: ServiceRequest, built: httpx2.Request, at: float | None) -> Exchange:
         try:
@@ -290,3 +355,9 @@ def raise_if_expired(error: CallError, at: float | None) -> None:
     """Turn a timeout of the wire into Expired when the attempt's own time is over; a shorter one was the caller's."""
     if at is not None and isinstance(error.__cause__, httpx2.TimeoutException) and time.monotonic() >= at - _ROUNDING:
         raise Expired(sent=not isinstance(error, ConnectFailed), in_pool=error.code == POOL) from error.__cause__
+
+
+def _unmoved(error: CallError, patience: float | None) -> None:
+    """Say of a wait of the wire that was too long how long it was."""
+    if patience is not None and isinstance(error, AttemptTimeout):
+        error.message = f"nothing moved for {patience:g} s"
