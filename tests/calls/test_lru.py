@@ -65,6 +65,10 @@ REQUESTS = st.builds(
     HEADERS,
     st.none() | st.binary(max_size=4),
     st.just(1),
+    state=st.none(),
+    streamed=st.just(False),
+    upload=st.none(),
+    patience=st.none(),
 )
 TENANTS = st.none() | st.text("ab'", max_size=2)
 
