@@ -8,8 +8,9 @@ import threading
 from collections.abc import Awaitable, Generator
 from typing import Any, Protocol, TypeVar
 
-from moorline.calls.effects import A, Discard, Effect, Renew, Send, Sleep, Wait
+from moorline.calls.effects import A, CallContext, Discard, Effect, Renew, Send, Sleep, Wait
 from moorline.calls.engine import Pipeline
+from moorline.calls.express import begin, ended, unsent
 from moorline.clock import Clock
 
 __all__ = ["AsyncWire", "SyncWire", "drive", "drive_async", "perform", "perform_async"]
@@ -41,30 +42,46 @@ class SyncWire(Protocol):
         ...
 
 
-async def perform_async(pipeline: Pipeline[Any, A], wire: AsyncWire, clock: Clock) -> A:
+async def perform_async(context: CallContext[Any, A], wire: AsyncWire) -> A:
     """The answer of a call on the event loop, the usual one without any generator."""
-    effect = pipeline.straight()
-    if effect is None:
-        return await drive_async(pipeline.run(), wire, clock)
+    clock, guard = context.clock, context.guard
+    begun = begin(guard, context.policy, clock)
+    if begun is None:
+        return await drive_async(Pipeline(context).run(), wire, clock)
     try:
-        answer = await wire.send(effect.request, effect.timeout)
+        request = context.request()
+    except Exception:  # noqa: BLE001 (the pipeline comes upon it again, and says what it means)
+        unsent(guard, begun[0])
+        return await drive_async(Pipeline(context).run(), wire, clock)
+    try:
+        answer = await wire.send(request, begun[3])
     except BaseException as error:  # noqa: BLE001 (the pipeline raises it, or what it means)
-        return await drive_async(pipeline.run(error), wire, clock)
-    result = pipeline.ended(answer)
-    return await drive_async(pipeline.run(answer), wire, clock) if result is None else result
+        return await drive_async(Pipeline(context).resume(begun, request, error), wire, clock)
+    result: A | None = ended(context, begun, answer)
+    if result is None:
+        return await drive_async(Pipeline(context).resume(begun, request, answer), wire, clock)
+    return result
 
 
-def perform(pipeline: Pipeline[Any, A], wire: SyncWire, clock: Clock) -> A:
+def perform(context: CallContext[Any, A], wire: SyncWire) -> A:
     """The same on this thread."""
-    effect = pipeline.straight()
-    if effect is None:
-        return drive(pipeline.run(), wire, clock)
+    clock, guard = context.clock, context.guard
+    begun = begin(guard, context.policy, clock)
+    if begun is None:
+        return drive(Pipeline(context).run(), wire, clock)
     try:
-        answer = wire.send(effect.request, effect.timeout)
+        request = context.request()
+    except Exception:  # noqa: BLE001 (the pipeline comes upon it again, and says what it means)
+        unsent(guard, begun[0])
+        return drive(Pipeline(context).run(), wire, clock)
+    try:
+        answer = wire.send(request, begun[3])
     except BaseException as error:  # noqa: BLE001 (as above)
-        return drive(pipeline.run(error), wire, clock)
-    result = pipeline.ended(answer)
-    return drive(pipeline.run(answer), wire, clock) if result is None else result
+        return drive(Pipeline(context).resume(begun, request, error), wire, clock)
+    result: A | None = ended(context, begun, answer)
+    if result is None:
+        return drive(Pipeline(context).resume(begun, request, answer), wire, clock)
+    return result
 
 
 async def drive_async(steps: Generator[Effect, Any, T], wire: AsyncWire, clock: Clock) -> T:

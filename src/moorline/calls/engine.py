@@ -17,6 +17,7 @@ from moorline import telemetry
 from moorline.calls import story
 from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
 from moorline.calls.entry import Entry, watched
+from moorline.calls.express import Begun
 from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
 from moorline.errors import (
     Attempt,
@@ -48,71 +49,12 @@ class Pipeline(Entry[R, A]):
     _attempts: tuple[Attempt, ...] = ()
     _answer: A | None = None  # the last failed answer, whose connection we still hold
     _asked: float | None = None  # the wait that it asked for
-    _lease: Lease | None = None  # of an attempt that ``straight`` began
+    _lease: Lease | None = None  # of an attempt that was sent by the express way
     _request: R | None = None  # and what it sent
     _renewed = False
     _replayable = True
     _retries = 0
     _unknown = False  # whether an earlier attempt may have acted
-
-    # The usual case: nothing restricts, nobody watches, and the service answers well ----------------------------------
-
-    def straight(self) -> Send | None:
-        """What to send first where nothing has to be waited for; None where ``run`` has to find out what.
-
-        Most calls need no more than this, the sending, and ``ended``. Whatever goes otherwise is handed to ``run``,
-        with what came of the sending.
-        """
-        context, guard = self._context, self._guard
-        policy, admission = context.policy, guard.admission
-        if guard.bulkhead is not None or not guard.gate.free or guard.breaker is None or watched():
-            return None
-        if guard.shared is not None and guard.shared.store.up:
-            return None
-        if admission is not None and not admission.enter():
-            return None
-        lease = guard.breaker.admit()
-        if lease is not None:
-            try:
-                self._begin()
-                self._wall = context.clock.wall()
-                most = policy.attempt_timeout
-                left = self._deadline - self._started
-                if most is not None and most < left:
-                    left = most
-                if left > 0:
-                    self._request = context.request()
-                    self._lease = lease
-                    return Send(self._request, left if left != math.inf else None)
-            except Exception:  # noqa: BLE001, S110 (``run`` comes upon it again, and says what it means)
-                pass
-            lease.settle(worked=None)
-        if admission is not None:
-            admission.leave()
-        return None
-
-    def ended(self, answer: A) -> A | None:
-        """The result of a good *answer* to what ``straight`` had sent; None where there is more to it."""
-        context, lease = self._context, self._lease
-        if lease is None or 300 <= answer.status <= 399:
-            return None
-        try:
-            if context.judge(answer) is not None or context.limits.readings(answer, self._wall):
-                return None
-            attempts = self._note(self._wall, self._started, answer.status, "answered")
-            result = context.succeeded(answer, lease, self._deadline, attempts)
-        except BaseException:
-            lease.settle(worked=None)
-            self._leave()
-            raise
-        self._leave()
-        return result
-
-    def _leave(self) -> None:
-        if self._guard.admission is not None:
-            self._guard.admission.leave()
-
-    # All other cases -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """The clock starts."""
@@ -123,10 +65,16 @@ class Pipeline(Entry[R, A]):
         if self._guard.budget is not None:
             self._guard.budget.call()
 
+    def resume(self, begun: Begun, request: R, first: A | BaseException) -> Generator[Effect, Any, A]:
+        """As ``run``, after the first attempt was sent by the express way: *first* is what came of *request*."""
+        self._lease, self._started, self._deadline, _seconds = begun
+        clock = self._context.clock
+        self._wall = clock.wall() - (clock.monotonic() - self._started)
+        self._request = request
+        return self.run(first)
+
     def run(self, first: Any = _NOTHING) -> Generator[Effect, Any, A]:
-        """Yield effects until there is an answer to return or an error to raise. *first* is what came of sending what
-        ``straight`` gave, an answer or an exception, if anything was sent.
-        """
+        """Yield effects until there is an answer to return or an error to raise. For a *first*, see ``resume``."""
         self._loud = watched()
         admission = self._guard.admission
         if first is _NOTHING:

@@ -9,7 +9,7 @@ negative or beyond a year is as if it were not there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -356,6 +356,10 @@ class RateLimitHeaders:
         object.__setattr__(self, "_firsts", frozenset(firsts | {name.encode() for name in firsts}))
         told = ("x-should-retry",) if self.should_retry is None else (self.should_retry.lower(), "x-should-retry")
         object.__setattr__(self, "_told", told)
+
+    def quiet(self, raw: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Whether none of these headers, as they came, speaks of limits."""
+        return self._firsts.isdisjoint([name.lower() for name, _value in raw])
 
     def readings(self, answer: Headed, now: float) -> tuple[Reading, ...]:
         """What *answer* says of the service's limits; *now* is epoch seconds. Empty for nearly all that say nothing."""

@@ -29,9 +29,9 @@ from moorline.errors import (
 )
 from moorline.policies.policy import Policy
 
-__all__ = ["AsyncPlainWire", "PlainContext", "Seen", "SyncPlainWire"]
+__all__ = ["LIMITS", "AsyncPlainWire", "PlainContext", "Seen", "SyncPlainWire", "restore"]
 
-_LIMITS: Final = RateLimitHeaders()
+LIMITS: Final = RateLimitHeaders()
 _SERVER_FAULTS: Final = frozenset({408, 425})
 _SMALL: Final = 65_536  # a body up to this size is read to keep its connection
 
@@ -76,21 +76,24 @@ class _OneBody(httpx2.AsyncByteStream, httpx2.SyncByteStream):
 
 
 class PlainContext(CallContext["PlainContext", Seen]):
-    """One request of a plain client, which is its own view for the engine: the same httpx2 request for all attempts."""
+    """One request of a plain client, which is its own view for the engine: the same httpx2 request for all attempts.
+
+    *given* are the timeouts with which it came.
+    """
 
     __slots__ = ("_spent", "given", "request_", "stream")
 
     # What all calls of a transport share stands on the class (see ``of_transport``), and not in each of them.
-    limits = _LIMITS
+    limits = LIMITS
     retried = ()
     random = staticmethod(random.random)
     story = None
     cost = 1.0
     wrap: ClassVar[Any]  # makes the body that the caller reads, of a stream and its Watch
 
-    def __init__(self, request: httpx2.Request) -> None:
+    def __init__(self, request: httpx2.Request, given: dict[str, float | None] | None) -> None:
         self.request_ = request
-        self.given = request.extensions.get("timeout")
+        self.given = given
         stream = self.stream = request.stream
         self._spent: _OneBody | None = None
         if type(stream) is not httpx2.ByteStream:
@@ -132,10 +135,7 @@ class PlainContext(CallContext["PlainContext", Seen]):
         request = self.request_
         if self._spent is not None:
             request.stream = self.stream
-        if self.given is None:
-            request.extensions.pop("timeout", None)
-        else:
-            request.extensions["timeout"] = self.given
+        restore(request.extensions, self.given)
 
     def clamp_body(self, deadline: float) -> None:
         """Let no read of the body last beyond *deadline*; httpcore2 looks at the timeouts anew when the body begins."""
@@ -196,6 +196,14 @@ class PlainContext(CallContext["PlainContext", Seen]):
         return as_httpx_error(error, self.request_)
 
 
+def restore(extensions: dict[str, Any], given: dict[str, float | None] | None) -> None:
+    """Give a request the timeouts back with which it came."""
+    if given is None:
+        extensions.pop("timeout", None)
+    else:
+        extensions["timeout"] = given
+
+
 class AsyncPlainWire:
     """Sends a plain request through an async transport; the body of the answer stays to be read.
 
@@ -211,16 +219,20 @@ class AsyncPlainWire:
 
     async def send(self, context: PlainContext, timeout: float | None) -> Seen:
         """The answer, its body unread."""
-        request = context.request_
-        phases = request.extensions["timeout"] = Phases(context.given or {})
+        return Seen(await self.exchange(context.request_, context.given, timeout))
+
+    async def exchange(
+        self, request: httpx2.Request, given: dict[str, float | None] | None, timeout: float | None
+    ) -> httpx2.Response:
+        """The response, its body unread; *given* are the timeouts that came with the request."""
+        phases = request.extensions["timeout"] = Phases(given or {})
         try:
             with Timer(timeout) as timer:
-                response = await self._transport.handle_async_request(request)
+                return await self._transport.handle_async_request(request)
         except WIRE_ERRORS as error:
             if isinstance(error, TimeoutError) and timer.expired:
                 raise Expired(sent=phases.written or not self._marks, in_pool=phases.in_pool) from None
             raise_translated(error)
-        return Seen(response)
 
     async def discard(self, seen: Seen) -> None:
         """Read what is small, so that the connection stays, and close the rest."""
@@ -243,20 +255,24 @@ class SyncPlainWire:
 
     def send(self, context: PlainContext, timeout: float | None) -> Seen:
         """The answer, its body unread."""
-        request = context.request_
+        return Seen(self.exchange(context.request_, context.given, timeout))
+
+    def exchange(
+        self, request: httpx2.Request, given: dict[str, float | None] | None, timeout: float | None
+    ) -> httpx2.Response:
+        """As ``AsyncPlainWire.exchange``."""
         at = None
         if timeout is not None:
             at = time.monotonic() + timeout
-            request.extensions["timeout"] = timeouts(at, context.given)
+            request.extensions["timeout"] = timeouts(at, given)
         try:
             try:
-                response = self._transport.handle_request(request)
+                return self._transport.handle_request(request)
             except WIRE_ERRORS as error:
                 raise_translated(error)
         except CallError as error:
             raise_if_expired(error, at)
             raise
-        return Seen(response)
 
     def discard(self, seen: Seen) -> None:
         """Read what is small, so that the connection stays, and close the rest."""

@@ -201,7 +201,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         attempts: tuple[Attempt, ...],
     ) -> Exchange:
         """The answer is read: nothing is held any longer."""
-        lease.settle(worked=True)
+        lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         answer.attempts = attempts
         return answer
 

@@ -277,7 +277,7 @@ class Service:
     async def send_context(self, context: ServiceContext) -> Exchange:
         """Send one request, with all that its policy says, on the running loop."""
         wire = await self._wires.for_loop(whole=context.whole)
-        return await perform_async(Pipeline(context), wire, self.clock)
+        return await perform_async(context, wire)
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
@@ -291,10 +291,9 @@ class Service:
     def send_context_blocking(self, context: ServiceContext, unwanted: threading.Event | None = None) -> Exchange:
         """As ``send_context``, blocking. Nothing more is sent once the answer is *unwanted*."""
         wire = self._wires.blocking(whole=context.whole)
-        pipeline = Pipeline(context)
         if unwanted is None:
-            return perform(pipeline, wire, self.clock)
-        return drive(stoppable(pipeline.run(), unwanted), wire, self.clock)
+            return perform(context, wire)
+        return drive(stoppable(Pipeline(context).run(), unwanted), wire, self.clock)
 
     def parsed(self, call: Call[T], exchange: Exchange) -> T:
         """What the operation promises, read from the answer. Raises BadAnswer where the answer is not of the known

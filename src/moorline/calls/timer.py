@@ -38,14 +38,23 @@ class Timer:
                 raise RuntimeError("a Call is awaited inside of a task")
             self._cancelling = task.cancelling()
             self._task = task
-            loop = task.get_loop()
-            self.when = loop.time() + self._seconds
-            queue = self._queue = _queue_for(loop, self._seconds)
-            if queue is None:
-                self._handle = loop.call_at(self.when, self.ring)
+            loop, seconds = task.get_loop(), self._seconds
+            self.when = loop.time() + seconds
+            queues = _loops.get(loop)
+            queue = self._queue = queues.get(seconds) if queues is not None else None
+            if queue is not None and 0 < len(queue.timers) <= _SLACK:  # what ``add`` does then
+                queue.timers.append(self)
+                queue.live += 1
             else:
-                queue.add(self)
+                self._enqueue(loop, seconds)
         return self
+
+    def _enqueue(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        queue = self._queue = _queue_for(loop, seconds)
+        if queue is None:
+            self._handle = loop.call_at(self.when, self.ring)
+        else:
+            queue.add(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,29 +88,29 @@ class _Queue:
     until they are the most.
     """
 
-    __slots__ = ("_loop", "_owner", "_seconds", "_timers", "live")
+    __slots__ = ("_loop", "_owner", "_seconds", "live", "timers")
 
     def __init__(self, owner: dict[float, _Queue], loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         self._owner = owner
         self._loop = loop
         self._seconds = seconds
-        self._timers: deque[Timer] = deque()
+        self.timers: deque[Timer] = deque()
         self.live = 0
 
     def add(self, timer: Timer) -> None:
-        timers = self._timers
+        timers = self.timers
         if not timers:
             self._loop.call_at(timer.when, self._ring)
         elif len(timers) > _SLACK and len(timers) > 4 * self.live:
             # The first stays: the loop's timer is set for it.
-            self._timers = timers = deque(
+            self.timers = timers = deque(
                 [timers[0], *(each for each in timers if not each.over and each is not timers[0])]
             )
         timers.append(timer)
         self.live += 1
 
     def _ring(self) -> None:
-        timers, now = self._timers, self._loop.time()
+        timers, now = self.timers, self._loop.time()
         while timers and (timers[0].over or timers[0].when <= now):
             timers.popleft().ring()
         if timers:

@@ -7,6 +7,7 @@ given up is RateLimited.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 
 import httpx2
@@ -14,10 +15,12 @@ import httpx2
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.bodies import AsyncBody, SyncBody
 from moorline.calls.clients import Clients
-from moorline.calls.drivers import perform, perform_async
+from moorline.calls.drivers import drive, drive_async
+from moorline.calls.effects import Effect
 from moorline.calls.engine import Pipeline
+from moorline.calls.express import Begun, begin
 from moorline.calls.guards import PROCESS, Guards
-from moorline.calls.plain import AsyncPlainWire, PlainContext, SyncPlainWire
+from moorline.calls.plain import LIMITS, AsyncPlainWire, PlainContext, Seen, SyncPlainWire, restore
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
@@ -65,9 +68,35 @@ class _Base:
         self._addresses = addresses
         self._clients = Clients(addresses)
 
+    def _at_once(self, request: httpx2.Request) -> Begun | None:
+        """What the request holds where nothing stands in its way; its body is in memory then, its address nobody's
+        concern.
+        """
+        if type(request.stream) is not httpx2.ByteStream or self._addresses is not None:
+            return None
+        return begin(self._guard, self._policy, self._clock)
+
+    def _is_over(self, response: httpx2.Response, begun: Begun) -> bool:
+        """Whether *response* is a good one that is complete: then nothing is held any longer."""
+        if response.status_code >= 300 or not response.is_stream_consumed or not LIMITS.quiet(response.headers.raw):
+            return False
+        begun[0].success(self._clock.monotonic() - begun[1])
+        if self._guard.admission is not None:
+            self._guard.admission.leave()
+        return True
+
+    def _steps(
+        self, context: PlainContext, begun: Begun | None, first: httpx2.Response | BaseException | None
+    ) -> Generator[Effect, Any, Seen]:
+        """The pipeline's steps, from its beginning or from the *first* answer on."""
+        pipeline = Pipeline(context)
+        if begun is None or first is None:
+            return pipeline.run()
+        return pipeline.resume(begun, context, Seen(first) if isinstance(first, httpx2.Response) else first)
+
     def _begin(self, request: httpx2.Request) -> PlainContext:
         """The request for the engine. Raises InvalidRequest, in httpx2's kind, for an address that is not allowed."""
-        context = self._context(request)
+        context = self._context(request, request.extensions.get("timeout"))
         if self._addresses is not None:
             try:
                 self._addresses.check_url(str(request.url))
@@ -104,13 +133,34 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = self._begin(request)
         wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
+        begun = self._at_once(request)
+        if begun is None:
+            return await self._piped(self._begin(request), wire)
+        extensions = request.extensions
+        given = extensions.get("timeout")
+        answer: httpx2.Response | BaseException
         try:
-            seen = await perform_async(Pipeline(context), wire, self._clock)
+            answer = await wire.exchange(request, given, begun[3])
+        except BaseException as error:  # noqa: BLE001 (the pipeline raises it, or what it means)
+            answer = error
+        else:
+            if self._is_over(answer, begun):
+                restore(extensions, given)
+                return answer
+        return await self._piped(self._context(request, given), wire, begun, answer)
+
+    async def _piped(
+        self,
+        context: PlainContext,
+        wire: AsyncPlainWire,
+        begun: Begun | None = None,
+        first: httpx2.Response | BaseException | None = None,
+    ) -> httpx2.Response:
+        try:
+            return (await drive_async(self._steps(context, begun, first), wire, self._clock)).response
         finally:
             context.restore()
-        return seen.response
 
     async def aclose(self) -> None:
         """Close the wire."""
@@ -127,17 +177,39 @@ class Transport(_Base, httpx2.BaseTransport):
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        context = self._begin(request)
         wire = self._given or SyncPlainWire(self._clients.blocking())
+        begun = self._at_once(request)
+        if begun is None:
+            return self._piped(self._begin(request), wire)
+        extensions = request.extensions
+        given = extensions.get("timeout")
+        answer: httpx2.Response | BaseException
         try:
-            response = perform(Pipeline(context), wire, self._clock).response
+            answer = wire.exchange(request, given, begun[3])
+        except BaseException as error:  # noqa: BLE001 (as above)
+            answer = error
+        else:
+            if self._is_over(answer, begun):
+                restore(extensions, given)
+                return answer
+        return self._piped(self._context(request, given), wire, begun, answer)
+
+    def _piped(
+        self,
+        context: PlainContext,
+        wire: SyncPlainWire,
+        begun: Begun | None = None,
+        first: httpx2.Response | BaseException | None = None,
+    ) -> httpx2.Response:
+        try:
+            response = drive(self._steps(context, begun, first), wire, self._clock).response
         except BaseException:
             context.restore()
             raise
         if response.is_stream_consumed:  # a body that is still to be read needs its clamped timeouts
             context.restore()
         else:
-            request.stream = context.stream
+            context.request_.stream = context.stream
         return response
 
     def close(self) -> None:

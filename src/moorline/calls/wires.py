@@ -92,13 +92,15 @@ class Phases(dict[str, float | None]):
 def timeouts(at: float, given: dict[str, float | None] | None = None) -> dict[str, float | None]:
     """httpx2's four timeouts, none of them (nor all together) longer than until *at*."""
     now = time.monotonic()
-    most = given.get("read") if given else None
-    if not given or list(given.values()) == [most] * 4:  # mostly one for all
-        left = at - now
-        until = Until(left if most is None or left < most else most) if left > 0 else Until(0.0)
-        until.at = at
-        return {"connect": until, "read": until, "write": until, "pool": until}
-    return {phase: Until.of(at, now, given.get(phase)) for phase in _PHASES}
+    most = None
+    if given:
+        connect, most, write, pool = given.get("connect"), given.get("read"), given.get("write"), given.get("pool")
+        if not connect == most == write == pool:  # mostly one for all
+            return {phase: Until.of(at, now, given.get(phase)) for phase in _PHASES}
+    left = at - now
+    until = Until(left if most is None or left < most else most) if left > 0 else Until(0.0)
+    until.at = at
+    return {"connect": until, "read": until, "write": until, "pool": until}
 
 
 def raise_translated(error: BaseException, *, in_body: bool = False) -> NoReturn:
