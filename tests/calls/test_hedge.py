@@ -17,6 +17,7 @@ from moorline import Policy, errors
 from moorline.calls.cache import Cache
 from moorline.calls.guards import Guards
 from moorline.calls.hedge import Hedge
+from moorline.calls.wiring import Wires
 from moorline.clock import ManualClock
 from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
@@ -347,7 +348,7 @@ def test_a_hedged_question_to_the_cache(colour):
     ledger = Ledger("k", wire=httpx2.MockTransport(script), guards=Guards(), cache=Cache())
     assert run(colour, ledger.read("1")) == "b_1"
     track = Track("held", 304)
-    ledger._wires._transport = httpx2.MockTransport(track.blocking if colour == "sync" else track.on_loop)
+    ledger._wires = Wires("ledger", httpx2.MockTransport(track.blocking if colour == "sync" else track.on_loop), None)
     assert asked(colour, track, ledger.read("1").using(hedge=SOON)) == "b_1"
     assert [request.headers["if-none-match"] for request in track.requests] == ['"a"', '"a"']
 

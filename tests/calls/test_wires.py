@@ -30,6 +30,7 @@ from moorline.calls import clients, wiring
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.exchange import Exchange
 from moorline.calls.guards import Guards
+from moorline.calls.sending import ServiceRequest
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.settings import ServiceSettings, Settings
@@ -404,6 +405,27 @@ class TestPools:
 
 async def _hold(made: Ledger) -> Any:
     return await made.read("x").using(attempt_timeout=30, timeout=30)
+
+
+@both
+def test_a_client_that_was_closed(colour):
+    """A request to a client that was closed meanwhile was surely not sent."""
+    from moorline.calls.pyreqwest_wire import PyreqwestPools
+
+    request = ServiceRequest("GET", "http://127.0.0.1:9/x", {}, None, 100)
+
+    async def on_loop() -> None:
+        wire = PyreqwestPools().open_async()
+        await wire.aclose()
+        await wire.send(request, 5.0)
+
+    def blocking() -> None:
+        wire = PyreqwestPools().open_blocking()
+        wire.close()
+        wire.send(request, 5.0)
+
+    with pytest.raises(errors.ConnectFailed, match="ClientClosedError"):
+        blocking() if colour == "sync" else asyncio.run(on_loop())
 
 
 @wires

@@ -86,6 +86,11 @@ class Pools(Generic[B, L]):
                     pool = self._blocking = self.open_blocking()
         return pool
 
+    def known(self) -> L | None:
+        """The pool of the running loop, if it is open."""
+        pool = self._pools.get(asyncio.get_running_loop())
+        return None if pool is None else pool.transport
+
     async def for_loop(self) -> L:
         """The pool of the running loop; opened on first use and closed when the loop shuts down."""
         loop = asyncio.get_running_loop()

@@ -116,8 +116,12 @@ class Exchange:
         if not self.body:
             return None
         try:
-            return json.loads(self.body)
+            return json.loads(self.body.decode())  # which spares json the search for the encoding
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+            pass
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
             kind = self.headers.get("content-type", "no content type").split(";")[0]
             raise BadAnswer(
                 f"the answer is not JSON ({len(self.body)} bytes of {kind[:60]})", status=self.status
@@ -154,8 +158,11 @@ class Plan(Generic[T_co]):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        for name, text in (self.headers or {}).items():
-            check_header("headers", name, text)
+        if self.headers:
+            for name, text in self.headers.items():
+                check_header("headers", name, text)
+        if self.form is None and self.json is None and self.content is None and self.upload is None:
+            return
         bodies = [name for name in _BODIES if getattr(self, name) is not None]
         if len(bodies) > 1:
             raise ConfigurationError(f"{' and '.join(bodies)} were both given; a request has one body")

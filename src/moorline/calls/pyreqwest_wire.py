@@ -95,7 +95,7 @@ def _unbuildable(request: ServiceRequest, error: Exception) -> NoReturn:
 
 def _translated(request: ServiceRequest, error: PyreqwestError, *, in_body: bool) -> CallError:
     """What the error means. The first of its causes holds the URL, which may hold a key: it is left out."""
-    causes = [str(one["message"]) for one in (getattr(error, "details", None) or {}).get("causes", ())]
+    causes = [str(one["message"]) for one in (getattr(error, "details", None) or {}).get("causes") or ()]
     said = redaction.text("; ".join(cause for cause in causes if "://" not in cause))[:200]
     message = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if isinstance(error, BuilderError):
@@ -109,23 +109,6 @@ def _translated(request: ServiceRequest, error: PyreqwestError, *, in_body: bool
     if isinstance(error, BodyDecodeError) or (in_body and isinstance(error, (NetworkError, ReadError))):
         return BadAnswer(f"the answer is truncated ({message})", retryable=True)
     return ConnectionLost(f"the connection broke ({message})")
-
-
-async def _exchanged(request: ServiceRequest, builder: Any) -> Exchange:
-    collector = None
-    try:
-        async with builder.build_streamed() as response:
-            headers = _headers(response)
-            collector = Collector(request, response.status, headers.get("content-length"))
-            reader = response.body_reader
-            while collector.size != collector.expected:
-                part = await reader.read_chunk()
-                if part is None:
-                    break
-                collector.add(bytes(part))
-    except PyreqwestError as error:
-        raise _translated(request, error, in_body=collector is not None) from None
-    return gathered(request, collector, headers)
 
 
 def _headers(response: Any) -> dict[str, str]:
@@ -158,18 +141,30 @@ class AsyncPyreqwestWire:
 
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
-        builder = _builder(self._client, request)
-        places, placed = self._places, False
+        builder, places = _builder(self._client, request), self._places
+        placed = False
+        collector = None
         try:
             with Timer(timeout):
                 await places.acquire()
                 placed = True
                 try:
-                    return await _exchanged(request, builder)
+                    async with builder.build_streamed() as response:
+                        headers = _headers(response)
+                        collector = Collector(request, response.status, headers.get("content-length"))
+                        reader = response.body_reader
+                        while collector.size != collector.expected:
+                            part = await reader.read_chunk()
+                            if part is None:
+                                break
+                            collector.add(bytes(part))
                 finally:
                     places.release()
         except TimeoutError:
             raise Expired(sent=placed, in_pool=not placed) from None
+        except PyreqwestError as error:
+            raise _translated(request, error, in_body=collector is not None) from None
+        return gathered(request, collector, headers)
 
     async def discard(self, answer: Exchange) -> None:
         """Nothing is left open."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from moorline.calls.addresses import PublicAddresses
@@ -26,6 +26,7 @@ from moorline.calls.faults import ErrorMap
 from moorline.calls.forms import segment
 from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.hedge import stoppable
+from moorline.calls.options import PLAIN
 from moorline.calls.paging import Pages
 from moorline.calls.renewal import Renewal
 from moorline.calls.sending import ServiceContext
@@ -265,19 +266,25 @@ class Service:
 
     # Sending, for Call -----------------------------------------------------------------------------------------------
 
-    async def send_call(self, call: Call[Any]) -> Exchange:
+    def send_call(self, call: Call[Any]) -> Awaitable[Exchange]:
         """Send *call* on the running loop. For ``Call``; use ``await call``."""
         options = call.options
         if self._layered or options.hedge is not None or options.coalesce:
             from moorline.calls import layers
 
-            return await layers.send_async(self, call)
-        return await self.send_context(self.context_of(call))
+            return layers.send_async(self, call)
+        return self.send_context(self.context_of(call))
 
-    async def send_context(self, context: ServiceContext) -> Exchange:
-        """Send one request, with all that its policy says, on the running loop."""
-        wire = await self._wires.for_loop(whole=context.whole)
-        return await perform_async(context, wire)
+    def send_context(self, context: ServiceContext) -> Coroutine[Any, Any, Exchange]:
+        """Send one request, with all that its policy says, on the running loop. No coroutine of its own: each one in
+        a chain costs every step of those below.
+        """
+        wire = self._wires.ready(whole=context.whole)
+        return self._opening(context) if wire is None else perform_async(context, wire)
+
+    async def _opening(self, context: ServiceContext) -> Exchange:
+        """As ``send_context``, where a wire has to be opened first."""
+        return await perform_async(context, await self._wires.for_loop(whole=context.whole))
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
@@ -319,11 +326,13 @@ class Service:
         self, call: Call[Any], *, policy: Policy | None = None, kind: type[ServiceContext] = ServiceContext
     ) -> ServiceContext:
         """What the pipeline knows of one sending of *call*, with the Call's own options unless a *policy* is given."""
-        call.started(self.clock.wall())
+        if call.idempotency_key is not None:
+            call.started(self.clock.wall())
         base = self.base_url
+        options = call.options
         if policy is None:
-            policy = call.options.applied(self.policy)
-        return kind(self, call, base, policy, self._guard(base, policy, call.options.tenant))
+            policy = self.policy if options is PLAIN else options.applied(self.policy)
+        return kind(self, call, base, policy, self._guard(base, policy, options.tenant))
 
     def _guard(self, base: str, policy: Policy, tenant: str | None = None) -> Guard:
         """The shared state, looked up once for the usual case: the same address and policy as before."""

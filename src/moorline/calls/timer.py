@@ -21,15 +21,17 @@ class Timer:
     with one timer of the loop at its head, instead of one each in the loop's heap.
     """
 
-    __slots__ = ("_cancelling", "_handle", "_queue", "_rang", "_seconds", "_task", "expired", "when")
+    # Beginnings stand on the class: most timers never ring.
+    _handle: asyncio.TimerHandle | None = None
+    _queue: _Queue | None = None
+    _task: asyncio.Task[object] | None = None
+    _cancelling = 0
+    _rang = False
+    expired = False
+    when = 0.0
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
-        self._handle: asyncio.TimerHandle | None = None
-        self._queue: _Queue | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._rang = False
-        self.expired = False
 
     def __enter__(self) -> Self:
         if self._seconds is not None:

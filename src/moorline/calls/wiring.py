@@ -53,8 +53,15 @@ class Wires:
                     f"{owner}.wire must be one of {', '.join(WIRES)}, or an httpx2 transport, not {type(wire).__name__}"
                 )
             self._transport, self._named = wire, "httpx2"
+        self._given: AsyncWire | None = None  # that of a transport which was given
         self._fast: Pools[Any, Any] | None = None
         self._chosen: str | None = None
+
+    def ready(self, *, whole: bool) -> AsyncWire | None:
+        """The wire for the running loop where that is open already; None where ``for_loop`` has to see to it."""
+        if whole and self._fast is not None and self._chosen != "httpx2":
+            return cast("AsyncWire | None", self._fast.known())
+        return self._given
 
     async def for_loop(self, *, whole: bool) -> AsyncWire:
         """The wire for the running loop; *whole* tells that the answer's body is read before the call ends."""
@@ -68,7 +75,8 @@ class Wires:
         if self._transport is None:
             return AsyncServiceWire(await self._pools.for_loop(), marks=True)
         if hasattr(self._transport, "handle_async_request"):
-            return AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._transport), marks=False)
+            self._given = AsyncServiceWire(cast("httpx2.AsyncBaseTransport", self._transport), marks=False)
+            return self._given
         raise ConfigurationError(f"{self._owner}.wire is a blocking transport; use .result(), or give an async one")
 
     def blocking(self, *, whole: bool) -> SyncWire:
