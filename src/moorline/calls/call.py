@@ -22,8 +22,9 @@ from moorline.policies.retry import Retry
 if TYPE_CHECKING:
     import os
 
+    from moorline.calls.download import Download
     from moorline.calls.service import Service
-    from moorline.calls.streaming import Download, Streaming
+    from moorline.calls.streaming import Streaming
 
 __all__ = ["UNSET", "Call", "DurableQueue", "Options", "check_payload"]
 
@@ -280,14 +281,20 @@ class Call(Generic[T]):
         return Streaming(self)
 
     def download(
-        self, path: str | os.PathLike[str], *, progress: Callable[[int, int | None], None] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int | None], None] | None = None,
+        resume: bool = True,
     ) -> Download:
         """Send it and write the answer to the file *path*, which appears when it is complete: ``await`` it, or use
         ``.result()``. *progress* is told the bytes so far, and all of them where the service said so.
-        """
-        from moorline.calls.streaming import Download
 
-        return Download(self, path, progress)
+        When the body breaks off, retries ask for the rest where that is safe, unless *resume* is False.
+        """
+        from moorline.calls.download import Download
+
+        return Download(self, path, progress, resume=resume)
 
     # Durable ---------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def _told(steps: Sequence[Step | Attempt]) -> Iterator[tuple[Step | Attempt, str
                 yield step, f"retry {step.number} in {step.seconds:.3g} s: {step.reason}"
             case story.Refused():
                 yield step, f"refused by the {step.part}: {step.reason}"
-            case story.Renewed():
+            case story.Renewed() | story.Resuming():
                 yield step, step.reason
             case story.Hedging():
                 yield step, f"sent once more beside the first: {step.reason}"

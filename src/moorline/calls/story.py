@@ -22,6 +22,7 @@ __all__ = [
     "Part",
     "Refused",
     "Renewed",
+    "Resuming",
     "Retrying",
     "StateChanged",
     "Step",
@@ -123,6 +124,18 @@ class GaveUp(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resuming(Step):
+    """The body of a download broke off, and what follows begins at byte ``start`` of ``total`` (None: unknown): at 0
+    where all of it comes again.
+    """
+
+    kind: ClassVar[str] = "resume"
+
+    start: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hedging(Step):
     """No answer yet: the same read is sent once more beside the first, and the first answer wins."""
 
@@ -164,7 +177,19 @@ class StateChanged(Step):
 
 _KINDS: Final = {
     kind.kind: kind
-    for kind in (Tried, Waiting, Retrying, Refused, Renewed, GaveUp, Hedging, FellBack, Finished, StateChanged)
+    for kind in (
+        Tried,
+        Waiting,
+        Retrying,
+        Refused,
+        Renewed,
+        Resuming,
+        GaveUp,
+        Hedging,
+        FellBack,
+        Finished,
+        StateChanged,
+    )
 }
 
 

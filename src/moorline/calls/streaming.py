@@ -5,28 +5,23 @@ holds (its slot, its permit of the breaker) last until the body is read or close
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import os
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, Self
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
 
+from moorline.calls.download import Download
 from moorline.calls.effects import Lease
 from moorline.calls.exchange import Exchange
+from moorline.calls.ranges import length_of
 from moorline.calls.sending import ServiceContext
 from moorline.calls.timer import BodyTimer
-from moorline.errors import Attempt, BadAnswer, CallError, DeadlineExceeded
+from moorline.errors import Attempt, CallError, DeadlineExceeded
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
 
 __all__ = ["Answer", "Download", "Streaming"]
-
-Progress = Callable[[int, int | None], None]
-_PART: Final = 1 << 20
 
 
 class _StreamContext(ServiceContext):
@@ -60,9 +55,7 @@ class Answer:
     def __init__(self, context: _StreamContext, exchange: Exchange) -> None:
         self.status, self.headers = exchange.status, exchange.headers
         self.request_id, self.attempts = exchange.request_id, exchange.attempts
-        said = exchange.headers.get("content-length", "")
-        plain = "content-encoding" not in exchange.headers
-        self.length = int(said) if plain and said.isdigit() and len(said) < 19 else None
+        self.length = length_of(exchange.headers)
         self._context = context
         self._response: Any = exchange.open
 
@@ -125,11 +118,6 @@ class Answer:
         finally:
             self._context.lease.settle(worked=True)
 
-    def check_length(self, read: int) -> None:
-        """Raise BadAnswer unless *read* bytes are what the service announced."""
-        if self.length is not None and read != self.length:
-            raise self._blamed(BadAnswer(f"the answer has {read} bytes of {self.length}", retryable=True))
-
     def _left(self) -> float | None:
         deadline = self._context.deadline
         return None if math.isinf(deadline) else deadline - self._context.clock.monotonic()
@@ -187,83 +175,3 @@ class Streaming:
         context = self._call.service.context_of(self._call, kind=_StreamContext)
         assert isinstance(context, _StreamContext)
         return context
-
-
-class Download:
-    """A Call whose answer goes to a file: ``await`` it, or block with ``.result()``; either gives the bytes written.
-
-    The file appears under its name when it is complete; until then it is a hidden one beside.
-    """
-
-    def __init__(self, call: Call[Any], path: str | os.PathLike[str], progress: Progress | None = None) -> None:
-        self._call = call
-        self._path = Path(path)
-        self._progress = progress
-
-    def __await__(self) -> Generator[Any, None, int]:
-        return self._run().__await__()
-
-    async def _run(self) -> int:
-        async with Streaming(self._call) as answer:
-            with _Target(self._path, answer, self._progress) as target:
-                async for part in answer:
-                    if target.take(part):
-                        await asyncio.to_thread(target.flush)
-                await asyncio.to_thread(target.finish)
-                return target.size
-
-    def result(self) -> int:
-        """Write the file and block until it is complete. Raises CallError, OSError."""
-        with Streaming(self._call) as answer, _Target(self._path, answer, self._progress) as target:
-            for part in answer:
-                if target.take(part):
-                    target.flush()
-            target.finish()
-            return target.size
-
-
-class _Target:
-    """The file beside, until it has its name; it is removed when it never gets there."""
-
-    def __init__(self, path: Path, answer: Answer, progress: Progress | None) -> None:
-        self._path = path
-        self._answer = answer
-        self._progress = progress
-        self._parts = bytearray()
-        self._done = False
-        self.size = 0
-
-    def __enter__(self) -> Self:
-        number, name = tempfile.mkstemp(prefix=f".{self._path.name[:100]}.", dir=self._path.parent)
-        self._name = name
-        self._file: IO[bytes] = os.fdopen(number, "wb", buffering=0)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._file.close()
-        if not self._done:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._name)  # noqa: PTH108 (a name, not a path)
-
-    def take(self, part: bytes) -> bool:
-        """Remember *part*; whether there is enough to write."""
-        self._parts += part
-        self.size += len(part)
-        if self._progress is not None:
-            self._progress(self.size, self._answer.length)
-        return len(self._parts) >= _PART
-
-    def flush(self) -> None:
-        """Write what is there."""
-        view = memoryview(self._parts)
-        while view:
-            view = view[self._file.write(view) :]
-        self._parts = bytearray()
-
-    def finish(self) -> None:
-        """Check the length, write the rest, and give the file its name."""
-        self._answer.check_length(self.size)
-        self.flush()
-        self._file.close()
-        os.replace(self._name, self._path)  # noqa: PTH105 (a name, not a path)
-        self._done = True
