@@ -6,13 +6,16 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import httpx2
 import pytest
 from tests.calls import fault_server
 from tests.calls.fault_server import FaultServer
-from tests.calls.ledger import CANARY, Ledger, both, run
+from tests.calls.ledger import CANARY, Ledger, Mail, both, run
 
 from moorline import errors
 from moorline.calls.guards import Guards
+from moorline.clock import ManualClock
+from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
@@ -203,3 +206,59 @@ async def test_a_body_that_nobody_wants_is_nothing_for_the_breaker():
             await task
         assert _counted(service) == (0, 0)
         await service.aclose()
+
+
+@both
+def test_a_slow_head_is_a_slow_call(colour):
+    """Services that take long to begin their answers open the breaker, also where the body is read in parts."""
+    clock = ManualClock()
+
+    def late(_request: httpx2.Request) -> httpx2.Response:
+        clock.advance(5)
+        return httpx2.Response(200, content=b"{}")
+
+    policy = Policy(deadline=60, attempt_timeout=30, retry=None, breaker=Breaker(slow=4, minimum=10))
+    service = Ledger(CANARY, wire=httpx2.MockTransport(late), policy=policy, guards=Guards(clock))
+    for _ in range(10):
+        _read(colour, service.read("1"), lambda _part: None)
+    with pytest.raises(errors.CircuitOpen, match="slow"):
+        _read(colour, service.read("1"), lambda _part: None)
+
+
+@both
+@pytest.mark.parametrize(
+    ("behaviour", "outcome"),
+    [(fault_server.truncated, "done"), (fault_server.stalled_body, "unknown"), (fault_server.drip, "unknown")],
+)
+def test_a_write_whose_body_fails(colour, behaviour, outcome):
+    """A write without a key whose answer breaks off may have acted: nobody is told that it failed, or to repeat it."""
+    with FaultServer(behaviour) as server:
+        policy = Policy(deadline=1.0, attempt_timeout=0.4, retry=None)
+        service = Mail(CANARY, base_url=server.url, policy=policy, guards=Guards())
+        with pytest.raises(errors.CallError) as caught:
+            _read(colour, service.book(1), lambda _part: None)
+    error = caught.value
+    assert (error.outcome, error.retryable, error.status) == (outcome, False, 200)
+    assert (error.service, error.operation, len(error.attempts)) == ("mail", "book", 1)
+
+
+@both
+def test_each_wait_for_a_part_is_bounded(colour):
+    """A body may take longer than an attempt as long as something comes, without any deadline too; silence ends it."""
+
+    async def pausing(_head: bytes, _reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        for _ in range(4):
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.25)
+        await asyncio.sleep(30)
+
+    parts: list[bytes] = []
+    with FaultServer(pausing) as server:
+        service = _service(server, deadline=None, attempt_timeout=0.5, retry=None)
+        begun = time.monotonic()
+        with pytest.raises(errors.AttemptTimeout, match=r"nothing moved for 0\.5 s"):
+            _read(colour, service.read("1"), parts.append)
+        assert b"".join(parts) == b"xxxx"
+        assert 1.0 < time.monotonic() - begun < 5

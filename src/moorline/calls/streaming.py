@@ -16,6 +16,7 @@ from moorline.calls.exchange import Exchange
 from moorline.calls.ranges import length_of
 from moorline.calls.sending import ServiceContext
 from moorline.calls.timer import BodyTimer
+from moorline.calls.verdicts import honest, worth_later
 from moorline.errors import Attempt, CallError, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["Answer", "Download", "Streaming"]
 class _StreamContext(ServiceContext):
     """One sending of a Call whose answer is read in parts."""
 
-    __slots__ = ("deadline", "lease")
+    __slots__ = ("_elapsed", "_lease", "deadline")
 
     streams = True
 
@@ -41,15 +42,47 @@ class _StreamContext(ServiceContext):
     def succeeded(self, answer: Exchange, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Exchange:
         """The body keeps the lease."""
         answer.attempts = attempts
-        self.lease, self.deadline = lease, deadline
+        self._lease, self.deadline = lease, deadline
+        self._elapsed = attempts[-1].elapsed
         return answer
+
+    def settle(self, *, worked: bool | None) -> None:
+        """The body is over. The service took until its head was there: the rest is the reader's pace as well."""
+        self._lease.settle(worked=worked, elapsed=self._elapsed)
+
+    def waits(self, left: float | None) -> dict[str, float | None]:
+        """httpx2's timeouts for the body, of which *left* seconds remain: each wait is bounded by itself as well."""
+        from moorline.calls.wires import patient, timeouts
+
+        waits = patient(self._patience)
+        return waits if left is None else timeouts(time.monotonic() + left, waits)
+
+    def blamed(self, error: CallError, answer: Answer) -> CallError:
+        """*error* of the body of *answer*, with all that is known, and honest about what may have happened."""
+        error = honest(error, idempotent=self.idempotent, unknown=False)
+        error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
+        error.status, error.request_id, error.attempts = answer.status, answer.request_id, answer.attempts
+        error.retryable = worth_later(error, self, unknown=False, asked=None)
+        return error
+
+    def failed(self, error: BaseException) -> CallError:
+        """What a failure of the wire within the body means."""
+        from moorline.calls.wires import raise_translated, unmoved
+
+        try:
+            raise_translated(error, in_body=True)
+        except CallError as translated:
+            unmoved(translated, self._patience)
+            return translated
 
 
 class Answer:
     """An answer whose body is still to be read: ``status``, ``headers`` (names in lower case), ``request_id``,
     ``attempts``, ``length`` in bytes if the service said it. Iterate over it, with ``async for`` or ``for``.
 
-    Reading raises DeadlineExceeded, or BadAnswer for a body that is truncated or cannot be decoded.
+    Reading raises BadAnswer for a body that is truncated or cannot be decoded, AttemptTimeout when nothing comes for as
+    long as ``attempt_timeout``, and DeadlineExceeded; instead of the last two OutcomeUnknown where the request may have
+    acted.
     """
 
     def __init__(self, context: _StreamContext, exchange: Exchange) -> None:
@@ -73,24 +106,23 @@ class Answer:
                 except StopAsyncIteration:
                     break
                 except WIRE_ERRORS as error:
-                    raise (self._late() if timer.expired else self._failed(error)) from error
+                    raise self._blamed(_late() if timer.expired else self._context.failed(error)) from error
                 yield part
         except CallError:
-            self._context.lease.settle(worked=False)
+            self._context.settle(worked=False)
             raise
         except asyncio.CancelledError:
-            self._context.lease.settle(worked=None)
+            self._context.settle(worked=None)
             raise
         finally:
             timer.close()
-        self._context.lease.settle(worked=True)
+        self._context.settle(worked=True)
 
     def __iter__(self) -> Iterator[bytes]:
-        from moorline.calls.wires import WIRE_ERRORS, timeouts
+        from moorline.calls.wires import WIRE_ERRORS
 
-        left = self._left()
-        if left is not None:  # httpcore2 looks at these anew when the body begins
-            self._response.request.extensions["timeout"] = timeouts(time.monotonic() + left)
+        # httpcore2 looks at these anew when the body begins.
+        self._response.request.extensions["timeout"] = self._context.waits(self._left())
         try:
             try:
                 for part in self._response.iter_bytes():
@@ -98,25 +130,26 @@ class Answer:
                     yield part
             except WIRE_ERRORS as error:
                 left = self._left()
-                raise (self._late() if left is not None and left <= 0.002 else self._failed(error)) from error
+                late = left is not None and left <= 0.002
+                raise self._blamed(_late() if late else self._context.failed(error)) from error
         except CallError:
-            self._context.lease.settle(worked=False)
+            self._context.settle(worked=False)
             raise
-        self._context.lease.settle(worked=True)
+        self._context.settle(worked=True)
 
     def close(self) -> None:
         """Free the connection and what the attempt held; what was not read is not wanted."""
         try:
             self._response.close()
         finally:
-            self._context.lease.settle(worked=True)
+            self._context.settle(worked=True)
 
     async def aclose(self) -> None:
         """As ``close``, on the event loop."""
         try:
             await self._response.aclose()
         finally:
-            self._context.lease.settle(worked=True)
+            self._context.settle(worked=True)
 
     def _left(self) -> float | None:
         deadline = self._context.deadline
@@ -125,24 +158,14 @@ class Answer:
     def _check_time(self) -> None:
         left = self._left()
         if left is not None and left <= 0:
-            raise self._late()
-
-    def _late(self) -> CallError:
-        return self._blamed(DeadlineExceeded("the body was not complete within the deadline", outcome="unknown"))
-
-    def _failed(self, error: BaseException) -> CallError:
-        from moorline.calls.wires import raise_translated
-
-        try:
-            raise_translated(error, in_body=True)
-        except CallError as translated:
-            return self._blamed(translated)
+            raise self._blamed(_late())
 
     def _blamed(self, error: CallError) -> CallError:
-        context = self._context
-        error.service, error.operation, error.idempotency_key = context.service, context.operation, context.key
-        error.status, error.request_id, error.attempts = self.status, self.request_id, self.attempts
-        return error
+        return self._context.blamed(error, self)
+
+
+def _late() -> CallError:
+    return DeadlineExceeded("the body was not complete within the deadline", outcome="unknown")
 
 
 class Streaming:

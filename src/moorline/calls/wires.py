@@ -27,7 +27,16 @@ from moorline.errors import (
     InvalidRequest,
 )
 
-__all__ = ["AsyncServiceWire", "Phases", "SyncServiceWire", "Until", "raise_translated", "timeouts"]
+__all__ = [
+    "AsyncServiceWire",
+    "Phases",
+    "SyncServiceWire",
+    "Until",
+    "patient",
+    "raise_translated",
+    "timeouts",
+    "unmoved",
+]
 
 WIRE_ERRORS: Final = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
 _NOT_SENT: Final = (
@@ -224,9 +233,9 @@ def _opened(request: ServiceRequest, response: httpx2.Response) -> Exchange:
     return exchange
 
 
-def _patient(request: ServiceRequest) -> dict[str, float | None]:
-    """httpx2's timeouts for each step of a request whose bodies may take long, none for others."""
-    return {} if request.patience is None else dict.fromkeys(_PHASES, request.patience)
+def patient(seconds: float | None) -> dict[str, float | None]:
+    """httpx2's timeouts for each step of a request whose bodies may take long; none where no *seconds* are given."""
+    return {} if seconds is None else dict.fromkeys(_PHASES, seconds)
 
 
 class AsyncServiceWire:
@@ -244,7 +253,7 @@ class AsyncServiceWire:
 
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
-        phases = Phases(_patient(request))
+        phases = Phases(patient(request.patience))
         body = _body_of(request, None, blocking=False)
         try:
             built = _built(request, body, {"timeout": phases})
@@ -253,7 +262,7 @@ class AsyncServiceWire:
         except TimeoutError:
             raise Expired(sent=body.touched or not self._marks, in_pool=phases.in_pool) from None
         except AttemptTimeout as error:
-            _unmoved(error, request.patience)
+            unmoved(error, request.patience)
             raise
         except SourceFailed as failed:
             raise failed.error from None
@@ -304,14 +313,14 @@ class SyncServiceWire:
     def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
         at = None if timeout is None else time.monotonic() + timeout
-        patient = _patient(request)
+        waits = patient(request.patience)
         body = _body_of(request, at, blocking=True)
         try:
-            built = _built(request, body, {"timeout": patient if at is None else timeouts(at, patient)})
+            built = _built(request, body, {"timeout": waits if at is None else timeouts(at, waits)})
             return self._send(request, built, at)
         except CallError as error:
             raise_if_expired(error, at)
-            _unmoved(error, request.patience)
+            unmoved(error, request.patience)
             raise
         except SourceFailed as failed:
             raise failed.error from None
@@ -359,7 +368,7 @@ def raise_if_expired(error: CallError, at: float | None) -> None:
         raise Expired(sent=not isinstance(error, ConnectFailed), in_pool=error.code == POOL) from error.__cause__
 
 
-def _unmoved(error: CallError, patience: float | None) -> None:
+def unmoved(error: CallError, patience: float | None) -> None:
     """Say of a wait of the wire that was too long how long it was."""
     if patience is not None and isinstance(error, AttemptTimeout):
         error.message = f"nothing moved for {patience:g} s"
