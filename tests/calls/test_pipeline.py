@@ -7,6 +7,7 @@ import pickle
 import time
 import traceback
 import warnings
+from typing import Any
 
 import httpx2
 import pytest
@@ -55,6 +56,21 @@ def test_what_was_not_processed_is_repeated(colour, first):
     script = Script(first, 200)
     run(colour, script.service(Mail).book(5))
     assert len(script.requests) == 2
+
+
+@both
+@pytest.mark.parametrize("kind", ["json", "form"])
+def test_the_body_is_frozen(colour, kind):
+    """A Call that is sent again sends what it sent before under the same key, whatever became of its arguments."""
+    script = Script(200)
+    order: dict[str, Any] = {"amount": "5"}
+    body: dict[str, Any] = {kind: order}
+    call = script.service().request("POST", "/bookings", **body)
+    run(colour, call)
+    order["amount"] = "500"
+    run(colour, call.using(timeout=9.0))
+    first, second = script.requests
+    assert (second.content, second.headers["idempotency-key"]) == (first.content, first.headers["idempotency-key"])
 
 
 @both

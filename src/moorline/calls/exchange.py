@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from moorline.calls.dialects import check_header
+from moorline.calls.forms import encode_form
 from moorline.calls.upload import Upload
 from moorline.errors import Attempt, BadAnswer, ConfigurationError
 
@@ -154,6 +155,7 @@ class Plan(Generic[T_co]):
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
     blank: bool = False
+    frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -170,6 +172,26 @@ class Plan(Generic[T_co]):
             raise ConfigurationError(f"{bodies[0]} was given, but a {self.method} request has no body; use query")
         if self.upload is not None and not isinstance(self.upload, Upload):
             raise ConfigurationError(f"upload must be a moorline.Upload, not {type(self.upload).__name__}")
+
+    def freeze(self) -> tuple[bytes | None, str | None]:
+        """The body and its type, once and for all: what is sent again under one key must not have changed meanwhile.
+
+        Raises ConfigurationError for a body that has no such form.
+        """
+        found = self._encoded()
+        object.__setattr__(self, "frozen", found)
+        return found
+
+    def _encoded(self) -> tuple[bytes | None, str | None]:
+        if self.form is not None:
+            return encode_form(self.form).encode("ascii"), "application/x-www-form-urlencoded"
+        if self.json is not None:
+            try:
+                text = json.dumps(self.json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+                return text.encode(), "application/json"
+            except (TypeError, ValueError) as error:
+                raise ConfigurationError(f"the body cannot be sent as JSON: {error}") from None
+        return self.content, None if self.upload is None else self.upload.content_type
 
     @property
     def reads(self) -> bool:

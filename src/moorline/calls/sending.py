@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -101,7 +100,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
             except InvalidRequest as error:
                 error.service, error.operation = service.name, call.operation
                 raise
-        self._body, content_type = _encoded(plan)
+        self._body, content_type = plan.frozen or plan.freeze()
         headers = self._headers = {**_HEADERS, **service.default_headers}
         if content_type is not None:
             headers["Content-Type"] = content_type
@@ -244,15 +243,3 @@ def _address(base: str, plan: Plan[Any]) -> str:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
-
-
-def _encoded(plan: Plan[Any]) -> tuple[bytes | None, str | None]:
-    if plan.form is not None:
-        return encode_form(plan.form).encode("ascii"), "application/x-www-form-urlencoded"
-    if plan.json is not None:
-        try:
-            text = json.dumps(plan.json, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            return text.encode(), "application/json"
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"the body cannot be sent as JSON: {error}") from None
-    return plan.content, None if plan.upload is None else plan.upload.content_type
