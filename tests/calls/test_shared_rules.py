@@ -21,11 +21,12 @@ from moorline.calls.shared_guard import SharedGuard
 from moorline.calls.shared_store import Message, SharedStore
 from moorline.calls.transport import Transport
 from moorline.clock import ManualClock
-from moorline.policies.breaker import Breaker, BreakerState, Permit
+from moorline.policies.breaker import Breaker, BreakerState, Permit, Terms
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 
 FOREVER = 1e6  # seconds: a window that never moves on, as the two divide it at other moments
+TERMS = (Terms(10.0, 2.0), Terms(3.0, 0.5))
 ONCE = Policy(retry=None, breaker=None, deadline=5.0)
 
 CONFIGS = st.builds(
@@ -34,7 +35,6 @@ CONFIGS = st.builds(
     reset=st.sampled_from([1.0, 30.0]),
     probes=st.integers(1, 2),
     rate=st.sampled_from([None, 0.5]),
-    slow=st.just(2.0),
     slow_rate=st.sampled_from([None, 0.5]),
     minimum=st.integers(1, 6),
     window=st.just(FOREVER),
@@ -43,7 +43,7 @@ CONFIGS = st.builds(
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("wait"), st.sampled_from([0.25, 1.0, 5.0, 29.0])),
-        st.tuples(st.just("admit"), st.none()),
+        st.tuples(st.just("admit"), st.integers(0, 1)),
         st.tuples(st.just("settle"), st.tuples(st.integers(0, 5), st.sampled_from([True, False, None]), st.booleans())),
     ),
     max_size=40,
@@ -64,28 +64,29 @@ def store(redis_server: RedisServer) -> SharedStore:
 def test_the_breaker(store: SharedStore, config: Breaker, steps: list[tuple[str, Any]]) -> None:
     clock = ManualClock()
     store._clock = clock
-    ours = BreakerState(config, clock.monotonic, lease=10.0)
-    shared = SharedGuard(store, f"life {next(LIVES)}", ours, (), None)
-    out: list[tuple[Permit, Message]] = []
+    ours, name = BreakerState(config, clock.monotonic), f"life {next(LIVES)}"
+    both = [SharedGuard(store, name, config, terms, (), None) for terms in TERMS]
+    out: list[tuple[Permit, Message, SharedGuard]] = []
     for step, value in steps:
         if step == "wait":
             clock.advance(value)
         elif step == "admit":
-            permit = ours.admit()
+            permit, shared = ours.admit(TERMS[value]), both[value]
             said = asked(store, shared.admit("", 1.0, 5.0, first=True, ruled=True).message)
             assert said is not None
             assert ("no" in said) == (permit is None), (said, ours.snapshot())
             if permit is not None:
-                out.append((permit, said))
+                out.append((permit, said, shared))
             else:
                 assert said["wait"] == pytest.approx(ours.wait(), abs=1e-3)
+                assert said["state"] == "half_open" or ours.reason.startswith(said["why"])
         elif out:
             number, worked, slow = value
-            permit, said = out.pop(number % len(out))
+            permit, said, shared = out.pop(number % len(out))
             elapsed = 3.0 if slow else 1.0
             permit.settle(worked=worked, elapsed=elapsed)
-            facts = {"probe": said.get("probe"), "worked": worked, "elapsed": elapsed}
-            keys = {name: shared._keys[name] for name in ("service", "breaker")}
+            facts = {"probe": said.get("probe"), "worked": worked, "elapsed": elapsed, **shared._terms}
+            keys = {part: shared._keys[part] for part in ("service", "breaker")}
             generation = said["generation"]
             asked(store, {"do": "settle", "keys": keys, "rules": shared._rules, "generation": generation, **facts})
 
@@ -174,7 +175,7 @@ async def test_a_cancelled_wait_gives_its_turn_back(redis_server):
 
     assert await first.call(answer) == 1
     waits = asyncio.create_task(second.call(answer))  # its own gate lets it pass, the shared one in 100 s
-    gate = SharedGuard(stores[0], "turns", None, policy.rates, None)._keys["gate"]
+    gate = SharedGuard(stores[0], "turns", None, Terms(), policy.rates, None)._keys["gate"]
 
     def left() -> float:
         with redis.Redis.from_url(redis_server.url) as client:

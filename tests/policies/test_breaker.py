@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
-from moorline.policies.breaker import Breaker, BreakerState
+from moorline.policies.breaker import Breaker, BreakerState, Terms
 
 STRICT: dict[str, Any] = {"rate": None, "slow_rate": None}
 
 
-def machine(clock: ManualClock, *, lease: float = 10.0, threshold: float | None = None, **config: Any) -> Any:
-    return BreakerState(Breaker(**config), clock.monotonic, lease=lease, slow=threshold)
+SLOW = Terms(slow=8.0)
+
+
+def machine(clock: ManualClock, **config: Any) -> Any:
+    return BreakerState(Breaker(**config), clock.monotonic)
 
 
 def tripped(clock: ManualClock, **config: Any) -> Any:
@@ -84,20 +87,22 @@ def test_the_window_slides(seconds, state):
 @pytest.mark.parametrize(("slow", "state"), [(5, "open"), (4, "closed")])
 def test_slow_calls(slow, state):
     """Half of at least ten calls slower than the threshold open it, though all of them worked."""
-    breaker = machine(ManualClock(), slow=8.0)
+    breaker = machine(ManualClock())
     for number in range(10):
-        breaker.admit().success(8.1 if number < slow else 8.0)
+        breaker.admit(SLOW).success(8.1 if number < slow else 8.0)
     assert breaker.state == state
     assert ("slower than 8 s" in breaker.reason) == (state == "open")
 
 
-def test_its_own_threshold_goes_before_the_policys():
-    """The configured threshold is taken instead of the one that follows from the attempt timeout; None switches off."""
-    for config, state in (({"slow": 1.0}, "open"), ({}, "closed"), ({"slow": 1.0, "slow_rate": None}, "closed")):
-        breaker = machine(ManualClock(), threshold=8.0, **config)
-        for _ in range(10):
-            breaker.admit().success(2.0)
-        assert breaker.state == state
+def test_what_is_slow_depends_on_the_attempt():
+    """Attempts of several policies share a breaker, and each is held against the threshold of its own."""
+    breaker = machine(ManualClock())
+    for number in range(20):
+        breaker.admit(Terms(slow=(1.0, 8.0)[number % 2])).success((0.9, 7.0)[number % 2])
+    assert (breaker.state, breaker.snapshot().slow) == ("closed", 0)
+    for _ in range(20):
+        breaker.admit(Terms(slow=1.0)).success(1.1)
+    assert breaker.reason == "20 of 40 calls were slower than 1 s"
 
 
 def test_ignored_results_count_nowhere():
@@ -141,16 +146,16 @@ def test_a_probe_that_fails_opens_it_again():
 def test_slow_probes():
     """A slow probe closes a breaker that failures opened, and not one that slowness opened."""
     clock = ManualClock()
-    breaker = tripped(clock, slow=8.0)
+    breaker = tripped(clock)
     clock.advance(30)
     for _ in range(2):
-        breaker.admit().success(9.0)
+        breaker.admit(SLOW).success(9.0)
     assert breaker.state == "closed"
     for _ in range(10):
-        breaker.admit().success(9.0)
+        breaker.admit(SLOW).success(9.0)
     assert breaker.state == "open"
     clock.advance(30)
-    breaker.admit().success(9.0)
+    breaker.admit(SLOW).success(9.0)
     assert (breaker.state, "slower than 8 s" in breaker.reason) == ("open", True)
 
 
@@ -194,38 +199,75 @@ async def test_a_thousand_tasks_get_one_probe():
 
 @pytest.mark.parametrize("how", ["ignored", "lost"])
 def test_a_probe_frees_its_lease(how):
-    """A probe that is cancelled frees its place at once, one that never comes back when its lease ends; too late, it
-    says nothing.
-    """
+    """A probe that is cancelled frees its place at once, one that never comes back when its lease ends."""
     clock = ManualClock()
-    breaker = tripped(clock, lease=10)
+    breaker = tripped(clock)
     clock.advance(30)
-    probe = breaker.admit()
+    probe = breaker.admit(Terms(lease=10))
     if how == "ignored":
         probe.ignore()
     else:
-        assert breaker.wait() == 10
+        assert (breaker.wait(), breaker.admit()) == (10, None)
         clock.advance(10)
-    heir = breaker.admit()
-    assert heir is not None
-    probe.failure()
-    assert breaker.state == "half_open"
-    heir.success()
-    close_one = breaker.admit()
-    close_one.success()
+    breaker.admit().success()
+    breaker.admit().success()
     assert breaker.state == "closed"
 
 
-def test_a_lease_is_thirty_seconds_at_most():
-    """A probe of a policy without timeouts is replaced after 30 s."""
+def test_a_probe_that_fails_after_its_lease_opens_it():
+    """A lease that is over has let another probe in; that the first failed is news all the same, once."""
     clock = ManualClock()
-    breaker = tripped(clock, lease=3600)
+    breaker = tripped(clock)
     clock.advance(30)
-    assert breaker.admit()
-    clock.advance(29)
-    assert breaker.admit() is None
+    late = breaker.admit(Terms(lease=10))
+    clock.advance(12)
+    heir = breaker.admit()
+    late.failure(12.0)
+    assert (breaker.state, breaker.wait()) == ("open", 30)
+    clock.advance(30)
+    probe = breaker.admit()
+    heir.failure()
+    late.failure()
+    assert breaker.state == "half_open"
+    probe.success()
+    breaker.admit().success()
+    assert breaker.state == "closed"
+
+
+def test_probes_that_work_after_their_leases_close_it():
+    """A service whose good answers take longer than any lease gets it closed."""
+    clock = ManualClock()
+    breaker = tripped(clock)
+    clock.advance(30)
+    for _ in range(2):
+        probe = breaker.admit(Terms(lease=10))
+        clock.advance(12)
+        probe.success(12.0)
+    assert (breaker.state, breaker.reason) == ("closed", "2 probes worked")
+
+
+def test_a_lease_is_that_of_the_probe():
+    """Each probe is out for as long as its own policy says, whatever another policy's attempt was given before."""
+    clock = ManualClock()
+    breaker = tripped(clock)
+    clock.advance(30)
+    breaker.admit(Terms(lease=1)).ignore()
+    breaker.admit(Terms(lease=20))
+    clock.advance(19)
+    assert (breaker.admit(), breaker.wait()) == (None, 1)
     clock.advance(1)
     assert breaker.admit()
+
+
+def test_nobody_waits_for_the_end_of_a_long_lease():
+    """While a probe is out, one is told to ask again after the reset: it mostly comes back long before its lease ends."""
+    clock = ManualClock()
+    breaker = tripped(clock, reset=2.0)
+    clock.advance(2)
+    breaker.admit(Terms(lease=600))
+    assert breaker.wait() == 2
+    clock.advance(599)
+    assert breaker.wait() == 1
 
 
 def test_results_from_before_the_trip_do_not_count():
@@ -298,8 +340,8 @@ def test_changes_are_told_with_their_reasons():
 def test_a_snapshot():
     """An operator sees the counts of the window, the row, and what an open one waits for."""
     clock = ManualClock()
-    breaker = machine(clock, slow=8.0)
-    breaker.admit().success(9.0)
+    breaker = machine(clock)
+    breaker.admit(SLOW).success(9.0)
     breaker.admit().failure()
     found = breaker.snapshot()
     assert (found.calls, found.failed, found.slow, found.failures_in_a_row) == (2, 1, 1, 1)
@@ -343,8 +385,8 @@ STEPS = st.lists(
     ),
     max_size=30,
 )
-CONFIG: dict[str, Any] = {"failures": 2, "reset": 5.0, "minimum": 4, "window": 20.0, "slow": 1.0}
-LEASE = 3.0
+CONFIG: dict[str, Any] = {"failures": 2, "reset": 5.0, "minimum": 4, "window": 20.0}
+TERMS = (Terms(3.0, 1.0), Terms(0.5, 0.25))
 
 
 class Walk:
@@ -353,13 +395,14 @@ class Walk:
     def __init__(self, probes: int, successes: int) -> None:
         self.clock = ManualClock()
         self.config = Breaker(probes=probes, successes=successes, **CONFIG)
-        self.breaker: Any = BreakerState(self.config, self.clock.monotonic, lease=LEASE)
+        self.breaker: Any = BreakerState(self.config, self.clock.monotonic)
         self.out: list[Any] = []
         self.probing: list[tuple[Any, float]] = []
+        self.probes: list[Any] = []  # of this time of trying, those whose leases are over among them
 
     def step(self, what: str, number: int) -> None:
         if what == "call":
-            self.call()
+            self.call(TERMS[number % 2])
         elif what == "wait":
             self.clock.advance(number / 4)
         elif what == "force":
@@ -368,9 +411,10 @@ class Walk:
             self.settle(self.out.pop(number % len(self.out)), what)
         if self.breaker.state != "half_open":
             self.probing.clear()
+            self.probes.clear()
 
-    def call(self) -> None:
-        permit, now = self.breaker.admit(), self.clock.monotonic()
+    def call(self, terms: Terms) -> None:
+        permit, now = self.breaker.admit(terms), self.clock.monotonic()
         if permit is None:
             assert self.breaker.wait() > 0
             return
@@ -378,7 +422,8 @@ class Walk:
         assert self.breaker.state != "open"
         if self.breaker.state == "half_open":
             self.probing = [(each, end) for each, end in self.probing if end > now]
-            self.probing.append((permit, now + LEASE))
+            self.probing.append((permit, now + terms.lease))
+            self.probes.append(permit)
             assert len(self.probing) <= self.config.probes
 
     def settle(self, permit: Any, what: str) -> None:
@@ -388,29 +433,38 @@ class Walk:
             permit.success(2.0 if what == "slow" else 0.5)
         elif what == "failure":
             permit.failure()
+            assert self.breaker.state == "open" or permit not in self.probes
         else:
             permit.ignore()
         self.probing = [(each, end) for each, end in self.probing if each is not permit]
 
-    def recovers(self) -> None:
-        """When the service works again and time has passed, so many good calls close it, whatever was before."""
+    def recovers(self, took: float) -> None:
+        """When the service works again and time has passed, so many good calls close it, whatever was before and
+        however long each takes: meanwhile others ask, and get in when its lease is over.
+        """
         if self.breaker.snapshot().forced:
             self.breaker.force(None)
-        self.clock.advance(self.config.reset + self.config.window + LEASE)
+        self.clock.advance(self.config.reset + self.config.window + TERMS[0].lease)
         for _ in range(self.config.successes):
-            permit = self.breaker.admit()
+            permit = self.breaker.admit(TERMS[0])
             assert permit is not None
+            self.clock.advance(took)
+            other = self.breaker.admit(TERMS[1])
             permit.success()
+            if other is not None:
+                self.clock.advance(took)
+                other.success()
         assert (self.breaker.state, self.breaker.wait()) == ("closed", 0)
 
 
 @settings(max_examples=10_000)
-@given(STEPS, st.integers(1, 3), st.integers(1, 3))
-def test_no_schedule_leaves_it_stuck(steps, probes, successes):
-    """Ten thousand random schedules of calls that work, fail, are slow, cancelled or lost, of waits and operators: never
-    are more probes out than allowed, and a service that works again gets it closed.
+@given(STEPS, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.4, 2.9, 3.0, 12.0, 600.0]))
+def test_no_schedule_leaves_it_stuck(steps, probes, successes, took):
+    """Ten thousand random schedules of calls that work, fail, are slow, cancelled, late or lost, of waits and operators:
+    never are more probes out than allowed, one that fails opens it however late, and a service that works again gets it
+    closed, in time or after the leases.
     """
     walk = Walk(probes, successes)
     for what, number in steps:
         walk.step(what, number)
-    walk.recovers()
+    walk.recovers(took)

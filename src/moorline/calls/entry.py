@@ -52,7 +52,7 @@ class Entry(Generic[R, A]):
             return None
         if guard.breaker is None:
             return SlotLease(None)
-        permit: Lease | None = guard.breaker.admit()
+        permit: Lease | None = guard.breaker.admit(guard.terms)
         return permit
 
     def _admission(self) -> Generator[Effect, Any, Lease]:
@@ -60,7 +60,7 @@ class Entry(Generic[R, A]):
         breaker = self._guard.breaker
         permit = None
         if breaker is not None:
-            permit = breaker.admit()
+            permit = breaker.admit(self._guard.terms)
             if permit is None:
                 wait = breaker.wait()
                 when = self._context.clock.wall() + wait if math.isfinite(wait) else None

@@ -41,7 +41,7 @@ def begin(guard: Guard, policy: Policy, clock: Clock) -> Begun | None:
         return None
     if admission is not None and not admission.enter():
         return None
-    permit = breaker.admit()
+    permit = breaker.admit(guard.terms)
     if permit is not None:
         started = clock.monotonic()
         seconds, most, given = policy.deadline, policy.attempt_timeout, ambient()

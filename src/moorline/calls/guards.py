@@ -16,7 +16,7 @@ from moorline.calls import story
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.admission import Admission
-from moorline.policies.breaker import Breaker, BreakerState, State
+from moorline.policies.breaker import Breaker, BreakerState, State, Terms
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
 from moorline.policies.gate import Gate
 from moorline.policies.policy import Policy
@@ -34,19 +34,24 @@ _log: Final = telemetry.logger("calls")
 _MOST_TENANTS: Final = 10_000
 _VARIABLE: Final = "MOORLINE_SHARED_URL"
 _SLOW: Final = 0.8  # of the attempt timeout: a call that took as long nearly failed
+_MARGIN: Final = 1.0  # seconds by which a probe's lease is longer than its attempt can last
+_UNBOUNDED: Final = 30.0  # seconds, where nothing bounds the body of an answer
+_LONGEST_LEASE: Final = 600.0  # seconds: one more probe each ten minutes harms nobody
 
 
 class Guard:
     """The parts that one policy needs of a service's shared state; None where the policy has the part switched off.
-    *shared* is its side that all processes have in common, where there is a store for it.
+    *terms* are the policy's own, for a breaker that others share. *shared* is the side that all processes have in
+    common, where there is a store for it.
     """
 
-    __slots__ = ("__weakref__", "admission", "breaker", "budget", "bulkhead", "gate", "shared")
+    __slots__ = ("__weakref__", "admission", "breaker", "budget", "bulkhead", "gate", "shared", "terms")
 
     def __init__(
         self,
         gate: Gate,
         breaker: BreakerState | None,
+        terms: Terms,
         bulkhead: BulkheadState | None,
         budget: RetryBudget | None,
         admission: Admission | None,
@@ -56,6 +61,7 @@ class Guard:
         self.admission = admission
         self.gate = gate
         self.breaker = breaker
+        self.terms = terms
         self.bulkhead = bulkhead
         self.budget = budget
 
@@ -102,7 +108,8 @@ class Guards:
                 gate = self._gates[name, quotas] = Gate(now, policy.rates, apart=apart)
             guard = Guard(
                 gate,
-                _part(self._breakers, name, policy.breaker, partial(self._breaker, name, policy)),
+                _part(self._breakers, name, policy.breaker, partial(self._breaker, name)),
+                _terms(policy),
                 _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
                 _of_tenant(
                     self._budgets,
@@ -153,7 +160,7 @@ class Guards:
 
         def make(policy: Policy) -> SharedGuard:
             budget = policy.retry.budget if policy.retry else None
-            return SharedGuard(store, name, guard.breaker, policy.rates, budget, tenant)
+            return SharedGuard(store, name, policy.breaker, guard.terms, policy.rates, budget, tenant)
 
         guard.shared = _of_tenant(self._shared, name, tenant, policy, make)
 
@@ -186,12 +193,22 @@ class Guards:
                     parts["shared"] = {"where": self.store.where, "up": self.store.up}
             return found
 
-    def _breaker(self, name: str, policy: Policy, config: Breaker) -> BreakerState:
-        # A probe cannot be out for longer than its attempt, and the body that may follow it.
-        lease = policy.attempt_timeout or policy.deadline or config.reset
-        slow = None if policy.attempt_timeout is None else policy.attempt_timeout * _SLOW
-        changed = partial(_changed, name, self.clock)
-        return BreakerState(config, self.clock.monotonic, lease=lease, slow=slow, on_change=changed)
+    def _breaker(self, name: str, config: Breaker) -> BreakerState:
+        return BreakerState(config, self.clock.monotonic, on_change=partial(_changed, name, self.clock))
+
+
+def _terms(policy: Policy) -> Terms:
+    """What the attempts of *policy* have of the breaker, whoever made it."""
+    most, longest = policy.attempt_timeout, policy.deadline
+    if longest is None:
+        longest = max(most or 0.0, _UNBOUNDED)
+    lease = min(longest + _MARGIN, _LONGEST_LEASE)
+    config = policy.breaker
+    if config is None or config.slow_rate is None:
+        return Terms(lease)
+    if config.slow is not None:
+        return Terms(lease, config.slow)
+    return Terms(lease) if most is None else Terms(lease, most * _SLOW)
 
 
 C = TypeVar("C")

@@ -35,6 +35,13 @@ local function new_breaker()
           probes = {}, buckets = {}, reason = ''}
 end
 
+-- Until nothing of it matters any longer: neither what it counted nor who is out.
+local function keep_breaker(number, rules)
+  local longest = math.max(rules.window, rules.reset)
+  for _, ends in pairs(parts[number].probes) do longest = math.max(longest, ends - now) end
+  changed[number] = longest * 2 + FORGOTTEN
+end
+
 local function enter(breaker, state, reason, rules)
   breaker.state, breaker.reason = state, reason
   breaker.generation = breaker.generation + 1
@@ -46,8 +53,8 @@ local function enter(breaker, state, reason, rules)
   end
 end
 
--- How many probes are out, and how long until the first of them is given up for lost.
-local function probing(breaker)
+-- How many probes are out, and how long until it is worth to ask again: most come back long before their leases end.
+local function probing(breaker, rules)
   local count, first = 0, nil
   for name, ends in pairs(breaker.probes) do
     if ends <= now then
@@ -57,7 +64,7 @@ local function probing(breaker)
       first = math.min(first or ends, ends)
     end
   end
-  return count, first and first - now or 0
+  return count, first and math.min(first - now, rules.reset) or 0
 end
 
 -- Nil where an attempt may be made; otherwise the answer that refuses it.
@@ -68,10 +75,10 @@ local function held_off(breaker, message)
       return {no = 'breaker', state = 'open', wait = breaker.ends - now, why = breaker.reason}
     end
     enter(breaker, 'half_open', string.format('open for %g s', rules.reset), rules)
-    changed[message.breaker] = math.max(rules.window, rules.reset) * 2 + FORGOTTEN
+    keep_breaker(message.breaker, rules)
   end
   if breaker.state == 'half_open' then
-    local out, wait = probing(breaker)
+    local out, wait = probing(breaker, rules)
     if out >= rules.probes then
       return {no = 'breaker', state = 'half_open', wait = wait, why = 'another process tries it out'}
     end
@@ -83,8 +90,8 @@ local function permit(breaker, message, answer)
   if breaker.state == 'half_open' then
     breaker.given = (breaker.given or 0) + 1
     answer.probe = tostring(breaker.given)
-    breaker.probes[answer.probe] = now + message.rules.lease
-    changed[message.breaker] = math.max(message.rules.window, message.rules.reset) * 2 + FORGOTTEN
+    breaker.probes[answer.probe] = now + message.lease
+    keep_breaker(message.breaker, message.rules)
   end
 end
 
@@ -108,31 +115,29 @@ local function judge(breaker, rules)
   elseif enough and rate and failed / calls >= rate then
     enter(breaker, 'open', string.format('%d of %s failed in %g s', failed, plural(calls, 'call'), rules.window), rules)
   elseif enough and slow_rate and slow / calls >= slow_rate then
-    enter(breaker, 'open', string.format('%d of %s were slower than %g s', slow, plural(calls, 'call'), rules.slow), rules)
+    enter(breaker, 'open', string.format('%d of %s were slower than %g s', slow, plural(calls, 'call'), breaker.threshold), rules)
     breaker.slowness = true
   end
 end
 
-local function count(breaker, rules, calls, failed, slow)
+local function count(breaker, message, calls, failed, slow)
+  local rules = message.rules
   local name = string.format('%d', math.floor(now / (rules.window / 10)))
   local counts = breaker.buckets[name] or {0, 0, 0}
   breaker.buckets[name] = {counts[1] + calls, counts[2] + failed, counts[3] + slow}
   breaker.row = failed > 0 and breaker.row + failed or 0
+  if slow > 0 then breaker.threshold = message.slow end
   judge(breaker, rules)
 end
 
 local function probed(breaker, message)
-  local rules, name = message.rules, given(message.probe)
-  local ends = name and breaker.probes[name]
-  if not ends then return end
-  breaker.probes[name] = nil
-  if ends <= now then return end
-  local worked = given(message.worked)
+  local rules, worked, slow = message.rules, given(message.worked), given(message.slow)
+  breaker.probes[message.probe] = nil -- where its lease ran out, it tells how the service is all the same
   if worked == nil then return end
   if not worked then
     enter(breaker, 'open', 'probe failed: no good answer', rules)
-  elseif breaker.slowness and given(rules.slow) and message.elapsed > rules.slow then
-    enter(breaker, 'open', string.format('probe failed: it worked, but was slower than %g s', rules.slow), rules)
+  elseif breaker.slowness and slow and message.elapsed > slow then
+    enter(breaker, 'open', string.format('probe failed: it worked, but was slower than %g s', slow), rules)
   else
     breaker.worked = breaker.worked + 1
     if breaker.worked >= rules.successes then
@@ -142,23 +147,23 @@ local function probed(breaker, message)
 end
 
 local function settle(message)
-  local breaker, rules = part(message.breaker, new_breaker), message.rules
+  local breaker = part(message.breaker, new_breaker)
   if message.generation ~= breaker.generation then return end
-  changed[message.breaker] = math.max(rules.window, rules.reset) * 2 + FORGOTTEN
   if breaker.state == 'half_open' then
     probed(breaker, message)
   elseif given(message.worked) ~= nil then
-    local slow = given(rules.slow) and message.elapsed > rules.slow
-    count(breaker, rules, 1, message.worked and 0 or 1, slow and 1 or 0)
+    local slow = given(message.slow) and message.elapsed > message.slow
+    count(breaker, message, 1, message.worked and 0 or 1, slow and 1 or 0)
   end
+  keep_breaker(message.breaker, message.rules)
 end
 
 -- Good answers that came since the last message, counted together.
 local function worked(message)
-  local breaker, rules = part(message.breaker, new_breaker), message.rules
+  local breaker = part(message.breaker, new_breaker)
   if message.generation ~= breaker.generation or breaker.state ~= 'closed' then return end
-  changed[message.breaker] = math.max(rules.window, rules.reset) * 2 + FORGOTTEN
-  count(breaker, rules, message.calls, 0, message.slow)
+  count(breaker, message, message.calls, 0, message.slowed)
+  keep_breaker(message.breaker, message.rules)
 end
 
 -- The rate gate -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from moorline.policies.quota import Quota
 
 if TYPE_CHECKING:
     from moorline.policies.allowance import Reading
-    from moorline.policies.breaker import BreakerState
+    from moorline.policies.breaker import Breaker, Terms
     from moorline.policies.gate import Gate
     from moorline.policies.rate import RateLimit
 
@@ -63,14 +63,16 @@ class SharedGuard:
         self,
         store: SharedStore,
         name: str,
-        breaker: BreakerState | None,
+        breaker: Breaker | None,
+        terms: Terms,
         rates: Iterable[RateLimit],
         budget: float | None,
         tenant: str = "",
     ) -> None:
         self.store = store
-        self.breaker = breaker
-        self._rules = {} if breaker is None else _rules(breaker)
+        self._rules = {} if breaker is None else asdict(breaker)
+        self._slow = terms.slow
+        self._terms = {"lease": terms.lease, "slow": None if math.isinf(terms.slow) else terms.slow}
         self._quotas = [_quota(rate) for rate in rates]
         self._budget = budget
         # In braces is what a cluster looks at: the parts of a service lie together.
@@ -94,6 +96,7 @@ class SharedGuard:
             "do": "admit",
             "keys": keys,
             "rules": self._rules,
+            **self._terms,
             "quotas": self._quotas,
             "keep": self._keep,
             "lane": lane,
@@ -139,11 +142,10 @@ class SharedGuard:
             "generation": generation,
         }
         if worked and probe is None:
-            slow = self._rules["slow"]
-            good = {**message, "do": "worked", "calls": 0, "slow": 0}
-            self.store.count(good, slow=slow is not None and elapsed > slow)
+            good = {**message, "do": "worked", "calls": 0, "slowed": 0, "slow": self._terms["slow"]}
+            self.store.count(good, slow=elapsed > self._slow)
             return []
-        return [{**message, "do": "settle", "probe": probe, "worked": worked, "elapsed": elapsed}]
+        return [{**message, "do": "settle", "probe": probe, "worked": worked, "elapsed": elapsed, **self._terms}]
 
     def refund(self, lane: str, cost: float) -> Message:
         """What an attempt took of the limits was not used."""
@@ -173,11 +175,6 @@ class SharedGuard:
 
 def _is_scarce(reading: Reading) -> bool:
     return reading.remaining <= _SCARCE or (reading.limit is not None and reading.remaining < _RARE * reading.limit)
-
-
-def _rules(breaker: BreakerState) -> dict[str, Any]:
-    slow = None if math.isinf(breaker.slow) else breaker.slow
-    return {**asdict(breaker.config), "slow": slow, "lease": breaker.lease}
 
 
 def _quota(rate: RateLimit) -> dict[str, Any]:

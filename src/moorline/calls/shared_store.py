@@ -153,7 +153,7 @@ class SharedStore:
         """One more good answer of which *message* tells: they are added up, and told with the next question."""
         if not self.up:
             return
-        name = message["keys"]["breaker"], message["generation"]
+        name = message["keys"]["breaker"], message["generation"], message["slow"]
         with self._news:
             known = self._counts.get(name)
             if known is None:
@@ -162,7 +162,7 @@ class SharedStore:
                     self._run()
                     self._news.notify()  # so that it is told even when no question comes
             known["calls"] += 1
-            known["slow"] += slow
+            known["slowed"] += slow
 
     def close(self) -> None:
         """Tell what is left, and end the thread and the connection. A later question begins anew."""
@@ -179,7 +179,7 @@ class SharedStore:
         self._news = threading.Condition(threading.Lock())
         self._questions: deque[Question] = deque()
         self._told: deque[Message] = deque(maxlen=_MOST_TOLD)
-        self._counts: dict[tuple[str, float], Message] = {}
+        self._counts: dict[tuple[str, float, float | None], Message] = {}
         self._thread = None
         self._client = None
 

@@ -12,11 +12,10 @@ from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count, check_seconds
 from moorline.policies.window import Window
 
-__all__ = ["Breaker", "BreakerState", "Permit", "Snapshot", "State"]
+__all__ = ["Breaker", "BreakerState", "Permit", "Snapshot", "State", "Terms"]
 
 State = Literal["closed", "open", "half_open"]
 Forced = Literal["open", "closed"]
-_LONGEST_LEASE: Final = 30.0
 _NONE: Final = 0  # the generation of a permit that is settled; the first of a breaker is 1
 
 
@@ -92,24 +91,40 @@ class Snapshot:
     worked: int
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What belongs to the attempts of one policy, where several share a breaker; in seconds.
+
+    *lease* is how long a probe keeps others out: longer than an attempt lasts, and bounded, so that a caller that never
+    settles its permit cannot hold the breaker half open. What took more than *slow* is a slow call.
+    """
+
+    lease: float = 30.0
+    slow: float = math.inf
+
+
+_TERMS: Final = Terms()
+
+
 class Permit:
     """The right to one attempt. Settle it once: ``success()``, ``failure()`` or ``ignore()``; later calls do nothing.
 
     *elapsed* is how long the attempt took, in seconds. Results of an earlier life of the breaker (attempts begun before
-    it tripped) and of a probe whose lease ran out do not count.
+    it tripped) do not count. Those of a probe do for as long as the breaker is half open, also when its lease is over.
     """
 
-    __slots__ = ("_generation", "_owner")
+    __slots__ = ("_generation", "_owner", "slow")
 
-    def __init__(self, owner: BreakerState, generation: int) -> None:
+    def __init__(self, owner: BreakerState, generation: int, slow: float) -> None:
         self._owner = owner
         self._generation = generation
+        self.slow = slow
 
     def success(self, elapsed: float = 0.0) -> None:
         """The service answered, be it that the caller is wrong."""
         owner, generation = self._owner, self._generation
         self._generation = _NONE
-        if generation == owner._uneventful and elapsed <= owner.slow:  # noqa: SLF001 (one machine in two classes)
+        if generation == owner._uneventful and elapsed <= self.slow:  # noqa: SLF001 (one machine in two classes)
             window = owner._window  # noqa: SLF001
             if owner._now() < window.turn:  # noqa: SLF001
                 window.current.calls += 1
@@ -139,10 +154,7 @@ class Permit:
 class BreakerState:
     """The machine. Time comes from *now* (monotonic seconds); safe between threads; does no I/O.
 
-    *lease* is how long a probe may be out (at most 30 s) before another is let in its place: a caller that never
-    settles its permit cannot hold the breaker half open. *slow* is the slow-call threshold in seconds where the
-    configuration names none; None leaves that rule off. *on_change* is called with the old state, the new one and the
-    reason, outside of the lock.
+    *on_change* is called with the old state, the new one and the reason, outside of the lock.
 
     Whatever can trip the breaker is counted under a lock. A fast success in a calm time takes none: where threads run
     truly in parallel a few of those may go uncounted, so that the shares come out higher by as little, never lower.
@@ -159,14 +171,13 @@ class BreakerState:
         "_probes",
         "_slowness",
         "_state",
+        "_threshold",
         "_uneventful",
         "_until",
         "_window",
         "_worked",
         "config",
-        "lease",
         "reason",
-        "slow",
     )
 
     def __init__(
@@ -174,14 +185,9 @@ class BreakerState:
         config: Breaker,
         now: Callable[[], float],
         *,
-        lease: float = _LONGEST_LEASE,
-        slow: float | None = None,
         on_change: Callable[[State, State, str], None] | None = None,
     ) -> None:
         self.config = config
-        self.lease = min(lease, _LONGEST_LEASE)
-        threshold = slow if config.slow is None else config.slow
-        self.slow = math.inf if threshold is None or config.slow_rate is None else threshold
         self.reason = ""
         """Why the state is what it is, in words; empty until it changes for the first time."""
         self._now = now
@@ -190,6 +196,7 @@ class BreakerState:
         self._forced: Forced | None = None
         self._generation = 0
         self._slowness = False  # whether slow calls are what opened it
+        self._threshold = math.inf  # that the last slow call exceeded
         self._until = 0.0  # when open: the time of the first probe
         self._probes: dict[Permit, float] = {}  # probes that are out, and when their leases end
         self._window = Window(config.window, now())
@@ -202,20 +209,22 @@ class BreakerState:
         """
         return self._forced or self._state
 
-    def admit(self) -> Permit | None:
+    def admit(self, terms: Terms = _TERMS) -> Permit | None:
         """A permit for one attempt, or None: then ``wait()`` says how long."""
         generation = self._free  # the usual case needs no lock to read one reference
         if generation:
-            return Permit(self, generation)
+            return Permit(self, generation, terms.slow)
         with self._lock:
             before = self._state
-            permit = self._admit(self._now())
+            permit = self._admit(self._now(), terms)
             after, reason = self._state, self.reason
         self._tell(before, after, reason)
         return permit
 
     def wait(self) -> float:
-        """Seconds until an attempt may be admitted: 0 when it is now, infinite when the breaker is forced open."""
+        """Seconds until an attempt may be admitted: 0 when it is now, infinite when the breaker is forced open. While
+        probes are out it is at most *reset*: they mostly come back long before their leases end.
+        """
         if self._free:
             return 0.0
         with self._lock:
@@ -274,19 +283,19 @@ class BreakerState:
 
     # All below is called under the lock -------------------------------------------------------------------------------
 
-    def _admit(self, now: float) -> Permit | None:
+    def _admit(self, now: float, terms: Terms) -> Permit | None:
         if self._forced == "open":
             return None
         if self._state == "open":
             if now < self._until:
                 return None
             self._enter("half_open", f"open for {self.config.reset:g} s")
-        permit = Permit(self, self._generation)
+        permit = Permit(self, self._generation, terms.slow)
         if self._state == "half_open":
             self._drop_lost(now)
             if len(self._probes) >= self.config.probes:
                 return None
-            self._probes[permit] = now + self.lease
+            self._probes[permit] = now + terms.lease
         return permit
 
     def _wait(self, now: float) -> float:
@@ -296,7 +305,7 @@ class BreakerState:
             return max(self._until - now, 0.0)
         self._drop_lost(now)
         if len(self._probes) >= self.config.probes:
-            return max(min(self._probes.values()) - now, 0.0)
+            return max(min(min(self._probes.values()) - now, self.config.reset), 0.0)
         return 0.0
 
     def _drop_lost(self, now: float) -> None:
@@ -304,31 +313,31 @@ class BreakerState:
             if end <= now:
                 del self._probes[permit]
 
-    def _probed(self, permit: Permit, now: float, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
-        end = self._probes.pop(permit, None)
-        if end is None or end <= now:
-            return  # its lease ran out, and another may be out in its place
+    def _probed(self, permit: Permit, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
+        # Where its lease ran out another may be out in its place; how the service is it tells all the same.
+        self._probes.pop(permit, None)
         if not worked:
             took = f" after {elapsed:.3g} s" if elapsed else ""
             self._enter("open", f"probe failed: no good answer{took}")
-        elif self._slowness and elapsed > self.slow:
-            self._enter("open", f"probe failed: it worked, but was slower than {self.slow:g} s")
+        elif self._slowness and elapsed > permit.slow:
+            self._enter("open", f"probe failed: it worked, but was slower than {permit.slow:g} s")
         else:
             self._worked += 1
             if self._worked >= self.config.successes:
                 self._enter("closed", f"{_plural(self._worked, 'probe')} worked")
 
-    def _counted(self, now: float, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
+    def _counted(self, permit: Permit, worked: bool, elapsed: float) -> None:  # noqa: FBT001 (see _settle)
         window = self._window
-        window.roll(now)
+        window.roll(self._now())
         window.current.calls += 1
         if worked:
             self._in_a_row = 0
         else:
             self._in_a_row += 1
             window.current.failed += 1
-        if elapsed > self.slow:
+        if elapsed > permit.slow:
             window.current.slow += 1
+            self._threshold = permit.slow
         self._judge()
 
     def _judge(self) -> None:
@@ -340,7 +349,7 @@ class BreakerState:
         elif enough and config.rate is not None and failed / calls >= config.rate:
             self._enter("open", f"{failed} of {_plural(calls, 'call')} failed in {config.window:g} s")
         elif enough and config.slow_rate is not None and slow / calls >= config.slow_rate:
-            self._enter("open", f"{slow} of {_plural(calls, 'call')} were slower than {self.slow:g} s")
+            self._enter("open", f"{slow} of {_plural(calls, 'call')} were slower than {self._threshold:g} s")
             self._slowness = True
         else:
             # A success ends a row, and may be the one that makes up the minimum. Apart from that it only lowers the
@@ -383,9 +392,9 @@ class BreakerState:
             if worked is None:
                 self._probes.pop(permit, None)
             elif before == "half_open":
-                self._probed(permit, self._now(), worked, elapsed)
+                self._probed(permit, worked, elapsed)
             elif before == "closed":
-                self._counted(self._now(), worked, elapsed)
+                self._counted(permit, worked, elapsed)
             after, reason = self._state, self.reason
         self._tell(before, after, reason)
 
