@@ -57,6 +57,20 @@ def test_bulkhead_hands_slots_on():
     assert (state.busy, state.waiting) == (0, 0)
 
 
+def test_bulkhead_passes_over_who_is_gone():
+    """A slot goes past those who no longer wait to the first who does."""
+    state: Any = BulkheadState(Bulkhead(1, queue=3))
+    first, *gone, last = (state.enter() for _ in range(4))
+    for each in gone:
+        each.when_granted(lambda: False)
+    first.leave()
+    assert (last.granted, state.busy, state.waiting) == (True, 1, 0)
+    gone[0].leave()
+    assert state.busy == 1
+    last.leave()
+    assert state.busy == 0
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [

@@ -277,6 +277,24 @@ def test_no_herd_after_a_reset():
     assert {gate.again(each, 60.0).wait for each in others} == {0}
 
 
+def test_who_is_gone_leaves_the_queue():
+    """Who waits and is gone holds up nobody: found out when it is its turn, or when that is over."""
+    gate, clock = gate_of(RateLimit(1, burst=1))
+    first = gate.take(60.0)
+    gone = [gate.take(60.0) for _ in range(2)]
+    for each in gone:
+        each.when_granted(lambda: False)
+    last = gate.take(60.0)
+    clock.advance(3)
+    gate.again(last, 60.0)
+    assert (gate.waiting, last.granted) == (1, True)
+    assert not gate.again(last, 60.0).wait
+    gone[0].when_granted(lambda: False)
+    gate.give_back(gone[0])
+    gate.heed((), first)
+    assert gate.waiting == 0
+
+
 def test_a_lost_pass_is_forgotten():
     """Who never settles its pass holds its share for a minute at most."""
     gate, clock = gate_of()

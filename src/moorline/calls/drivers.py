@@ -156,8 +156,12 @@ async def _granted(effect: Wait) -> bool:
         if not future.done():
             future.set_result(None)
 
-    def wake() -> None:  # the slot may be freed on another thread, by a blocking call
-        loop.call_soon_threadsafe(arrive)
+    def wake() -> bool:  # the slot may be freed on another thread, by a blocking call
+        try:
+            loop.call_soon_threadsafe(arrive)
+        except RuntimeError:  # the loop was closed, and this call with it
+            return False
+        return True
 
     effect.ticket.when_granted(wake)
     try:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moorline import telemetry
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
+from moorline.policies.bulkhead import Wake
 
 if TYPE_CHECKING:
     import redis
@@ -54,11 +55,11 @@ class Question:
         self.granted = False
         self.abandoned = False
         self._undone = undone
-        self._wake: Callable[[], None] | None = None
+        self._wake: Wake | None = None
         self._lock = threading.Lock()
 
-    def when_granted(self, wake: Callable[[], None]) -> None:
-        """Call *wake*, on whatever thread, as soon as there is an answer or none will come; at once if it is so."""
+    def when_granted(self, wake: Wake) -> None:
+        """Call *wake* as soon as there is an answer or none will come; at once if it is so."""
         with self._lock:
             if not self.granted:
                 self._wake = wake
@@ -79,10 +80,7 @@ class Question:
             if self.abandoned:
                 return self._taken_back()
             wake, self._wake = self._wake, None
-        if wake is not None:
-            with contextlib.suppress(RuntimeError):  # the loop of who waited was closed
-                wake()
-        return []
+        return self.abandon() if wake is not None and wake() is False else []
 
     def _taken_back(self) -> list[Message]:
         return [] if self.answer is None or self._undone is None else self._undone(self.answer)

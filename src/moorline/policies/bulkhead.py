@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 from moorline.policies.checks import check_count
 
-__all__ = ["Bulkhead", "BulkheadState", "Ticket"]
+__all__ = ["Bulkhead", "BulkheadState", "Ticket", "Wake"]
+
+Wake = Callable[[], bool | None]
+"""Tells who waits that it is time; called on whatever thread. False: nobody waits any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +38,12 @@ class Ticket:
 
     def __init__(self, owner: BulkheadState) -> None:
         self._owner = owner
-        self._wake: Callable[[], None] | None = None
+        self._wake: Wake | None = None
         self._left = False
         self.granted = False
 
-    def when_granted(self, wake: Callable[[], None]) -> None:
-        """Call *wake*, on whatever thread, as soon as the slot is ours; at once if it is already."""
+    def when_granted(self, wake: Wake) -> None:
+        """Call *wake* as soon as the slot is ours; at once if it is already."""
         with self._owner._lock:  # noqa: SLF001 (one machine in two classes)
             if not self.granted:
                 self._wake = wake
@@ -87,18 +90,23 @@ class BulkheadState:
         return ticket
 
     def _leave(self, ticket: Ticket) -> None:
-        wake = None
+        leaving: Ticket | None = ticket
+        while leaving is not None:
+            leaving = self._hand_on(leaving)
+
+    def _hand_on(self, ticket: Ticket) -> Ticket | None:
+        """Free what *ticket* has. Returns the heir of its slot where that has gone away, and must leave as well."""
         with self._lock:
             if ticket._left:  # noqa: SLF001
-                return
+                return None
             ticket._left = True  # noqa: SLF001
             if not ticket.granted:
                 self._waiting.remove(ticket)
-            elif self._waiting:
-                heir = self._waiting.popleft()
-                heir.granted = True
-                wake = heir._wake  # noqa: SLF001
-            else:
+                return None
+            if not self._waiting:
                 self._busy -= 1
-        if wake is not None:
-            wake()
+                return None
+            heir = self._waiting.popleft()
+            heir.granted = True
+            wake = heir._wake  # noqa: SLF001
+        return heir if wake is not None and wake() is False else None

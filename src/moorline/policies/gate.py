@@ -109,8 +109,7 @@ class Gate:
             else:
                 self._hold_or_refuse(held, now, wait, part, longest)
             woken = self._next(now)
-        for each in woken:
-            each.wake_up()
+        self._wake(woken)
         return held
 
     def give_back(self, unused: Pass) -> None:
@@ -130,8 +129,7 @@ class Gate:
                         allowance.returned(now, unused.cost)
             unused.state = "over"
             woken = self._next(now)
-        for each in woken:
-            each.wake_up()
+        self._wake(woken)
 
     def _let_through(self, asked: Pass, now: float) -> None:
         asked.ok, asked.wait, asked.why = True, 0.0, ""
@@ -180,8 +178,18 @@ class Gate:
         """What waits in all lanes for what is common to all: it goes before a newcomer of any lane."""
         return sum(each.queued for each in self._lanes.values() if each is lane or each.closed <= now)
 
+    def _wake(self, woken: Sequence[Pass]) -> None:
+        """Have *woken* ask again; who is gone, its loop closed, leaves the queue to the next. Not under the lock."""
+        while gone := [each for each in woken if not each.wake_up()]:
+            with self._lock:
+                for each in gone:
+                    if each.state == "waiting":
+                        self._leave(each)
+                        each.state = "over"
+                woken = self._next(self._now())
+
     def _next(self, now: float) -> Sequence[Pass]:
-        """The first of each lane, where it may pass earlier than it thinks."""
+        """The first of each lane, where it may pass earlier than it thinks, or should have asked by now."""
         if not self.waiting:
             self._settle_free(now)
             return ()
@@ -190,7 +198,7 @@ class Gate:
             head = next(iter(lane.waiting), None)
             if head is not None and not head.granted:
                 wait, _part = self._wait(lane, now, 0.0, 0.0, head.cost)
-                if now + wait < head.until - 1e-3:
+                if now + wait < head.until - 1e-3 or head.until < now:
                     woken.append(head)
         return woken
 
@@ -292,8 +300,7 @@ class Gate:
                 back.refused = False
                 self._unread(told, back.lane, sent, cost, now)
             woken = self._next(now)
-        for each in woken:
-            each.wake_up()
+        self._wake(woken)
 
     def _heed(self, reading: Reading, now: float, sent: float | None, cost: float, operation: str) -> Allowance:
         lane = self._common

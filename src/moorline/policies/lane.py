@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 from moorline.policies.allowance import Allowance
+from moorline.policies.bulkhead import Wake
 
 __all__ = ["Lane", "Pass"]
 
@@ -33,20 +33,19 @@ class Pass:
         self.refused = False  # by the service, whose readings tell which limit it was
         self.state: Literal["new", "waiting", "out", "over"] = "new"
         self.until = 0.0  # while it waits: when it means to ask again
-        self.wake: Callable[[], None] | None = None
+        self.wake: Wake | None = None
 
-    def when_granted(self, wake: Callable[[], None]) -> None:
-        """Call *wake*, on whatever thread, as soon as it is worth to ask again; at once if it is already."""
+    def when_granted(self, wake: Wake) -> None:
+        """Call *wake* as soon as it is worth to ask again; at once if it is already."""
         self.wake = wake
         if self.granted:
             wake()
 
-    def wake_up(self) -> None:
-        """It is worth to ask again. The gate calls it, outside of its lock."""
+    def wake_up(self) -> bool:
+        """It is worth to ask again; whether anybody may still do so. The gate calls it, outside of its lock."""
         self.granted = True
         wake = self.wake
-        if wake is not None:
-            wake()
+        return wake is None or wake() is not False
 
     def __repr__(self) -> str:
         return f"<Pass {self.state}{f', {self.wait:.3g} s: {self.why}' if self.wait else ''}>"
