@@ -74,6 +74,11 @@ async def nothing_left(guard: Any, clients: Clients) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+def guard_of(transport: AsyncTransport) -> Any:
+    (host,) = transport._by_host.values()
+    return host.guard
+
+
 @pytest.mark.timeout(120)
 class TestPlainTransports:
     async def test_while_connecting(self):
@@ -83,7 +88,7 @@ class TestPlainTransports:
             url = server.url.replace("http:", "https:")
             async with httpx2.AsyncClient(transport=transport) as client:
                 await cancel_all(lambda: client.get(url))
-                await nothing_left(transport._guard, transport._clients)
+                await nothing_left(guard_of(transport), transport._clients)
 
     async def test_while_sending(self):
         """2,500 cancelled within an upload that nobody reads."""
@@ -91,7 +96,7 @@ class TestPlainTransports:
         with FaultServer(fault_server.silent) as server:
             async with httpx2.AsyncClient(transport=transport) as client:
                 await cancel_all(lambda: client.post(server.url, content=endless()))
-                await nothing_left(transport._guard, transport._clients)
+                await nothing_left(guard_of(transport), transport._clients)
 
     async def test_while_streaming(self):
         """2,500 cancelled within a body that stalls."""
@@ -105,7 +110,7 @@ class TestPlainTransports:
         with FaultServer(fault_server.stalled_body) as server:
             async with httpx2.AsyncClient(transport=transport) as client:
                 await cancel_all(lambda: read(client, server.url))
-                await nothing_left(transport._guard, transport._clients)
+                await nothing_left(guard_of(transport), transport._clients)
 
 
 @pytest.mark.timeout(120)

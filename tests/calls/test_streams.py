@@ -28,7 +28,8 @@ def one_connection(monkeypatch):
 
 
 def held(transport: Any) -> tuple[int, int, str]:
-    guard = transport._guard
+    (host,) = transport._by_host.values()
+    guard = host.guard
     return guard.bulkhead.busy, guard.bulkhead.waiting, guard.breaker.state
 
 
@@ -62,8 +63,9 @@ async def test_a_cancelled_stream_leaves_nothing():
 
 async def test_a_probe_cancelled_in_its_body_frees_its_lease():
     """A half-open breaker whose probe is cancelled while its body is read lets the next call probe."""
-    transport = AsyncTransport(POLICY)
-    breaker = transport._guard.breaker
+    transport = AsyncTransport(POLICY, name="probed", guards=Guards())
+    assert transport._one
+    breaker = transport._one.guard.breaker
     assert breaker
     breaker._enter("half_open")
     with FaultServer(fault_server.stalled_body) as server:
@@ -117,7 +119,7 @@ def test_a_truncated_body(colour):
         with pytest.raises(errors.ConnectionLost) as caught:
             request(colour, POLICY, "GET", server.url, transport=transport)
         assert isinstance(caught.value, httpx2.TransportError)
-        assert (caught.value.service, caught.value.operation) == ("http", "GET")
+        assert (caught.value.service, caught.value.operation) == (server.url.partition("//")[2].rstrip("/"), "GET")
     assert held(transport) == (0, 0, "open")
 
 

@@ -126,6 +126,21 @@ class Guards:
                 self._unlinked[guard] = name, policy
             return guard
 
+    def forget(self, name: str, policy: Policy) -> None:
+        """Drop the state of *name* as far as *policy* uses it; who holds it keeps it. For hosts without a name of their
+        own, whose number has no bound.
+        """
+        with self._lock:
+            self._gates.pop((name, (policy.rates, False)), None)
+            if policy.breaker is not None:
+                self._breakers.pop((name, policy.breaker), None)
+            if policy.bulkhead is not None:
+                self._bulkheads.pop((name, policy.bulkhead), None)
+            if policy.retry is not None and policy.retry.budget is not None:
+                self._budgets.pop((name, "", policy.retry.budget), None)
+            if policy.admission is not None:
+                self._admissions.pop((name, "", policy.admission), None)
+
     def share(self, store: str | SharedStore) -> None:
         """Share the state with all processes that name the same Redis or Valkey server, from now on: breakers, rate
         gates and retry budgets. While the server is away each process goes by its own.

@@ -8,7 +8,7 @@ given up is RateLimited.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
@@ -19,13 +19,21 @@ from moorline.calls.drivers import drive, drive_async
 from moorline.calls.effects import Effect
 from moorline.calls.engine import Pipeline
 from moorline.calls.express import Begun, begin
-from moorline.calls.guards import PROCESS, Guards
+from moorline.calls.guards import PROCESS, Guard, Guards
+from moorline.calls.hosts import ByHost
 from moorline.calls.plain import LIMITS, AsyncPlainWire, PlainContext, Seen, SyncPlainWire, restore
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
 __all__ = ["AsyncTransport", "Transport"]
+
+
+class _Named(NamedTuple):
+    """What the requests of one name, given or of a host, have in common: their state, and their class."""
+
+    guard: Guard
+    context: type[PlainContext]
 
 
 class _Base:
@@ -56,33 +64,39 @@ class _Base:
             )
         self._needs(wire, kind)
         self._policy = policy or Policy()
-        self._name = name or "http"
+        self._name = name
         # Without a name there is nothing to share the state with.
         self._guards = guards or (PROCESS if name and clock is None else Guards(clock) if clock else Guards())
-        self._guard = self._guards.guard(self._name, self._policy)
         self._clock = self._guards.clock
-        body = AsyncBody if isinstance(self, httpx2.AsyncBaseTransport) else SyncBody
-        self._context = PlainContext.of_transport(body, self._name, self._policy, self._guard, self._clock)
+        self._one = self._under(name) if name else None
+        self._by_host: ByHost[tuple[str, int | None], _Named] = ByHost(
+            lambda at: self._under(_host(*at)), lambda at: self._guards.forget(_host(*at), self._policy)
+        )
         self._wire = wire
         self._given = None if wire is None else self._carried(wire)
         self._addresses = addresses
         self._clients = Clients(addresses)
 
-    def _at_once(self, request: httpx2.Request) -> Begun | None:
+    def _under(self, name: str) -> _Named:
+        body = AsyncBody if isinstance(self, httpx2.AsyncBaseTransport) else SyncBody
+        guard = self._guards.guard(name, self._policy)
+        return _Named(guard, PlainContext.of_transport(body, name, self._policy, guard, self._clock))
+
+    def _at_once(self, request: httpx2.Request, guard: Guard) -> Begun | None:
         """What the request holds where nothing stands in its way; its body is in memory then, its address nobody's
         concern.
         """
         if type(request.stream) is not httpx2.ByteStream or self._addresses is not None:
             return None
-        return begin(self._guard, self._policy, self._clock)
+        return begin(guard, self._policy, self._clock)
 
-    def _is_over(self, response: httpx2.Response, begun: Begun) -> bool:
+    def _is_over(self, response: httpx2.Response, begun: Begun, guard: Guard) -> bool:
         """Whether *response* is a good one that is complete: then nothing is held any longer."""
         if response.status_code >= 300 or not response.is_stream_consumed or not LIMITS.quiet(response.headers.raw):
             return False
         begun[0].success(self._clock.monotonic() - begun[1])
-        if self._guard.admission is not None:
-            self._guard.admission.leave()
+        if guard.admission is not None:
+            guard.admission.leave()
         return True
 
     def _steps(
@@ -94,9 +108,9 @@ class _Base:
             return pipeline.run()
         return pipeline.resume(begun, context, Seen(first) if isinstance(first, httpx2.Response) else first)
 
-    def _begin(self, request: httpx2.Request) -> PlainContext:
+    def _begin(self, made: type[PlainContext], request: httpx2.Request) -> PlainContext:
         """The request for the engine. Raises InvalidRequest, in httpx2's kind, for an address that is not allowed."""
-        context = self._context(request, request.extensions.get("timeout"))
+        context = made(request, request.extensions.get("timeout"))
         if self._addresses is not None:
             try:
                 self._addresses.check_url(str(request.url))
@@ -116,11 +130,17 @@ class _Base:
             )
 
     def __repr__(self) -> str:
-        return f"<moorline {type(self).__name__} {self._name!r}>"
+        return f"<moorline {type(self).__name__} {self._name or 'by host'!r}>"
+
+
+def _host(host: str, port: int | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return (host if port is None else f"{host}:{port}") or "http"
 
 
 class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
-    """The pipeline for ``httpx2.AsyncClient``. *name* shares breaker and limits with all that use the same name.
+    """The pipeline for ``httpx2.AsyncClient``. *name* shares breaker and limits with all that use the same name;
+    without one, each host has its own.
 
     *wire* is the transport underneath (httpx2's own, one per event loop, by default). *addresses* keeps requests for
     addresses that come from users to public ones; redirects that the client follows are checked like any request.
@@ -134,9 +154,13 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
         wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
-        begun = self._at_once(request)
+        named = self._one
+        if named is None:
+            at = request.url._uri_reference  # noqa: SLF001 (what is public of it costs ten times the look-up)
+            named = self._by_host[at.host, at.port]
+        begun = self._at_once(request, named.guard)
         if begun is None:
-            return await self._piped(self._begin(request), wire)
+            return await self._piped(self._begin(named.context, request), wire)
         extensions = request.extensions
         given = extensions.get("timeout")
         answer: httpx2.Response | BaseException
@@ -145,10 +169,10 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
         except BaseException as error:  # noqa: BLE001 (the pipeline raises it, or what it means)
             answer = error
         else:
-            if self._is_over(answer, begun):
+            if self._is_over(answer, begun, named.guard):
                 restore(extensions, given)
                 return answer
-        return await self._piped(self._context(request, given), wire, begun, answer)
+        return await self._piped(named.context(request, given), wire, begun, answer)
 
     async def _piped(
         self,
@@ -178,9 +202,13 @@ class Transport(_Base, httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
         wire = self._given or SyncPlainWire(self._clients.blocking())
-        begun = self._at_once(request)
+        named = self._one
+        if named is None:
+            at = request.url._uri_reference  # noqa: SLF001 (what is public of it costs ten times the look-up)
+            named = self._by_host[at.host, at.port]
+        begun = self._at_once(request, named.guard)
         if begun is None:
-            return self._piped(self._begin(request), wire)
+            return self._piped(self._begin(named.context, request), wire)
         extensions = request.extensions
         given = extensions.get("timeout")
         answer: httpx2.Response | BaseException
@@ -189,10 +217,10 @@ class Transport(_Base, httpx2.BaseTransport):
         except BaseException as error:  # noqa: BLE001 (as above)
             answer = error
         else:
-            if self._is_over(answer, begun):
+            if self._is_over(answer, begun, named.guard):
                 restore(extensions, given)
                 return answer
-        return self._piped(self._context(request, given), wire, begun, answer)
+        return self._piped(named.context(request, given), wire, begun, answer)
 
     def _piped(
         self,

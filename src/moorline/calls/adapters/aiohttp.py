@@ -29,6 +29,7 @@ from moorline.calls.effects import Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.exchange import IDEMPOTENT
 from moorline.calls.guards import Guard, Guards
+from moorline.calls.hosts import guards_by_host
 from moorline.calls.timer import Timer
 from moorline.clock import Clock
 from moorline.errors import (
@@ -72,7 +73,7 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
     Raises ConfigurationError naming the argument.
     """
     chosen, shared = checked("aiohttp.middleware", policy, name, guards)
-    guard = shared.guard(name, chosen) if name else None
+    hosts = guards_by_host(shared, chosen)
 
     async def through_pipeline(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if _under_way.get() is request:
@@ -80,8 +81,7 @@ def middleware(policy: Policy | None = None, *, name: str | None = None, guards:
                 "middlewares: moorline is in there twice, and retries would multiply; leave one of the two out"
             )
         called = name or request.url.authority
-        state = guard or shared.guard(called, chosen)
-        call = _Call(request, called, _in_time(request, chosen, shared.clock), shared, state)
+        call = _Call(request, called, _in_time(request, chosen, shared.clock), shared, hosts[called])
         token = _under_way.set(request)
         try:
             answer = await drive_async(Pipeline(call).run(), _Wire(handler), call.clock)

@@ -24,7 +24,8 @@ from moorline.calls.adapters.httpx_bodies import WIRE_ERRORS, AsyncBody, Body
 from moorline.calls.drivers import drive, drive_async
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.engine import Pipeline
-from moorline.calls.guards import Guard, Guards
+from moorline.calls.guards import Guards
+from moorline.calls.hosts import guards_by_host
 from moorline.calls.timer import Timer
 from moorline.calls.wires import timeouts
 from moorline.errors import (
@@ -77,17 +78,14 @@ class _Base:
         if wire is not None:
             refuse_doubles(wire)
         self._wire = wire
-        self._known: dict[str, Guard] = {}
+        self._hosts = guards_by_host(self._guards, self._policy)
 
     def _context(self, request: httpx.Request) -> _Context:
         name = self._name or request.url.netloc.decode("ascii") or "http"
-        guard = self._known.get(name)
-        if guard is None:
-            guard = self._known[name] = self._guards.guard(name, self._policy)
         return _Context(
             request,
             name=name,
-            guard=guard,
+            guard=self._hosts[name],
             policy=self._policy,
             guards=self._guards,
             key_header=self._key_header,

@@ -29,6 +29,7 @@ from moorline.calls.drivers import drive
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
+from moorline.calls.hosts import guards_by_host
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
@@ -80,6 +81,7 @@ class Adapter(HTTPAdapter):
         **options: Any,
     ) -> None:
         self._policy, self._guards = checked("requests.Adapter", policy, name, guards)
+        self._hosts = guards_by_host(self._guards, self._policy)
         self._name = name
         self._key_header = idempotency_header
         self._statuses = statuses
@@ -90,6 +92,7 @@ class Adapter(HTTPAdapter):
         """A copy in another process has that one's registry."""
         super().__setstate__(state)  # type: ignore[misc]  # the stubs leave it out
         self._guards = checked("requests.Adapter", self._policy, self._name, None)[1]
+        self._hosts = guards_by_host(self._guards, self._policy)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: FBT001, FBT002
         """The pools, with clamped connections."""
@@ -115,11 +118,13 @@ class Adapter(HTTPAdapter):
     ) -> requests.Response:
         """The response, its body unread. Raises CallError, which is also a RequestException."""
         refuse_doubles(self)  # somebody may have changed it since
+        name = self._name or _host(request.url or "")
         context = _Context(
             request,
-            name=self._name or _host(request.url or ""),
+            name=name,
             policy=self._policy,
             guards=self._guards,
+            guard=self._hosts[name],
             key_header=self._key_header,
             statuses=self._statuses,
         )
