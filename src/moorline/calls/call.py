@@ -194,6 +194,7 @@ class Call(Generic[T]):
         tenant: str | Unset | None = UNSET,
         hedge: float | Hedge | Unset | None = UNSET,
         coalesce: bool | Unset | None = UNSET,
+        cost: float | Unset | None = UNSET,
     ) -> Call[T]:
         """The same Call with options: *timeout* bounds the whole call, *attempt_timeout* each attempt (seconds;
         None: no bound).
@@ -201,13 +202,14 @@ class Call(Generic[T]):
         *retry* is a number of retries, a Retry, or None for none. *idempotency_key* replaces the minted one;
         *headers* are added. *tenant* names who it is for: what is kept or limited by tenant is kept apart. *hedge* is
         a number of seconds after which a read is sent a second time, and the first answer taken (or a Hedge);
-        *coalesce* lets equal reads that are under way at the same time share one request.
+        *coalesce* lets equal reads that are under way at the same time share one request. *cost* is what each attempt
+        takes from rate limits, where the usual operation takes 1.
 
         Raises ConfigurationError naming the option, also for a key where the service honours none, and for a hedge or
         sharing of what is no read.
         """
         given: dict[str, Any] = {"timeout": timeout, "attempt_timeout": attempt_timeout, "retry": retry}
-        given |= {"tenant": tenant, "coalesce": coalesce}
+        given |= {"tenant": tenant, "coalesce": coalesce, "cost": cost}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not UNSET}
         if headers is not None:
             changes["headers"] = {**self.options.headers, **headers}

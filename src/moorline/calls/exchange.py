@@ -12,6 +12,7 @@ from moorline.calls.dialects import check_header
 from moorline.calls.forms import encode_form
 from moorline.calls.upload import Upload
 from moorline.errors import Attempt, BadAnswer, ConfigurationError
+from moorline.policies.checks import check_seconds
 
 __all__ = ["Exchange", "Page", "Plan"]
 
@@ -139,9 +140,11 @@ class Plan(Generic[T_co]):
 
     *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
-    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON.
+    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON. *cost* is what
+    each attempt takes from the limits of the service and from our own, where the usual operation takes 1.
 
-    Raises ConfigurationError for a method that is none, several bodies, or a body on a GET.
+    Raises ConfigurationError for a method that is none, several bodies, a body on a GET, or a cost that is no positive
+    number.
     """
 
     method: str
@@ -155,9 +158,12 @@ class Plan(Generic[T_co]):
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
     blank: bool = False
+    cost: float = 1.0
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.cost != 1.0:
+            check_seconds("Plan", "cost", self.cost)
         if self.method not in METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.headers:

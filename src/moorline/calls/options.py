@@ -30,7 +30,7 @@ UNSET: Final = Unset()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``Call.using`` changed. UNSET leaves the service's policy as it is, as None does for the last three."""
+    """What ``Call.using`` changed. UNSET leaves the service's policy as it is, as None does for the last four."""
 
     timeout: float | Unset | None = UNSET
     attempt_timeout: float | Unset | None = UNSET
@@ -39,6 +39,7 @@ class Options:
     tenant: str | None = None
     hedge: Hedge | None = None
     coalesce: bool | None = None
+    cost: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "attempt_timeout"):
@@ -59,6 +60,8 @@ class Options:
             raise ConfigurationError(f"using.hedge must be seconds, a Hedge or None, not {type(self.hedge).__name__}")
         if self.coalesce is not None and not isinstance(self.coalesce, bool):
             raise ConfigurationError(f"using.coalesce must be True, False or None, not {type(self.coalesce).__name__}")
+        if self.cost is not None:
+            check_seconds("using", "cost", self.cost)
 
     def applied(self, policy: Policy) -> Policy:
         """*policy* with these changes."""
@@ -89,7 +92,7 @@ class Options:
             payload["headers"] = dict(self.headers)
         if self.hedge is not None:
             payload["hedge"] = {each.name: getattr(self.hedge, each.name) for each in fields(Hedge)}
-        for name in ("tenant", "coalesce"):
+        for name in ("tenant", "coalesce", "cost"):
             if getattr(self, name) is not None:
                 payload[name] = getattr(self, name)
         return payload

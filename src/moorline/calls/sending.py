@@ -86,7 +86,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self.policy, self.guard, self.limits = policy, guard, service.limits
         self.idempotent = plan.method in IDEMPOTENT if plan.repeatable is None else plan.repeatable
         self.key = key = call.idempotency_key
-        self.retried, self.random, self.cost = service.errors.retry, random.random, 1.0
+        self.retried, self.random = service.errors.retry, random.random
+        self.cost = plan.cost if call.options.cost is None else call.options.cost
         self.story = call.sending()
         self._service = service
         self._call = call

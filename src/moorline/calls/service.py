@@ -200,7 +200,7 @@ class Service:
     # What operations are made of -------------------------------------------------------------------------------------
 
     def get(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
-        """A GET of *path*; further arguments are those of Plan: ``query``, ``headers``, …."""
+        """A GET of *path*; further arguments are those of Plan: ``query``, ``headers``, ``cost``, …."""
         return Plan("GET", path, parse, **plan)
 
     def post(self, path: str, *, parse: Callable[[Exchange], T], **plan: Any) -> Plan[T]:
