@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import httpx2
 
+from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.bodies import AsyncBody, SyncBody
 from moorline.calls.clients import Clients
@@ -63,6 +64,7 @@ class _Base:
                 f"{kind}.addresses needs our own wire, as it decides where connections go; give one"
             )
         self._needs(wire, kind)
+        refuse_doubles(wire)
         self._policy = policy or Policy()
         self._name = name
         # Without a name there is nothing to share the state with.

@@ -7,6 +7,7 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
+from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.clients import Clients, PoolUnusable
 from moorline.errors import ConfigurationError
 from moorline.telemetry import logger
@@ -52,6 +53,7 @@ class Wires:
                 raise ConfigurationError(
                     f"{owner}.wire must be one of {', '.join(WIRES)}, or an httpx2 transport, not {type(wire).__name__}"
                 )
+            refuse_doubles(wire)
             self._transport, self._named = wire, "httpx2"
         self._given: AsyncWire | None = None  # that of a transport which was given
         self._fast: Pools[Any, Any] | None = None

@@ -7,6 +7,7 @@ import aiohttp_retry
 import botocore.config
 import botocore.session
 import httpx
+import httpx2
 import pytest
 import requests
 import slack_sdk
@@ -17,10 +18,12 @@ import twilio.rest
 import urllib3
 from requests.adapters import HTTPAdapter
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
+from tests.calls.ledger import Ledger
 
 from moorline import errors
 from moorline.calls.adapters.doubles import doubles, refuse_doubles, retries_of, switch_off
 from moorline.calls.adapters.requests import Adapter
+from moorline.transport import AsyncTransport, Transport
 
 SID = "AC00000000000000000000000000000000"
 
@@ -124,6 +127,19 @@ def test_retries_that_only_their_owner_can_switch_off_are_refused():
     """The retries of botocore are wired up when the client is made."""
     with pytest.raises(errors.ConfigurationError, match="total_max_attempts"):
         switch_off(aws())
+
+
+@pytest.mark.parametrize("kind", [httpx2.HTTPTransport, httpx2.AsyncHTTPTransport])
+def test_a_wire_of_our_own_that_retries_is_refused(kind):
+    """An httpx2 transport with retries of its own is no wire for a transport of ours, nor for a service."""
+    wire = kind(retries=3, verify=False)
+    ours: Any = Transport if kind is httpx2.HTTPTransport else AsyncTransport
+    for make in (lambda: ours(wire=wire), lambda: Ledger("key", wire=wire)):
+        with pytest.raises(errors.ConfigurationError, match=r"HTTPTransport\(retries=\.\.\.\) is 3.*leave retries out"):
+            make()
+    single = kind(verify=False)
+    ours(wire=single)
+    Ledger("key", wire=single)
 
 
 async def test_aiohttp_retry_is_found():
