@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
 from moorline import redaction, registry
@@ -332,25 +331,7 @@ class Moorline:
     def _policy(self, name: str, policy: Policy) -> Policy:
         """*policy* with what ``[services.NAME]`` says otherwise."""
         given = self.settings.services.get(name)
-        if given is None:
-            return policy
-        if given.deadline is not None:
-            policy = replace(policy, deadline=given.deadline)
-        if given.attempt_timeout is not None:
-            policy = replace(policy, attempt_timeout=given.attempt_timeout)
-        if given.retries is not None and policy.retry is not None:
-            policy = replace(policy, retry=replace(policy.retry, retries=given.retries))
-        if policy.breaker is not None:
-            breaker = policy.breaker
-            policy = replace(
-                policy,
-                breaker=replace(
-                    breaker,
-                    failures=given.breaker_failures or breaker.failures,
-                    reset=given.breaker_reset or breaker.reset,
-                ),
-            )
-        return policy
+        return policy if given is None else given.applied(policy)
 
     def _webhook_secrets(self, service: str) -> Sequence[Secret | str]:
         scheme = scheme_named(service)

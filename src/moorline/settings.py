@@ -6,10 +6,12 @@ Each error names the key as it is written in the file and as it is spelled in th
 from __future__ import annotations
 
 import os
+import re
 import tomllib
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -23,6 +25,11 @@ from pydantic_settings import (
 
 from moorline.calls.wiring import Wire
 from moorline.errors import ConfigurationError
+from moorline.policies.breaker import Breaker
+from moorline.policies.bulkhead import Bulkhead
+from moorline.policies.policy import Policy
+from moorline.policies.rate import RateLimit
+from moorline.policies.retry import Retry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +38,8 @@ __all__ = ["LogSettings", "ServiceSettings", "Settings", "WebhookSettings", "Wor
 
 FILE = "moorline.toml"
 PREFIX = "MOORLINE_"
+
+P = TypeVar("P", Policy, Retry, Breaker, Bulkhead)
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -95,8 +104,50 @@ class ServiceSettings(BaseModel):
     """Failures in a row after which the breaker opens."""
     breaker_reset: Seconds | None = None
     """Seconds after which it lets one probe through."""
+    rate: Annotated[tuple[RateLimit, ...] | None, NoDecode, Field(min_length=1)] = None
+    """Our own limits, each as calls/seconds: ``["10/1", "1000/3600"]``; in the environment separated by commas."""
+    bulkhead: Annotated[int, Field(ge=1)] | None = None
+    """Attempts in flight at a time; one more is refused, or waits where the service's policy has a queue."""
+    admission: Annotated[int, Field(ge=1)] | None = None
+    """Calls under way at a time, those that wait included; one more is refused."""
+    retry_budget: Annotated[float, Field(ge=0)] | None = None
+    """The part of the calls that may be repeats: 0.2 allows 20 %, and one a second besides."""
     wire: Wire | None = None
     """The library that speaks HTTP, where it is another than for the rest."""
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _limits(cls, value: object) -> object:
+        given = value.split(",") if isinstance(value, str) else value
+        return tuple(_limit(one) for one in given) if isinstance(given, (list, tuple)) else given
+
+    def applied(self, policy: Policy) -> Policy:
+        """*policy* with what is said here otherwise."""
+        own: dict[str, Any] = {"deadline": self.deadline, "attempt_timeout": self.attempt_timeout, "rate": self.rate}
+        own |= {"admission": self.admission}
+        if policy.retry is not None:
+            own["retry"] = _changed(policy.retry, retries=self.retries, budget=self.retry_budget)
+        if policy.breaker is not None:
+            own["breaker"] = _changed(policy.breaker, failures=self.breaker_failures, reset=self.breaker_reset)
+        if self.bulkhead is not None:
+            own["bulkhead"] = _changed(policy.bulkhead or Bulkhead(self.bulkhead), limit=self.bulkhead)
+        return _changed(policy, **own)
+
+
+_LIMIT: Final = re.compile(r"([0-9]{1,9})/([0-9]{1,9}(?:\.[0-9]{1,6})?)")
+
+
+def _limit(text: object) -> RateLimit:
+    """The limit that *text* says. Raises ValueError."""
+    found = _LIMIT.fullmatch(text.strip()) if isinstance(text, str) else None
+    if found is None or not int(found[1]) or not float(found[2]):
+        raise ValueError('each limit must be calls/seconds, both more than zero, such as "100/60"')
+    return RateLimit(int(found[1]), per=float(found[2]))
+
+
+def _changed(part: P, **given: Any) -> P:
+    """*part* of a policy with those values that are given."""
+    return replace(part, **{name: value for name, value in given.items() if value is not None})
 
 
 class Settings(BaseSettings):

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.errors import ConfigurationError
+from moorline import Moorline
+from moorline.calls.guards import Guards
+from moorline.errors import ConfigurationError, RateLimited
+from moorline.policies.bulkhead import Bulkhead
+from moorline.policies.policy import Policy
+from moorline.policies.rate import RateLimit
+from moorline.policies.retry import Retry
 from moorline.settings import load
 
 if TYPE_CHECKING:
@@ -41,6 +47,12 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_file(
         ("MOORLINE_WORKER__LEESE", "3", "worker.leese"),
         ("MOORLINE_WEBHOOKS__MAX_BODY", "big", "webhooks.max_body"),
         ("MOORLINE_SERVICES__STRIPE__RETRIES", "-1", "services.stripe.retries"),
+        ("MOORLINE_SERVICES__STRIPE__RATE", "100", r'services.stripe.rate .*such as "100/60"'),
+        ("MOORLINE_SERVICES__STRIPE__RATE", "10/1,0/60", r'services.stripe.rate .*such as "100/60"'),
+        ("MOORLINE_SERVICES__STRIPE__RATE", "", "services.stripe.rate"),
+        ("MOORLINE_SERVICES__STRIPE__BULKHEAD", "0", "services.stripe.bulkhead"),
+        ("MOORLINE_SERVICES__STRIPE__ADMISSION", "0", "services.stripe.admission"),
+        ("MOORLINE_SERVICES__STRIPE__RETRY_BUDGET", "-0.1", "services.stripe.retry_budget"),
         ("MOORLINE_DATABSE_URL", "sqlite:///x", "did you mean MOORLINE_DATABASE_URL"),
         ("MOORLINE_LOG__FORMAT", "xml", "log.format"),
         ("MOORLINE_QUEUE_URL", "redis://127.0.0.1", "queue_url"),
@@ -77,6 +89,50 @@ def test_queues_are_separated_by_commas_in_the_environment(monkeypatch: pytest.M
     """As people write lists in a shell."""
     monkeypatch.setenv("MOORLINE_WORKER__QUEUES", "default, mail")
     assert load().worker.queues == ("default", "mail")
+
+
+@pytest.mark.parametrize("rate", ['["10/1", "1000/3600"]', '"10/1, 1000/3600"'])
+def test_limits_of_a_service(rate: str, tmp_path: Path) -> None:
+    """Our own limits, and how much is in flight, under way and repeated, are settings of a service."""
+    (tmp_path / "moorline.toml").write_text(
+        f"[services.ledger]\nrate = {rate}\nbulkhead = 5\nadmission = 50\nretry_budget = 0.1\n"
+    )
+    policy = load().services["ledger"].applied(Policy())
+    assert policy.rates == (RateLimit(10, per=1), RateLimit(1000, per=3600))
+    assert (policy.bulkhead, policy.admission) == (Bulkhead(5), 50)
+    assert policy.retry == Retry(budget=0.1)
+    assert (policy.deadline, policy.breaker) == (Policy().deadline, Policy().breaker)
+
+
+def test_a_policy_keeps_what_no_setting_names(tmp_path: Path) -> None:
+    """A bulkhead keeps its queue when its limit is set; a part that a policy switches off is not switched on."""
+    (tmp_path / "moorline.toml").write_text("[services.ledger]\nbulkhead = 5\nretry_budget = 0.1\nretries = 3\n")
+    policy = Policy(bulkhead=Bulkhead(2, queue=7), retry=None, rate=RateLimit(3))
+    applied = load().services["ledger"].applied(policy)
+    assert (applied.bulkhead, applied.retry, applied.rate) == (Bulkhead(5, queue=7), None, RateLimit(3))
+
+
+def test_a_limit_of_the_environment_holds_in_the_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard of an application keeps to the limit that the environment names: the second call is refused unsent."""
+    monkeypatch.setenv("MOORLINE_SERVICES__LEDGER__RATE", "1/3600")
+    monkeypatch.setenv("MOORLINE_SERVICES__LEDGER__DEADLINE", "5")
+    guard = Moorline(settings=load()).guard("ledger", guards=Guards())
+    assert guard.call(len, "abc") == 3
+    with pytest.raises(RateLimited, match="our own rate limit of 1 in 3600 s"):
+        guard.call(len, "abc")
+
+
+async def test_a_limit_of_the_environment_holds_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, for an asynchronous function."""
+
+    async def count(text: str) -> int:
+        return len(text)
+
+    monkeypatch.setenv("MOORLINE_SERVICES__LEDGER__RATE", "1/3600")
+    guard = Moorline(settings=load()).guard("ledger", guards=Guards())
+    assert await guard.call(count, "abc") == 3
+    with pytest.raises(RateLimited, match="our own rate limit of 1 in 3600 s"):
+        await guard.call(count, "abc")
 
 
 @given(value=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
