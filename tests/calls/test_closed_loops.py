@@ -36,12 +36,12 @@ class Deserters:
             loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         for task in tasks:
-            task._log_destroy_pending = False  # it is meant to be
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is meant to be
         self.tasks += tasks
 
     def end(self) -> None:
         for task in self.tasks:
-            task.get_coro().close()  # type: ignore[union-attr]
+            task.get_coro().close()
 
 
 async def answer() -> int:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from email.utils import formatdate
 
 import pytest
 from hypothesis import example, given
@@ -209,14 +210,27 @@ def test_the_wait_that_is_asked_for(headers, seconds):
 
 
 def test_the_clock_of_the_service():
-    """Absolute times are read by the Date of the answer where it differs from our clock by more than 2 s, so that a wrong clock sends nothing early."""
+    """Absolute times are read by the Date of the answer where it has one, so that a wrong clock of ours sends nothing early."""
     late, close = "Fri, 15 Jan 2027 07:59:00 GMT", "Fri, 15 Jan 2027 07:59:59 GMT"
     date = "Fri, 15 Jan 2027 08:00:10 GMT"
     assert USUAL.asked_wait(Headers(429, retry_after=date, date=late), NOW) == 70
-    assert USUAL.asked_wait(Headers(429, retry_after=date, date=close), NOW) == 10
+    assert USUAL.asked_wait(Headers(429, retry_after=date, date=close), NOW) == 11
     assert USUAL.asked_wait(Headers(429, retry_after=date, date="nonsense"), NOW) == 10
     spent = Headers(x_ratelimit_remaining="0", x_ratelimit_reset="1800000010", date=late)
     assert USUAL.exhausted(spent, NOW) == 70
+
+
+@given(st.floats(-3.0, 3.0), st.floats(0.0, 1.0), st.integers(1, 3600))
+@example(-1.9, 0.0, 10)
+def test_no_skew_of_the_clocks_makes_a_wait_too_short(skew, part, seconds):
+    """However far apart the clocks are, a wait until a date ends at that date of the service's clock or up to a second later."""
+    theirs = NOW + part + skew
+    until = math.floor(theirs + seconds)
+    date, named = (formatdate(math.floor(moment), usegmt=True) for moment in (theirs, until))
+    for headers in ({"retry_after": named}, {"x_ratelimit_remaining": "0", "x_ratelimit_reset": str(until)}):
+        wait = USUAL.asked_wait(Headers(503, date=date, **headers), NOW + part)
+        assert wait is not None
+        assert max(until - theirs, 0.0) <= wait <= max(until - theirs, 0.0) + 1
 
 
 @pytest.mark.parametrize(

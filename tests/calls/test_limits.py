@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import threading
 import time
+from email.utils import formatdate
 from typing import Any
 
 import httpx2
@@ -38,6 +39,47 @@ def test_a_date_in_retry_after(colour):
     script.answers[0] = (503, {"retry-after": date}, b"")
     run(colour, script.service().read("1"))
     assert script.times[1] == pytest.approx(9, abs=1e-3)
+
+
+@both
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("said", ["retry-after", "x-reset"])
+def test_a_service_whose_clock_is_behind(colour, status, said):
+    """A date, or an epoch reset, of a service whose clock is 1.9 s behind is waited for by its clock, and no less."""
+    script = Script(0, 200)
+    theirs = script.clock.wall() - 1.9
+    until = int(theirs + 10)
+    headers = {"date": formatdate(int(theirs), usegmt=True)}
+    headers |= {"x-left": "0", said: str(until)} if said == "x-reset" else {said: formatdate(until, usegmt=True)}
+    script.answers[0] = (status, headers, b"")
+    run(colour, script.service(retry=Retry(jitter="none")).read("1"))
+    assert script.times[1] >= until - theirs
+
+
+@both
+@pytest.mark.parametrize(
+    "headers",
+    [{"x-left": "0", "x-reset": "7"}, {"ratelimit": '"a";r=0;t=7'}, {"retry-after": "soon", "x-left": "0"}],
+)
+def test_a_503_without_retry_after_may_have_acted(colour, headers):
+    """A 503 that says only that the quota is spent does not repeat a write without a key; a read waits for the reset."""
+    script = Script((503, headers, b""), 200)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        run(colour, script.service(Mail).book(1))
+    assert (len(script.requests), caught.value.retryable) == (1, False)
+    script = Script((503, headers, b""), 200)
+    run(colour, script.service(Mail).read("1"))
+    assert len(script.requests) == 2
+    assert script.times[1] >= (7 - 1e-6 if "retry-after" not in headers else 0)
+
+
+@both
+@pytest.mark.parametrize("named", [{"retry-after": "7"}, {"retry-after-ms": "7000"}])
+def test_a_503_with_retry_after_turned_the_write_away(colour, named):
+    """A 503 that names when to come back was not processed: a write without a key is repeated, no earlier than that."""
+    script = Script((503, {**named, "x-left": "0", "x-reset": "3"}, b""), 200)
+    run(colour, script.service(Mail).book(1))
+    assert (len(script.requests), script.times[1] >= 7 - 1e-6) == (2, True)
 
 
 @both

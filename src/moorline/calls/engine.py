@@ -49,6 +49,7 @@ class Pipeline(Entry[R, A]):
     _attempts: tuple[Attempt, ...] = ()
     _answer: A | None = None  # the last failed answer, whose connection we still hold
     _asked: float | None = None  # the wait that it asked for
+    _named: float | None = None  # the one that its Retry-After named
     _lease: Lease | None = None  # of an attempt that was sent by the express way
     _request: R | None = None  # and what it sent
     _renewed = False
@@ -193,10 +194,11 @@ class Pipeline(Entry[R, A]):
     def _heed(self, answer: A, error: CallError | None, readings: tuple[Reading, ...]) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
         context, gate = self._context, self._guard.gate
-        self._asked = self._agreed = None
+        self._asked = self._named = self._agreed = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()
             self._asked = context.limits.asked_wait(answer, wall)
+            self._named = context.limits.named_wait(answer, wall)
             if self._asked is not None:
                 error.retry_at = wall + self._asked
             if isinstance(error, RateLimited):
@@ -213,7 +215,8 @@ class Pipeline(Entry[R, A]):
 
     def _lost(self, *, sent: bool) -> None:
         """No answer came: what was taken from the rate gate may be used up, or was not used."""
-        self._asked = None if self._answer is None else self._asked
+        if self._answer is None:
+            self._asked = self._named = None
         held = self._held
         if sent:
             self._agreed = None
@@ -298,7 +301,7 @@ class Pipeline(Entry[R, A]):
         if retry is None:
             raise GiveUp("retries are switched off")
         told = None if self._answer is None else context.limits.told_to_retry(self._answer)
-        may_repeat(error, context, told=told, asked=self._asked, replayable=self._replayable)
+        may_repeat(error, context, told=told, named=self._named, replayable=self._replayable)
         if self._retries >= retry.retries:
             raise GiveUp(f"all {retry.retries} retries are used up")
         asked = self._asked or 0.0
@@ -341,7 +344,7 @@ class Pipeline(Entry[R, A]):
         error.service, error.operation = context.service, context.operation
         error.idempotency_key = context.key
         error.attempts = self._attempts
-        error.retryable = worth_later(error, context, unknown=self._unknown, asked=self._asked)
+        error.retryable = worth_later(error, context, unknown=self._unknown, named=self._named)
         return context.raised(error)
 
     def _report(self, error: CallError | None) -> None:

@@ -27,7 +27,6 @@ ResetAs = Literal["auto", "seconds", "milliseconds", "epoch", "epoch_ms"]
 _YEAR: Final = 366 * 86_400.0
 _EPOCH_FROM: Final = 1e9  # a reset above is a time, below a number of seconds
 _EPOCH_MS_FROM: Final = 1e11
-_SKEW: Final = 2.0  # the Date of an answer counts where it differs by more seconds: it has whole ones, and is late
 _LONGEST_VALUE: Final = 1000  # characters; what is longer is no limit
 _NUMBER: Final = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
 _WHOLE: Final = re.compile(r"\d{1,15}")
@@ -114,10 +113,13 @@ _date: Final = lru_cache(maxsize=64)(_moment)  # a service's Date changes once a
 
 
 def _server_time(answer: Headed, now: float) -> float:
-    """*now* by the clock of the service, as its Date has it, for what it names in absolute time."""
+    """*now* by the clock of the service, for what it names in absolute time; ours where its answer has no Date.
+
+    A Date has whole seconds, cut off, so that what is counted from it ends up to a second late, and never early.
+    """
     date = answer.header("date")
     moment = _date(date.strip()) if date and len(date) < 40 and not date[0].isdigit() else None
-    return now if moment is None or abs(moment - now) <= _SKEW else moment
+    return now if moment is None else moment
 
 
 # Structured fields ---------------------------------------------------------------------------------------------------
@@ -381,15 +383,19 @@ class RateLimitHeaders:
             return ()  # from a cache on the way: what it says is past (section 7.3 of the draft)
         return found
 
-    def asked_wait(self, answer: Headed, now: float) -> float | None:
-        """The seconds after which the service wants to be asked again; None when it named none. *now* is epoch
-        seconds.
-        """
+    def named_wait(self, answer: Headed, now: float) -> float | None:
+        """The seconds that ``Retry-After`` or ``retry-after-ms`` names, or None. *now* is epoch seconds."""
         milliseconds = number(answer.header("retry-after-ms"))
         if milliseconds is not None and milliseconds / 1000 <= _YEAR:
             return milliseconds / 1000
         named = answer.header("retry-after")
-        seconds = None if named is None else seconds_until(named, _server_time(answer, now))
+        return None if named is None else seconds_until(named, _server_time(answer, now))
+
+    def asked_wait(self, answer: Headed, now: float) -> float | None:
+        """The seconds after which the service wants to be asked again, by a name or by the reset of what is spent; None
+        when it says neither. *now* is epoch seconds.
+        """
+        seconds = self.named_wait(answer, now)
         if seconds is None:
             seconds = self.exhausted(answer, now)
         if seconds is None and self.silent is not None and getattr(answer, "status", None) in _LIMITED:

@@ -62,7 +62,7 @@ class _StreamContext(ServiceContext):
         error = honest(error, idempotent=self.idempotent, unknown=False)
         error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
         error.status, error.request_id, error.attempts = answer.status, answer.request_id, answer.attempts
-        error.retryable = worth_later(error, self, unknown=False, asked=None)
+        error.retryable = worth_later(error, self, unknown=False, named=None)
         return error
 
     def failed(self, error: BaseException) -> CallError:

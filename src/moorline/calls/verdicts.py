@@ -34,12 +34,12 @@ class GiveUp(Exception):
 
 
 def may_repeat(
-    error: CallError, context: CallContext[Any, Any], *, told: bool | None, asked: float | None, replayable: bool
+    error: CallError, context: CallContext[Any, Any], *, told: bool | None, named: float | None, replayable: bool
 ) -> None:
     """Raise GiveUp unless another attempt is sensible, and safe: repeatable, or certainly not processed.
 
-    *told* is what the service's own should-retry header says, *asked* the wait that it asked for, *replayable* whether
-    the body can be sent again.
+    *told* is what the service's own should-retry header says, *named* the wait in its ``Retry-After``, *replayable*
+    whether the body can be sent again.
     """
     if not replayable:
         raise GiveUp("the body cannot be sent a second time")
@@ -51,7 +51,7 @@ def may_repeat(
         raise GiveUp("it cannot be sent as it is")
     if told is False:
         raise GiveUp("the service says not to try again")
-    if refused(error, asked) or error.outcome == "not_sent":
+    if refused(error, named) or error.outcome == "not_sent":
         return
     if not _safe(context):
         raise GiveUp(f"it may have acted: {context.operation} carries no idempotency key")
@@ -59,9 +59,12 @@ def may_repeat(
         raise GiveUp("the same request would get the same answer")
 
 
-def refused(error: CallError, asked: float | None) -> bool:
-    """Whether the service turned the request away unread, and said when to come back."""
-    return isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and asked is not None)
+def refused(error: CallError, named: float | None) -> bool:
+    """Whether the service turned the request away unread: a limit, or a 503 whose ``Retry-After`` *named* a wait.
+
+    A quota that is spent says nothing of the kind: the last request that it allowed may have failed half-way.
+    """
+    return isinstance(error, RateLimited) or (error.status == _UNAVAILABLE and named is not None)
 
 
 def _safe(context: CallContext[Any, Any]) -> bool:
@@ -107,12 +110,12 @@ def honest(error: CallError, *, idempotent: bool, unknown: bool) -> CallError:
     return told
 
 
-def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bool, asked: float | None) -> bool:
+def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bool, named: float | None) -> bool:
     """Whether the same Call, sent again later, is safe and sensible."""
     if isinstance(error, CallerFault) and error.outcome == "not_sent":
         return False
     safe = _safe(context)
-    if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or refused(error, asked):
+    if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or refused(error, named):
         return safe or not unknown
     if isinstance(error, OutcomeUnknown):
         return context.key is not None
