@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx2
 
-from moorline.calls.effects import Lease
 from moorline.calls.timer import BodyTimer
-from moorline.calls.wires import WIRE_ERRORS, raise_translated
+from moorline.calls.watching import Watch
+from moorline.calls.wires import WIRE_ERRORS
 from moorline.errors import CallError
 
 if TYPE_CHECKING:
     from moorline.calls.plain import PlainContext
 
-__all__ = ["AsyncBody", "SyncBody", "Watch"]
-
-
-class Watch:
-    """Watches one streamed body: its deadline, its failures, and the lease that ends with it."""
-
-    __slots__ = ("_lease", "context", "deadline")
-
-    def __init__(self, context: PlainContext, lease: Lease | None, deadline: float) -> None:
-        self.context = context
-        self.deadline = deadline
-        self._lease = lease
-
-    def left(self) -> float | None:
-        """Seconds until the deadline, None without one."""
-        return None if math.isinf(self.deadline) else self.deadline - self.context.clock.monotonic()
-
-    def settle(self, *, worked: bool | None) -> None:
-        """Free what the attempt held: the body is over."""
-        if self._lease is not None:
-            self._lease.settle(worked=worked)
-
-    def failed(self, error: BaseException) -> CallError:
-        """What a failure of the wire within the body means."""
-        left = self.left()
-        if isinstance(error, httpx2.TimeoutException) and left is not None and left <= 0.002:
-            late = self.context.late()
-            late.__cause__ = error
-            return late
-        try:
-            raise_translated(error)
-        except CallError as translated:
-            return self.context.blamed(translated)
+__all__ = ["AsyncBody", "SyncBody"]
 
 
 class AsyncBody(httpx2.AsyncByteStream):
@@ -67,7 +34,7 @@ class AsyncBody(httpx2.AsyncByteStream):
             while True:
                 left = watch.left()
                 if left is not None and left <= 0:  # data that is always there at once never lets the timer ring
-                    raise watch.context.late()
+                    raise watch.late()
                 try:
                     with timer:
                         part = await anext(parts)
@@ -75,7 +42,7 @@ class AsyncBody(httpx2.AsyncByteStream):
                     break
                 except WIRE_ERRORS as error:
                     if isinstance(error, TimeoutError) and timer.expired:
-                        raise watch.context.late() from None
+                        raise watch.late() from None
                     raise watch.failed(error) from error
                 yield part
         except CallError:
@@ -103,7 +70,7 @@ class SyncBody(httpx2.SyncByteStream):
     def __init__(self, stream: Any, watch: Watch) -> None:
         self._stream = stream
         self._watch = watch
-        watch.context.clamp_body(watch.deadline)
+        cast("PlainContext", watch.context).clamp_body(watch.deadline)
 
     def __iter__(self) -> Iterator[bytes]:
         watch = self._watch
@@ -112,7 +79,7 @@ class SyncBody(httpx2.SyncByteStream):
                 for part in self._stream:
                     left = watch.left()
                     if left is not None and left <= 0:
-                        raise watch.context.late()
+                        raise watch.late()
                     yield part
             except WIRE_ERRORS as error:
                 if isinstance(error, CallError):

@@ -231,8 +231,14 @@ class CallContext(Generic[R, A]):
         raise NotImplementedError
 
     def unsuccessful(self, answer: A, error: CallError, deadline: float) -> A | None:  # noqa: ARG002
-        """The answer of a failed call for who wants statuses as answers; None to have *error* raised."""
+        """The answer of a failed call for who wants statuses as answers; None to have *error* raised, which knows its
+        attempts.
+        """
         return None
+
+    def translated(self, error: Exception, *, in_body: bool = False) -> CallError:
+        """What an exception of the client underneath means, *in_body* once the head of the answer was there."""
+        raise NotImplementedError
 
     def renew(self) -> bool:
         """Look for a newer credential than the one that the last request carried; whether there is one."""

@@ -18,7 +18,7 @@ from moorline.calls import story
 from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
 from moorline.calls.entry import Entry, watched
 from moorline.calls.express import Begun
-from moorline.calls.verdicts import GiveUp, honest, may_repeat, worked, worth_later
+from moorline.calls.verdicts import GiveUp, final, may_repeat, worked
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
@@ -100,11 +100,11 @@ class Pipeline(Entry[R, A]):
                         self._report(None)
                     return answer
         except CallError as error:
-            final = self._final(error)
-            self._report(final)
-            if final is error:
+            told = final(error, self._context, self._attempts, unknown=self._unknown, named=self._named)
+            self._report(told)
+            if told is error:
                 raise
-            raise final from (error.__cause__ if type(final).__mro__[1] is type(error) else error)
+            raise told from (error.__cause__ if type(told).__mro__[1] is type(error) else error)
         finally:
             if admission is not None:
                 admission.leave()
@@ -331,21 +331,12 @@ class Pipeline(Entry[R, A]):
     def _give_up(self, error: CallError) -> Generator[Effect, Any, A]:
         """Return the answer to who wants statuses as answers; raise the error to all others."""
         if self._answer is not None:
+            error.attempts = self._attempts
             answer = self._context.unsuccessful(self._answer, error, self._deadline)
             if answer is not None:
                 return answer
             yield from self._drop_answer()
         raise error
-
-    def _final(self, error: CallError) -> CallError:
-        """The error with all that is known of the call, and honest about what may have happened."""
-        context = self._context
-        error = honest(error, idempotent=context.idempotent, unknown=self._unknown)
-        error.service, error.operation = context.service, context.operation
-        error.idempotency_key = context.key
-        error.attempts = self._attempts
-        error.retryable = worth_later(error, context, unknown=self._unknown, named=self._named)
-        return context.raised(error)
 
     def _report(self, error: CallError | None) -> None:
         if not self._loud and self._context.story is None:

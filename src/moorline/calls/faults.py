@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from moorline import redaction
+from moorline.calls.dialects import Headed
 from moorline.calls.exchange import Exchange
 from moorline.errors import (
     AuthenticationFailed,
@@ -23,7 +24,7 @@ from moorline.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["ErrorMap", "kind_of_status"]
+__all__ = ["ErrorMap", "kind_of_status", "usual_request_id"]
 
 _BY_STATUS: Final[dict[int, type[CallError]]] = {
     401: AuthenticationFailed,
@@ -39,6 +40,7 @@ _BY_STATUS: Final[dict[int, type[CallError]]] = {
 _MESSAGE_LIMIT: Final = 500
 _CODE_LIMIT: Final = 100
 _NOTHING: Final[Collection[str]] = frozenset()
+_REQUEST_IDS: Final = ("x-request-id", "request-id", "x-amzn-requestid")
 
 
 def kind_of_status(status: int) -> type[CallError]:
@@ -138,6 +140,11 @@ class ErrorMap:
             if word and word in self.kinds:
                 return self.kinds[word]
         return self.statuses.get(exchange.status) or kind_of_status(exchange.status)
+
+
+def usual_request_id(answer: Headed) -> str | None:
+    """The service's own id of a request, by the customary headers, where nothing is known of the service."""
+    return next((said for name in _REQUEST_IDS if (said := _clip(answer.header(name), _CODE_LIMIT))), None)
 
 
 def at_path(data: Any, path: str) -> Any:

@@ -10,20 +10,19 @@ from typing import Any, ClassVar, Final
 
 import httpx2
 
-from moorline.calls.bodies import Watch
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.effects import CallContext, Expired, Lease
 from moorline.calls.exchange import IDEMPOTENT
+from moorline.calls.faults import usual_request_id
 from moorline.calls.guards import Guard
 from moorline.calls.httpx_errors import as_httpx_error
 from moorline.calls.timer import Timer
+from moorline.calls.watching import Watch
 from moorline.calls.wires import WIRE_ERRORS, Phases, raise_if_expired, raise_translated, timeouts
 from moorline.clock import Clock
 from moorline.errors import (
     Attempt,
     CallError,
-    DeadlineExceeded,
-    DeadlineOutcomeUnknown,
     RateLimited,
     ServiceUnavailable,
 )
@@ -155,9 +154,9 @@ class PlainContext(CallContext["PlainContext", Seen]):
         if status < 400:
             return None
         if status == 429:
-            return RateLimited("answered 429", status=status)
+            return RateLimited("answered 429", status=status, request_id=usual_request_id(answer))
         if status >= 500 or status in _SERVER_FAULTS:
-            return ServiceUnavailable(f"answered {status}", status=status)
+            return ServiceUnavailable(f"answered {status}", status=status, request_id=usual_request_id(answer))
         return None
 
     def succeeded(self, answer: Seen, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Seen:
@@ -165,7 +164,7 @@ class PlainContext(CallContext["PlainContext", Seen]):
         if answer.response.is_stream_consumed:  # complete already: nothing is held
             lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         else:
-            self._watched(answer, lease, deadline)
+            self._watched(answer, Watch(self, answer, lease, deadline, attempts))
         return answer
 
     def unsuccessful(self, answer: Seen, error: CallError, deadline: float) -> Seen | None:
@@ -173,27 +172,22 @@ class PlainContext(CallContext["PlainContext", Seen]):
         if isinstance(error, RateLimited):
             return None
         if not answer.response.is_stream_consumed:
-            self._watched(answer, None, deadline)
+            self._watched(answer, Watch(self, answer, None, deadline, error.attempts))
         return answer
 
     def raised(self, error: CallError) -> CallError:
         """The error as httpx2's own."""
         return as_httpx_error(error, self.request_)
 
-    def _watched(self, answer: Seen, lease: Lease | None, deadline: float) -> None:
-        answer.response.stream = self.wrap(answer.response.stream, Watch(self, lease, deadline))
+    def translated(self, error: Exception, *, in_body: bool = False) -> CallError:  # noqa: ARG002 (the same there)
+        """What a failure of the wire means."""
+        try:
+            raise_translated(error)
+        except CallError as translated:
+            return translated
 
-    def late(self) -> CallError:
-        """The deadline passed while the body was read."""
-        seconds = self.policy.deadline or 0.0
-        kind = DeadlineExceeded if self.idempotent else DeadlineOutcomeUnknown
-        error = kind(f"no complete answer within the deadline of {seconds:g} s", outcome="unknown")
-        return self.blamed(error)
-
-    def blamed(self, error: CallError) -> CallError:
-        """*error* with what is known of the call."""
-        error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
-        return as_httpx_error(error, self.request_)
+    def _watched(self, answer: Seen, watch: Watch) -> None:
+        answer.response.stream = self.wrap(answer.response.stream, watch)
 
 
 def restore(extensions: dict[str, Any], given: dict[str, float | None] | None) -> None:

@@ -23,6 +23,7 @@ from moorline.calls.express import Begun, begin
 from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.hosts import ByHost
 from moorline.calls.plain import LIMITS, AsyncPlainWire, PlainContext, Seen, SyncPlainWire, restore
+from moorline.calls.verdicts import final
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
@@ -117,7 +118,7 @@ class _Base:
             try:
                 self._addresses.check_url(str(request.url))
             except InvalidRequest as error:
-                raise context.blamed(error) from None
+                raise final(error, context) from None
         return context
 
     def _carried(self, wire: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from moorline.calls.effects import POOL, CallContext
 from moorline.errors import (
+    Attempt,
     BadAnswer,
     CallerFault,
     CallError,
@@ -22,7 +23,7 @@ from moorline.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["GATEWAY", "RETRIED", "GiveUp", "honest", "may_repeat", "worked", "worth_later"]
+__all__ = ["GATEWAY", "RETRIED", "GiveUp", "final", "honest", "may_repeat", "worked", "worth_later"]
 
 RETRIED: Final = frozenset({408, 425, 500, 502, 503, 504})
 GATEWAY: Final = frozenset({502, 504})  # not the service's own answer: it may have acted
@@ -105,7 +106,7 @@ def honest(error: CallError, *, idempotent: bool, unknown: bool) -> CallError:
             error.outcome = "unknown"  # an earlier attempt may have acted
         return error
     kind = DeadlineOutcomeUnknown if isinstance(error, DeadlineExceeded) else OutcomeUnknown
-    told = kind(f"sent, but {error.message}")
+    told = kind(f"sent, but {error.message}", status=error.status, request_id=error.request_id)
     told.__cause__ = error
     return told
 
@@ -120,3 +121,24 @@ def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bo
     if isinstance(error, OutcomeUnknown):
         return context.key is not None
     return safe and (isinstance(error, DeadlineExceeded) or _transient(error, context))
+
+
+def final(
+    error: CallError,
+    context: CallContext[Any, Any],
+    attempts: tuple[Attempt, ...] = (),
+    *,
+    unknown: bool = False,
+    named: float | None = None,
+) -> CallError:
+    """*error* with all that is known of its call, honest about what may have happened, in the class that this kind of
+    caller expects.
+
+    *unknown* tells whether an earlier attempt may have acted, *named* the wait in the answer's ``Retry-After``.
+    """
+    error = honest(error, idempotent=context.idempotent, unknown=unknown)
+    error.service, error.operation = context.service, context.operation
+    error.idempotency_key = context.key
+    error.attempts = attempts
+    error.retryable = worth_later(error, context, unknown=unknown, named=named)
+    return context.raised(error)

@@ -225,6 +225,17 @@ def test_a_slow_attempt_is_followed_by_another(colour):
 
 
 @both
+def test_what_the_error_of_a_stream_knows(colour):
+    """A stream that breaks off has its attempt in the error, and is not worth another try: its answers were given out."""
+    with GrpcServer(Code.UNAVAILABLE) as server:
+        client = Client(colour, server.target, guards=Guards())
+        with pytest.raises(errors.ServiceUnavailable) as caught:
+            client.stream("/pkg.Files/Stream")
+    assert ([each.number for each in caught.value.attempts], caught.value.retryable) == ([1], False)
+    assert (caught.value.outcome, caught.value.operation) == ("unknown", "pkg.Files/Stream")
+
+
+@both
 def test_streams_are_counted_and_bounded(colour):
     """A stream's answers come through; its failure is typed and counted, and the deadline ends it."""
     policy = Policy(deadline=0.3, breaker=Breaker(failures=1))

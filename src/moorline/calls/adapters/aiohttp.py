@@ -23,7 +23,7 @@ from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
 from moorline.calls.adapters.aiohttp_body import Body
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, Watch, said
+from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, said
 from moorline.calls.drivers import drive_async
 from moorline.calls.effects import Expired
 from moorline.calls.engine import Pipeline
@@ -31,6 +31,7 @@ from moorline.calls.exchange import IDEMPOTENT
 from moorline.calls.guards import Guard, Guards
 from moorline.calls.hosts import guards_by_host
 from moorline.calls.timer import Timer
+from moorline.calls.watching import Watch
 from moorline.clock import Clock
 from moorline.errors import (
     AttemptTimeout,

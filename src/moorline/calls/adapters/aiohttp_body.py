@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp.streams import AsyncStreamIterator, ChunkTupleAsyncStreamIterator, StreamReader
 
-from moorline.calls.adapters.foreign import Watch
 from moorline.calls.timer import BodyTimer
+from moorline.calls.watching import Watch
 
 __all__ = ["Body"]
 

@@ -23,12 +23,13 @@ from botocore.retries.standard import ThrottledRetryableChecker, TransientRetrya
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.adapters.foreign import Foreign, Reply, Watch, is_idempotent, said
+from moorline.calls.adapters.foreign import Foreign, Reply, is_idempotent, said
 from moorline.calls.adapters.urllib3_sockets import Span, clamp_pools, watched, within
 from moorline.calls.drivers import drive
 from moorline.calls.effects import Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
+from moorline.calls.watching import Watch
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,

@@ -6,7 +6,6 @@ An adapter fills in the holes of ``Foreign`` and gives ``drive`` or ``drive_asyn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -15,23 +14,22 @@ from moorline import redaction
 from moorline.calls.dialects import RateLimitHeaders
 from moorline.calls.effects import CallContext, Lease
 from moorline.calls.exchange import IDEMPOTENT
+from moorline.calls.faults import usual_request_id
 from moorline.calls.guards import Guard, Guards
+from moorline.calls.watching import Watch
 from moorline.errors import (
     Attempt,
     CallError,
-    DeadlineExceeded,
-    DeadlineOutcomeUnknown,
     RateLimited,
     ServiceUnavailable,
 )
 from moorline.policies.policy import Policy
 
-__all__ = ["Foreign", "Reply", "Watch", "said"]
+__all__ = ["Foreign", "Reply", "said"]
 
 SMALL: Final = 65_536  # a body up to this size is read to keep its connection
 _LIMITS: Final = RateLimitHeaders()
 _SERVER_FAULTS: Final = frozenset({408, 425})
-_ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
 
 
 def said(error: BaseException) -> str:
@@ -122,10 +120,6 @@ class Foreign(CallContext["Foreign", Reply]):
         """*error* as the client's own exception of that kind."""
         return error
 
-    def translated(self, error: Exception, *, in_body: bool = False) -> CallError:
-        """What an exception of the client means."""
-        raise NotImplementedError
-
     # What the engine asks -------------------------------------------------------------------------------------------
 
     def request(self) -> Foreign:
@@ -136,14 +130,14 @@ class Foreign(CallContext["Foreign", Reply]):
         """Limits and the service's own failures; all other statuses are answers."""
         status = answer.status
         if status == 429:
-            return RateLimited("answered 429", status=status)
+            return RateLimited("answered 429", status=status, request_id=usual_request_id(answer))
         if status >= 500 or status in _SERVER_FAULTS:
-            return ServiceUnavailable(f"answered {status}", status=status)
+            return ServiceUnavailable(f"answered {status}", status=status, request_id=usual_request_id(answer))
         return None
 
     def succeeded(self, answer: Reply, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Reply:
         """An answer whose body keeps the lease until it is read or closed."""
-        if not self.held(answer, Watch(self, lease, deadline)):
+        if not self.held(answer, Watch(self, answer, lease, deadline, attempts)):
             lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         return answer
 
@@ -151,60 +145,12 @@ class Foreign(CallContext["Foreign", Reply]):
         """Users of a plain client want to see a 503 as a response; a 429 that is given up is raised."""
         if isinstance(error, RateLimited) and not self.statuses:
             return None
-        self.held(answer, Watch(self, None, deadline))
+        self.held(answer, Watch(self, answer, None, deadline, error.attempts))
         return answer
 
     def raised(self, error: CallError) -> CallError:
         """The error as the client's own."""
         return self.dressed(error)
-
-    def named(self, error: CallError) -> CallError:
-        """An error of the body, with what is known of the call, in the client's dress."""
-        error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
-        return self.dressed(error)
-
-
-class Watch:
-    """Watches the body of one answer: its deadline, its failures, and the lease that ends with it."""
-
-    __slots__ = ("_lease", "context", "deadline")
-
-    def __init__(self, context: Foreign, lease: Lease | None, deadline: float) -> None:
-        self.context = context
-        self.deadline = deadline
-        self._lease = lease
-
-    def left(self) -> float | None:
-        """Seconds until the deadline, None without one."""
-        return None if math.isinf(self.deadline) else self.deadline - self.context.clock.monotonic()
-
-    @property
-    def over(self) -> bool:
-        """Whether the deadline has passed."""
-        left = self.left()
-        return left is not None and left <= _ROUNDING
-
-    def settle(self, *, worked: bool | None) -> None:
-        """Free what the attempt held: the body is over. Only the first word counts."""
-        if self._lease is not None:
-            self._lease.settle(worked=worked)
-
-    def late(self) -> CallError:
-        """The deadline passed while the body was read; the lease is settled."""
-        self.settle(worked=False)
-        kind = DeadlineExceeded if self.context.idempotent else DeadlineOutcomeUnknown
-        seconds = self.context.policy.deadline
-        bound = "the caller's deadline" if seconds is None else f"the deadline of {seconds:g} s"
-        return self.context.named(kind(f"no complete answer within {bound}", outcome="unknown"))
-
-    def failed(self, error: Exception) -> CallError:
-        """What a failure within the body means; the lease is settled."""
-        if self.over:
-            late = self.late()
-            late.__cause__ = error
-            return late
-        self.settle(worked=False)
-        return self.context.named(self.context.translated(error, in_body=True))
 
 
 def is_idempotent(method: str) -> bool:

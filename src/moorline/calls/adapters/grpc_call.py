@@ -16,14 +16,13 @@ from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.duals import as_theirs
 from moorline.calls.adapters.grpc_status import LIMITS, Code, Ended, error_of
 from moorline.calls.effects import CallContext, Lease
-from moorline.calls.verdicts import worked
+from moorline.calls.verdicts import final, worked
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
     CallError,
     ConfigurationError,
     DeadlineExceeded,
-    DeadlineOutcomeUnknown,
     LimitFault,
 )
 
@@ -141,7 +140,7 @@ class Shared:
 class Rpc(CallContext["Rpc", Ended]):
     """One call, which is its own view for the engine."""
 
-    __slots__ = ("_deadline", "_ended")
+    __slots__ = ("_attempts", "_deadline", "_ended")
 
     replayable = True
 
@@ -157,7 +156,7 @@ class Rpc(CallContext["Rpc", Ended]):
 
     def succeeded(self, answer: Ended, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Ended:
         """A call that goes on keeps the lease until it ends."""
-        self._deadline = deadline
+        self._attempts, self._deadline = attempts, deadline
         if answer.code is not None:
             lease.settle(worked=True, elapsed=attempts[-1].elapsed)
         else:
@@ -177,9 +176,8 @@ class Rpc(CallContext["Rpc", Ended]):
         error = self.judge(ended)
         assert error is not None
         if ended.code is Code.DEADLINE_EXCEEDED and self.clock.monotonic() >= self._deadline - _ROUNDING:
-            error = DeadlineOutcomeUnknown("no complete answer within the deadline", outcome="unknown")
-        error.service, error.operation = self.service, self.operation
-        return self.raised(error)
+            error = DeadlineExceeded("no complete answer within the deadline")
+        return final(error, self, self._attempts)
 
     def raised(self, error: CallError) -> CallError:
         """The error as gRPC's own."""

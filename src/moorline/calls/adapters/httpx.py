@@ -18,7 +18,7 @@ import httpx
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, Watch, is_idempotent, said
+from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, is_idempotent, said
 from moorline.calls.adapters.httpcore_pools import Marks, clamp, is_full, mend, tidy
 from moorline.calls.adapters.httpx_bodies import WIRE_ERRORS, AsyncBody, Body
 from moorline.calls.drivers import drive, drive_async
@@ -27,6 +27,7 @@ from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
 from moorline.calls.hosts import guards_by_host
 from moorline.calls.timer import Timer
+from moorline.calls.watching import Watch
 from moorline.calls.wires import timeouts
 from moorline.errors import (
     AttemptTimeout,

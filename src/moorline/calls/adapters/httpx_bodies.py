@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import httpx
 
-from moorline.calls.adapters.foreign import Watch
 from moorline.calls.adapters.httpcore_pools import Marks
 from moorline.calls.timer import BodyTimer
+from moorline.calls.watching import Watch
 from moorline.errors import CallError
 
 __all__ = ["WIRE_ERRORS", "AsyncBody", "Body"]

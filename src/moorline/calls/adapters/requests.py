@@ -23,13 +23,14 @@ from urllib3.exceptions import HTTPError as PoolError
 from moorline.calls.adapters.arguments import checked
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.adapters.duals import as_theirs
-from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, Watch, is_idempotent, said
+from moorline.calls.adapters.foreign import SMALL, Foreign, Reply, is_idempotent, said
 from moorline.calls.adapters.urllib3_sockets import Span, clamp_pools, watched, within
 from moorline.calls.drivers import drive
 from moorline.calls.effects import POOL, Expired
 from moorline.calls.engine import Pipeline
 from moorline.calls.guards import Guards
 from moorline.calls.hosts import guards_by_host
+from moorline.calls.watching import Watch
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,

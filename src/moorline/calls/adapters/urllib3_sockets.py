@@ -22,7 +22,7 @@ import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family
 
-from moorline.calls.adapters.foreign import Watch
+from moorline.calls.watching import Watch
 
 __all__ = ["Span", "clamp_pools", "watched", "within"]
 
