@@ -16,7 +16,7 @@ from moorline.calls.exchange import Exchange
 from moorline.calls.ranges import length_of
 from moorline.calls.sending import ServiceContext
 from moorline.calls.timer import BodyTimer
-from moorline.calls.verdicts import honest, worth_later
+from moorline.calls.verdicts import final
 from moorline.errors import Attempt, CallError, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -59,11 +59,8 @@ class _StreamContext(ServiceContext):
 
     def blamed(self, error: CallError, answer: Answer) -> CallError:
         """*error* of the body of *answer*, with all that is known, and honest about what may have happened."""
-        error = honest(error, idempotent=self.idempotent, unknown=False)
-        error.service, error.operation, error.idempotency_key = self.service, self.operation, self.key
-        error.status, error.request_id, error.attempts = answer.status, answer.request_id, answer.attempts
-        error.retryable = worth_later(error, self, unknown=False, named=None)
-        return error
+        error.status, error.request_id = answer.status, answer.request_id
+        return final(error, self, answer.attempts)
 
     def failed(self, error: BaseException) -> CallError:
         """What a failure of the wire within the body means."""

@@ -8,7 +8,6 @@ connections that no request holds any longer, and gives their slots back.
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from typing import Any, Final
 
 import httpcore
 
+from moorline.calls.resolving import RESOLVER
 from moorline.calls.wires import Phases, Until
 
 __all__ = ["Marks", "clamp", "is_full", "mend", "tidy"]
@@ -160,7 +160,7 @@ class _ClampedStream(httpcore.NetworkStream):
 
 
 class _ClampedBackend(httpcore.NetworkBackend):
-    """Opens connections; the time for all addresses of a host together is clamped."""
+    """Opens connections; the time for the name and all addresses of a host together is clamped."""
 
     def __init__(self, backend: httpcore.NetworkBackend) -> None:
         self._backend = backend
@@ -174,14 +174,16 @@ class _ClampedBackend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         try:
-            found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+            found = RESOLVER.resolve(host, port, _left(timeout, httpcore.ConnectTimeout))
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(f"{host} was not resolved in time") from error
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
         failure: Exception = httpcore.ConnectError("the name has no address")
         for address in found:
             left = _left(timeout, httpcore.ConnectTimeout)
             try:
-                stream = self._backend.connect_tcp(str(address[4][0]), port, left, local_address, socket_options)
+                stream = self._backend.connect_tcp(address, port, left, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:

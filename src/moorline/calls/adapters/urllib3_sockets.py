@@ -2,8 +2,8 @@
 
 urllib3 2.8 times each read by itself (``util/timeout.py``), so that a peer which drips a byte now and then holds it
 for ever. Here connections look at the ``Span`` of the request at hand before each connect, handshake, write and read,
-those of the head and of the body included; whoever sends sets it with ``within``. Name resolution cannot be clamped:
-the system's resolver blocks with a timeout of its own.
+those of the head and of the body included; whoever sends sets it with ``within``. Names are resolved by the
+threads that all calls share (see ``resolving.py``), as the system's resolver cannot be told when to stop.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import io
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family
 
+from moorline.calls.resolving import RESOLVER
 from moorline.calls.watching import Watch
 
 __all__ = ["Span", "clamp_pools", "watched", "within"]
@@ -89,6 +90,12 @@ class _Pool:
         return super().urlopen(*args, **options)  # type: ignore[misc]
 
 
+def _ask(host: str, port: int) -> Sequence[str]:
+    """What the system's resolver says, of the families that urllib3 would try; raises OSError."""
+    found = socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+    return [str(address[4][0]) for address in found]
+
+
 class _Connection:
     """A connection that looks at the span before each wait."""
 
@@ -106,17 +113,23 @@ class _Connection:
             return super()._new_conn()  # type: ignore[misc]
         given, host = self.timeout, self._dns_host
         try:
-            addresses = socket.getaddrinfo(host.strip("[]"), self.port, allowed_gai_family(), socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return super()._new_conn()  # type: ignore[misc]  # it fails as urllib3 would
+            host.encode("idna")
+        except UnicodeError:
+            return super()._new_conn()  # type: ignore[misc]  # which says so, and asks nobody
         try:
-            sock = self._first_of([str(address[4][0]) for address in addresses], span, given)
+            addresses = RESOLVER.resolve(host.strip("[]"), self.port, span.left(given), _ask)
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"{host} was not resolved in time") from error
+        except OSError as error:
+            raise NameResolutionError(host, self, error) from error  # type: ignore[arg-type]  # it is only shown
+        try:
+            sock = self._first_of(addresses, span, given)
             sock.settimeout(span.left(given))  # for the handshake that may follow
         finally:
             self.timeout, self._dns_host = given, host
         return sock
 
-    def _first_of(self, addresses: list[str], span: Span, given: Any) -> Any:
+    def _first_of(self, addresses: Sequence[str], span: Span, given: Any) -> Any:
         """A socket to the first address that answers; all of them together have what remains."""
         for number, address in enumerate(addresses, 1):
             self._dns_host = address
