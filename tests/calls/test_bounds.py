@@ -108,7 +108,7 @@ class TestAdmission:
 
     def test_idle_tenants_are_forgotten(self, monkeypatch):
         """The number of tenants that are remembered has a bound; those that called last stay."""
-        monkeypatch.setattr("moorline.calls.guards._MOST_TENANTS", 3)
+        monkeypatch.setattr("moorline.calls.guards._MOST", 3)
         guards, policy = Guards(ManualClock()), Policy()
         first = guards.guard("ledger", policy, "0")
         for number in range(5):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moorline import telemetry
 from moorline.calls import story
+from moorline.calls.known import Known
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.admission import Admission
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "snapshot"]
 
+C = TypeVar("C")
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
-_MOST_TENANTS: Final = 10_000
+_MOST: Final = 10_000  # of each part: names and tenants may come from users
 _VARIABLE: Final = "MOORLINE_SHARED_URL"
 _SLOW: Final = 0.8  # of the attempt timeout: a call that took as long nearly failed
 _MARGIN: Final = 1.0  # seconds by which a probe's lease is longer than its attempt can last
@@ -80,13 +81,13 @@ class Guards:
         self.store: SharedStore | None = None
         self._from_environment = False
         self._unlinked: weakref.WeakKeyDictionary[Guard, tuple[str, Policy]] = weakref.WeakKeyDictionary()
-        self._shared: OrderedDict[tuple[str, str, Policy], SharedGuard] = OrderedDict()
+        self._shared: Known[tuple[str, str, Policy], SharedGuard] = Known(_MOST)
         self._lock = threading.Lock()
-        self._gates: dict[tuple[str, tuple[tuple[RateLimit, ...], bool]], Gate] = {}
-        self._breakers: dict[tuple[str, Breaker], BreakerState] = {}
-        self._admissions: OrderedDict[tuple[str, str, int], Admission] = OrderedDict()
-        self._bulkheads: dict[tuple[str, Bulkhead], BulkheadState] = {}
-        self._budgets: OrderedDict[tuple[str, str, float], RetryBudget] = OrderedDict()
+        self._gates: Known[tuple[str, tuple[RateLimit, ...], bool], Gate] = Known(_MOST)
+        self._breakers: Known[tuple[str, Breaker], BreakerState] = Known(_MOST)
+        self._admissions: Known[tuple[str, str, int], Admission] = Known(_MOST)
+        self._bulkheads: Known[tuple[str, Bulkhead], BulkheadState] = Known(_MOST)
+        self._budgets: Known[tuple[str, str, float], RetryBudget] = Known(_MOST)
         if shared is not None:
             self.share(shared)
         _all.add(self)
@@ -100,46 +101,22 @@ class Guards:
         """
         if self._from_environment:
             self._look_around()
-        now = self.clock.monotonic
+        now, rates = self.clock.monotonic, policy.rates
+        budget = policy.retry.budget if policy.retry else None
         with self._lock:
-            quotas = policy.rates, apart
-            gate = self._gates.get((name, quotas))
-            if gate is None:
-                gate = self._gates[name, quotas] = Gate(now, policy.rates, apart=apart)
             guard = Guard(
-                gate,
-                _part(self._breakers, name, policy.breaker, partial(self._breaker, name)),
+                self._gates.of((name, rates, apart), lambda: Gate(now, rates, apart=apart)),
+                _part(self._breakers, policy.breaker, (name, policy.breaker), partial(self._breaker, name)),
                 _terms(policy),
-                _part(self._bulkheads, name, policy.bulkhead, BulkheadState),
-                _of_tenant(
-                    self._budgets,
-                    name,
-                    tenant,
-                    policy.retry.budget if policy.retry else None,
-                    partial(RetryBudget, now=now),
-                ),
-                _of_tenant(self._admissions, name, tenant, policy.admission, Admission),
+                _part(self._bulkheads, policy.bulkhead, (name, policy.bulkhead), BulkheadState),
+                _part(self._budgets, budget, (name, tenant, budget), partial(RetryBudget, now=now)),
+                _part(self._admissions, policy.admission, (name, tenant, policy.admission), Admission),
             )
             if self.store is not None:
                 self._link(guard, name, policy, tenant)
             elif not tenant:
                 self._unlinked[guard] = name, policy
             return guard
-
-    def forget(self, name: str, policy: Policy) -> None:
-        """Drop the state of *name* as far as *policy* uses it; who holds it keeps it. For hosts without a name of their
-        own, whose number has no bound.
-        """
-        with self._lock:
-            self._gates.pop((name, (policy.rates, False)), None)
-            if policy.breaker is not None:
-                self._breakers.pop((name, policy.breaker), None)
-            if policy.bulkhead is not None:
-                self._bulkheads.pop((name, policy.bulkhead), None)
-            if policy.retry is not None and policy.retry.budget is not None:
-                self._budgets.pop((name, "", policy.retry.budget), None)
-            if policy.admission is not None:
-                self._admissions.pop((name, "", policy.admission), None)
 
     def share(self, store: str | SharedStore) -> None:
         """Share the state with all processes that name the same Redis or Valkey server, from now on: breakers, rate
@@ -173,11 +150,11 @@ class Guards:
         store = self.store
         assert store is not None
 
-        def make(policy: Policy) -> SharedGuard:
+        def make() -> SharedGuard:
             budget = policy.retry.budget if policy.retry else None
             return SharedGuard(store, name, policy.breaker, guard.terms, policy.rates, budget, tenant)
 
-        guard.shared = _of_tenant(self._shared, name, tenant, policy, make)
+        guard.shared = self._shared.of((name, tenant, policy), make)
 
     def breakers(self) -> dict[str, list[BreakerState]]:
         """The breakers by name: for operators, who may look at them and force them."""
@@ -194,7 +171,7 @@ class Guards:
             for (name, _config), breaker in self._breakers.items():
                 found.setdefault(name, {})["breaker"] = breaker.state
                 found[name]["breaker_reason"] = breaker.reason
-            for (name, _quotas), gate in self._gates.items():
+            for (name, _rates, _apart), gate in self._gates.items():
                 found.setdefault(name, {})["rate_gate"] = asdict(gate.snapshot())
             for (name, _limit), bulkhead in self._bulkheads.items():
                 taken = {"limit": bulkhead.config.limit, "busy": bulkhead.busy, "waiting": bulkhead.waiting}
@@ -226,33 +203,8 @@ def _terms(policy: Policy) -> Terms:
     return Terms(lease) if most is None else Terms(lease, most * _SLOW)
 
 
-C = TypeVar("C")
-
-
-def _part(known: dict[tuple[str, C], T], name: str, config: C | None, make: Callable[[C], T]) -> T | None:
-    if config is None:
-        return None
-    found = known.get((name, config))
-    if found is None:
-        found = known[name, config] = make(config)
-    return found
-
-
-def _of_tenant(
-    known: OrderedDict[tuple[str, str, C], T], name: str, tenant: str, config: C | None, make: Callable[[C], T]
-) -> T | None:
-    """As ``_part``; of tenants only those are remembered that called last, as their number has no bound."""
-    if config is None:
-        return None
-    key = (name, tenant, config)
-    found = known.get(key)
-    if found is None:
-        found = known[key] = make(config)
-        if len(known) > _MOST_TENANTS:
-            known.popitem(last=False)
-    else:
-        known.move_to_end(key)
-    return found
+def _part(known: Known[Any, T], config: C | None, key: Any, make: Callable[[C], T]) -> T | None:
+    return None if config is None else known.of(key, lambda: make(config))
 
 
 def _changed(name: str, clock: Clock, before: State, after: State, reason: str = "") -> None:

@@ -20,14 +20,12 @@ _MOST: Final = 1000
 class ByHost(dict[K, V]):
     """What *make* gives for each key, at its first use. A known key costs one look-up and no call.
 
-    At least the *most* keys that were used last are kept, and never twice as many: *dropped* is told of all others.
-    Safe between threads.
+    At least the *most* keys that were used last are kept, and never twice as many. Safe between threads.
     """
 
-    def __init__(self, make: Callable[[K], V], dropped: Callable[[K], None], most: int = _MOST) -> None:
+    def __init__(self, make: Callable[[K], V], most: int = _MOST) -> None:
         super().__init__()
         self._make = make
-        self._dropped = dropped
         self._most = most
         self._older: dict[K, V] = {}
         self._lock = threading.Lock()
@@ -36,8 +34,6 @@ class ByHost(dict[K, V]):
         with self._lock:
             found = self.get(key) or self._older.pop(key, None) or self._make(key)
             if len(self) >= self._most:
-                for each in self._older:
-                    self._dropped(each)
                 self._older = dict(self)
                 self.clear()
             self[key] = found
@@ -46,4 +42,4 @@ class ByHost(dict[K, V]):
 
 def guards_by_host(guards: Guards, policy: Policy) -> ByHost[str, Guard]:
     """The state of *guards* by the name of a host."""
-    return ByHost(lambda name: guards.guard(name, policy), lambda name: guards.forget(name, policy))
+    return ByHost(lambda name: guards.guard(name, policy))

@@ -72,9 +72,7 @@ class _Base:
         self._guards = guards or (PROCESS if name and clock is None else Guards(clock) if clock else Guards())
         self._clock = self._guards.clock
         self._one = self._under(name) if name else None
-        self._by_host: ByHost[tuple[str, int | None], _Named] = ByHost(
-            lambda at: self._under(_host(*at)), lambda at: self._guards.forget(_host(*at), self._policy)
-        )
+        self._by_host: ByHost[tuple[str, int | None], _Named] = ByHost(lambda at: self._under(_host(*at)))
         self._wire = wire
         self._given = None if wire is None else self._carried(wire)
         self._addresses = addresses

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.clients import Clients, PoolUnusable
+from moorline.calls.known import Known
 from moorline.errors import ConfigurationError
 from moorline.telemetry import logger
 
@@ -144,10 +146,22 @@ def _checked(wire: str, argument: str) -> str:
     return wire
 
 
-@functools.cache
-def _clients_of(_owner: str, addresses: PublicAddresses | None) -> Clients:
+class _Shared(Clients):
+    """The connections of all instances of a service, closed when they are known no longer and nobody holds them."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_MOST: Final = 100  # with other addresses than before: these may be made for each request
+_known: Final[Known[tuple[str, PublicAddresses | None], _Shared]] = Known(_MOST)
+_lock: Final = threading.Lock()
+
+
+def _clients_of(owner: str, addresses: PublicAddresses | None) -> Clients:
     """Instances of a service share connections, so that ``Stripe()`` may be written wherever it is needed."""
-    return Clients(addresses)
+    with _lock:
+        return _known.of((owner, addresses), lambda: _Shared(addresses))
 
 
 @functools.cache

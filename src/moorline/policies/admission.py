@@ -14,7 +14,7 @@ class Admission:
     of the pipeline's bookkeeping; so many threads that come at the same instant may pass the limit by a few.
     """
 
-    __slots__ = ("_under_way", "limit")
+    __slots__ = ("__weakref__", "_under_way", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

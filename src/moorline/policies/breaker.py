@@ -161,6 +161,7 @@ class BreakerState:
     """
 
     __slots__ = (
+        "__weakref__",
         "_forced",
         "_free",
         "_generation",

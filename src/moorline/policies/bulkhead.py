@@ -58,7 +58,7 @@ class Ticket:
 class BulkheadState:
     """The machine: safe between threads, first come first served, does no I/O."""
 
-    __slots__ = ("_busy", "_lock", "_waiting", "config")
+    __slots__ = ("__weakref__", "_busy", "_lock", "_waiting", "config")
 
     def __init__(self, config: Bulkhead) -> None:
         self.config = config

@@ -45,6 +45,7 @@ class Gate:
     """
 
     __slots__ = (
+        "__weakref__",
         "_apart",
         "_common",
         "_lanes",

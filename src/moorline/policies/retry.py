@@ -67,7 +67,7 @@ class RetryBudget:
     A retry is charged when it is scheduled, so that a burst of failures cannot all pass while they wait.
     """
 
-    __slots__ = ("_at", "_lock", "_most", "_now", "_ratio", "_tokens")
+    __slots__ = ("__weakref__", "_at", "_lock", "_most", "_now", "_ratio", "_tokens")
 
     _BURST: Final = 20.0
 
