@@ -12,6 +12,7 @@ from tests.calls.ledger import both
 
 from moorline.calls.adapters.functions import Resilient
 from moorline.calls.guards import Guards
+from moorline.calls.shared_store import Question
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
@@ -90,3 +91,10 @@ def test_a_turn_is_handed_on(colour, deserters):
     result = ledger.call(lambda: 2) if colour == "sync" else asyncio.run(ledger.call_async(answer))
     assert result
     assert parts(guards, policy).gate.waiting == 0
+
+
+def test_an_answer_for_nobody_is_taken_back():
+    """What other processes granted to a call whose loop was closed is given back to them."""
+    question = Question({"do": "admit"}, undone=lambda answer: [{"do": "refund", "of": answer["number"]}])
+    question.when_granted(lambda: False)
+    assert question.answered({"number": 7}) == [{"do": "refund", "of": 7}]
