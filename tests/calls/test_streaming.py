@@ -12,7 +12,7 @@ from tests.calls import fault_server
 from tests.calls.fault_server import FaultServer
 from tests.calls.ledger import CANARY, Ledger, Mail, both, run
 
-from moorline import errors
+from moorline import Upload, errors
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.policies.breaker import Breaker
@@ -223,6 +223,24 @@ def test_a_slow_head_is_a_slow_call(colour):
         _read(colour, service.read("1"), lambda _part: None)
     with pytest.raises(errors.CircuitOpen, match="slow"):
         _read(colour, service.read("1"), lambda _part: None)
+
+
+@both
+def test_a_long_upload_is_no_slow_call(colour):
+    """How long a body takes to be sent says nothing of the service; a call without one that takes as long does."""
+    clock = ManualClock()
+
+    def late(_request: httpx2.Request) -> httpx2.Response:
+        clock.advance(5)
+        return httpx2.Response(200, content=b"{}")
+
+    policy = Policy(deadline=60, attempt_timeout=30, retry=None, breaker=Breaker(slow=4, minimum=10))
+    service = Ledger(CANARY, wire=httpx2.MockTransport(late), policy=policy, guards=Guards(clock))
+    for _ in range(11):
+        run(colour, service.request("PUT", "/bookings/1", upload=Upload(b"1")))
+    with pytest.raises(errors.CircuitOpen, match="slow"):
+        for _ in range(11):
+            run(colour, service.request("PUT", "/bookings/1", json={}))
 
 
 @both
