@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
 import httpx2
 import pytest
 from tests.calls.ledger import Ledger, Script, both, run
 
+import moorline
 from moorline import errors
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
+from moorline.policies.deadline import ambient
 from moorline.policies.policy import Policy
 
 
@@ -135,6 +139,99 @@ async def test_a_refresh_is_inside_the_deadline():
     )
     with pytest.raises(errors.AuthenticationFailed):
         await asyncio.wait_for(service.read("x"), 5)
+
+
+class Blocking(Source):
+    """A source whose refresh blocks its thread until it may ``go``."""
+
+    def __init__(self, *keys: str, failure: BaseException | None = None) -> None:
+        super().__init__(*keys)
+        self.go = threading.Event()
+        self.failure = failure
+        self.deadlines: list[float] = []
+
+    def refresh(self) -> None:
+        self.deadlines.append(ambient())
+        assert self.go.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        super().refresh()
+
+
+def answering(source, deadline: float | None) -> Ledger:
+    """A service in real time whose old key is refused."""
+
+    def answer(request):
+        return httpx2.Response(401 if "old" in request.headers["authorization"] else 200, json={"id": "b_1"})
+
+    policy = Policy(deadline=deadline)
+    return Ledger(source, wire=httpx2.MockTransport(answer), policy=policy, guards=Guards())
+
+
+def test_a_blocking_refresh_is_inside_the_deadline():
+    """A refresh that blocks holds a call no longer than its deadline; it goes on alone, and later calls have its key."""
+    source = Blocking("old-key-0123456789", "new-key-0123456789")
+    service = answering(source, 0.2)
+    for _ in range(2):  # the second one waits for the same refresh
+        begun = time.monotonic()
+        with pytest.raises(errors.AuthenticationFailed):
+            service.read("x").result()
+        assert time.monotonic() - begun < 0.6
+    source.go.set()
+    assert service.renewal._blocking.acquire(timeout=10)  # held until the refresh is over
+    service.renewal._blocking.release()
+    assert service.read("x").result() == "b_1"
+    assert (len(source.deadlines), source.refreshed) == (1, 1)
+
+
+def test_a_blocking_refresh_in_time():
+    """With a deadline a refresh runs beside, with the deadlines of who calls, and the call goes on with its key."""
+    source = Blocking("old-key-0123456789", "new-key-0123456789")
+    source.go.set()
+    with moorline.deadline(5):
+        assert answering(source, 30.0).read("x").result() == "b_1"
+        assert source.deadlines == [ambient()]
+
+
+@pytest.mark.parametrize("deadline", [30.0, None])
+def test_what_a_blocking_refresh_raises(deadline):
+    """It reaches who calls, and the next call asks again."""
+    source = Blocking("old-key-0123456789", "new-key-0123456789", failure=errors.ConfigurationError("no vault"))
+    source.go.set()
+    service = answering(source, deadline)
+    for asked in (1, 2):
+        with pytest.raises(errors.ConfigurationError, match="no vault"):
+            service.read("x").result()
+        assert len(source.deadlines) == asked
+
+
+def test_a_late_failure_of_a_refresh_is_logged(caplog):
+    """A refresh that fails when nobody waits for it any longer says so in the log, and the next call asks again."""
+    source = Blocking("old-key-0123456789", "new-key-0123456789", failure=OSError("gone"))
+    service = answering(source, 0.05)
+    with pytest.raises(errors.AuthenticationFailed):
+        service.read("x").result()
+    source.go.set()
+    assert service.renewal._blocking.acquire(timeout=10)
+    service.renewal._blocking.release()
+    assert "OSError" in caplog.text
+    source.failure = None
+    assert service.read("x").using(timeout=30).result() == "b_1"
+
+
+@pytest.mark.parametrize("deadline", [30.0, None])
+def test_a_refresh_needs_a_thread_only_where_it_may_block(monkeypatch, deadline):
+    """A key that is read again, and any refresh without a deadline, run on the thread of the call."""
+
+    def refuse(*_given, **_options):
+        pytest.fail("a thread was made")
+
+    monkeypatch.setattr(threading, "Thread", refuse)
+    keys = iter(["old-key-0123456789"] + ["new-key-0123456789"] * 9)
+    assert answering(lambda: next(keys), deadline).read("x").result() == "b_1"
+    if deadline is None:
+        source = Source("old-key-0123456789", "new-key-0123456789")
+        assert answering(source, None).read("x").result() == "b_1"
 
 
 def test_plain_answers_are_left_alone():

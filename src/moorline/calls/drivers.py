@@ -127,7 +127,7 @@ def drive(steps: Generator[Effect, Any, T], wire: SyncWire, clock: Clock) -> T:
                 elif type(effect) is Wait:
                     value = _granted_blocking(effect)
                 elif type(effect) is Renew:
-                    value = effect.context.renew()
+                    value = effect.context.renew(effect.timeout)
                 else:
                     assert type(effect) is Discard
                     wire.discard(effect.answer)

@@ -240,13 +240,16 @@ class CallContext(Generic[R, A]):
         """What an exception of the client underneath means, *in_body* once the head of the answer was there."""
         raise NotImplementedError
 
-    def renew(self) -> bool:
-        """Look for a newer credential than the one that the last request carried; whether there is one."""
+    def renew(self, timeout: float | None) -> bool:  # noqa: ARG002 (a hole to fill)
+        """Look for a newer credential than the one that the last request carried, for at most *timeout* seconds.
+
+        Returns whether there is one.
+        """
         return False
 
     async def renew_async(self) -> bool:
-        """As ``renew``, on the event loop."""
-        return self.renew()
+        """As ``renew``, on the event loop, where the driver bounds it."""
+        return self.renew(None)
 
     def raised(self, error: CallError) -> CallError:
         """*error* in the class that this kind of caller expects."""

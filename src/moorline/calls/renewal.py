@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, Final
 
 from moorline import telemetry
@@ -38,19 +40,67 @@ class Renewal:
         self._blocking = threading.Lock()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
 
-    def newer(self, refused: Secret) -> bool:
-        """Whether the key is now another than *refused*. Raises what the source raises."""
-        with self._blocking:
+    def newer(self, refused: Secret, timeout: float | None = None) -> bool:
+        """Whether the key is now another than *refused*; after *timeout* seconds it is not. Raises what the source
+        raises.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        if not self._blocking.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        refresh = None
+        try:
             refresh = self._refresh(refused)
+        finally:
             if refresh is None:
-                return self._key() != refused
-            made = refresh()
-            if inspect.isawaitable(made):
-                _closed(made)
-                _log.warning("key_not_refreshed", service=self._name, reason="its source refreshes only with await")
+                self._blocking.release()
+        if refresh is not None and not self._within(refresh, until):
+            return False
+        return self._key() != refused
+
+    def _within(self, refresh: Callable[[], Any], until: float | None) -> bool:
+        """Whether *refresh* was over by then; whenever it is, others may come. Raises what it raises.
+
+        Nobody can interrupt it, so that it has a thread of its own where there is a deadline: one that takes longer
+        goes on, for the calls that come after.
+        """
+        failures: list[BaseException] = []
+        late = threading.Event()
+
+        def work() -> None:
+            try:
+                self._asked_of(refresh())
+            except BaseException as error:  # noqa: BLE001 (who waits for it raises it)
+                failures.append(error)
+                if late.is_set():
+                    _log.warning("key_not_refreshed", service=self._name, reason=type(error).__name__)
+            finally:
+                self._blocking.release()
+
+        if until is None:
+            work()
+        else:
+            thread = threading.Thread(target=copy_context().run, args=(work,), name="moorline-refresh", daemon=True)
+            try:
+                thread.start()
+            except BaseException:
+                self._blocking.release()
+                raise
+            thread.join(max(until - time.monotonic(), 0.0))
+            if thread.is_alive():
+                late.set()
+                _log.warning("key_not_refreshed", service=self._name, reason="its source took longer than the call may")
                 return False
+        if failures:
+            raise failures[0]
+        return True
+
+    def _asked_of(self, made: Any) -> None:
+        """A blocking refresh is over, and gave *made*."""
+        if inspect.isawaitable(made):
+            _closed(made)
+            _log.warning("key_not_refreshed", service=self._name, reason="its source refreshes only with await")
+        else:
             self._asked = self._clock.monotonic()
-            return self._key() != refused
 
     async def newer_async(self, refused: Secret) -> bool:
         """As ``newer``, for sources whose ``refresh`` may be asynchronous."""

@@ -128,9 +128,9 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """Whether both bodies are in memory at once: wires other than httpx2's can no more."""
         return not self.streams and self._plan.upload is None
 
-    def renew(self) -> bool:
+    def renew(self, timeout: float | None) -> bool:
         """Have the service's key source look for a newer key than the one that was refused."""
-        return self._service.renewal.newer(self._key)
+        return self._service.renewal.newer(self._key, timeout)
 
     async def renew_async(self) -> bool:
         """As ``renew``."""
