@@ -15,7 +15,7 @@ from moorline.calls.explain import time_line
 from moorline.calls.hedge import Hedge
 from moorline.calls.lastgood import LastGood
 from moorline.calls.options import PLAIN, UNSET, Options, Unset
-from moorline.calls.story import FellBack, Story, record
+from moorline.calls.story import FellBack, Story, record, record_refusal
 from moorline.errors import CallerFault, CallError, ConfigurationError, Misuse, OutcomeUnknown
 from moorline.policies.retry import Retry
 
@@ -65,7 +65,7 @@ class Call(Generic[T]):
     last: LastGood | None = field(default=None, repr=False, compare=False)
     raw: bool = field(default=False, repr=False)
     replayable: bool = field(default=True, repr=False, compare=False)
-    # When it was first sent; copies share the list, so that all of them know.
+    # When the first attempt began that may have been sent; copies share the list, so that all of them know.
     _tries: list[float] = field(default_factory=list, repr=False, compare=False)
     _stories: list[Story] = field(default_factory=list, repr=False, compare=False)  # of the last sending
 
@@ -350,7 +350,7 @@ class Call(Generic[T]):
         return call.with_key_of(payload, attempt)
 
     def key_payload(self) -> dict[str, Any]:
-        """The key as JSON, and since when the service may know it."""
+        """The key as JSON, and since when the service may know it: None as long as nothing of it was ever sent."""
         first = self._tries[0] if self._tries else None
         return {
             "idempotency_key": self.idempotency_key,
@@ -380,18 +380,17 @@ class Call(Generic[T]):
     def started(self, now: float) -> None:
         """Called at each sending. Raises OutcomeUnknown when the service has forgotten the key of an earlier one."""
         rule = self.service.idempotency
-        if self.idempotency_key is None or rule is None:
+        if not self._tries or self.idempotency_key is None or rule is None or now - self._tries[0] <= rule.window:
             return
-        if not self._tries:
-            self._tries.append(now)
-        elif now - self._tries[0] > rule.window:
-            raise OutcomeUnknown(
-                "not sent again: the service no longer knows the idempotency key of the first try "
-                f"({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self._tries[0]))}); look the object up first",
-                service=self.service.name,
-                operation=self.operation,
-                idempotency_key=self.idempotency_key,
-            )
+        error = OutcomeUnknown(
+            "not sent again: the service no longer knows the idempotency key of the first try "
+            f"({time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(self._tries[0]))}); look the object up first",
+            service=self.service.name,
+            operation=self.operation,
+            idempotency_key=self.idempotency_key,
+        )
+        record_refusal("key window", error, self.sending(), now)
+        raise error
 
     def _check_durable(self) -> None:
         if not self.replayable:

@@ -181,6 +181,7 @@ class CallContext(Generic[R, A]):
         "story",
     )
 
+    tries: list[float] | None = None  # for ``reached``; None where nobody wants to know
     renewable = False  # whether ``renew`` may find another credential after a 401
 
     def __init__(
@@ -235,6 +236,12 @@ class CallContext(Generic[R, A]):
         attempts.
         """
         return None
+
+    def reached(self, at: float) -> None:
+        """An attempt that began then (epoch seconds) may have been sent; asked only where there are ``tries``."""
+        tries = self.tries
+        if tries is not None and (not tries or at < tries[0]):
+            tries[:] = [at]
 
     def translated(self, error: Exception, *, in_body: bool = False) -> CallError:
         """What an exception of the client underneath means, *in_body* once the head of the answer was there."""

@@ -145,17 +145,19 @@ class Pipeline(Entry[R, A]):
                 self._heed(answer, error, readings)
             if error is not None:
                 raise error  # noqa: TRY301 (one place settles the lease)
+            if context.tries is not None:
+                context.reached(wall)
             attempts = self._note(wall, begun, answer.status, "answered")
             return context.succeeded(answer, lease, self._deadline, attempts)
         except CallError as error:
             self._answer = answer
             self._replayable = request is None or request.replayable
-            self._lost(sent=error.outcome != "not_sent")
+            self._lost(wall, sent=request is not None and error.outcome != "not_sent")
             self._note(wall, begun, error.status, error.message)
             lease.settle(worked=worked(error), elapsed=self._attempts[-1].elapsed)
             raise
         except BaseException:
-            self._lost(sent=True)
+            self._lost(wall, sent=request is not None)
             lease.settle(worked=None)
             raise
 
@@ -213,8 +215,12 @@ class Pipeline(Entry[R, A]):
             limited = isinstance(error, RateLimited)
             self._let_know(readings, (self._asked or 0.0) if limited else 0.0)
 
-    def _lost(self, *, sent: bool) -> None:
-        """No answer came: what was taken from the rate gate may be used up, or was not used."""
+    def _lost(self, at: float, *, sent: bool) -> None:
+        """No good answer came to an attempt that began then: if it was sent, the service may know its key, and what was
+        taken from the rate gate may be used up.
+        """
+        if sent and self._context.tries is not None:
+            self._context.reached(at)
         if self._answer is None:
             self._asked = self._named = None
         held = self._held

@@ -77,6 +77,8 @@ def ended(context: CallContext[Any, A], begun: Begun, answer: A) -> A | None:
         if context.judge(answer) is not None or context.limits.readings(answer, wall):
             return None
         elapsed = context.clock.monotonic() - started
+        if context.tries is not None:
+            context.reached(wall - elapsed)
         attempt = Attempt(1, wall - elapsed, elapsed, status, "answered")
         if context.story is not None:
             context.story.append(attempt)

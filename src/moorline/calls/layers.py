@@ -36,6 +36,7 @@ class _Layers:
         options, reads = call.options, call.plan.reads
         wanted = service.coalesce if options.coalesce is None else options.coalesce
         self.service = service
+        call.started(service.clock.wall())  # here, so that a refusal is a step of its own story
         self.call = call.aside()
         self.story = call.sending()
         self.policy = options.applied(service.policy)

@@ -71,7 +71,19 @@ class ServiceRequest(NamedTuple):
 class ServiceContext(CallContext[ServiceRequest, Exchange]):
     """One sending of a Call."""
 
-    __slots__ = ("_body", "_call", "_headers", "_key", "_patience", "_plan", "_service", "_state", "_stopped", "_url")
+    __slots__ = (
+        "_body",
+        "_call",
+        "_headers",
+        "_key",
+        "_patience",
+        "_plan",
+        "_service",
+        "_state",
+        "_stopped",
+        "_url",
+        "tries",
+    )
 
     renewable = True
     streams = False  # whether the answer's body is left to be read
@@ -89,6 +101,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self.retried, self.random = service.errors.retry, random.random
         self.cost = plan.cost if call.options.cost is None else call.options.cost
         self.story = call.sending()
+        self.tries = None if key is None else call._tries  # noqa: SLF001 (no call more)
         self._service = service
         self._call = call
         self._plan = plan

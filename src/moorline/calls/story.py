@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Final, Literal
 
 from moorline import telemetry
-from moorline.errors import Attempt, Outcome
+from moorline.errors import Attempt, CallError, Outcome
 
 __all__ = [
     "FellBack",
@@ -32,6 +32,7 @@ __all__ = [
     "Watcher",
     "new_number",
     "record",
+    "record_refusal",
     "step_of",
     "tell",
     "watch",
@@ -232,6 +233,15 @@ def record(step: Step, story: Story | None) -> None:
         story.append(step)
     if watchers:
         tell(step)
+
+
+def record_refusal(part: Part, error: CallError, story: Story, at: float) -> None:
+    """As ``record``, of a call that *part* refused with *error* before it could begin, *at* seconds since the epoch."""
+    common: dict[str, Any] = {"at": at, "service": error.service, "operation": error.operation, "reason": error.message}
+    call, kind = new_number(), type(error).__name__
+    record(Refused(part=part, call=call, **common), story)
+    end = Finished(status=None, attempts=0, elapsed=0.0, outcome=error.outcome, error=kind, call=call, **common)
+    record(end, story)
 
 
 def tell(step: Step) -> None:
