@@ -36,6 +36,7 @@ __all__ = [
     "raise_translated",
     "timeouts",
     "unmoved",
+    "unprocessed",
 ]
 
 WIRE_ERRORS: Final = (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError)
@@ -48,6 +49,7 @@ _NOT_SENT: Final = (
     httpx2.InvalidURL,
 )
 _PHASES: Final = ("connect", "read", "write", "pool")
+_REFUSED_STREAM: Final = 7
 _ROUNDING: Final = 0.002  # a socket's timeout is counted in milliseconds
 
 
@@ -129,11 +131,27 @@ def _translated(error: BaseException, message: str, *, in_body: bool) -> CallErr
         return InvalidRequest(f"the request cannot be sent ({message})", outcome="not_sent")
     if isinstance(error, httpx2.TimeoutException):
         return AttemptTimeout(f"no complete answer in time ({message})")
+    if not in_body and unprocessed(error):
+        return ConnectionLost(f"the service did not process it ({message})", outcome="not_sent")
     if isinstance(error, httpx2.DecodingError):
         return BadAnswer(f"the answer cannot be decoded ({message})", retryable=True)
     if in_body:
         return BadAnswer(f"the answer is truncated ({message})", retryable=True)
     return ConnectionLost(f"the connection broke ({message})")
+
+
+def unprocessed(error: BaseException) -> bool:
+    """Whether *error*, of httpx2 or httpx, is the peer's word over HTTP/2 that it did nothing with the request: it
+    refused the stream, or leaves the connection without having seen any (RFC 9113, 8.7 and 6.8).
+
+    The pools themselves send again what came after the last stream that the peer saw. Where one had been seen, what
+    they raise does not tell whether it was this one.
+    """
+    said = error.__cause__.args if error.__cause__ is not None else ()
+    event = said[0] if said else None  # h2's, which httpcore2 2.16 and httpcore 1.0 hand on; h2 need not be there
+    if getattr(event, "last_stream_id", None) == 0:
+        return True
+    return getattr(event, "error_code", None) == _REFUSED_STREAM and getattr(event, "remote_reset", False) is True
 
 
 class _Body(httpx2.AsyncByteStream, httpx2.SyncByteStream):
@@ -165,15 +183,21 @@ class _Parts(_Body):
         self._reading = reading
         self._at = at
 
-    def __iter__(self) -> Iterator[bytes]:
+    def _begin(self) -> None:
+        """A pool of HTTP/2 begins anew where the peer left before it saw the request; of the source nothing is left."""
+        if self.touched:
+            raise ConnectionLost("the service did not process it (it left the connection)", outcome="not_sent")
         self.touched = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._begin()
         for part in self._reading:
             if self._at is not None and time.monotonic() >= self._at:
                 raise Expired(sent=True)
             yield part
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        self.touched = True
+        self._begin()
         async for part in self._reading:
             yield part
 

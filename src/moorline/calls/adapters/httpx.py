@@ -28,7 +28,7 @@ from moorline.calls.guards import Guards
 from moorline.calls.hosts import guards_by_host
 from moorline.calls.timer import Timer
 from moorline.calls.watching import Watch
-from moorline.calls.wires import timeouts
+from moorline.calls.wires import timeouts, unprocessed
 from moorline.errors import (
     AttemptTimeout,
     BadAnswer,
@@ -236,6 +236,8 @@ class _Context(Foreign):
             made = InvalidRequest(f"the request cannot be sent ({said(error)})", outcome="not_sent")
         elif isinstance(error, (httpx.TimeoutException, TimeoutError)):
             made = AttemptTimeout(f"no complete answer in time ({said(error)})")
+        elif not in_body and unprocessed(error):
+            made = ConnectionLost(f"the service did not process it ({said(error)})", outcome="not_sent")
         elif in_body:
             made = BadAnswer(f"the answer is truncated ({said(error)})", retryable=True)
         else:
