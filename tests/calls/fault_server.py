@@ -45,12 +45,22 @@ class FaultServer:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         self._loop.run_forever()
-        server.close()
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._loop.run_until_complete(self._hang_up(server))
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    async def _hang_up(self, server: asyncio.Server) -> None:
+        """Close all connections: also one that is only just accepted, whose socket nobody owns for a few turns."""
+        self._loop.remove_reader(server.sockets[0].fileno())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        server.close()
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+        for _ in range(10):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -62,7 +72,7 @@ class FaultServer:
                         self._arrived.notify_all()
                     await self._behaviour(head, reader, writer)
         except asyncio.CancelledError:
-            pass
+            writer.transport.abort()  # what is not sent yet is never read
         finally:
             writer.close()
 
