@@ -34,8 +34,12 @@ def _name(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=_name)
-def test_the_python_of_a_page_runs(page: Path, sandbox: Sandbox) -> None:
+def test_the_python_of_a_page_runs(
+    page: Path, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All blocks, in their order and in one namespace, against the sandbox; those with await on an event loop."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.pdf").write_bytes(b"%PDF-")  # the reader's own
     space: dict[str, Any] = {"__name__": "page"}
     for number, source in enumerate(_blocks(page, "python"), 1):
         code = compile(source, f"{_name(page)}, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
