@@ -154,11 +154,11 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send *request* through the pipeline."""
-        wire = self._given or AsyncPlainWire(await self._clients.for_loop(), marks=True)
+        wire = self._given or AsyncPlainWire(self._clients.known() or await self._clients.for_loop(), marks=True)
         named = self._one
         if named is None:
-            at = request.url._uri_reference  # noqa: SLF001 (what is public of it costs ten times the look-up)
-            named = self._by_host[at.host, at.port]
+            url = request.url
+            named = self._by_host[url.host, url.port]
         begun = self._at_once(request, named.guard)
         if begun is None:
             return await self._piped(self._begin(named.context, request), wire)
@@ -205,8 +205,8 @@ class Transport(_Base, httpx2.BaseTransport):
         wire = self._given or SyncPlainWire(self._clients.blocking())
         named = self._one
         if named is None:
-            at = request.url._uri_reference  # noqa: SLF001 (what is public of it costs ten times the look-up)
-            named = self._by_host[at.host, at.port]
+            url = request.url
+            named = self._by_host[url.host, url.port]
         begun = self._at_once(request, named.guard)
         if begun is None:
             return self._piped(self._begin(named.context, request), wire)
