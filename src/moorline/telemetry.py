@@ -31,20 +31,18 @@ class Log:
     A line below the level costs one look-up: nothing is formatted and structlog is not even imported.
     """
 
-    __slots__ = ("_bound", "_context", "_standard")
+    __slots__ = ("_bound", "_context", "_standard", "is_enabled_for")
 
     def __init__(self, standard: logging.Logger, context: dict[str, Any]) -> None:
         self._standard = standard
+        self.is_enabled_for = standard.isEnabledFor
+        """Whether lines of that level (``logging.DEBUG``, …) go anywhere; for values that are costly to compute."""
         self._context = context
         self._bound: Any = None
 
     def bind(self, **values: Any) -> Log:
         """A logger that adds *values* to each of its lines."""
         return Log(self._standard, self._context | values)
-
-    def is_enabled_for(self, level: int) -> bool:
-        """Whether lines of that level (``logging.DEBUG``, …) go anywhere; for values that are costly to compute."""
-        return self._standard.isEnabledFor(level)
 
     def debug(self, event: str, **values: Any) -> None:
         """A detail for who looks for a fault."""

@@ -39,9 +39,13 @@ def begin(guard: Guard, policy: Policy, clock: Clock) -> Begun | None:
         return None
     if shared is not None and shared.store.up:
         return None
-    if admission is not None and not admission.enter():
-        return None
-    permit = breaker.admit(guard.terms)
+    if admission is not None:
+        calls = admission.calls
+        if len(calls) >= admission.limit:
+            return None
+        calls.append(None)
+    generation = breaker.free
+    permit = Permit(breaker, generation, guard.terms.slow) if generation else breaker.admit(guard.terms)
     if permit is not None:
         started = clock.monotonic()
         seconds, most, given = policy.deadline, policy.attempt_timeout, ambient()
@@ -50,8 +54,9 @@ def begin(guard: Guard, policy: Policy, clock: Clock) -> Begun | None:
         if most is not None and most < left:
             left = most
         if left > 0:
-            if guard.budget is not None:
-                guard.budget.call()
+            budget = guard.budget
+            if budget is not None and not budget.full:
+                budget.call()
             return permit, started, deadline, left if left != inf else None
         permit.ignore()
     if admission is not None:
@@ -86,6 +91,7 @@ def ended(context: CallContext[Any, A], begun: Begun, answer: A) -> A | None:
     except BaseException:
         unsent(context.guard, permit)
         raise
-    if context.guard.admission is not None:
-        context.guard.admission.leave()
+    admission = context.guard.admission
+    if admission is not None:
+        admission.calls.pop()
     return result

@@ -9,7 +9,7 @@ negative or beyond a year is as if it were not there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -359,9 +359,10 @@ class RateLimitHeaders:
         told = ("x-should-retry",) if self.should_retry is None else (self.should_retry.lower(), "x-should-retry")
         object.__setattr__(self, "_told", told)
 
-    def quiet(self, raw: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether none of these headers, as they came, speaks of limits."""
-        return self._firsts.isdisjoint([name.lower() for name, _value in raw])
+    @property
+    def names(self) -> frozenset[str | bytes]:
+        """The headers of which one is there where an answer speaks of limits, in lower case, as text and as bytes."""
+        return self._firsts
 
     def readings(self, answer: Headed, now: float) -> tuple[Reading, ...]:
         """What *answer* says of the service's limits; *now* is epoch seconds. Empty for nearly all that say nothing."""

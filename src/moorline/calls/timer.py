@@ -9,6 +9,8 @@ from typing import Final, Self
 
 __all__ = ["BodyTimer", "Timer"]
 
+_running_loop: Final = asyncio.get_running_loop
+_current_task: Final = asyncio.current_task
 _MOST_QUEUES: Final = 32
 _SLACK: Final = 64
 
@@ -35,12 +37,12 @@ class Timer:
 
     def __enter__(self) -> Self:
         if self._seconds is not None:
-            task = asyncio.current_task()
+            loop, seconds = _running_loop(), self._seconds
+            task = _current_task(loop)
             if task is None:
                 raise RuntimeError("a Call is awaited inside of a task")
             self._cancelling = task.cancelling()
             self._task = task
-            loop, seconds = task.get_loop(), self._seconds
             self.when = loop.time() + seconds
             queues = _loops.get(loop)
             queue = self._queue = queues.get(seconds) if queues is not None else None
@@ -64,8 +66,12 @@ class Timer:
         task, self._task = self._task, None
         if task is None:
             return
-        if self._queue is not None:
-            self._queue.live -= 1
+        queue = self._queue
+        if queue is not None:
+            queue.live -= 1
+            timers = queue.timers
+            if len(timers) > 1 and timers[-1] is self:  # the first stays: the loop's timer is set for it
+                timers.pop()
         elif self._handle is not None:
             self._handle.cancel()
         # Somebody else may have cancelled the task as well: then it stays cancelled.

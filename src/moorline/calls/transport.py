@@ -8,7 +8,7 @@ given up is RateLimited.
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import httpx2
 
@@ -29,6 +29,9 @@ from moorline.errors import ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
 __all__ = ["AsyncTransport", "Transport"]
+
+
+_SPEAKING: Final = LIMITS.names
 
 
 class _Named(NamedTuple):
@@ -83,21 +86,15 @@ class _Base:
         guard = self._guards.guard(name, self._policy)
         return _Named(guard, PlainContext.of_transport(body, name, self._policy, guard, self._clock))
 
-    def _at_once(self, request: httpx2.Request, guard: Guard) -> Begun | None:
-        """What the request holds where nothing stands in its way; its body is in memory then, its address nobody's
-        concern.
-        """
-        if type(request.stream) is not httpx2.ByteStream or self._addresses is not None:
-            return None
-        return begin(guard, self._policy, self._clock)
-
     def _is_over(self, response: httpx2.Response, begun: Begun, guard: Guard) -> bool:
         """Whether *response* is a good one that is complete: then nothing is held any longer."""
-        if response.status_code >= 300 or not response.is_stream_consumed or not LIMITS.quiet(response.headers.raw):
+        if response.status_code >= 300 or not response.is_stream_consumed:
+            return False
+        if not _SPEAKING.isdisjoint([name.lower() for name, _value in response.headers.raw]):
             return False
         begun[0].success(self._clock.monotonic() - begun[1])
         if guard.admission is not None:
-            guard.admission.leave()
+            guard.admission.calls.pop()
         return True
 
     def _steps(
@@ -159,7 +156,9 @@ class AsyncTransport(_Base, httpx2.AsyncBaseTransport):
         if named is None:
             url = request.url
             named = self._by_host[url.host, url.port]
-        begun = self._at_once(request, named.guard)
+        begun = None
+        if type(request.stream) is httpx2.ByteStream and self._addresses is None:  # in memory, and going anywhere
+            begun = begin(named.guard, self._policy, self._clock)
         if begun is None:
             return await self._piped(self._begin(named.context, request), wire)
         extensions = request.extensions
@@ -207,7 +206,9 @@ class Transport(_Base, httpx2.BaseTransport):
         if named is None:
             url = request.url
             named = self._by_host[url.host, url.port]
-        begun = self._at_once(request, named.guard)
+        begun = None
+        if type(request.stream) is httpx2.ByteStream and self._addresses is None:  # in memory, and going anywhere
+            begun = begin(named.guard, self._policy, self._clock)
         if begun is None:
             return self._piped(self._begin(named.context, request), wire)
         extensions = request.extensions

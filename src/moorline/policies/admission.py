@@ -14,24 +14,25 @@ class Admission:
     of the pipeline's bookkeeping; so many threads that come at the same instant may pass the limit by a few.
     """
 
-    __slots__ = ("__weakref__", "_under_way", "limit")
+    __slots__ = ("__weakref__", "calls", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._under_way: deque[None] = deque()
+        self.calls: deque[None] = deque()
+        """One for each call that is under way: what ``enter`` appends and ``leave`` takes away."""
 
     @property
     def under_way(self) -> int:
         """Calls that have begun and are not over."""
-        return len(self._under_way)
+        return len(self.calls)
 
     def enter(self) -> bool:
         """Whether one more call may begin; True must be followed by ``leave()``."""
-        if len(self._under_way) >= self.limit:
+        if len(self.calls) >= self.limit:
             return False
-        self._under_way.append(None)
+        self.calls.append(None)
         return True
 
     def leave(self) -> None:
         """A call is over."""
-        self._under_way.pop()
+        self.calls.pop()

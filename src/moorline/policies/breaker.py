@@ -163,7 +163,6 @@ class BreakerState:
     __slots__ = (
         "__weakref__",
         "_forced",
-        "_free",
         "_generation",
         "_in_a_row",
         "_lock",
@@ -178,6 +177,7 @@ class BreakerState:
         "_window",
         "_worked",
         "config",
+        "free",
         "reason",
     )
 
@@ -212,7 +212,7 @@ class BreakerState:
 
     def admit(self, terms: Terms = _TERMS) -> Permit | None:
         """A permit for one attempt, or None: then ``wait()`` says how long."""
-        generation = self._free  # the usual case needs no lock to read one reference
+        generation = self.free  # the usual case needs no lock to read one reference
         if generation:
             return Permit(self, generation, terms.slow)
         with self._lock:
@@ -226,7 +226,7 @@ class BreakerState:
         """Seconds until an attempt may be admitted: 0 when it is now, infinite when the breaker is forced open. While
         probes are out it is at most *reset*: they mostly come back long before their leases end.
         """
-        if self._free:
+        if self.free:
             return 0.0
         with self._lock:
             return self._wait(self._now())
@@ -368,7 +368,8 @@ class BreakerState:
         self._window.clear(now)
         closed = state == "closed"
         # The generation whose calls are admitted, and whose successes are counted, without the lock.
-        self._free = self._generation if closed and self._forced != "open" else _NONE
+        # The generation of the permits that ``admit`` gives without a lock; nothing where it must look closer.
+        self.free = self._generation if closed and self._forced != "open" else _NONE
         self._uneventful = self._generation if closed and self._forced is None else -1
         if closed:
             self._slowness = False

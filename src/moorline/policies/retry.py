@@ -67,7 +67,7 @@ class RetryBudget:
     A retry is charged when it is scheduled, so that a burst of failures cannot all pass while they wait.
     """
 
-    __slots__ = ("__weakref__", "_at", "_lock", "_most", "_now", "_ratio", "_tokens")
+    __slots__ = ("__weakref__", "_at", "_lock", "_most", "_now", "_ratio", "_tokens", "full")
 
     _BURST: Final = 20.0
 
@@ -76,24 +76,27 @@ class RetryBudget:
         self._now = now
         self._at = now()
         self._most = self._tokens = self._BURST
+        self.full = True
+        """Whether calls earn nothing more: the usual case, which needs no ``call``."""
         self._lock = threading.Lock()
 
     def call(self) -> None:
         """A new call came: it earns its share of a retry."""
-        if self._tokens >= self._most:  # the usual case: nothing to earn
+        if self.full:
             return
         with self._lock:
-            self._tokens = min(self._most, self._tokens + self._ratio)
+            self._gain(self._ratio)
 
     def take(self) -> bool:
         """Whether one more retry may be scheduled; True has paid for it."""
         with self._lock:
             now = self._now()
-            self._tokens = min(self._most, self._tokens + (now - self._at))
+            self._gain(now - self._at)
             self._at = now
             if self._tokens < 1:
                 return False
             self._tokens -= 1
+            self.full = False
             return True
 
     @property
@@ -104,7 +107,11 @@ class RetryBudget:
     def give_back(self) -> None:
         """A scheduled retry was cancelled before it was sent."""
         with self._lock:
-            self._tokens = min(self._most, self._tokens + 1)
+            self._gain(1)
+
+    def _gain(self, tokens: float) -> None:
+        self._tokens = min(self._most, self._tokens + tokens)
+        self.full = self._tokens >= self._most
 
     def __repr__(self) -> str:
         return f"RetryBudget({self._tokens:.1f} of {self._most:.0f})"
