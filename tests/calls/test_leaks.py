@@ -1,10 +1,11 @@
-"""Ten thousand requests are cancelled where they hold most, and nothing of them is left."""
+"""Ten thousand requests are cancelled in each place where they hold something, and nothing of them is left."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -13,23 +14,25 @@ from tests.calls import fault_server
 from tests.calls.fault_server import FaultServer
 from tests.calls.ledger import Ledger
 
+from moorline import Upload, errors
 from moorline.calls.clients import Clients
 from moorline.calls.guards import Guards
-from moorline.policies.breaker import Breaker
+from moorline.policies.breaker import Breaker, BreakerState
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.transport import AsyncTransport
 
-EACH = 2_500
+EACH = 5_000  # of plain requests and of Calls: ten thousand in each place
 AT_ONCE = 50
+HALF_OPEN = 10  # of so many rounds one
 # A pool and a bulkhead that are smaller than what comes at once, so that some are cancelled in their queues; a quota
-# that never binds but is counted; and a breaker that knows the slow ones.
+# that never binds but is counted; and a breaker that only leaves closed when it is told to.
 POLICY = Policy(
     deadline=30,
     attempt_timeout=20,
     retry=None,
-    breaker=Breaker(failures=1_000_000, rate=None, slow_rate=None),
+    breaker=Breaker(failures=1_000_000, probes=30, rate=None, slow_rate=None),
     rate=RateLimit(1_000_000),
     bulkhead=Bulkhead(40, queue=20),
 )
@@ -42,22 +45,85 @@ async def endless() -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
 
 
-async def cancel_all(work: Any) -> None:
-    """Begin and cancel EACH tasks of *work*, some twice, some at once, some after a while."""
+class Plain:
+    """Requests of a plain client."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.transport = AsyncTransport(POLICY, name="plain", guards=Guards())
+        assert self.transport._one is not None
+        self.guard: Any = self.transport._one.guard
+        self.clients = self.transport._clients
+        self.client = httpx2.AsyncClient(transport=self.transport)
+
+    async def get(self) -> None:
+        await self.client.get(self.url)
+
+    async def send(self) -> None:
+        await self.client.post(self.url, content=endless())
+
+    async def stream(self) -> None:
+        async with self.client.stream("GET", self.url) as response:
+            async for _part in response.aiter_bytes():
+                pass
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+class Calls:
+    """Calls of a service."""
+
+    def __init__(self, url: str) -> None:
+        self.service = Ledger("key", base_url=url, policy=POLICY, guards=Guards())
+        self.clients = self.service._wires._clients = Clients()
+        self.guard: Any = self.service._guard(self.service.base_url, POLICY)
+
+    async def get(self) -> None:
+        await self.service.read("x")
+
+    async def send(self) -> None:
+        await self.service.request("PUT", "/files/1", upload=Upload(endless()))
+
+    async def stream(self) -> None:
+        async with self.service.read("x").stream() as answer:
+            async for _part in answer:
+                pass
+
+    async def aclose(self) -> None:
+        await self.service.aclose()
+
+
+async def cancel_all(work: Callable[[], Coroutine[Any, Any, None]], breaker: BreakerState) -> None:
+    """Begin and cancel tasks of *work*, some twice, some at once, some after a while, until it was EACH of them. In
+    some rounds the breaker is half open: those who pass are its probes, and the others are refused.
+    """
     dice = random.Random(20)
-    for _ in range(EACH // AT_ONCE):
+    cancelled = probes = rounds = 0
+    while cancelled < EACH:
+        rounds += 1
+        half_open = rounds % HALF_OPEN == 0
+        if half_open:
+            breaker.follow(1e-9, "so that the next ones are probes")
         tasks = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
         for _ in range(dice.choice((0, 1, 3, 8, 20))):
             await asyncio.sleep(0)
-        await asyncio.sleep(dice.choice((0, 0.002, 0.02)))
+        await asyncio.sleep(dice.choice((0, 0, 0.002, 0.01)))
+        probes += breaker.snapshot().probes
         for task in tasks:
             task.cancel()
         if dice.random() < 0.3:
             await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(isinstance(each, asyncio.CancelledError) for each in done), done
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [each for each in ends if half_open and isinstance(each, errors.CircuitOpen)]
+        assert all(isinstance(each, asyncio.CancelledError) for each in ends if each not in refused), ends
+        cancelled += AT_ONCE - len(refused)
+        if half_open:
+            assert breaker.snapshot().probes == 0
+            breaker.force(None)
+    assert probes > EACH / 100
 
 
 async def nothing_left(guard: Any, clients: Clients) -> None:
@@ -70,60 +136,34 @@ async def nothing_left(guard: Any, clients: Clients) -> None:
     assert (guard.bulkhead.busy, guard.bulkhead.waiting) == (0, 0)
     assert guard.admission.under_way == 0
     assert (guard.gate.waiting, guard.gate.snapshot().in_flight) == (0, 0)
-    assert guard.breaker.snapshot().probes == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def guard_of(transport: AsyncTransport) -> Any:
-    (host,) = transport._by_host.values()
-    return host.guard
+def descriptors() -> int:
+    """How many files and sockets this process has open; 0 where nobody says."""
+    open_ones = Path("/proc/self/fd")
+    return len(list(open_ones.iterdir())) if open_ones.exists() else 0
 
 
-@pytest.mark.timeout(120)
-class TestPlainTransports:
-    async def test_while_connecting(self):
-        """2,500 cancelled in the TLS handshake and in the pool's queue."""
-        transport = AsyncTransport(POLICY)
-        with FaultServer(fault_server.silent) as server:  # what it reads is no request, and it waits for more
-            url = server.url.replace("http:", "https:")
-            async with httpx2.AsyncClient(transport=transport) as client:
-                await cancel_all(lambda: client.get(url))
-                await nothing_left(guard_of(transport), transport._clients)
-
-    async def test_while_sending(self):
-        """2,500 cancelled within an upload that nobody reads."""
-        transport = AsyncTransport(POLICY)
-        with FaultServer(fault_server.silent) as server:
-            async with httpx2.AsyncClient(transport=transport) as client:
-                await cancel_all(lambda: client.post(server.url, content=endless()))
-                await nothing_left(guard_of(transport), transport._clients)
-
-    async def test_while_streaming(self):
-        """2,500 cancelled within a body that stalls."""
-        transport = AsyncTransport(POLICY)
-
-        async def read(client: httpx2.AsyncClient, url: str) -> None:
-            async with client.stream("GET", url) as response:
-                async for _part in response.aiter_bytes():
-                    pass
-
-        with FaultServer(fault_server.stalled_body) as server:
-            async with httpx2.AsyncClient(transport=transport) as client:
-                await cancel_all(lambda: read(client, server.url))
-                await nothing_left(guard_of(transport), transport._clients)
+# Where they are cancelled: what the server does, the scheme that is spoken to it, and what is asked of it.
+PLACES = {
+    "connecting": (fault_server.silent, "https:", "get"),  # in the handshake, which it takes for half a request
+    "sending": (fault_server.silent, "http:", "send"),
+    "waiting": (fault_server.silent, "http:", "get"),
+    "streaming": (fault_server.stalled_body, "http:", "stream"),
+}
 
 
-@pytest.mark.timeout(120)
-class TestServices:
-    async def test_while_waiting(self):
-        """2,500 Calls cancelled while the service says nothing."""
-
-        async def wait(service: Ledger) -> Any:
-            return await service.read("x")
-
-        with FaultServer(fault_server.silent) as server:
-            service = Ledger("key", base_url=server.url, policy=POLICY, guards=Guards())
-            service._wires._clients = Clients()
-            await cancel_all(lambda: wait(service))
-            await nothing_left(service._guard(service.base_url, POLICY), service._wires._clients)
-            await service.aclose()
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", [Plain, Calls])
+async def test_ten_thousand_cancelled(kind, place):
+    """Half of them plain requests, half Calls: some are in the queues of pool and bulkhead, some are probes."""
+    behaviour, scheme, deed = PLACES[place]
+    before = descriptors()
+    with FaultServer(behaviour) as server:
+        made = kind(server.url.replace("http:", scheme))
+        await cancel_all(getattr(made, deed), made.guard.breaker)
+        await nothing_left(made.guard, made.clients)
+        await made.aclose()
+    assert descriptors() == before
