@@ -296,6 +296,36 @@ def test_who_is_gone_leaves_the_queue():
     assert gate.waiting == 0
 
 
+@pytest.mark.parametrize("passes", [0.0, 1.3])
+def test_caution_refuses_nobody(passes):
+    """What a reset gives back is tried out slowly, but who has time for it is not refused: it may give back all."""
+    gate, clock = gate_of()
+    gate.heed((Reading(9, 100, 1.25),))
+    clock.advance(passes)
+    held = [gate.take(5.0) for _ in range(60)]
+    assert all(each.ok for each in held)
+    assert held[-1].wait > 5
+    assert not gate.take(0.0).ok
+
+
+def test_a_queue_that_no_reset_serves_in_time():
+    """After a reset the 150 calls that wait for a limit of 100 need one more: who has no time for it is refused."""
+    gate, clock = gate_of()
+    gate.heed((Reading(0, 100, 1.0, 60),))
+    clock.advance(1.0)
+    assert [gate.take(30.0).ok for _ in range(150)].count(True) == 101  # one has passed, and tries it out
+
+
+def test_even_at_best_too_late():
+    """With 100 in 60 s, of which none is left, the 101st in the queue has no chance within a minute."""
+    gate, _ = gate_of()
+    gate.heed((Reading(0, 100, 30, 60),))
+    assert all(gate.take(31.0).ok for _ in range(100))
+    refused = gate.take(31.0)
+    assert not refused.ok
+    assert refused.wait >= 90
+
+
 def test_a_lost_pass_is_forgotten():
     """Who never settles its pass holds its share for a minute at most."""
     gate, clock = gate_of()

@@ -92,9 +92,10 @@ class Entry(Generic[R, A]):
                 message = f"not sent: {held.why}, beyond the deadline"
                 when = context.clock.wall() + held.wait
                 raise self._refusal("rate gate", RateLimited(message, outcome="not_sent", retry_at=when))
-            self._tell(story.Waiting, held.why, part="rate gate", seconds=held.wait)
+            wait = min(held.wait, self._left())
+            self._tell(story.Waiting, held.why, part="rate gate", seconds=wait)
             # A place may come earlier than was thought; a clock of a test's own moves by sleeping only.
-            yield Wait(held, held.wait) if context.clock is SYSTEM else Sleep(held.wait)
+            yield Wait(held, wait) if context.clock is SYSTEM else Sleep(wait)
             held = self._held = gate.again(held, self._left())
 
     def _unsent(self) -> None:

@@ -134,10 +134,10 @@ class Allowance:
         """Our part of what was used is our part of what remains: others use it as well."""
         return max(own / used, 0.05) * self._part if used >= 4 and own < 0.9 * used else self._part
 
-    def wait(self, now: float, flying: float, ahead: float, cost: float) -> float:
-        """Seconds until *cost* may be sent, when *ahead* goes first."""
+    def wait(self, now: float, flying: float, ahead: float, cost: float, *, at_best: bool = False) -> float:
+        """Seconds until *cost* may be sent, when *ahead* goes first; *at_best* where the next reset gives all back."""
         if self._renewed(now):
-            return self._probe(now, ahead, cost)
+            return self._rounds(ahead + cost) * self._window if at_best else self._probe(now, ahead, cost)
         left, wanted = self.left(now, flying), ahead + min(cost, max(self._limit, 1.0))
         if left >= wanted:
             return max(self._paced - now, 0.0) + (ahead * self._spread(now, left) if self._scarce(left) else 0.0)
@@ -148,7 +148,11 @@ class Allowance:
             return self._forgotten(now, flying, wanted)
         beyond = wanted - max(left, 0.0) - 1  # the first after the reset is its probe
         rounds, rest = divmod(max(beyond, 0.0), max(self._limit, 1.0))
-        return waited + rounds * self._window + rest * self._gap
+        return waited + rounds * self._window + (0.0 if at_best else rest * self._gap)
+
+    def _rounds(self, wanted: float) -> int:
+        """How many more resets it takes, after one that gave all back, until *wanted* has passed."""
+        return max(math.ceil(wanted / max(self._limit, 1.0)) - 1, 0)
 
     def _forgotten(self, now: float, flying: float, wanted: float) -> float:
         """Seconds until a sliding window has room for *wanted*: as we remember what it holds, or as it says."""

@@ -79,7 +79,7 @@ class Gate:
 
     def take(self, longest: float, cost: float = 1.0, operation: str = "") -> Pass:
         """A Pass for one call that costs *cost*: let through, waiting, or refused when it would wait *longest* seconds
-        or more.
+        or more even if all goes well.
         """
         with self._lock:
             now = self._now()
@@ -90,7 +90,8 @@ class Gate:
             if not wait:
                 self._let_through(asked, now)
             else:
-                self._hold_or_refuse(asked, now, wait, part, longest)
+                asked.ok = wait < longest or self._wait(lane, now, queued, common, cost, at_best=True)[0] < longest
+                self._hold_or_refuse(asked, now, wait, part)
             return asked
 
     def again(self, held: Pass, longest: float) -> Pass:
@@ -108,7 +109,8 @@ class Gate:
                 self._leave(held)
                 self._let_through(held, now)
             else:
-                self._hold_or_refuse(held, now, wait, part, longest)
+                held.ok = wait < longest or self._wait(lane, now, ahead, ahead, held.cost, at_best=True)[0] < longest
+                self._hold_or_refuse(held, now, wait, part)
             woken = self._next(now)
         self._wake(woken)
         return held
@@ -145,8 +147,8 @@ class Gate:
             lane.flying += asked.cost
         self._out[asked] = None
 
-    def _hold_or_refuse(self, asked: Pass, now: float, wait: float, part: object, longest: float) -> None:
-        asked.wait, asked.ok = wait, wait < longest
+    def _hold_or_refuse(self, asked: Pass, now: float, wait: float, part: object) -> None:
+        asked.wait = wait
         asked.why = self._why(part, asked.lane, now)
         if not asked.ok:
             if asked.state == "waiting":
@@ -205,8 +207,12 @@ class Gate:
 
     # What restricts --------------------------------------------------------------------------------------------------
 
-    def _wait(self, lane: Lane, now: float, ahead: float, common: float, cost: float) -> tuple[float, object]:
-        """Seconds until *cost* may pass, and the part that says so."""
+    def _wait(
+        self, lane: Lane, now: float, ahead: float, common: float, cost: float, *, at_best: bool = False
+    ) -> tuple[float, object]:
+        """Seconds until *cost* may pass, and the part that says so. *at_best* takes a reset that is still to come, or
+        to be tried out, to give back the whole limit.
+        """
         longest = 0.0
         because: object = None
         for quota in self._quotas:
@@ -222,7 +228,7 @@ class Gate:
                 longest, because = each.closed - now, each
             before = ahead if each is lane else common
             for allowance in each.allowances.values():
-                wait = allowance.wait(now, self._in_flight(each, now), before, cost)
+                wait = allowance.wait(now, self._in_flight(each, now), before, cost, at_best=at_best)
                 if wait > longest:
                     longest, because = wait, allowance
         return (longest, because) if longest > _GRAIN else (0.0, None)

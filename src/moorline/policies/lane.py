@@ -13,8 +13,9 @@ __all__ = ["Lane", "Pass"]
 class Pass:
     """The answer of a gate to one caller. ``ok`` and no ``wait``: send now, and settle it with ``Gate.heed`` or
     ``give_back``. ``ok`` and a ``wait`` in seconds: sleep so long, then ask ``Gate.again``; the place in the queue is
-    kept meanwhile, and given up with ``give_back``. Not ``ok``: refused, ``wait`` says when it would be our turn.
-    ``why`` is the reason of a wait or a refusal.
+    kept meanwhile, and given up with ``give_back``; a wait that is longer than was asked for is a cautious guess, so
+    ask again when the time is over. Not ``ok``: refused, ``wait`` says when it would be our turn. ``why`` is the reason
+    of a wait or a refusal.
 
     Instead of sleeping one may wait for ``granted``, as for a bulkhead's ticket, with ``wait`` as the limit: it means
     that it is worth to ask again earlier, because somebody left the queue or the service brought good news.
