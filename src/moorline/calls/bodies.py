@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import httpx2
 
@@ -12,9 +12,6 @@ from moorline.calls.timer import BodyTimer
 from moorline.calls.watching import Watch
 from moorline.calls.wires import WIRE_ERRORS
 from moorline.errors import CallError
-
-if TYPE_CHECKING:
-    from moorline.calls.plain import PlainContext
 
 __all__ = ["AsyncBody", "SyncBody"]
 
@@ -70,7 +67,8 @@ class SyncBody(httpx2.SyncByteStream):
     def __init__(self, stream: Any, watch: Watch) -> None:
         self._stream = stream
         self._watch = watch
-        cast("PlainContext", watch.context).clamp_body(watch.deadline)
+        context: Any = watch.context
+        context.clamp_body(watch.deadline)
 
     def __iter__(self) -> Iterator[bytes]:
         watch = self._watch

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from moorline.calls.dialects import RateLimitHeaders
+from moorline.calls.faults import usual_request_id
 from moorline.calls.guards import Guard
 from moorline.calls.story import Story
 from moorline.clock import SYSTEM, Clock
@@ -236,6 +237,10 @@ class CallContext(Generic[R, A]):
         attempts.
         """
         return None
+
+    def request_id_of(self, answer: A) -> str | None:
+        """The service's own name for this request, if it gave one."""
+        return usual_request_id(answer)
 
     def reached(self, at: float) -> None:
         """An attempt that began then (epoch seconds) may have been sent; asked only where there are ``tries``."""

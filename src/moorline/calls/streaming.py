@@ -4,7 +4,6 @@ holds (its slot, its permit of the breaker) last until the body is read or close
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -15,9 +14,8 @@ from moorline.calls.effects import Lease
 from moorline.calls.exchange import Exchange
 from moorline.calls.ranges import length_of
 from moorline.calls.sending import ServiceContext
-from moorline.calls.timer import BodyTimer
-from moorline.calls.verdicts import final
-from moorline.errors import Attempt, CallError, DeadlineExceeded
+from moorline.calls.watching import Watch
+from moorline.errors import Attempt, CallError
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -28,7 +26,7 @@ __all__ = ["Answer", "Download", "Streaming"]
 class _StreamContext(ServiceContext):
     """One sending of a Call whose answer is read in parts."""
 
-    __slots__ = ("_elapsed", "_lease", "deadline")
+    __slots__ = ("_open", "watch")
 
     streams = True
 
@@ -42,32 +40,27 @@ class _StreamContext(ServiceContext):
     def succeeded(self, answer: Exchange, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Exchange:
         """The body keeps the lease."""
         answer.attempts = attempts
-        self._lease, self.deadline = lease, deadline
-        self._elapsed = attempts[-1].elapsed
+        self._open = answer.open
+        self.watch = Watch(self, answer, lease, deadline, attempts)
         return answer
 
-    def settle(self, *, worked: bool | None) -> None:
-        """The body is over. The service took until its head was there: the rest is the reader's pace as well."""
-        self._lease.settle(worked=worked, elapsed=self._elapsed)
-
-    def waits(self, left: float | None) -> dict[str, float | None]:
-        """httpx2's timeouts for the body, of which *left* seconds remain: each wait is bounded by itself as well."""
+    def clamp_body(self, deadline: float) -> None:
+        """Let no read of the body last beyond *deadline*, nor longer than one attempt may; httpcore2 looks at the
+        timeouts anew when the body begins.
+        """
         from moorline.calls.wires import patient, timeouts
 
         waits = patient(self._patience)
-        return waits if left is None else timeouts(time.monotonic() + left, waits)
+        if not math.isinf(deadline):
+            waits = timeouts(time.monotonic() + deadline - self.clock.monotonic(), waits)
+        self._open.request.extensions["timeout"] = waits
 
-    def blamed(self, error: CallError, answer: Answer) -> CallError:
-        """*error* of the body of *answer*, with all that is known, and honest about what may have happened."""
-        error.status, error.request_id = answer.status, answer.request_id
-        return final(error, self, answer.attempts)
-
-    def failed(self, error: BaseException) -> CallError:
-        """What a failure of the wire within the body means."""
+    def translated(self, error: Exception, *, in_body: bool = False) -> CallError:
+        """What a failure of the wire means."""
         from moorline.calls.wires import raise_translated, unmoved
 
         try:
-            raise_translated(error, in_body=True)
+            raise_translated(error, in_body=in_body)
         except CallError as translated:
             unmoved(translated, self._patience)
             return translated
@@ -86,83 +79,32 @@ class Answer:
         self.status, self.headers = exchange.status, exchange.headers
         self.request_id, self.attempts = exchange.request_id, exchange.attempts
         self.length = length_of(exchange.headers)
-        self._context = context
+        self._watch = context.watch
         self._response: Any = exchange.open
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        from moorline.calls.wires import WIRE_ERRORS
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        from moorline.calls.bodies import AsyncBody
 
-        timer = BodyTimer(self._left())
-        parts = aiter(self._response.aiter_bytes())
-        try:
-            while True:
-                self._check_time()
-                try:
-                    with timer:
-                        part = await anext(parts)
-                except StopAsyncIteration:
-                    break
-                except WIRE_ERRORS as error:
-                    raise self._blamed(_late() if timer.expired else self._context.failed(error)) from error
-                yield part
-        except CallError:
-            self._context.settle(worked=False)
-            raise
-        except asyncio.CancelledError:
-            self._context.settle(worked=None)
-            raise
-        finally:
-            timer.close()
-        self._context.settle(worked=True)
+        return aiter(AsyncBody(self._response.aiter_bytes(), self._watch))
 
     def __iter__(self) -> Iterator[bytes]:
-        from moorline.calls.wires import WIRE_ERRORS
+        from moorline.calls.bodies import SyncBody
 
-        # httpcore2 looks at these anew when the body begins.
-        self._response.request.extensions["timeout"] = self._context.waits(self._left())
-        try:
-            try:
-                for part in self._response.iter_bytes():
-                    self._check_time()
-                    yield part
-            except WIRE_ERRORS as error:
-                left = self._left()
-                late = left is not None and left <= 0.002
-                raise self._blamed(_late() if late else self._context.failed(error)) from error
-        except CallError:
-            self._context.settle(worked=False)
-            raise
-        self._context.settle(worked=True)
+        return iter(SyncBody(self._response.iter_bytes(), self._watch))
 
     def close(self) -> None:
         """Free the connection and what the attempt held; what was not read is not wanted."""
         try:
             self._response.close()
         finally:
-            self._context.settle(worked=True)
+            self._watch.settle(worked=True)
 
     async def aclose(self) -> None:
         """As ``close``, on the event loop."""
         try:
             await self._response.aclose()
         finally:
-            self._context.settle(worked=True)
-
-    def _left(self) -> float | None:
-        deadline = self._context.deadline
-        return None if math.isinf(deadline) else deadline - self._context.clock.monotonic()
-
-    def _check_time(self) -> None:
-        left = self._left()
-        if left is not None and left <= 0:
-            raise self._blamed(_late())
-
-    def _blamed(self, error: CallError) -> CallError:
-        return self._context.blamed(error, self)
-
-
-def _late() -> CallError:
-    return DeadlineExceeded("the body was not complete within the deadline", outcome="unknown")
+            self._watch.settle(worked=True)
 
 
 class Streaming:

@@ -6,7 +6,6 @@ import math
 from typing import Any, Final
 
 from moorline.calls.effects import Answer, CallContext, Lease
-from moorline.calls.faults import usual_request_id
 from moorline.calls.verdicts import final
 from moorline.errors import Attempt, CallError, DeadlineExceeded
 
@@ -69,5 +68,5 @@ class Watch:
 
     def _broken(self, error: CallError) -> CallError:
         self.settle(worked=False)
-        error.status, error.request_id = self._answer.status, usual_request_id(self._answer)
+        error.status, error.request_id = self._answer.status, self.context.request_id_of(self._answer)
         return final(error, self.context, self._attempts)
