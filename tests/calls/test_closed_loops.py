@@ -83,7 +83,7 @@ def test_a_slot_is_handed_on(colour, deserters):
 @both
 def test_a_turn_is_handed_on(colour, deserters):
     """Who waits for a quota passes although those in front, whose loop was closed, never do."""
-    guards, policy = Guards(), Policy(deadline=5.0, rate=RateLimit(1, per=0.02))
+    guards, policy = Guards(), Policy(deadline=5.0, rate=RateLimit(1, per=0.4))
     ledger = Resilient("ledger", policy, guards=guards)
     ledger.call(lambda: 0)
     deserters.leave_waiting(ledger, 3)

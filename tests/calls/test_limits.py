@@ -13,6 +13,7 @@ from tests.calls.ledger import Ledger, Mail, Script, both, request, run
 
 from moorline import errors
 from moorline.calls.guards import Guards
+from moorline.calls.wiring import Wires
 from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
@@ -128,7 +129,7 @@ async def test_a_thousand_calls_send_one_probe():
         await answer.wait()
         return script(http_request)
 
-    service._wires._transport = httpx2.MockTransport(held)
+    service._wires = Wires("ledger", httpx2.MockTransport(held), None)
     tasks = [asyncio.ensure_future(service.read("1")._answered_async()) for _ in range(1000)]
     refused, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
     while len(refused) < 999:
@@ -148,7 +149,7 @@ def test_a_thousand_blocking_calls_send_one_probe():
         assert answer.wait(10)
         return script(http_request)
 
-    service._wires._transport = httpx2.MockTransport(held)
+    service._wires = Wires("ledger", httpx2.MockTransport(held), None)
     ends: list[str] = []
 
     def ask():
@@ -173,13 +174,13 @@ async def test_a_cancelled_probe_frees_its_lease():
     """When the probe's task is cancelled the next call is the probe, and closes the breaker."""
     script, sent = Script(200), asyncio.Event()
     service = opened(script)
-    mock = service._wires._transport
+    mock = service._wires
 
     async def never(_request):
         sent.set()
         await asyncio.Event().wait()
 
-    service._wires._transport = httpx2.MockTransport(never)
+    service._wires = Wires("ledger", httpx2.MockTransport(never), None)
     probe = asyncio.ensure_future(service.read("1")._answered_async())
     await asyncio.wait_for(sent.wait(), 10)
     with pytest.raises(errors.CircuitOpen):
@@ -187,7 +188,7 @@ async def test_a_cancelled_probe_frees_its_lease():
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe
-    service._wires._transport = mock
+    service._wires = mock
     assert await service.read("1") == "b_1"
     assert await service.read("1") == "b_1"
 

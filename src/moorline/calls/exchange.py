@@ -162,7 +162,7 @@ class Plan(Generic[T_co]):
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.cost != 1.0:
+        if type(self.cost) is not float or self.cost != 1.0:
             check_seconds("Plan", "cost", self.cost)
         if self.method not in METHODS:
             raise ConfigurationError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
