@@ -11,40 +11,16 @@ from typing import Any
 import httpx2
 import pytest
 from tests.calls.fault_server import FaultServer
-from tests.calls.ledger import Ledger
-from tests.policies.limited_server import EPOCH, FixedWindow
+from tests.calls.limited_service import ALLOWED, WINDOW, Limited, Metered
 
 from moorline.calls.clients import Clients
 from moorline.calls.guards import Guards
-from moorline.calls.service import RateLimitHeaders
 from moorline.policies.policy import Policy
 from moorline.transport import AsyncTransport, Transport
 
 WORKERS = 50
-ALLOWED, WINDOW, WINDOWS = 100, 2.0, 4
+WINDOWS = 4
 POLICY = Policy(deadline=5)  # some windows, and less than a cautious guess of the first wait
-
-
-class Metered(Ledger):
-    """A service that speaks of its limit in the usual headers."""
-
-    name = "metered"
-    limits = RateLimitHeaders()
-
-
-class Limited:
-    """What the server does: a window that begins anew every 2 s, of which each answer tells, and 429 beyond."""
-
-    def __init__(self) -> None:
-        self.model = FixedWindow(ALLOWED, WINDOW, "x")
-
-    async def __call__(self, _head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.01)
-        answer = self.model(time.time() - EPOCH)
-        fields = "".join(f"{name}: {text}\r\n" for name, text in answer.headers.items())
-        body = '{"id": "b_1"}'
-        writer.write(f"HTTP/1.1 {answer.status} Said\r\n{fields}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        await writer.drain()
 
 
 def metered(url: str) -> Metered:

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import redis
+from tests.calls.ledger import both
 from tests.servers import RedisServer, until
 
 from moorline import errors
@@ -186,18 +187,39 @@ class TestRoundTrips:
 
 
 class TestGone:
-    def test_frozen(self, redis_server):
-        """One call waits for the patience of the store, the next ones not at all; and it is found again."""
+    @both
+    def test_frozen(self, redis_server, colour):
+        """One call waits for the patience of the store, 50 ms, the next ones not at all; and it is found again."""
         store = SharedStore(redis_server.url)
         ledger = Resilient("ledger", ONCE, guards=Guards(shared=store))
-        ledger.call(good)
-        redis_server.signal(signal.SIGSTOP)
-        try:
+
+        async def answer() -> int:
+            return 1
+
+        async def call_async() -> float:
+            began = time.perf_counter()
+            assert await ledger.call(answer) == 1
+            return time.perf_counter() - began
+
+        def call() -> float:
+            began = time.perf_counter()
             assert ledger.call(good) == 1
-            assert not store.up
-            assert ledger.call(good) == 1
-        finally:
-            redis_server.signal(signal.SIGCONT)
+            return time.perf_counter() - began
+
+        with asyncio.Runner() as runner:
+            took = call if colour == "sync" else lambda: runner.run(call_async())
+            took()
+            until(lambda: store.up)  # where the machine was too busy for the first
+            redis_server.signal(signal.SIGSTOP)
+            try:
+                first = took()
+                assert not store.up
+                later = sorted(took() for _ in range(20))
+            finally:
+                redis_server.signal(signal.SIGCONT)
+        assert 0.04 <= first < 0.25
+        assert later[10] < 0.005
+        assert later[-1] < 0.04
         until(lambda: store.up)
         store.close()
 

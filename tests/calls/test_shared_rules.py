@@ -21,6 +21,7 @@ from moorline.calls.shared_guard import SharedGuard
 from moorline.calls.shared_store import Message, SharedStore
 from moorline.calls.transport import Transport
 from moorline.clock import ManualClock
+from moorline.policies.allowance import Reading
 from moorline.policies.breaker import Breaker, BreakerState, Permit, Terms
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
@@ -162,6 +163,48 @@ class TestLimitsOfTheService:
             pair.send(1)
         assert caught.value.outcome == "not_sent"
         assert pair.sent == 1
+
+
+class TestWindows:
+    """A limit of 100 in 2 s whose window is not named, in the words of what is told and asked."""
+
+    @pytest.fixture
+    def clock(self, store):
+        return store._clock
+
+    @pytest.fixture
+    def shared(self, store):
+        return SharedGuard(store, "limited", None, (), None)
+
+    def heard(self, shared: SharedGuard, remaining: float, resets_in: float) -> None:
+        reading = Reading(remaining, 100.0, resets_in)._asdict()
+        known = {**reading, "lane": "", "refill": 0.0, "slides": False}
+        asked(shared.store, {"do": "heard", "keys": shared._gate, "readings": [known], "close": 0.0, "lane": ""})
+
+    def passed(self, shared: SharedGuard, count: int) -> int:
+        message = shared.admit("", 1.0, 5.0, first=True, ruled=False).message
+        return sum("no" not in (asked(shared.store, message) or {}) for _ in range(count))
+
+    def test_a_window_whose_end_is_all_that_was_seen(self, shared, clock):
+        """With 0.1 s of it left at the first answer, it is not taken for one of 0.1 s."""
+        self.heard(shared, 99, 0.1)
+        clock.advance(0.11)
+        assert self.passed(shared, 60) == 60
+        clock.advance(0.2)
+        assert self.passed(shared, 60) == 40
+
+    @pytest.mark.parametrize("new_first", [True, False])
+    def test_an_answer_of_the_window_before(self, shared, clock, new_first):
+        """One that comes after the reset, be it after an answer of the new window, does not bring a second reset."""
+        self.heard(shared, 10, 1.5)
+        clock.advance(1.51)
+        assert self.passed(shared, 60) == 60
+        clock.advance(0.05)
+        if new_first:
+            self.heard(shared, 50, 1.95)
+        self.heard(shared, 5, 0.0)
+        clock.advance(0.05)
+        assert self.passed(shared, 60) == 40
 
 
 async def test_a_cancelled_wait_gives_its_turn_back(redis_server):

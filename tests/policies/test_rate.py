@@ -326,6 +326,20 @@ def test_even_at_best_too_late():
     assert refused.wait >= 90
 
 
+def test_what_others_use_is_no_sliding_window():
+    """A window of 2 s that has just begun anew by its own account does so, however much of it others have used."""
+    gate, clock = gate_of()
+    gate.heed((Reading(99, 100, 1.8),))
+    clock.advance(0.5)
+    for number, held in enumerate([gate.take(60.0) for _ in range(25)]):
+        gate.heed((Reading(60 - number, 100, 1.3),), held)
+    clock.advance(1.31)
+    tries = gate.take(60.0)
+    clock.advance(0.1)
+    gate.heed((Reading(60, 100, 1.9),), tries)
+    assert gate.known_of(Reading(60, 100, 1.9)) == ("", 0.0, False)
+
+
 def test_a_lost_pass_is_forgotten():
     """Who never settles its pass holds its share for a minute at most."""
     gate, clock = gate_of()

@@ -7,6 +7,7 @@
 local MOST_RETRIES = 20 -- of a budget; one comes back each second
 local ROUNDING = 1.5 -- seconds by which two accounts of the same reset differ
 local FORGOTTEN = 60 -- seconds
+local UNNAMED = 1 -- seconds that a window at least has which the service does not name
 local MOST_LANES = 200 -- names come from headers, and their number has no bound
 
 local time = redis.call('TIME')
@@ -176,6 +177,11 @@ local function keep_gate(number, seconds)
   changed[number] = math.max(changed[number] or 0, seconds + FORGOTTEN)
 end
 
+-- The window of a service that does not name it may be longer than any reset that was seen.
+local function lasts(limit)
+  return limit.named and limit.window or math.max(limit.window, UNNAMED)
+end
+
 -- Bring one limit of the service up to now; false where it is to be forgotten.
 local function current(limit)
   if limit.refill > 0 then
@@ -183,7 +189,8 @@ local function current(limit)
     limit.at = now
   elseif now >= limit.resets then
     if limit.window <= 0 then return false end
-    limit.left, limit.resets, limit.guessed = limit.most, now + limit.window, true
+    limit.over = limit.resets -- an answer that speaks of this one comes too late
+    limit.left, limit.resets, limit.guessed = limit.most, now + lasts(limit), true
   end
   return now - limit.seen <= 2 * limit.window + FORGOTTEN
 end
@@ -275,13 +282,14 @@ local function heed(gate, reading)
     limits[reading.policy] = limit
   elseif reading.refill > 0 or (tells and resets > limit.resets + ROUNDING and not limit.guessed) then
     limit.left, limit.resets = reading.remaining, resets
-  else
+  elseif not (tells and limit.over and resets <= limit.over + math.min(lasts(limit), UNNAMED) / 2) then
     limit.left = math.min(limit.left, reading.remaining)
     if tells then limit.resets = limit.guessed and resets or math.min(limit.resets, resets) end
     limit.guessed = false
   end
   limit.most = math.max(most, given(reading.limit) and 0 or limit.most)
   limit.window = math.max(window, given(reading.window) and 0 or limit.window)
+  limit.named = limit.named or given(reading.window) ~= nil
   limit.refill, limit.slides, limit.at, limit.seen = reading.refill, reading.slides, now, now
   return math.max(limit.window, resets - now)
 end

@@ -266,7 +266,8 @@ class Allowance:
 
     def _anew(self, reading: Reading) -> bool:
         """Whether the window has just begun by its own account; whole seconds tell nothing of a short one."""
-        return self._window >= _TELLING and (reading.resets_in or 0.0) > 0.8 * self._window
+        resets_in = reading.resets_in or 0.0
+        return (self._window >= _TELLING or resets_in > _ROUNDING) and resets_in > 0.8 * self._window
 
     def _count_down(self, reading: Reading, now: float, sent: float | None, cost: float) -> None:
         self._own += cost
