@@ -5,26 +5,46 @@ from __future__ import annotations
 from html import escape
 from itertools import pairwise
 
-__all__ = ["picture"]
+from moorline import Breaker, Policy, Retry
+
+__all__ = ["EACH", "WHOLE", "picture"]
+
+
+def _backoff(retry: Retry) -> str:
+    waits = [min(retry.base * retry.factor**number, retry.cap) for number in range(retry.retries)]
+    return f"{', '.join(f'{wait:g}' for wait in waits)} s, {retry.jitter} jitter"
+
+
+def _trips(breaker: Breaker) -> str:
+    share = "" if breaker.rate is None else f"; {breaker.rate:.0%} of {breaker.minimum} failed or slow"
+    probes = "one probe" if breaker.probes == 1 else f"{breaker.probes} probes"
+    return f"{breaker.failures} failures in a row{share}; {probes} after {breaker.reset:g} s"
+
+
+_POLICY = Policy()
 
 # (name, what it does, what it says when a call does not pass)
 WHOLE = (
     ("fallback", "a value, a function, the last good answer, another service", "gives it, instead of the error"),
-    ("total deadline", "waits and body included; the caller's own, if it is earlier", "DeadlineExceeded"),
+    ("total deadline", f"{_POLICY.deadline:g} s, waits and body included; or the caller's own", "DeadlineExceeded"),
     ("admission cap", "calls under way, of each service and tenant", "BulkheadFull, at once"),
     ("prepare once", "idempotency key, the body, headers", "ConfigurationError, InvalidRequest"),
     (
         "retry with budget",
-        "1, 2, 4, 8, 16 s, full jitter; Retry-After; only what is safe",
+        f"{_backoff(_POLICY.retry or Retry())}; Retry-After; only what is safe",
         "the last error, with all attempts",
     ),
 )
 EACH = (
-    ("breaker", "5 failures in a row; half of 10 failed or slow; one probe", "CircuitOpen, with retry_at"),
+    ("breaker", _trips(_POLICY.breaker or Breaker()), "CircuitOpen, with retry_at"),
     ("rate gate", "the service's limits and your own; first come, first served", "RateLimited, with retry_at"),
     ("bulkhead", "attempts in flight, and a bounded queue", "BulkheadFull"),
     ("fresh credentials", "the key as it is now; after a 401 a newer one, once", "AuthenticationFailed"),
-    ("attempt timeout", "10 s, or what is left of the deadline", "AttemptTimeout, OutcomeUnknown"),
+    (
+        "attempt timeout",
+        f"{_POLICY.attempt_timeout:g} s, or what is left of the deadline",
+        "AttemptTimeout, OutcomeUnknown",
+    ),
     ("the wire", "httpx2, or another client; redirects are ours", "ConnectFailed, ConnectionLost, 5xx"),
 )
 LEFT, WIDTH, HEIGHT, GAP, RIGHT = 40, 470, 46, 12, 545

@@ -174,7 +174,7 @@ class TestWindows:
 
     @pytest.fixture
     def shared(self, store):
-        return SharedGuard(store, "limited", None, (), None)
+        return SharedGuard(store, "limited", None, Terms(), (), None)
 
     def heard(self, shared: SharedGuard, remaining: float, resets_in: float) -> None:
         reading = Reading(remaining, 100.0, resets_in)._asdict()
