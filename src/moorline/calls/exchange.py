@@ -19,6 +19,7 @@ __all__ = ["Exchange", "Page", "Plan"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 _UNREAD: Final = object()
+_read_json: Final = json.JSONDecoder().raw_decode
 _LINK: Final = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^\s",;]+))*)')
 _RELATION: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -117,8 +118,11 @@ class Exchange:
     def _read(self) -> Any:
         if not self.body:
             return None
-        try:
-            return json.loads(self.body.decode())  # which spares json the search for the encoding
+        try:  # as most services write it: without looking for the encoding, and for spaces around
+            text = self.body.decode()
+            value, end = _read_json(text)
+            if end == len(text):
+                return value
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             pass
         try:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, Final, NoReturn
 
 from pyreqwest.client import Client, ClientBuilder, SyncClient, SyncClientBuilder
@@ -25,6 +26,7 @@ from pyreqwest.exceptions import (
     ReadError,
     RequestTimeoutError,
 )
+from pyreqwest.http import Url
 
 from moorline import redaction
 from moorline.calls.clients import MAX_CONNECTIONS, Pools, PoolUnusable
@@ -78,9 +80,15 @@ class PyreqwestPools(Pools["SyncPyreqwestWire", "AsyncPyreqwestWire"]):
             raise PoolUnusable(str(error)) from error
 
 
+@lru_cache(maxsize=256)
+def _url(text: str) -> Url:
+    """Read once: most calls go to a few addresses."""
+    return Url(text)
+
+
 def _builder(client: Any, request: ServiceRequest) -> Any:
     try:
-        builder = client.request(request.method, request.url).headers(request.headers)
+        builder = client.request(request.method, _url(request.url)).headers(request.headers)
         if request.body:
             return builder.body_bytes(request.body)
         return builder.header("Content-Length", "0") if request.method in WITH_BODY else builder
