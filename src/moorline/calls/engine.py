@@ -8,6 +8,7 @@ HTTP library, so that one text serves both colours and every client.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Generator
@@ -18,6 +19,7 @@ from moorline.calls import story
 from moorline.calls.effects import POOL, A, Discard, Effect, Expired, Lease, R, Renew, Send, Sleep
 from moorline.calls.entry import Entry, watched
 from moorline.calls.express import Begun
+from moorline.calls.story import CANCELLED
 from moorline.calls.verdicts import GiveUp, final, may_repeat, worked
 from moorline.errors import (
     Attempt,
@@ -39,6 +41,7 @@ __all__ = ["Pipeline"]
 
 _log: Final = telemetry.logger("calls")
 _DENIED: Final = 401
+_STOPS: Final = (asyncio.CancelledError, GeneratorExit)  # the second where a blocking hedge has lost
 _NOTHING: Final = object()
 
 
@@ -83,7 +86,8 @@ class Pipeline(Entry[R, A]):
         try:
             if first is _NOTHING and admission is not None and not admission.enter():
                 most, admission = admission.limit, None
-                raise self._refusal("admission", BulkheadFull(f"not sent: {most} calls are under way"))
+                full = BulkheadFull(f"not sent: {most} calls are under way")
+                raise self._refusal("admission", full)  # noqa: TRY301 (one place tells the end)
             while True:
                 lease, self._lease = self._lease, None
                 lease = lease or self._at_once() or (yield from self._admission())
@@ -105,6 +109,9 @@ class Pipeline(Entry[R, A]):
             if told is error:
                 raise
             raise told from (error.__cause__ if type(told).__mro__[1] is type(error) else error)
+        except BaseException as error:
+            self._report(error)
+            raise
         finally:
             if admission is not None:
                 admission.leave()
@@ -156,8 +163,11 @@ class Pipeline(Entry[R, A]):
             self._note(wall, begun, error.status, error.message)
             lease.settle(worked=worked(error), elapsed=self._attempts[-1].elapsed)
             raise
-        except BaseException:
+        except BaseException as error:
             self._lost(wall, sent=request is not None)
+            if request is not None:
+                self._unknown = True
+                self._note(wall, begun, None, _why(error))
             lease.settle(worked=None)
             raise
 
@@ -344,19 +354,33 @@ class Pipeline(Entry[R, A]):
             yield from self._drop_answer()
         raise error
 
-    def _report(self, error: CallError | None) -> None:
+    def _report(self, error: BaseException | None) -> None:
         if not self._loud and self._context.story is None:
             return
         last = self._attempts[-1] if self._attempts else None
         facts: dict[str, Any] = {
             "status": last.status if last else None,
             "attempts": len(self._attempts),
-            "outcome": "done" if error is None else error.outcome,
+            "outcome": self._outcome(error),
             "error": None if error is None else type(error).__name__,
         }
         elapsed = self._context.clock.monotonic() - self._started
-        self._tell(story.Finished, "answered" if error is None else error.message, elapsed=elapsed, **facts)
+        self._tell(story.Finished, "answered" if error is None else _why(error), elapsed=elapsed, **facts)
         if _log.is_enabled_for(logging.INFO):
             context = self._context
             ms = round(elapsed * 1000, 1)
             _log.info("call", service=context.service, operation=context.operation, ms=ms, **facts)
+
+    def _outcome(self, error: BaseException | None) -> Outcome:
+        if error is None or isinstance(error, CallError):
+            return "done" if error is None else error.outcome
+        if self._unknown:
+            return "unknown"
+        return "done" if any(attempt.status for attempt in self._attempts) else "not_sent"
+
+
+def _why(error: BaseException) -> str:
+    """How a call ended, in one line without secrets. What is no failure of a service is the caller's."""
+    if isinstance(error, CallError):
+        return error.message
+    return CANCELLED if isinstance(error, _STOPS) else f"{type(error).__name__} was raised on the way"

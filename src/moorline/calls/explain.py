@@ -58,6 +58,9 @@ def _told(steps: Sequence[Step | Attempt]) -> Iterator[tuple[Step | Attempt, str
 
 
 def _ending(steps: Sequence[Step | Attempt]) -> str:
+    wanted = [step for step in steps if step.reason != story.CANCELLED]
+    if any(isinstance(step, story.Finished) or step.reason == "answered" for step in wanted):
+        steps = wanted  # the others are of a hedge that lost
     last = steps[-1]
     for step in reversed(steps):
         if isinstance(step, story.Finished):

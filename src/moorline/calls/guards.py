@@ -103,9 +103,10 @@ class Guards:
             self._look_around()
         now, rates = self.clock.monotonic, policy.rates
         budget = policy.retry.budget if policy.retry else None
+        told = partial(_told, "rate gate", name, self.clock)
         with self._lock:
             guard = Guard(
-                self._gates.of((name, rates, apart), lambda: Gate(now, rates, apart=apart)),
+                self._gates.of((name, rates, apart), lambda: Gate(now, rates, apart=apart, on_change=told)),
                 _part(self._breakers, policy.breaker, (name, policy.breaker), partial(self._breaker, name)),
                 _terms(policy),
                 _part(self._bulkheads, policy.bulkhead, (name, policy.bulkhead), BulkheadState),
@@ -210,9 +211,11 @@ def _part(known: Known[Any, T], config: C | None, key: Any, make: Callable[[C], 
 def _changed(name: str, clock: Clock, before: State, after: State, reason: str = "") -> None:
     write = _log.warning if after == "open" else _log.info
     write("breaker_changed", service=name, before=before, after=after, reason=reason)
-    if story.watchers:
-        now = clock.wall()
-        story.tell(story.StateChanged(at=now, service=name, reason=reason, part="breaker", before=before, after=after))
+    _told("breaker", name, clock, before, after, reason)
+
+
+def _told(part: story.Part, name: str, clock: Clock, before: str, after: str, reason: str) -> None:
+    story.changed(part, name, clock.wall(), before, after, reason)
 
 
 _STATES: Final = (None, "closed", "half_open", "open")

@@ -20,6 +20,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline import telemetry
+from moorline.calls import story
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.bulkhead import Wake
@@ -311,10 +312,12 @@ class SharedStore:
         if self.up:
             self.up = False
             _log.warning("shared_state_lost", where=self.where, reason=reason, instead="each process by itself")
+            story.changed("shared state", self.where, SYSTEM.wall(), "up", "away", reason)
 
     def _back(self) -> None:
         self.up = True
         _log.info("shared_state_back", where=self.where)
+        story.changed("shared state", self.where, SYSTEM.wall(), "away", "up", "it answers in time again")
 
 
 def _script(messages: Sequence[Message]) -> tuple[list[str], str]:

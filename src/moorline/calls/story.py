@@ -15,6 +15,7 @@ from moorline import telemetry
 from moorline.errors import Attempt, CallError, Outcome
 
 __all__ = [
+    "CANCELLED",
     "FellBack",
     "Finished",
     "GaveUp",
@@ -30,6 +31,7 @@ __all__ = [
     "Tried",
     "Waiting",
     "Watcher",
+    "changed",
     "new_number",
     "record",
     "record_refusal",
@@ -39,7 +41,10 @@ __all__ = [
     "watchers",
 ]
 
-Part = Literal["admission", "breaker", "rate gate", "bulkhead", "deadline", "key window"]
+Part = Literal["admission", "breaker", "rate gate", "bulkhead", "key window", "shared state", "wire"]
+
+CANCELLED: Final = "cancelled"
+"""The reason of an attempt and an end that nobody waited for."""
 
 _numbers: Final = itertools.count(1)
 
@@ -167,7 +172,10 @@ class Finished(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged(Step):
-    """A part that calls share is in another state: the breaker of ``service`` opened, half opened or closed."""
+    """A part that calls share is in another state: the breaker of ``service`` is ``closed``, ``open`` or ``half_open``;
+    its rate gate ``free`` or ``holding`` calls back; its wire is another one; or the store at ``service``, where
+    processes share their state, is ``up`` or ``away``.
+    """
 
     kind: ClassVar[str] = "state"
 
@@ -242,6 +250,12 @@ def record_refusal(part: Part, error: CallError, story: Story, at: float) -> Non
     record(Refused(part=part, call=call, **common), story)
     end = Finished(status=None, attempts=0, elapsed=0.0, outcome=error.outcome, error=kind, call=call, **common)
     record(end, story)
+
+
+def changed(part: Part, service: str, at: float, before: str, after: str, reason: str) -> None:
+    """Tell a change of state to all who watch, if anybody does."""
+    if watchers:
+        tell(StateChanged(at=at, service=service, reason=reason, part=part, before=before, after=after))
 
 
 def tell(step: Step) -> None:

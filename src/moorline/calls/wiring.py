@@ -8,9 +8,11 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
+from moorline.calls import story
 from moorline.calls.adapters.doubles import refuse_doubles
 from moorline.calls.clients import Clients, PoolUnusable
 from moorline.calls.known import Known
+from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError
 from moorline.telemetry import logger
 
@@ -132,9 +134,9 @@ class Wires:
 
     def _unusable(self, error: PoolUnusable) -> None:
         """Pyreqwest's threads do not come along into a forked process, and it says so: httpx2 does there."""
-        logger("calls").warning(
-            "wire_unusable", service=self._owner, wire=self._chosen, use="httpx2", why=str(error)[:200]
-        )
+        before, why = self._chosen or "", str(error)[:200]
+        logger("calls").warning("wire_unusable", service=self._owner, wire=before, use="httpx2", why=why)
+        story.changed("wire", self._owner, SYSTEM.wall(), before, "httpx2", why)
         self._chosen = "httpx2"
 
 

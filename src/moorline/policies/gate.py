@@ -42,15 +42,21 @@ class Gate:
     It combines what the service asked for (``close``, ``limited``), our own *quotas*, and what the service's answers
     say remains (``heed``). Waiters pass in the order of their coming; those whose *operation* belongs to another
     limit of the service (*apart*: each operation has its own) do not wait for one another.
+
+    *on_change* is called with ``free`` and ``holding``, or the other way round, and the reason, outside of the lock:
+    when it holds somebody back, and when it next lets somebody through at once.
     """
 
     __slots__ = (
         "__weakref__",
         "_apart",
         "_common",
+        "_holding",
         "_lanes",
         "_lock",
+        "_news",
         "_now",
+        "_on_change",
         "_out",
         "_pacer",
         "_quotas",
@@ -62,8 +68,18 @@ class Gate:
     free: bool
     """True when nothing restricts: then a call may be sent without asking, and without being counted."""
 
-    def __init__(self, now: Callable[[], float], quotas: Iterable[RateLimit] = (), *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float],
+        quotas: Iterable[RateLimit] = (),
+        *,
+        apart: bool = False,
+        on_change: Callable[[str, str, str], None] | None = None,
+    ) -> None:
         self._now = now
+        self._on_change = on_change
+        self._holding = False
+        self._news: tuple[str, str, str] | None = None
         self._lock = threading.Lock()
         self._quotas = tuple(Quota(config, now()) for config in quotas)
         self._apart = apart
@@ -89,10 +105,14 @@ class Gate:
             wait, part = self._wait(lane, now, queued, common, cost)
             if not wait:
                 self._let_through(asked, now)
+                if self._holding and not self.waiting:
+                    self._turn(False, "a call passed at once")
             else:
                 asked.ok = wait < longest or self._wait(lane, now, queued, common, cost, at_best=True)[0] < longest
                 self._hold_or_refuse(asked, now, wait, part)
-            return asked
+        if self._news is not None:
+            self._tell(())
+        return asked
 
     def again(self, held: Pass, longest: float) -> Pass:
         """*held*, which has waited, once more: let through, to wait on, or refused for *longest*; then its place is
@@ -112,7 +132,8 @@ class Gate:
                 held.ok = wait < longest or self._wait(lane, now, ahead, ahead, held.cost, at_best=True)[0] < longest
                 self._hold_or_refuse(held, now, wait, part)
             woken = self._next(now)
-        self._wake(woken)
+        if woken or self._news is not None:
+            self._tell(woken)
         return held
 
     def give_back(self, unused: Pass) -> None:
@@ -132,7 +153,8 @@ class Gate:
                         allowance.returned(now, unused.cost)
             unused.state = "over"
             woken = self._next(now)
-        self._wake(woken)
+        if woken or self._news is not None:
+            self._tell(woken)
 
     def _let_through(self, asked: Pass, now: float) -> None:
         asked.ok, asked.wait, asked.why = True, 0.0, ""
@@ -150,6 +172,8 @@ class Gate:
     def _hold_or_refuse(self, asked: Pass, now: float, wait: float, part: object) -> None:
         asked.wait = wait
         asked.why = self._why(part, asked.lane, now)
+        if not self._holding:
+            self._turn(True, asked.why)
         if not asked.ok:
             if asked.state == "waiting":
                 self._leave(asked)
@@ -162,6 +186,19 @@ class Gate:
                 asked.lane.queued += asked.cost
                 self.waiting += 1
                 self.free = False
+
+    def _turn(self, holding: bool, reason: str) -> None:  # noqa: FBT001 (the new state)
+        """Remember a change, for who is told of it once the lock is free."""
+        self._holding = holding
+        if self._on_change is not None:
+            self._news = ("free", "holding", reason) if holding else ("holding", "free", reason)
+
+    def _tell(self, woken: Sequence[Pass]) -> None:
+        """Outside of the lock."""
+        self._wake(woken)
+        news, self._news = self._news, None
+        if news is not None and self._on_change is not None:
+            self._on_change(*news)
 
     def _leave(self, held: Pass) -> None:
         lane = held.lane
@@ -307,7 +344,8 @@ class Gate:
                 back.refused = False
                 self._unread(told, back.lane, sent, cost, now)
             woken = self._next(now)
-        self._wake(woken)
+        if woken or self._news is not None:
+            self._tell(woken)
 
     def _heed(self, reading: Reading, now: float, sent: float | None, cost: float, operation: str) -> Allowance:
         lane = self._common
@@ -374,6 +412,8 @@ class Gate:
         if self._pacer is not None and self._pacer.over(now):
             self._pacer = None
         self.free = self._pacer is None and self._open(now)
+        if self.free and self._holding:
+            self._turn(False, "nothing restricts any more")
 
     def _open(self, now: float) -> bool:
         for lane in self._lanes.values():
