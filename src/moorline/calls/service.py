@@ -72,6 +72,11 @@ P = ParamSpec("P")
 KeySource = str | Secret | Callable[[], "str | Secret"]
 _SANDBOX: Final = "MOORLINE_SANDBOX_URL"
 _MAX_BODY: Final = 16 * 1024 * 1024
+# Each call looks for this variable, and os.environ raises and catches for one that is not there: that is a twentieth of
+# a call. It says at once what it has in the dictionary behind it, where there is one.
+_environment: Final[dict[Any, Any] | None] = getattr(os.environ, "_data", None)
+_in_environment: Final = os.environ.__contains__ if _environment is None else _environment.__contains__
+_SANDBOX_KEY: Final[Any] = _SANDBOX if _environment is None else os.environ.encodekey(_SANDBOX)
 
 
 class Operation:
@@ -366,8 +371,7 @@ class Service:
         """Where requests go: the argument, else the sandbox if the environment names one, else the endpoint."""
         if self._base_url is not None:
             return self._base_url
-        sandbox = os.environ.get(_SANDBOX)
-        if sandbox:
+        if _in_environment(_SANDBOX_KEY) and (sandbox := os.environ.get(_SANDBOX)):
             return f"{base_address(sandbox, _SANDBOX)}/{self.name}"
         return self.endpoints.regions[self._region] if self._region else self.endpoints.default
 
