@@ -113,7 +113,6 @@ class Unusable:
 @both
 def test_a_wire_that_is_replaced(colour, monkeypatch):
     """Where httpx2 has to do instead of a faster wire, the service and the reason are told."""
-    pytest.importorskip("pyreqwest")
     monkeypatch.setattr(wiring, "_fast_of", lambda *_: Unusable())
     service = Ledger(CANARY, wire="pyreqwest", base_url="http://127.0.0.1:1", policy=Policy(retry=None))
     service._wires._clients = Clients()
