@@ -89,6 +89,7 @@ class Job:
     finished_at: float | None
     last_error: str | None
     reason: str | None
+    order_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-__all__ = ["REVISION", "events", "job_errors", "jobs", "meta", "metadata", "workers"]
+__all__ = [
+    "REVISION",
+    "audit",
+    "event_counts",
+    "events",
+    "job_errors",
+    "jobs",
+    "meta",
+    "metadata",
+    "rejected",
+    "replays",
+    "workers",
+]
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -31,9 +43,19 @@ events = sa.Table(
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
+    # The sender's id, where the delivery key is something else: a digest, because the id is not signed.
+    sa.Column("sender_id", sa.Text),
+    # What the secret is called that had signed it.
+    sa.Column("secret", sa.Text),
+    # Of the body: NULL as it came, "zstd", or "pruned" when only the key is kept.
+    sa.Column("encoding", sa.Text),
     # An event is stored once: a second delivery of the same key is a duplicate.
     sa.Index("events_delivery", "service", "delivery_key", unique=True),
 )
+
+_HAS_SENDER_ID = sa.text("sender_id IS NOT NULL")
+# Finding an event by the id that its sender shows.
+sa.Index("events_sender", events.c.sender_id, sqlite_where=_HAS_SENDER_ID, postgresql_where=_HAS_SENDER_ID)
 
 jobs = sa.Table(
     "jobs",
@@ -58,6 +80,8 @@ jobs = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("last_error", sa.Text),
     sa.Column("reason", sa.Text),
+    # Jobs of one key run one after the other, in the order of their ids.
+    sa.Column("order_key", sa.Text),
 )
 
 _READY = sa.text("state = 'ready' AND crashes = 0")
@@ -84,6 +108,9 @@ sa.Index("jobs_dead", jobs.c.id, sqlite_where=_DEAD, postgresql_where=_DEAD)
 # From an event to what was made of it; few jobs have one.
 _OF_EVENT = sa.text("event_id IS NOT NULL")
 sa.Index("jobs_of_event", jobs.c.event_id, sqlite_where=_OF_EVENT, postgresql_where=_OF_EVENT)
+# Whose turn it is among the jobs of a key.
+_ORDERED = sa.text("order_key IS NOT NULL AND state IN ('ready', 'running', 'blocked', 'dead')")
+sa.Index("jobs_ordered", jobs.c.order_key, jobs.c.id, sqlite_where=_ORDERED, postgresql_where=_ORDERED)
 
 job_errors = sa.Table(
     "job_errors",
@@ -109,6 +136,65 @@ workers = sa.Table(
     sa.Column("queues", sa.Text, nullable=False),
     sa.Column("started_at", sa.Double, nullable=False),
     sa.Column("lease_until", sa.Double, nullable=False),
+)
+
+# The last requests that were refused, so that a signature can be debugged: a ring for each service.
+rejected = sa.Table(
+    "rejected",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("method", sa.Text, nullable=False),
+    sa.Column("headers", sa.Text, nullable=False),
+    sa.Column("size", sa.Integer),
+    sa.Column("digest", sa.Text),
+    # The newest of a service, and keeping only those.
+    sa.Index("rejected_service", "service", "id"),
+)
+
+# What came from each service in each minute (since the epoch).
+event_counts = sa.Table(
+    "event_counts",
+    metadata,
+    sa.Column("service", sa.Text, primary_key=True),
+    sa.Column("minute", sa.BigInteger, primary_key=True),
+    sa.Column("stored", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("duplicates", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("forged", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("refused", sa.Integer, nullable=False, server_default="0"),
+)
+
+replays = sa.Table(
+    "replays",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("selection", sa.Text, nullable=False),
+    sa.Column("handler", sa.Text),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("events", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("jobs", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("rate", sa.Double),
+    # The inbox id of the last event that was done: where a replay goes on after a crash.
+    sa.Column("position", Id),
+    sa.Column("reason", sa.Text),
+)
+
+# Who did what that cannot be seen elsewhere: replays, skips, prunings by hand.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
 )
 
 meta = sa.Table(
