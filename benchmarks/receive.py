@@ -29,6 +29,7 @@ import uvloop
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "benchmark-secret"
+PLACE = b"0123abcd-00000000-11ee-9f5a-000000000000"  # in a body, for what makes it another one
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def bodies() -> list[bytes]:
             {"id": f"{number}{n}" * 10, "message": 'Fix the "mooring" line\n', "author": user, "added": ["a.py"] * 5}
             for n in range(19)
         ]
-        payload = {"ref": "refs/heads/main", "number": number, "commits": commits, "sender": user}
+        payload = {"ref": "refs/heads/main", "after": PLACE.decode(), "commits": commits, "sender": user}
         made.append(json.dumps(payload, separators=(",", ":")).encode())
     return made
 
@@ -120,22 +121,24 @@ class Load:
         self._run = os.urandom(4).hex()
         self._requests = []
         for body in bodies():
-            signature = hmac.digest(SECRET.encode(), body, "sha256").hex()
             head = (
                 f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: GitHub-Hookshot/044aadd\r\nAccept: */*\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\nX-GitHub-Hook-ID: 292430182\r\n"
                 "X-GitHub-Event: push\r\nX-GitHub-Hook-Installation-Target-ID: 79929171\r\n"
                 "X-GitHub-Hook-Installation-Target-Type: repository\r\n"
-                f"X-Hub-Signature-256: sha256={signature}\r\nX-GitHub-Delivery: "
+                "X-Hub-Signature-256: sha256="
             )
-            self._requests.append((head.encode(), b"\r\n\r\n" + body))
+            self._requests.append((head.encode(), body))
         self.size = sum(len(body) for body in bodies()) // 8
 
     def next(self) -> tuple[bytes, bytes, bytes]:
-        """The parts of the next request; each has a delivery id of its own."""
+        """The parts of the next request; each has a body and a delivery id of its own."""
         self._number += 1
         head, body = self._requests[self._number & 7]
-        return head, f"{self._run}-{self._number:08x}-11ee-9f5a-000000000000".encode(), body
+        identity = f"{self._run}-{self._number:08x}-11ee-9f5a-000000000000".encode()
+        body = body.replace(PLACE, identity, 1)
+        signature = hmac.digest(SECRET.encode(), body, "sha256").hex().encode()
+        return head + signature + b"\r\nX-GitHub-Delivery: " + identity, b"\r\n\r\n", body
 
 
 class Client(asyncio.Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 from outcomes import outcomes_page
 from pipeline import picture
+from senders import senders_page
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 MADE = "<!-- Made from the code by `make docs`; edit the code. -->\n\n"
@@ -113,11 +114,12 @@ def services_page() -> str:
     for name in registry.names():
         kind = registry.service(name)
         lines += [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
-        lines += [f"- category: {kind.category}; key: `{kind.credentials.env}`"]
+        key = "" if kind.credentials is None else f"; key: `{kind.credentials.env}`"
+        lines += [f"- category: {kind.category}{key}"]
         lines += [
             f"- webhooks: `POST /webhooks/{name}`, secret `{kind.webhooks.env}`" if kind.webhooks else "- no webhooks"
         ]
-        lines += ["", "| operation | what it does |", "| --- | --- |"]
+        lines += ["", "| operation | what it does |", "| --- | --- |"] if kind.credentials is not None else []
         for attribute in sorted(vars(kind)):
             method = getattr(kind, attribute)
             if hasattr(method, "operation") and not attribute.startswith("_"):
@@ -137,6 +139,7 @@ PAGES = {
     "settings.md": settings_page,
     "commands.md": commands_page,
     "services.md": services_page,
+    "senders.md": senders_page,
 }
 
 

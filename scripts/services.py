@@ -41,8 +41,9 @@ def table() -> str:
     rows = ["| service | category | operations | webhooks | key | facts |", "| --- | --- | --- | --- | --- | --- |"]
     for one in built_in():
         webhooks = "-" if one.webhooks is None else f"{type(one.webhooks).__name__} (`{one.webhooks.env}`)"
-        done = ", ".join(f"`{name}`" for name in operations(one))
-        rows.append(f"| {one.__name__} | {one.category} | {done} | {webhooks} | `{one.credentials.env}` | {one.docs} |")
+        done = ", ".join(f"`{name}`" for name in operations(one)) or "-"
+        key = "-" if one.credentials is None else f"`{one.credentials.env}`"
+        rows.append(f"| {one.__name__} | {one.category} | {done} | {webhooks} | {key} | {one.docs} |")
     return "\n".join(rows)
 
 

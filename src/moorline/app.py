@@ -17,6 +17,7 @@ from moorline.calls.guards import PROCESS
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
+from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.handlers import Handlers
 from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, scheme_named
@@ -25,7 +26,6 @@ from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.outcome import Discard
 from moorline.jobs.registry import Jobs
 from moorline.policies.policy import Policy
-from moorline.secrets.sources import environment
 from moorline.store import Store
 from moorline.telemetry import logger
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from moorline.jobs.job import Claim, JobHandle
     from moorline.jobs.registry import JobFunction
     from moorline.jobs.worker import Worker
-    from moorline.secrets.secret import Secret
 
 __all__ = ["Moorline"]
 
@@ -89,11 +88,14 @@ class Moorline:
         self._services: dict[str, Service] = {}
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
+        self._webhook_secrets = EnvironmentSecrets(scheme_named, _sandbox_secrets)
         self._receiver = Receiver(
             self.inbox,
             self._webhook_secrets,
             max_body=self.settings.webhooks.max_body,
             body_timeout=self.settings.webhooks.read_timeout,
+            public_url=self.settings.webhooks.public_url,
+            trusted_proxies=self.settings.webhooks.trusted_proxies,
             clock=clock,
         )
 
@@ -333,18 +335,6 @@ class Moorline:
         given = self.settings.services.get(name)
         return policy if given is None else given.applied(policy)
 
-    def _webhook_secrets(self, service: str) -> Sequence[Secret | str]:
-        scheme = scheme_named(service)
-        if scheme is None:
-            return ()
-        found = environment.load_all(scheme.env)
-        if found or not os.environ.get("MOORLINE_SANDBOX_URL"):
-            return found
-        from moorline.sandbox.standin import registrations
-
-        record = registrations().get(service)
-        return (record.secret,) if record is not None and record.secret else ()
-
     def _handling(self, function: Callable[[Event], Any]) -> Callable[[Claim], Any]:
         """What the worker runs for a handler: it looks the event up, so that a job carries no copy of it."""
         if inspect.iscoroutinefunction(function):
@@ -405,6 +395,16 @@ class Moorline:
             kind: type[Service] = registry.service(name)
             known = self.service(kind)
         return known
+
+
+def _sandbox_secrets(service: str) -> Sequence[str]:
+    """Beside the sandbox its own secrets are accepted where the environment holds none."""
+    if not os.environ.get("MOORLINE_SANDBOX_URL"):
+        return ()
+    from moorline.sandbox.standin import registrations
+
+    record = registrations().get(service)
+    return (record.secret,) if record is not None and record.secret else ()
 
 
 def _check_retries(retries: object) -> None:

@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from moorline.calls.wiring import Wire
 from moorline.errors import ConfigurationError
+from moorline.events.origin import Origin
 from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
@@ -45,15 +46,37 @@ Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class WebhookSettings(BaseModel):
     """``[webhooks]``: limits of ``POST /webhooks/{service}``."""
 
     model_config = _STRICT
 
-    max_body: Annotated[int, Field(ge=1_024, le=256 * 1024 * 1024)] = 1024 * 1024
-    """Bytes of a body; more is answered 413."""
+    max_body: Annotated[int | None, Field(ge=1_024, le=256 * 1024 * 1024)] = None
+    """Bytes of a body; more is answered 413. By default what the sender may send (GitHub: 25 MiB), else 1 MiB."""
     read_timeout: Seconds = 10.0
     """Seconds that a sender has for its whole body; slower is answered 408."""
+    public_url: str | None = None
+    """The address that the world calls this application by, ``https://shop.example``: some senders sign it."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks whose forwarding headers are believed; in the environment separated by commas."""
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split(value)
+
+    @field_validator("public_url", "trusted_proxies")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, tuple):
+            Origin(None, value)
+        else:
+            Origin(value)
+        return value
 
 
 class WorkerSettings(BaseModel):
@@ -73,7 +96,7 @@ class WorkerSettings(BaseModel):
     @field_validator("queues", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _split(value)
 
 
 class LogSettings(BaseModel):

@@ -44,7 +44,8 @@ def push() -> Callable[..., dict[str, Any]]:
     """``push(id, event, action)``: content and headers of one of GitHub's deliveries, signed."""
 
     def make(identity: str, event: str = "push", action: str | None = None) -> dict[str, Any]:
-        body = b'{"ref":"main"}' if action is None else b'{"action":"%s"}' % action.encode()
+        said = '"ref":"main"' if action is None else f'"action":"{action}"'
+        body = f'{{{said},"after":"{identity}"}}'.encode()  # the same content again would be the same event
         named = {"X-GitHub-Event": event, "X-GitHub-Delivery": identity, "X-GitHub-Hook-ID": "1"}
         return {
             "content": body,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from moorline.events.signatures import HMACBody, Scheme, StandardWebhooks
+from moorline.events import HMACSignature, Scheme, StandardWebhooks
 from moorline.services import GitHub, Stripe
 
 NOW = 1_790_000_000.0
@@ -25,7 +25,7 @@ class Base64Like:
     """A sender that signs with SHA-1 and base64, and numbers its events."""
 
     name = "base64_like"
-    webhooks = HMACBody(
+    webhooks = HMACSignature(
         header="X-Signature", env="X_SECRET", algorithm="sha1", encoding="base64", id="event.number", type="event.kind"
     )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.events.schemes import NOW, SENDERS, Base64Like, Sender
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
-from moorline.events import HMACBody, StandardWebhooks, TimestampedHMAC, verify
+from moorline.events import HMACSignature, StandardWebhooks, verify
 from moorline.secrets.secret import Secret
 from moorline.services import GitHub, Stripe
 
@@ -377,11 +377,11 @@ def test_headers_that_are_no_mapping_are_an_error():
 def test_a_record_with_a_bad_field_is_refused_at_once():
     """A scheme's mistakes show when the service's file is loaded, not when the first webhook comes."""
     with pytest.raises(ConfigurationError, match="algorithm"):
-        HMACBody(header="X", env="X", id="id", type="type", algorithm="md5")  # type: ignore[arg-type]
+        HMACSignature(header="X", env="X", id="id", type="type", algorithm="md5")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="encoding"):
-        HMACBody(header="X", env="X", id="id", type="type", encoding="base32")  # type: ignore[arg-type]
+        HMACSignature(header="X", env="X", id="id", type="type", encoding="base32")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="tolerance"):
-        TimestampedHMAC(header="X", env="X", id="id", type="type", tolerance=-1)
+        HMACSignature(header="X", env="X", id="id", type="type", tolerance=-1)
     with pytest.raises(ConfigurationError, match="tolerance"):
         StandardWebhooks(tolerance=math.nan)
 

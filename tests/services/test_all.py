@@ -45,7 +45,7 @@ CALLS: list[tuple[type[Service], Callable[[Any], Any]]] = [
     (GitHub, lambda s: s.check()),
     (GitHub, lambda s: s.request("GET", "/x")),
 ]
-SERVICES = [registry.service(name) for name in registry.names()]
+SERVICES: list[Any] = [one for one in map(registry.service, registry.names()) if issubclass(one, Service)]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)

@@ -14,6 +14,7 @@ from moorline.cli import calls, events, jobs
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
+    from moorline.events.sender import Sender
 
 __all__ = ["cli"]
 
@@ -138,23 +139,24 @@ def services(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")
     Console().print(table)
 
 
-def _described(service: type[Service]) -> dict[str, Any]:
+def _described(service: type[Service | Sender]) -> dict[str, Any]:
     """A service as a row: all of it is read off the class."""
     from moorline.secrets.sources import environment
 
     operations = sorted(name for name in dir(service) if not name.startswith("_") and _is_operation(service, name))
+    env = service.webhooks.env if service.credentials is None else service.credentials.env
     return {
         "name": service.name,
         "category": service.category,
-        "operations": [*operations, "request"],
+        "operations": [] if service.credentials is None else [*operations, "request"],
         "webhooks": service.webhooks is not None,
-        "env": service.credentials.env,
-        "configured": environment.load(service.credentials.env) is not None,
+        "env": env,
+        "configured": environment.load(env) is not None,
         "docs": service.docs,
     }
 
 
-def _is_operation(service: type[Service], name: str) -> bool:
+def _is_operation(service: type[Service | Sender], name: str) -> bool:
     return hasattr(getattr(service, name), "operation")
 
 

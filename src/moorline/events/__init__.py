@@ -5,39 +5,55 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moorline.events.delivery import Delivers, Delivery, Reply
     from moorline.events.event import Event
     from moorline.events.handlers import Handlers
     from moorline.events.inbox import Inbox, Stored
+    from moorline.events.places import Verified
     from moorline.events.receiver import Receiver
-    from moorline.events.signatures import HMACBody, Scheme, StandardWebhooks, TimestampedHMAC, Verified
-    from moorline.events.verification import verify
+    from moorline.events.scheme import Scheme
+    from moorline.events.schemes.hmac_signature import HMACSignature
+    from moorline.events.schemes.shared_secret import SharedSecret
+    from moorline.events.schemes.standard_webhooks import StandardWebhooks
+    from moorline.events.sender import Sender
+    from moorline.events.verification import verify, verify_each
 
 __all__ = [
+    "Delivers",
+    "Delivery",
     "Event",
-    "HMACBody",
+    "HMACSignature",
     "Handlers",
     "Inbox",
     "Receiver",
+    "Reply",
     "Scheme",
+    "Sender",
+    "SharedSecret",
     "StandardWebhooks",
     "Stored",
-    "TimestampedHMAC",
     "Verified",
     "verify",
+    "verify_each",
 ]
 
 _HOMES = {
+    "Delivers": "delivery",
+    "Delivery": "delivery",
     "Event": "event",
-    "HMACBody": "signatures",
+    "HMACSignature": "schemes.hmac_signature",
     "Handlers": "handlers",
     "Inbox": "inbox",
     "Receiver": "receiver",
-    "Scheme": "signatures",
-    "StandardWebhooks": "signatures",
+    "Reply": "delivery",
+    "Scheme": "scheme",
+    "Sender": "sender",
+    "SharedSecret": "schemes.shared_secret",
+    "StandardWebhooks": "schemes.standard_webhooks",
     "Stored": "inbox",
-    "TimestampedHMAC": "signatures",
-    "Verified": "signatures",
+    "Verified": "places",
     "verify": "verification",
+    "verify_each": "verification",
 }
 
 

@@ -16,14 +16,17 @@ class Event:
     """A webhook whose signature was checked, with the bytes as they came.
 
     - ``service``: the sender's name, such as ``"github"``.
-    - ``id``: the sender's own id of the event, one per event and receiving endpoint, the same in every redelivery: the
-      key to deduplicate by (Stripe: ``evt_…``; GitHub: ``<hook id>:<delivery GUID>``). Where a sender gives none it is
-      ``sha256:`` and the digest of the body.
+    - ``id``: the sender's own id of the event, one per event and receiving endpoint, the same in every redelivery
+      (Stripe: ``evt_…``; GitHub: ``<hook id>:<delivery GUID>``). Where a sender gives none it is ``blake2:`` and the
+      digest of the body.
+    - ``dedup_key``: what it is deduplicated by: the id where the signature covers it; the digest where the id stands in
+      a header that nobody signed (GitHub), so that a replay under a new id is noticed.
     - ``type``: such as ``"payment_intent.succeeded"`` or ``"pull_request"``; ``action``: the finer word that some
       senders put into the body (GitHub's ``"closed"``), else None.
     - ``body``: the raw bytes; ``headers``: lower-case names, secrets in them masked once it was stored.
     - ``received_at``: seconds since the epoch; ``timestamp``: the same, as *signed* by the sender, or None.
-    - ``secret_index``: which of the accepted secrets had signed it, counted from 0.
+    - ``secret_index``: which of the accepted secrets had signed it, counted from 0; ``secret``: what that one is called
+      (the name of its variable), if it has a name.
     - ``inbox_id``: the id under which it is stored, None for an Event that is not.
     - ``duplicates``: how often it came again after it was stored.
     """
@@ -39,15 +42,25 @@ class Event:
     secret_index: int = 0
     inbox_id: str | None = None
     duplicates: int = 0
+    secret: str = ""
+    dedup_key: str = ""
     _payload: Any = field(default=..., init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.dedup_key:
+            object.__setattr__(self, "dedup_key", self.id)
 
     @property
     def payload(self) -> Any:
-        """The body as Python values, parsed when first asked for. Raises UnusableEvent when it is not JSON."""
+        """The body as Python values, parsed when first asked for: JSON, a form's fields, XML as nested dicts.
+
+        Raises UnusableEvent when it is none of these.
+        """
         if self._payload is ...:  # a value that JSON does not have, and that pickles as itself
             from moorline.events.body import parsed
 
-            object.__setattr__(self, "_payload", parsed(self.body))
+            media = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+            object.__setattr__(self, "_payload", parsed(self.body, media))
         return self._payload
 
     @property

@@ -17,11 +17,12 @@ from moorline.events.inbox_sql import (
     event_by_id,
     several_events,
     store_arrivals,
+    store_deliveries,
 )
 from moorline.jobs.brokers.sql import CHANNEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from moorline.events.event import Event
     from moorline.store.store import Store
@@ -51,10 +52,24 @@ class Inbox:
         """
         arrival = self._arrival(event)
         stored = await self.store.write(store_arrivals, arrival)
-        if arrival.handlers and not stored.duplicate and not self._waking:
-            # A commit answers many at once: the workers are woken once for all of them.
-            self._waking = True
-            asyncio.get_running_loop().call_soon(self._wake)
+        if arrival.handlers and not stored.duplicate:
+            self._wake_soon()
+        return stored
+
+    async def add_all(self, events: Sequence[Event]) -> list[Stored]:
+        """As ``add``, for events that came together: all are stored, or none."""
+        arrivals = [self._arrival(event) for event in events]
+        stored = await self.store.write(store_deliveries, arrivals)
+        if _to_be_done(arrivals, stored):
+            self._wake_soon()
+        return stored
+
+    def add_all_sync(self, events: Sequence[Event]) -> list[Stored]:
+        """As ``add_all``, blocking."""
+        arrivals = [self._arrival(event) for event in events]
+        stored = self.store.write_sync(store_deliveries, arrivals)
+        if _to_be_done(arrivals, stored):
+            self.store.notify(CHANNEL)
         return stored
 
     def add_sync(self, event: Event) -> Stored:
@@ -101,9 +116,10 @@ class Inbox:
         return jobs
 
     def _arrival(self, event: Event) -> Arrival:
+        key = event.dedup_key or event.id
         return Arrival(
             event.service,
-            event.id,
+            key,
             event.type,
             event.action,
             event.received_at,
@@ -111,6 +127,8 @@ class Inbox:
             event.secret_index,
             _kept(event.headers),
             event.body,
+            None if key == event.id else event.id,
+            event.secret or None,
             self.handlers.matching(event.service, event.type, event.action),
         )
 
@@ -124,9 +142,19 @@ class Inbox:
             matching = [one for one in matching if one.name == handler]
         return Replay(str(event.inbox_id), self.store.clock.wall(), matching)
 
+    def _wake_soon(self) -> None:
+        """A commit answers many at once: the workers are woken once for all of them."""
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
     def _wake(self) -> None:
         self._waking = False
         self.store.notify(CHANNEL)
+
+
+def _to_be_done(arrivals: Sequence[Arrival], stored: Sequence[Stored]) -> bool:
+    return any(arrival.handlers and not one.duplicate for arrival, one in zip(arrivals, stored, strict=True))
 
 
 def _found(id: str, event: Event | None) -> Event:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -22,7 +23,16 @@ if TYPE_CHECKING:
 
     from moorline.events.handlers import Handler
 
-__all__ = ["Arrival", "Replay", "Stored", "enqueue_again", "event_by_id", "several_events", "store_arrivals"]
+__all__ = [
+    "Arrival",
+    "Replay",
+    "Stored",
+    "enqueue_again",
+    "event_by_id",
+    "several_events",
+    "store_arrivals",
+    "store_deliveries",
+]
 
 
 class Stored(NamedTuple):
@@ -44,6 +54,8 @@ class Arrival(NamedTuple):
     secret_index: int
     headers: str
     body: bytes
+    sender_id: str | None
+    secret: str | None
     handlers: Sequence[Handler]
 
 
@@ -66,6 +78,8 @@ _COLUMNS: Final = (
     "secret_index",
     "headers",
     "body",
+    "sender_id",
+    "secret",
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
@@ -81,7 +95,7 @@ _LARGEST: Final = 64
 _PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
 _KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
-_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "int4")
+_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "int4")
 _POSTGRES: Final = (
     f"INSERT INTO events ({_NAMES}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{kind}[]" for kind in _TYPES)
@@ -126,6 +140,12 @@ def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stor
     return answers
 
 
+def store_deliveries(connection: Connection, deliveries: list[list[Arrival]]) -> list[list[Stored]]:
+    """As ``store_arrivals``, for deliveries that hold several events each."""
+    stored = iter(store_arrivals(connection, [arrival for arrivals in deliveries for arrival in arrivals]))
+    return [list(islice(stored, len(arrivals))) for arrivals in deliveries]
+
+
 def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
     """Make the jobs of those events anew; the ids of the jobs, for each event."""
     made = [list(_jobs(replay.event_id, replay.now, replay.handlers)) for replay in replays]
@@ -138,6 +158,9 @@ def event_by_id(connection: Connection, id: str) -> Event | None:
     if not id.isprintable():  # no id is, and PostgreSQL refuses some
         return None
     row = connection.execute(sa.select(events).where(events.c.id == id)).first()
+    if row is None:
+        shown = sa.select(events).where(events.c.sender_id == id).order_by(events.c.id.desc()).limit(1)
+        row = connection.execute(shown).first()
     if row is None:
         # The index begins with the service; naming them all is far cheaper than reading the table.
         services = connection.execute(_SERVICES).scalars().all()
@@ -213,7 +236,7 @@ def _insert_postgres(connection: Connection, rows: list[list[Any]]) -> Sequence[
 def _event(row: Any) -> Event:
     return Event(
         service=row.service,
-        id=row.delivery_key,
+        id=row.sender_id or row.delivery_key,
         type=row.type,
         body=bytes(row.body),
         headers=json.loads(row.headers),
@@ -223,4 +246,6 @@ def _event(row: Any) -> Event:
         secret_index=row.secret_index,
         inbox_id=row.id,
         duplicates=row.duplicates,
+        secret=row.secret or "",
+        dedup_key=row.delivery_key,
     )

@@ -1,35 +1,41 @@
 """Where the facts of an event are found: its id, its type, and what marks it as none for us.
 
-A place is either ``"header:X-GitHub-Event"`` or the name of a field at the top of the JSON body (``"data.id"`` for one
-that lies deeper). ``id`` may be several places: the last is the sender's id, those before it say to whom it was sent.
+A place is ``"header:X-GitHub-Event"``, ``"query:name"``, ``"form:MessageSid"``, a text that stands for itself
+(``"=message"``), or the name of a field at the top of the JSON body; ``"data.id"`` is one that lies deeper, also within
+a text that holds JSON itself (SNS's ``Message``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from moorline.errors import UnusableEvent
-from moorline.events.body import fields
+from moorline.events.body import fields, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from moorline.events.delivery import Delivery
 
-__all__ = ["MAX_ID", "Located", "Verified"]
+__all__ = ["MAX_ID", "Located", "Verified", "look"]
 
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
+
+BATCH = "batch"
+"""The type of a delivery that holds several events of different types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What the check of a delivery found.
 
-    ``id``, ``type`` and ``action`` as in Event; ``secret_index`` counts the accepted secrets from 0;
-    ``timestamp`` is the signed time in seconds since the epoch, or None; ``problem`` says why a well-signed delivery is
-    not fit to be received, else it is empty.
+    ``id``, ``type`` and ``action`` as in Event; ``key`` is what it is deduplicated by; ``secret_index`` counts the
+    accepted secrets from 0; ``timestamp`` is the signed time in seconds since the epoch, or None; ``problem`` says why
+    a well-signed delivery is not fit to be received, else it is empty.
     """
 
     id: str
@@ -38,70 +44,142 @@ class Verified:
     timestamp: float | None = None
     action: str | None = None
     problem: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
     """Where the facts of an event are found, which every scheme needs.
 
+    ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that give
+    none, whose events are known by a digest of the body. ``type``: a place, or several of which the first counts that
+    holds something; it may be empty where ``typed`` is False. ``each``: where the events of a delivery lie that holds
+    several: ``"*"`` is a list at the top, ``"items.*.item"`` lies deeper, ``"lines"`` is one on each line.
     ``refuse`` maps places to values that mark something which is signed and yet no event for us, such as Stripe's thin
-    events, which hold no data.
+    events, which hold no data. ``dedup``: ``"content"`` also where the id could be believed.
     """
 
     env: str
-    id: str | tuple[str, ...]
-    type: str
+    id: str | tuple[str, ...] = ""
+    type: str | tuple[str, ...] = ""
     action: str | None = None
+    each: str = ""
     refuse: Mapping[str, str] = field(default_factory=dict)
+    typed: bool = True
+    dedup: str = "id"
 
-    def read(self, headers: Mapping[str, str], body: bytes, secret_index: int, timestamp: float | None) -> Verified:
+    def vouches_for(self, place: str) -> bool:
+        """Whether the signature covers what stands at that place: all but headers, unless a scheme says otherwise."""
+        return not place.startswith("header:")
+
+    def read(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> Verified:
         """The facts of a delivery whose signature was made by the secret of that index, at that time.
 
-        Raises UnusableEvent when it must be refused, or when an id that belongs into the body is not there.
+        One that holds several events has the facts of the only one, else a digest for its id. Raises UnusableEvent when
+        it must be refused, or when an id that belongs into the body is not there.
         """
-        ids = (self.id,) if isinstance(self.id, str) else self.id
-        names = _top_names((*ids, self.type, self.action or "", *self.refuse))
-        found: dict[str, Any] = {}
-        problem = ""
-        if names:
-            try:
-                found = fields(body, names)
-            except UnusableEvent as error:
-                problem = str(error)
-        for place, value in self.refuse.items():
-            if _look(place, headers, found) == value:
-                raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
-        delivery = _look(ids[-1], headers, found)
-        kind = _look(self.type, headers, found)
-        action = _look(self.action, headers, found) if self.action else ""
-        if not delivery:
-            if not ids[-1].startswith("header:"):
-                raise UnusableEvent(problem or f"the event has no {ids[-1]!r}")
-            problem = problem or f"there is no {ids[-1].partition(':')[2]} header"
-            whole = "sha256:" + hashlib.sha256(body).hexdigest()
-        else:
-            whole = ":".join([part for place in ids if (part := _look(place, headers, found))])
-        if not kind:
-            problem = problem or self.without_type()
-        return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem)
+        if not self.each:
+            return self._facts(delivery, delivery.body, secret_index, timestamp)
+        parts = self.parts(delivery, secret_index, timestamp)
+        if len(parts) == 1:
+            return parts[0][0]
+        types = {found.type for found, _ in parts}
+        kind = types.pop() if len(types) == 1 else BATCH
+        whole = "sha256:" + hashlib.sha256(delivery.body).hexdigest()
+        return Verified(whole, kind, secret_index, timestamp, key=whole)
 
-    def without_type(self) -> str:
-        """What is wrong with an event that names no type; empty where that is allowed."""
-        return f"the event has no type ({self.type})"
+    def parts(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> list[tuple[Verified, bytes]]:
+        """The facts and the bytes of each event in the delivery. Raises UnusableEvent as ``read`` does.
+
+        Of several, one without an id is known by its digest: the others must not be lost for its sake.
+        """
+        if not self.each:
+            return [(self._facts(delivery, delivery.body, secret_index, timestamp), delivery.body)]
+        bodies = pieces(delivery.body, self.each)
+        return [(self._facts(delivery, body, secret_index, timestamp, strict=False), body) for body in bodies]
+
+    def _facts(
+        self, delivery: Delivery, body: bytes, secret_index: int, timestamp: float | None, *, strict: bool = True
+    ) -> Verified:
+        ids = _several(self.id)
+        types = _several(self.type)
+        found, problem = _fields(body, (*ids, *types, self.action or "", *self.refuse))
+        for place, value in self.refuse.items():
+            if look(place, delivery, found) == value:
+                raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
+        delivered = look(ids[-1], delivery, found) if ids else ""
+        if delivered:
+            whole = (
+                delivered if len(ids) == 1 else _joined([*(look(one, delivery, found) for one in ids[:-1]), delivered])
+            )
+        else:
+            if ids and strict:
+                problem = self._without_id(ids[-1], problem)
+            whole = "sha256:" + hashlib.sha256(body).hexdigest()
+        kind = ""
+        for place in types:
+            kind = look(place, delivery, found)
+            if kind:
+                break
+        if not kind and strict and self.typed:
+            problem = problem or f"the event has no type ({' or '.join(types)})"
+        action = look(self.action, delivery, found) if self.action else ""
+        believed = delivered and self.dedup == "id" and self.vouches_for(ids[-1])
+        key = _fit(whole) if believed or not delivered else digest(body)
+        return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, key)
+
+    @staticmethod
+    def _without_id(place: str, problem: str) -> str:
+        if ":" not in place:
+            raise UnusableEvent(problem or f"the event has no {place!r}")
+        where, _, name = place.partition(":")
+        return problem or f"there is no {name} {where}"
+
+
+def digest(body: bytes) -> str:
+    """What stands for the content: 16 bytes are more than chance or a signed body can bring to meet."""
+    return "blake2:" + hashlib.blake2b(body, digest_size=16).hexdigest()
+
+
+def _several(place: str | tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(place, str):
+        return (place,) if place else ()
+    return place
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return ":".join([part for part in parts if part])
+
+
+def _fields(body: bytes, places: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Those of the places that lie in the JSON body, by the first name of each; and what is wrong with the body."""
+    names = _top_names(places)
+    if not names:
+        return {}, ""
+    try:
+        return fields(body, names), ""
+    except UnusableEvent as error:
+        return {}, str(error)
 
 
 @cache
 def _top_names(places: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple([place.partition(".")[0] for place in places if place and not place.startswith("header:")])
+    in_body = [place for place in places if place and ":" not in place and not place.startswith("=")]
+    return tuple(dict.fromkeys(place.partition(".")[0] for place in in_body))
 
 
-def _look(place: str, headers: Mapping[str, str], found: Mapping[str, Any]) -> str:
-    """The text at that place, or an empty one; numbers are ids too."""
+def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
+    """The text at that place, or an empty one; numbers are ids too. Raises UnusableEvent for what is neither."""
     if place.startswith("header:"):
-        return headers.get(place[7:].lower(), "")
+        return delivery.headers.get(place[7:].lower(), "")
+    if place.startswith("="):
+        return place[1:]
+    if place.startswith(("query:", "form:")):
+        where, _, name = place.partition(":")
+        return next((value for key, value in getattr(delivery, where) if key == name), "")
     value: Any = found
     for name in place.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+        value = _inside(value).get(name)
     if isinstance(value, str):
         return value
     if value is None:
@@ -109,6 +187,15 @@ def _look(place: str, headers: Mapping[str, str], found: Mapping[str, Any]) -> s
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     raise UnusableEvent(f"{place!r} is neither text nor a whole number")
+
+
+def _inside(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _fit(text: str) -> str:

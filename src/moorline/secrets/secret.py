@@ -27,12 +27,14 @@ class Secret:
     ``reveal()`` gives the value. Two secrets are equal if their values are, compared in constant time. The value is
     registered with :mod:`moorline.redaction`, which masks it in all that moorline logs, stores and shows.
 
+    ``not_after`` (seconds since the epoch) is when it stops being accepted, None if it does not.
+
     Raises ConfigurationError, naming *name*, for an empty value or one that is not text.
     """
 
-    __slots__ = ("__value", "name")
+    __slots__ = ("__value", "name", "not_after")
 
-    def __init__(self, value: str, *, name: str = "") -> None:
+    def __init__(self, value: str, *, name: str = "", not_after: float | None = None) -> None:
         what = name or "the secret"
         if not isinstance(value, str):
             raise ConfigurationError(f"{what} must be a string, not {type(value).__name__}")
@@ -45,6 +47,7 @@ class Secret:
             raise ConfigurationError(f"{what} is not valid UTF-8") from None
         self.__value = value
         self.name = name
+        self.not_after = not_after
         redaction.register(value)
 
     def reveal(self) -> str:

@@ -1,7 +1,8 @@
 """Secrets in environment variables.
 
 A variable may hold several values, separated by commas or white space: the first is current, all are accepted.
-``NAME_PREVIOUS`` may hold older ones. So a rotation is: set both, restart, remove the old one later. A value that
+``NAME_PREVIOUS`` may hold older ones, which are accepted until ``NAME_PREVIOUS_UNTIL`` (an ISO date and time with its
+zone, or seconds since the epoch) if that is set. So a rotation is: set these, restart, remove them later. A value that
 begins with ``-----BEGIN`` (a PEM key) is one value, white space and all.
 """
 
@@ -10,11 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
 
-__all__ = ["load", "load_all"]
+__all__ = ["PREVIOUS", "UNTIL", "load", "load_all"]
+
+PREVIOUS = "_PREVIOUS"
+UNTIL = "_PREVIOUS_UNTIL"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BETWEEN = re.compile(r"[\s,]+")
@@ -32,13 +37,30 @@ def load(name: str, environ: Mapping[str, str] | None = None) -> Secret | None:
 def load_all(name: str, environ: Mapping[str, str] | None = None) -> tuple[Secret, ...]:
     """All accepted values: those of *name*, in order, then those of ``NAME_PREVIOUS``; each once.
 
-    Raises ConfigurationError when *name* is not the name of a variable, or a value is not UTF-8.
+    Raises ConfigurationError when *name* is not the name of a variable, a value is not UTF-8, or the end is no moment.
     """
     where = os.environ if environ is None else environ
-    previous = f"{name}_PREVIOUS"
+    previous = f"{name}{PREVIOUS}"
     found = [Secret(value, name=name) for value in _values(name, where)]
-    found += [Secret(value, name=previous) for value in _values(previous, where)]
+    older = _values(previous, where)
+    until = _moment(f"{name}{UNTIL}", where) if older else None
+    found += [Secret(value, name=previous, not_after=until) for value in older]
     return tuple(dict.fromkeys(found))
+
+
+def _moment(name: str, environ: Mapping[str, str]) -> float | None:
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        if text.isascii() and text.isdigit():
+            return float(text)
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ConfigurationError(f"{name}: expected a date and time with its zone, such as 2027-01-31T12:00:00Z")
+    return moment.timestamp()
 
 
 def _values(name: str, environ: Mapping[str, str]) -> list[str]:

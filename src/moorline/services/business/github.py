@@ -25,7 +25,8 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.events.signatures import HMACBody
+from moorline.events.delivery import Delivers
+from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.services.answers import flag, items, moment, optional_text, record, text, whole
 from moorline.services.limits import as_text, refused
 
@@ -104,13 +105,15 @@ class GitHub(Service):
     errors = ErrorMap(
         code="errors.0.code", message="message", request_id="header:X-GitHub-Request-Id", is_limit=_is_limit
     )
-    webhooks = HMACBody(
+    webhooks = HMACSignature(
         header="X-Hub-Signature-256",
         prefix="sha256=",
         env="GITHUB_WEBHOOK_SECRET",
         id=("header:X-GitHub-Hook-ID", "header:X-GitHub-Delivery"),  # the GUID is shared by all hooks of an event
         type="header:X-GitHub-Event",
         action="action",
+        largest=25 * 1024 * 1024,
+        delivers=Delivers(within=10, retries="none; redelivered by hand or through the API, with the same id"),
     )
     default_headers: ClassVar[Mapping[str, str]] = {
         "Accept": "application/vnd.github+json",

@@ -1,0 +1,62 @@
+"""Which secrets a service's deliveries may be signed by: what the environment holds, looked at for each delivery."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from moorline.secrets.sources import environment
+
+if TYPE_CHECKING:
+    from moorline.events.scheme import Scheme
+    from moorline.events.signatures import Key
+
+__all__ = ["EnvironmentSecrets", "named"]
+
+
+class EnvironmentSecrets:
+    """The secrets of a service by its name: those of its scheme's variable, else those that ``otherwise`` gives.
+
+    Making Secrets costs more than the rest of a request: they are made again when a variable holds something else.
+    """
+
+    def __init__(
+        self,
+        schemes: Callable[[str], Scheme | None],
+        otherwise: Callable[[str], Sequence[Key]] | None = None,
+    ) -> None:
+        self._schemes = schemes
+        self._otherwise = otherwise
+        self._known: dict[str, tuple[tuple[str | None, ...], Sequence[Key]]] = {}
+
+    def __call__(self, service: str) -> Sequence[Key]:
+        """Raises ConfigurationError when a variable holds what is no secret."""
+        scheme = self._schemes(service)
+        if scheme is None:
+            return ()
+        found = self.of(scheme.env)
+        return found if found or self._otherwise is None else self._otherwise(service)
+
+    def of(self, variable: str) -> Sequence[Key]:
+        """The secrets that the variable holds, and those before them."""
+        held = (
+            os.environ.get(variable),
+            os.environ.get(variable + environment.PREVIOUS),
+            os.environ.get(variable + environment.UNTIL),
+        )
+        known = self._known.get(variable)
+        if known is None or known[0] != held:
+            known = self._known[variable] = (held, environment.load_all(variable))
+        return known[1]
+
+
+def named(secrets: Sequence[Key], index: int) -> str:
+    """What the secret at that place is called: its variable, and which of several in it."""
+    if index >= len(secrets):
+        return ""
+    name: str = getattr(secrets[index], "name", "")
+    if not name:
+        return ""
+    before = sum(getattr(secret, "name", "") == name for secret in secrets[:index])
+    return f"{name}#{before + 1}" if before else name

@@ -1,0 +1,97 @@
+"""Certificates of senders that sign with a key of their own and name the address of its certificate (PayPal, SNS).
+
+An address is asked only if the scheme's own rule finds it fit (https, the sender's hosts): what a request says is no
+reason to call anybody. What was fetched is kept for a day, and must be valid at the time.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import InvalidSignature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+__all__ = ["MAX_PEM", "Certificates", "public_key", "suitable"]
+
+MAX_PEM: Final = 64 * 1024
+"""Bytes of a certificate, chain included."""
+
+_KEPT: Final = 64
+_DAY: Final = 86_400.0
+
+
+def suitable(url: str, host: re.Pattern[str], *, path: str = "") -> bool:
+    """Whether the URL is https, without port, password or fragment, its host fits, and its path ends so."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = parts.username is None and parts.password is None and port in (None, 443) and not parts.fragment
+    known = host.fullmatch(parts.hostname or "") is not None and url.isascii() and url.isprintable() and "\\" not in url
+    return parts.scheme == "https" and plain and known and parts.path.endswith(path)
+
+
+class Certificates(Mapping[str, bytes]):
+    """Certificates that were fetched, PEM by URL; a mapping that schemes read, threads share, and that forgets."""
+
+    def __init__(self, clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._held: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, url: str, pem: bytes) -> None:
+        """Keep what was fetched. Raises InvalidSignature unless it is a certificate that is valid now."""
+        _check_dates(pem, self._clock.wall())
+        with self._lock:
+            self._held[url] = (self._clock.monotonic() + _DAY, pem)
+            while len(self._held) > _KEPT:
+                self._held.popitem(last=False)
+
+    def __getitem__(self, url: str) -> bytes:
+        with self._lock:
+            until, pem = self._held[url]
+            if self._clock.monotonic() >= until:
+                del self._held[url]
+                raise KeyError(url)
+            return pem
+
+    def __iter__(self) -> Any:
+        return iter(list(self._held))
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def public_key(pem: bytes | str) -> RSAPublicKey:
+    """The RSA key of the first certificate in *pem*. Raises InvalidSignature when there is none."""
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    found = _certificate(pem).public_key()
+    if not isinstance(found, RSAPublicKey):
+        raise InvalidSignature("the certificate has no RSA key", reason="certificate")
+    return found
+
+
+def _check_dates(pem: bytes, now: float) -> None:
+    certificate = _certificate(pem)
+    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    if not begins <= now <= ends:
+        raise InvalidSignature("the certificate is not valid now", reason="certificate")
+
+
+def _certificate(pem: bytes | str) -> Any:
+    from cryptography.x509 import load_pem_x509_certificate
+
+    try:
+        return load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
+    except ValueError as error:
+        raise InvalidSignature("what the sender calls its certificate is none", reason="certificate") from error

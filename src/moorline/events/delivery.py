@@ -1,0 +1,86 @@
+"""What passes between a sender and us: the delivery that it makes, and the reply that it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import parse_qsl, urlsplit
+
+__all__ = ["MAX_FIELDS", "Delivers", "Delivery", "Reply"]
+
+MAX_FIELDS = 1000
+"""Fields of a query or form; what has more is read as having none."""
+
+
+class Delivery:
+    """One request of a sender's, as it came.
+
+    ``headers`` have lower-case names; ``body`` is the raw bytes; ``url`` is the address as the sender called it, with
+    its query, or None where it is not known; ``token`` is what follows the service's name in the path.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        method: str = "POST",
+        url: str | Callable[[], str] | None = None,
+        token: str = "",
+    ) -> None:
+        self.headers = headers
+        self.body = body
+        self.method = method
+        self.token = token
+        self._url = url
+
+    @cached_property
+    def url(self) -> str | None:
+        """Found when first asked for: few schemes sign it."""
+        return self._url() if callable(self._url) else self._url
+
+    @property
+    def media(self) -> str:
+        """The media type, in lower case, without its parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @cached_property
+    def query(self) -> list[tuple[str, str]]:
+        """The fields of the URL's query, decoded, in their order."""
+        return pairs(urlsplit(self.url).query) if self.url else []
+
+    @cached_property
+    def form(self) -> list[tuple[str, str]]:
+        """The fields of a form body, decoded, in their order; none when the body is something else."""
+        if self.media != "application/x-www-form-urlencoded":
+            return []
+        return pairs(self.body.decode("utf-8", "replace"))
+
+
+def pairs(text: str) -> list[tuple[str, str]]:
+    """The fields of an encoded form or query, blank ones too; none of one with more than ``MAX_FIELDS``."""
+    try:
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+    except ValueError:
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer to a sender."""
+
+    status: int = 200
+    body: bytes = b""
+    media: str = "application/json"
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivers:
+    """What a sender does: ``within`` is how many seconds it waits for the answer (None: not known), ``retries`` how it
+    tries again, in words, for people.
+    """
+
+    within: float | None = None
+    retries: str = "not known"

@@ -1,0 +1,290 @@
+"""What is decided about a delivery, in its order: without I/O, so that ASGI, WSGI and tests share every rule.
+
+``admit`` looks at the address, ``check`` at the body's signature and facts; between and after them the drivers
+(``receiver.py``, ``blocking.py``) read the body, fetch a certificate, store the events, and send the reply.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from moorline.clock import SYSTEM
+from moorline.errors import (
+    CallError,
+    ConfigurationError,
+    InvalidSignature,
+    Misuse,
+    StoreError,
+    StoreOverloaded,
+    UnusableEvent,
+)
+from moorline.events.accepting import EnvironmentSecrets, named
+from moorline.events.certificates import Certificates
+from moorline.events.delivery import Delivery, Reply
+from moorline.events.handshakes import Confirm
+from moorline.events.origin import Origin
+from moorline.events.verification import event_from, scheme_of
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.clock import Clock
+    from moorline.events.event import Event
+    from moorline.events.inbox import Inbox, Stored
+    from moorline.events.scheme import Scheme
+    from moorline.events.signatures import Key
+
+__all__ = ["MAX_BODY", "Ask", "Entry", "Found", "Intake", "Refused", "scheme_named"]
+
+MAX_BODY: Final = 1024 * 1024
+"""Bytes of a body, unless the receiver or the sender's scheme says otherwise."""
+LONGEST_NAME: Final = 64
+
+_STORE_DOWN_SECONDS: Final = 5
+_STORED: Final = Reply(200, b'{"status":"stored"}')
+_DUPLICATE: Final = Reply(200, b'{"status":"duplicate"}')
+_NOTHING: Final = Reply(200, b'{"status":"nothing"}')
+_EMPTY: Final = Reply(200, b"")
+ERRORS: Final = {
+    400: b'{"error":"unusable event"}',
+    401: b'{"error":"unauthorized"}',
+    404: b'{"error":"not found"}',
+    405: b'{"error":"method not allowed"}',
+    408: b'{"error":"request timeout"}',
+    413: b'{"error":"body too large"}',
+    415: b'{"error":"unsupported media type"}',
+    503: b'{"error":"try again later"}',
+}
+CLOSE: Final = (b"connection", b"close")
+
+log = logger("events")
+
+
+class Refused(Exception):
+    """The answer is this status; ``reason`` is for the operator. ``forged`` when the signature was not good."""
+
+    def __init__(self, status: int, reason: str, *headers: tuple[bytes, bytes], forged: bool = False) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.forged = forged
+
+    @property
+    def reply(self) -> Reply:
+        """What the sender sees of it."""
+        return Reply(self.status, ERRORS[self.status], headers=self.headers)
+
+
+class Ask(NamedTuple):
+    """A request before its body: ``name`` is what follows the prefix in the path, ``url`` rebuilds the address."""
+
+    name: str
+    method: str
+    headers: dict[str, str]
+    query: str
+    url: Callable[[], str]
+
+
+class Entry(NamedTuple):
+    """A delivery that may come in: who it is for, and how much of it."""
+
+    service: str
+    token: str
+    ask: Ask
+    scheme: Scheme
+    secrets: Sequence[Key]
+    max_body: int
+
+
+class Found(NamedTuple):
+    """A delivery that is good: its events, or the reply to a question, or what must be called first."""
+
+    events: list[Event]
+    reply: Reply | None = None
+    confirm: Confirm | None = None
+
+
+class Intake:
+    """The rules of one receiver; see ``Receiver`` for the arguments."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        secrets: Callable[[str], Sequence[Key]] | None = None,
+        schemes: Callable[[str], Scheme | None] | None = None,
+        *,
+        max_body: int | None = None,
+        public_url: str | None = None,
+        trusted_proxies: Sequence[str] = (),
+        clock: Clock = SYSTEM,
+    ) -> None:
+        if max_body is not None and max_body < 1:
+            raise ConfigurationError(f"max_body: expected a positive number of bytes, got {max_body}")
+        self.inbox = inbox
+        self.origin = Origin(public_url, trusted_proxies)
+        self._schemes = scheme_named if schemes is None else schemes
+        self._environment = EnvironmentSecrets(self._schemes)
+        self._secrets = self._environment if secrets is None else secrets
+        self._max_body = max_body
+        self._clock = clock
+        self.certificates = Certificates(clock)
+
+    # --- before the body
+
+    def admit(self, ask: Ask) -> Entry | Reply:
+        """Who it is for; or the reply, for a question that the address alone asks. Raises Refused."""
+        service, below, token = ask.name.partition("/")
+        scheme, secrets = self._configured(service)
+        if below and not scheme.in_path:
+            raise Refused(404, "nothing lies below that service")
+        if ask.method == "HEAD":
+            return _EMPTY  # some senders look whether anybody is there
+        if scheme.handshakes:
+            reply = self._opening(scheme, secrets, ask)
+            if reply is not None:
+                return reply
+        if ask.method not in scheme.methods:
+            raise Refused(405, f"method {ask.method}", (b"allow", ", ".join(scheme.methods).encode()))
+        encoding = ask.headers.get("content-encoding")
+        if encoding and encoding not in _ENCODINGS:
+            raise Refused(415, f"content-encoding {encoding[:40]!r}", (b"accept-encoding", b"gzip, deflate"))
+        return Entry(service, token, ask, scheme, secrets, self._max_body or scheme.largest or MAX_BODY)
+
+    def _configured(self, service: str) -> tuple[Scheme, Sequence[Key]]:
+        if not service or len(service) > LONGEST_NAME:
+            raise Refused(404, "no such service")
+        scheme = self._schemes(service)
+        if scheme is None:
+            raise Refused(404, "no such service")
+        try:
+            secrets = self._secrets(service)
+        except ConfigurationError as error:
+            raise Refused(404, str(error)) from error
+        if not secrets:
+            raise Refused(404, f"no secret: {scheme.env} is not set")
+        return scheme, secrets
+
+    def _opening(self, scheme: Scheme, secrets: Sequence[Key], ask: Ask) -> Reply | None:
+        for handshake in scheme.handshakes:
+            try:
+                own = self._environment.of(handshake.env) if handshake.env else secrets
+                reply = handshake.opening(ask.query, ask.method, own) if own else None
+            except (ConfigurationError, InvalidSignature, ValueError) as error:
+                raise Refused(404, f"the handshake cannot be answered: {error}") from error
+            if reply is not None:
+                log.info("event_handshake", service=scheme.env, status=reply.status)
+                return reply
+        return None
+
+    # --- with the body
+
+    def check(self, entry: Entry, body: bytes) -> Found:
+        """The events of a delivery that is signed well. Raises Refused, and NeedsCertificate for one to be fetched."""
+        ask, scheme = entry.ask, entry.scheme
+        now = self._clock.wall()
+        delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token)
+        try:
+            if ask.headers.get("content-encoding") in _COMPRESSED:
+                delivery = _inflated(delivery, entry.max_body, ask, entry.token)
+            proof = scheme.check(delivery, entry.secrets, now=now, certificates=self.certificates)
+            if scheme.handshakes:
+                reply = self._asked(scheme, delivery, entry.secrets)
+                if reply is not None:
+                    return reply
+            if scheme.each:
+                parts = scheme.parts(delivery, proof.secret_index, proof.timestamp)
+            else:
+                parts = [(scheme.read(delivery, proof.secret_index, proof.timestamp), delivery.body)]
+        except InvalidSignature as error:
+            raise Refused(scheme.unsigned if error.reason == "missing" else 401, error.reason, forged=True) from error
+        except UnusableEvent as error:
+            raise Refused(400, str(error)) from error
+        except ConfigurationError as error:
+            raise Refused(404, f"the secret cannot be used: {error}") from error
+        events = []
+        for verified, part in parts:
+            if verified.problem:
+                raise Refused(400, verified.problem)
+            secret = named(entry.secrets, verified.secret_index)
+            events.append(event_from(entry.service, ask.headers, part, verified, received_at=now, secret=secret))
+        return Found(events)
+
+    def _asked(self, scheme: Scheme, delivery: Delivery, secrets: Sequence[Key]) -> Found | None:
+        for handshake in scheme.handshakes:
+            own = self._environment.of(handshake.env) if handshake.env else secrets
+            answer = handshake.asked(delivery, own)
+            if isinstance(answer, Confirm):
+                return Found([], answer.reply, answer)
+            if answer is not None:
+                return Found([], answer)
+        return None
+
+    # --- after
+
+    def stored(self, entry: Entry, stored: Sequence[Stored]) -> Reply:
+        """The reply for what is durable now."""
+        if entry.scheme.answer is not None:
+            return entry.scheme.answer
+        if not stored:
+            return _NOTHING
+        return _DUPLICATE if all(one.duplicate for one in stored) else _STORED
+
+    def refused(self, entry: Ask, error: Refused) -> Reply:
+        """The reply, after it was noted for the operator."""
+        log.warning("event_refused", service=entry.name.partition("/")[0], status=error.status, reason=error.reason)
+        return error.reply
+
+    @staticmethod
+    def unavailable(error: Exception) -> Refused:
+        """What a failure of the store, or of what must be asked first, is to the sender: come again."""
+        wait: float = _STORE_DOWN_SECONDS
+        if isinstance(error, StoreOverloaded):
+            wait = error.retry_after
+        return Refused(503, str(error), (b"retry-after", str(max(1, math.ceil(wait))).encode()))
+
+
+UNAVAILABLE: Final = (StoreError, Misuse)
+"""What the store raises when nothing can be stored now."""
+UNREACHED: Final = (CallError,)
+"""What a fetch raises."""
+
+_COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_ENCODINGS: Final = frozenset({"identity"}) | _COMPRESSED
+
+
+def _inflated(delivery: Delivery, most: int, ask: Ask, token: str) -> Delivery:
+    """The delivery with the body that was compressed on its way, within the same limit."""
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both kinds of header
+    try:
+        body = inflater.decompress(delivery.body, most + 1)
+        if len(body) <= most and not inflater.eof:
+            body += inflater.flush()
+    except zlib.error as error:
+        raise Refused(400, f"the body is not compressed as it says: {error}") from error
+    if len(body) > most:
+        raise Refused(413, f"more than {most} bytes inflated", CLOSE)
+    if not inflater.eof:
+        raise Refused(400, "the compressed body is cut off")
+    return Delivery(delivery.headers, body, method=ask.method, url=ask.url, token=token)
+
+
+@lru_cache(maxsize=256)
+def scheme_named(service: str) -> Scheme | None:
+    """The scheme of the service of that name, or None when there is none."""
+    try:
+        return scheme_of(service)[1]
+    except ConfigurationError:
+        return None
+
+
+def folded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Pairs of byte strings with lower-case names (ASGI's); one that comes twice is joined, and so matches nothing."""
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
