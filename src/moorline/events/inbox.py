@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from moorline import redaction
 from moorline.errors import ConfigurationError, EventNotFound
 from moorline.events.handlers import Handlers
 from moorline.events.inbox_sql import (
@@ -19,10 +17,12 @@ from moorline.events.inbox_sql import (
     store_arrivals,
     store_deliveries,
 )
+from moorline.events.ledger import Ledger
+from moorline.events.stored_headers import kept
 from moorline.jobs.brokers.sql import CHANNEL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from moorline.events.event import Event
     from moorline.store.store import Store
@@ -40,10 +40,14 @@ class Inbox:
     has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down.
     """
 
+    ledger: Ledger | None = None
+    """Where it is noted how much came, and what was refused."""
+
     def __init__(self, store: Store, handlers: Handlers | None = None) -> None:
         self.store = store
         self.handlers = Handlers() if handlers is None else handlers
         self._waking = False
+        self.ledger = Ledger(store)
 
     async def add(self, event: Event) -> Stored:
         """Store the event and its jobs; a duplicate is counted and makes no jobs.
@@ -125,7 +129,7 @@ class Inbox:
             event.received_at,
             event.timestamp,
             event.secret_index,
-            _kept(event.headers),
+            kept(event.headers),
             event.body,
             None if key == event.id else event.id,
             event.secret or None,
@@ -167,15 +171,3 @@ def _limited(limit: int) -> int:
     if not 1 <= limit <= MOST_LISTED:
         raise ConfigurationError(f"limit: expected 1 to {MOST_LISTED:,}, got {limit}")
     return limit
-
-
-def _kept(headers: Mapping[str, str]) -> str:
-    """The headers as they are stored: credentials masked; signatures stay, they open nothing and explain refusals."""
-    from pydantic_core import to_json  # a fifth of json.dumps's time, once for every event
-
-    return to_json({name: redaction.MASK if _hides(name) else value for name, value in headers.items()}).decode()
-
-
-@lru_cache(maxsize=1024)
-def _hides(name: str) -> bool:
-    return redaction.is_sensitive(name) and "signature" not in name

@@ -26,7 +26,9 @@ from moorline.events.accepting import EnvironmentSecrets, named
 from moorline.events.certificates import Certificates
 from moorline.events.delivery import Delivery, Reply
 from moorline.events.handshakes import Confirm
+from moorline.events.ledger import UNKNOWN
 from moorline.events.origin import Origin
+from moorline.events.places import digest
 from moorline.events.verification import event_from, scheme_of
 from moorline.telemetry import logger
 
@@ -72,6 +74,7 @@ class Refused(Exception):
         self.reason = reason
         self.headers = headers
         self.forged = forged
+        self.body: bytes | None = None
 
     @property
     def reply(self) -> Reply:
@@ -184,6 +187,13 @@ class Intake:
 
     def check(self, entry: Entry, body: bytes) -> Found:
         """The events of a delivery that is signed well. Raises Refused, and NeedsCertificate for one to be fetched."""
+        try:
+            return self._checked(entry, body)
+        except Refused as refused:
+            refused.body = body
+            raise
+
+    def _checked(self, entry: Entry, body: bytes) -> Found:
         ask, scheme = entry.ask, entry.scheme
         now = self._clock.wall()
         delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token)
@@ -227,15 +237,32 @@ class Intake:
 
     def stored(self, entry: Entry, stored: Sequence[Stored]) -> Reply:
         """The reply for what is durable now."""
+        if self.inbox.ledger is not None:
+            duplicates = sum([one.duplicate for one in stored])
+            self.inbox.ledger.stored(entry.service, self._clock.wall(), len(stored) - duplicates, duplicates)
         if entry.scheme.answer is not None:
             return entry.scheme.answer
         if not stored:
             return _NOTHING
         return _DUPLICATE if all(one.duplicate for one in stored) else _STORED
 
-    def refused(self, entry: Ask, error: Refused) -> Reply:
+    def refused(self, ask: Ask, error: Refused) -> Reply:
         """The reply, after it was noted for the operator."""
-        log.warning("event_refused", service=entry.name.partition("/")[0], status=error.status, reason=error.reason)
+        service = ask.name.partition("/")[0]
+        log.warning("event_refused", service=service, status=error.status, reason=error.reason)
+        if self.inbox.ledger is not None:
+            known = len(service) <= LONGEST_NAME and self._schemes(service) is not None
+            self.inbox.ledger.refused(
+                service if known else UNKNOWN,
+                self._clock.wall(),
+                status=error.status,
+                reason=error.reason,
+                forged=error.forged,
+                method=ask.method,
+                headers=ask.headers,
+                size=None if error.body is None else len(error.body),
+                digest=None if error.body is None else digest(error.body),
+            )
         return error.reply
 
     @staticmethod

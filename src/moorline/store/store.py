@@ -51,6 +51,7 @@ class Store:
         self._writer: Writer | None = None
         self._signals: Signals | None = None
         self._readers: ThreadPoolExecutor | None = None
+        self._closing: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -102,8 +103,15 @@ class Store:
             self._writer = writer
         return self
 
+    def before_close(self, callback: Callable[[], None]) -> None:
+        """Call *callback* whenever the store is going to close, while it can still be written to."""
+        self._closing.append(callback)
+
     def close(self) -> None:
         """Write what waits and disconnect. Closing twice is harmless."""
+        if self._writer is not None:
+            for callback in self._closing:
+                callback()
         with self._lock:
             writer, self._writer = self._writer, None
             if writer is None:
