@@ -20,7 +20,7 @@ from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknow
 from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.handlers import Handlers
 from moorline.events.inbox import Inbox
-from moorline.events.receiver import Receiver, scheme_named
+from moorline.events.receiver import Receiver, below_mount, scheme_named
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.outcome import Discard
@@ -89,7 +89,7 @@ class Moorline:
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
         self._webhook_secrets = EnvironmentSecrets(scheme_named, _sandbox_secrets)
-        self._receiver = Receiver(
+        self.receiver = Receiver(
             self.inbox,
             self._webhook_secrets,
             max_body=self.settings.webhooks.max_body,
@@ -276,7 +276,7 @@ class Moorline:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
             return
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = below_mount(scope) if "path" in scope else ""
         if scope["type"] == "http" and path in ("/healthz", "/readyz"):
             await self._health(path, scope, send)
             return
@@ -284,7 +284,7 @@ class Moorline:
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
-        await self._receiver(scope, receive, send)
+        await self.receiver(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
-__all__ = ["MAX_BODY", "Receiver", "scheme_named"]
+__all__ = ["MAX_BODY", "Receiver", "below_mount", "scheme_named"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -102,7 +102,7 @@ class Receiver:
         self.inbox = inbox
         self.fetch: Callable[[str], Awaitable[bytes]] = fetch
         self._prefix = prefix
-        self._body_timeout = body_timeout
+        self.body_timeout = body_timeout
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -120,10 +120,7 @@ class Receiver:
         await _send(send, reply, head=ask.method == "HEAD")
 
     def _ask(self, scope: MutableMapping[str, Any]) -> Ask:
-        path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        # Since ASGI 2.3 the path holds the mount's; older servers and some frameworks give it without.
-        below = path[len(root) :] if root and path.startswith(root) else path
+        below = below_mount(scope)
         name = below[len(self._prefix) :] if below.startswith(self._prefix) else ""
         headers = folded(scope["headers"])
         query = scope.get("query_string", b"").decode("latin-1")
@@ -187,7 +184,7 @@ class Receiver:
         if announced > entry.max_body and ("expect" in headers or announced > entry.max_body + _DRAINED):
             raise Refused(413, f"{announced} bytes announced", CLOSE)
         try:
-            async with asyncio.timeout(self._body_timeout):
+            async with asyncio.timeout(self.body_timeout):
                 message = await receive()
                 if message["type"] == "http.request" and not message.get("more_body", False):
                     body: bytes = message.get("body", b"")
@@ -196,7 +193,22 @@ class Receiver:
                     return body
                 return await _rest(message, receive, entry.max_body)
         except TimeoutError as error:
-            raise Refused(408, f"the body was not there after {self._body_timeout:g} s", CLOSE) from error
+            raise Refused(408, f"the body was not there after {self.body_timeout:g} s", CLOSE) from error
+
+
+def below_mount(scope: MutableMapping[str, Any]) -> str:
+    """The path below the mount, as it was sent."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    # Since ASGI 2.3 the path holds the mount's; older servers and some frameworks give it without.
+    if root and path.startswith(root):
+        path = path[len(root) :]
+    if path[:1] != "/" or path[-1:] == "/":  # Litestar takes the slash before a mounted path away, and adds one behind
+        raw: bytes = scope.get("raw_path") or b""
+        path = "/" + path.lstrip("/") if path else path
+        if path != "/" and path.endswith("/") and raw and not raw.endswith(b"/"):
+            path = path[:-1]
+    return path
 
 
 async def _rest(message: Message, receive: Receive, most: int) -> bytes:

@@ -1,0 +1,121 @@
+"""The intake's blocking driver: for Django, Flask and whatever else serves a request in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.events.fetching import fetch_sync
+from moorline.events.intake import CLOSE, UNAVAILABLE, UNREACHED, Ask, Entry, Found, Intake, Refused
+from moorline.events.scheme import NeedsCertificate
+
+if TYPE_CHECKING:
+    from moorline.events.delivery import Reply
+
+__all__ = ["BlockingReceiver", "Read", "receiver_of"]
+
+Read = Callable[[int], bytes]
+"""Up to so many bytes more of the body; none at its end."""
+
+_CHUNK: Final = 64 * 1024
+
+
+class BlockingReceiver:
+    """Answers requests that come in a thread, by the same rules as ``Receiver``. The store is opened by the first.
+
+    The time for a body is looked at between its parts: a server that waits for each one must have a limit of its own.
+    """
+
+    def __init__(self, intake: Intake, *, body_timeout: float = 10.0, clock: Clock = SYSTEM) -> None:
+        self.intake = intake
+        self.fetch: Callable[[str], bytes] = fetch_sync
+        self._body_timeout = body_timeout
+        self._clock = clock
+
+    def respond(
+        self,
+        name: str,
+        *,
+        method: str,
+        headers: Mapping[str, str],
+        query: str,
+        scheme: str,
+        host: str,
+        path: str,
+        client: str | None,
+        read: Read,
+    ) -> Reply:
+        """The reply to a request for the service *name*; ``headers`` with lower-case names, ``path`` as it was sent."""
+        folded = dict(headers)
+        url = partial(self.intake.origin.url, scheme, host, path, query, headers=folded, client=client)
+        ask = Ask(name, method, folded, query, url)
+        try:
+            reply = self._received(ask, read)
+        except Refused as refused:
+            reply = self.intake.refused(ask, refused)
+        return replace(reply, body=b"") if method == "HEAD" else reply
+
+    def _received(self, ask: Ask, read: Read) -> Reply:
+        intake = self.intake
+        entry = intake.admit(ask)
+        if not isinstance(entry, Entry):
+            return entry
+        body = self._body(entry, read)
+        try:
+            found = intake.check(entry, body)
+        except NeedsCertificate as need:
+            found = self._with_certificate(entry, body, need.url)
+        if found.reply is not None:
+            return self._confirmed(found)
+        try:
+            store = intake.inbox.store
+            if not store.is_open:
+                store.open()
+            stored: Sequence[Any] = intake.inbox.add_all_sync(found.events) if found.events else ()
+        except UNAVAILABLE as error:
+            raise intake.unavailable(error) from error
+        return intake.stored(entry, stored)
+
+    def _with_certificate(self, entry: Entry, body: bytes, url: str) -> Found:
+        try:
+            self.intake.certificates.keep(url, self.fetch(url))
+            return self.intake.check(entry, body)
+        except UNREACHED as error:
+            raise self.intake.unavailable(error) from error
+        except InvalidSignature as error:
+            raise Refused(401, error.reason, forged=True) from error
+
+    def _confirmed(self, found: Found) -> Reply:
+        if found.confirm is not None:
+            try:
+                self.fetch(found.confirm.url)
+            except UNREACHED as error:
+                raise self.intake.unavailable(error) from error
+        assert found.reply is not None
+        return found.reply
+
+    def _body(self, entry: Entry, read: Read) -> bytes:
+        until = self._clock.monotonic() + self._body_timeout
+        parts: list[bytes] = []
+        size = 0
+        while part := read(_CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > entry.max_body:
+                raise Refused(413, f"more than {entry.max_body} bytes", CLOSE)
+            if self._clock.monotonic() > until:
+                raise Refused(408, f"the body was not there after {self._body_timeout:g} s", CLOSE)
+        return b"".join(parts)
+
+
+def receiver_of(app: Any) -> BlockingReceiver:
+    """The blocking receiver of an application (or of a ``Receiver``). Raises ConfigurationError for what is neither."""
+    receiver = getattr(app, "receiver", app)
+    intake = getattr(receiver, "intake", None)
+    if not isinstance(intake, Intake):
+        raise ConfigurationError(f"expected a Moorline or a Receiver, got {type(app).__name__}")
+    return BlockingReceiver(intake, body_timeout=receiver.body_timeout)

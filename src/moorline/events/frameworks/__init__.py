@@ -1,0 +1,1 @@
+"""The receiver inside other web frameworks. ASGI ones (FastAPI, Starlette, Litestar) mount the application itself."""

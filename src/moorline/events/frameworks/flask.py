@@ -1,0 +1,58 @@
+"""Webhooks in a Flask application: ``flask_app.register_blueprint(webhook_blueprint(app))``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from moorline.events.blocking import receiver_of
+from moorline.events.verification import lower_case
+
+if TYPE_CHECKING:
+    from flask import Blueprint, Response
+
+__all__ = ["webhook_blueprint"]
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def webhook_blueprint(app: Any, *, name: str = "moorline_webhooks", url_prefix: str = "/webhooks") -> Blueprint:
+    """A blueprint that gives everything below ``url_prefix`` to the receiver of a ``Moorline``."""
+    from flask import Blueprint, Response, request
+
+    receiver = receiver_of(app)
+    blueprint = Blueprint(name, __name__, url_prefix=url_prefix)
+
+    # Not OPTIONS, which Flask would answer by itself: what is not there must look as if it were not.
+    @blueprint.route("/", defaults={"sender": ""}, methods=_METHODS, provide_automatic_options=False)
+    @blueprint.route("/<path:sender>", methods=_METHODS, provide_automatic_options=False)
+    def moorline_webhooks(sender: str) -> Response:
+        environ = request.environ
+        headers = lower_case(dict(request.headers))
+        reply = receiver.respond(
+            sender,
+            method=request.method,
+            headers=headers,
+            query=environ.get("QUERY_STRING", ""),
+            scheme=request.scheme,
+            host=headers.get("host", ""),
+            path=_path(environ),
+            client=request.remote_addr,
+            read=request.stream.read,
+        )
+        response = Response(reply.body, status=reply.status, mimetype=reply.media if reply.body else None)
+        for key, value in reply.headers:
+            if key != b"connection":  # not an application's to say under WSGI
+                response.headers[key.decode()] = value.decode()
+        return response
+
+    return blueprint
+
+
+def _path(environ: dict[str, Any]) -> str:
+    """The path as it was sent, where the server tells; else encoded anew."""
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+    if raw.startswith("/"):
+        return str(raw).partition("?")[0]
+    decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return quote(decoded.encode("latin-1"))

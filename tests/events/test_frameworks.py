@@ -1,0 +1,229 @@
+"""Every framework gives the same answers: the receiver mounted in ASGI frameworks, the views of Django and Flask."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gzip
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from tests.events.senders.sample import NOW, Sample, Signed
+from tests.events.test_senders import sample_of as the_sample_of
+
+from moorline import Moorline
+from moorline.clock import ManualClock
+from moorline.errors import ConfigurationError
+from moorline.events.frameworks.flask import webhook_blueprint
+from moorline.settings import load
+
+HOST = "https://shop.example"
+Ask = Callable[..., httpx2.Response]
+RUNNERS: list[asyncio.Runner] = []
+
+
+def _asgi(app: Any) -> Ask:
+    runner = RUNNERS[-1]
+
+    def ask(method: str, path: str, **options: Any) -> httpx2.Response:
+        async def asked() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app, client=("10.0.0.9", 1))
+            async with httpx2.AsyncClient(transport=transport, base_url=HOST) as client:
+                return await client.request(method, path, **options)
+
+        return runner.run(asked())
+
+    return ask
+
+
+def _wsgi(app: Any) -> Ask:
+    client = httpx2.Client(transport=httpx2.WSGITransport(app, remote_addr="10.0.0.9"), base_url=HOST)
+    return client.request
+
+
+def _plain(app: Moorline) -> Ask:
+    return _asgi(app)
+
+
+def _starlette(app: Moorline) -> Ask:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    return _asgi(Starlette(routes=[Mount("/", app=app)]))
+
+
+def _fastapi(app: Moorline) -> Ask:
+    from fastapi import FastAPI
+
+    outer = FastAPI()
+    outer.mount("/", app)
+    return _asgi(outer)
+
+
+def _litestar(app: Moorline) -> Ask:
+    from litestar import Litestar, asgi
+
+    @asgi("/", is_mount=True, copy_scope=True)
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        await app(scope, receive, send)
+
+    return _asgi(Litestar([mounted]))
+
+
+def _django(app: Moorline) -> Ask:
+    import django
+    from django.conf import settings
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.urls import clear_url_caches, include, path
+
+    from moorline.events.frameworks.django import webhook_urls
+
+    if not settings.configured:
+        settings.configure(
+            ROOT_URLCONF="moorline_test_urls",
+            ALLOWED_HOSTS=["*"],
+            SECRET_KEY="not one",
+            DATABASES={},
+            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"],
+        )
+        django.setup()
+    urls: Any = types.ModuleType("moorline_test_urls")
+    urls.urlpatterns = [path("webhooks/", include(webhook_urls(app)))]
+    sys.modules["moorline_test_urls"] = urls
+    clear_url_caches()
+    return _wsgi(WSGIHandler())
+
+
+def _flask(app: Moorline) -> Ask:
+    from flask import Flask
+
+    outer = Flask("shop")
+    outer.register_blueprint(webhook_blueprint(app))
+    return _wsgi(outer)
+
+
+def sample_of(name: str) -> Sample:
+    """The sample, with a secret that a variable can hold."""
+    return dataclasses.replace(the_sample_of(name), secret=f"{name}-secret")
+
+
+FRAMEWORKS = {
+    "plain": _plain, "starlette": _starlette, "fastapi": _fastapi, "litestar": _litestar, "django": _django,
+    "flask": _flask,
+}  # fmt: skip
+
+
+@pytest.fixture
+def app(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Moorline]:
+    """An application that knows the secrets of the samples used here."""
+    for name in ("github", "square", "stripe"):
+        sample = sample_of(name)
+        monkeypatch.setenv(sample.scheme.env, sample.secret)
+    webhooks = {"public_url": HOST, "max_body": 4096}
+    app = Moorline(settings=load(database_url=database_url, webhooks=webhooks, tap=False), clock=ManualClock(NOW))
+    yield app
+    app.store.close()
+
+
+@pytest.fixture(params=FRAMEWORKS)
+def ask(request: pytest.FixtureRequest, app: Moorline) -> Iterator[Ask]:
+    """Sends a request to the application inside each framework."""
+    with asyncio.Runner() as runner:
+        RUNNERS.append(runner)
+        yield FRAMEWORKS[request.param](app)
+        RUNNERS.pop()
+
+
+def deliver(ask: Ask, sample: Sample, signed: Signed | None = None, **options: Any) -> httpx2.Response:
+    """The sample as its sender would post it."""
+    given = signed or sample.signed()
+    arguments = {"headers": given.headers, "content": given.body, **options}
+    return ask("POST", f"/webhooks/{sample.service}", **arguments)
+
+
+@pytest.mark.parametrize("name", ["github", "square", "stripe"])
+def test_a_delivery_is_stored_once(app: Moorline, ask: Ask, name: str):
+    """The first is stored, byte for byte, the second counted; the address that is signed is the public one."""
+    sample = sample_of(name)
+    answers = [deliver(ask, sample) for _ in range(2)]
+    assert [(one.status_code, one.json()) for one in answers] == [
+        (200, {"status": "stored"}),
+        (200, {"status": "duplicate"}),
+    ]
+    with app.opened() as inbox:
+        [event] = inbox.recent_sync()
+    assert (event.id, event.type, event.body, event.duplicates) == (sample.id, sample.type, sample.body, 1)
+    assert (event.secret, event.secret_index) == (sample.scheme.env, 0)
+
+
+def test_what_is_refused_is_refused_alike(app: Moorline, ask: Ask):
+    """Forgeries, strangers, wrong methods, and what is too large, compressed or not; a probe is answered."""
+    github = sample_of("github")
+    good = github.signed()
+    large = github.signed(body=b'{"a":"' + b"x" * 5000 + b'"}')
+    bomb: dict[str, Any] = {"headers": good.headers | {"Content-Encoding": "gzip"}, "content": gzip.compress(b" " * 100_000)}
+    found = [
+        (one.status_code, one.content)
+        for one in (
+            deliver(ask, github, github.spoiled()),
+            ask("POST", "/webhooks/nobody", content=b"{}"),
+            ask("POST", "/webhooks/slack_or_so", content=b"{}"),
+            ask("POST", "/webhooks/", content=b"{}"),
+            ask("POST", "/webhooks/github/x", headers=good.headers, content=good.body),
+            ask("GET", "/webhooks/github"),
+            deliver(ask, github, large),
+            deliver(ask, github, **bomb),
+            ask("HEAD", "/webhooks/github"),
+            ask("HEAD", "/webhooks/nobody"),
+        )
+    ]
+    not_found = (404, b'{"error":"not found"}')
+    assert found == [
+        (401, b'{"error":"unauthorized"}'),
+        not_found,
+        not_found,
+        not_found,
+        not_found,
+        (405, b'{"error":"method not allowed"}'),
+        (413, b'{"error":"body too large"}'),
+        (413, b'{"error":"body too large"}'),
+        (200, b""),
+        (404, b""),
+    ]
+    with app.opened() as inbox:
+        assert inbox.recent_sync() == []
+
+
+def test_a_body_in_parts_without_a_length_is_taken(app: Moorline, ask: Ask):
+    """Chunked bodies are read to their end, and bounded all the same."""
+    github = sample_of("github")
+    signed = github.signed()
+    whole = signed.body
+    assert deliver(ask, github, content=whole).status_code == 200
+    with app.opened() as inbox:
+        assert [event.body for event in inbox.recent_sync()] == [whole]
+
+
+def test_a_database_that_is_away_asks_the_sender_to_come_again(
+    ask: Ask, app: Moorline, monkeypatch: pytest.MonkeyPatch
+):
+    """503 with Retry-After, never 4xx, so that nobody gives up."""
+    from moorline.errors import StoreUnavailable
+
+    def away(*_: Any, **__: Any) -> Any:
+        raise StoreUnavailable("the database is away")
+
+    monkeypatch.setattr(app.store, "write", away)
+    monkeypatch.setattr(app.store, "write_sync", away)
+    answer = deliver(ask, sample_of("github"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def test_what_is_no_application_is_refused():
+    """The mistake is named where it is made."""
+    with pytest.raises(ConfigurationError, match="expected a Moorline"):
+        webhook_blueprint(object())
