@@ -6,6 +6,10 @@ The receiver runs in a process of its own (uvicorn, uvloop, httptools), the load
 and the same process a bare ASGI endpoint is measured, which reads the body and checks the HMAC and does nothing else:
 what the receiver reaches of it is the cost of everything that makes an event safe. SQLite runs with synchronous=FULL,
 PostgreSQL with its default durability. Each event has a handler, so each makes a job row too.
+
+``--peers`` measures two others in the same run: Fastify + Redis ``SET NX`` + BullMQ, and FastAPI + Redis + arq, over a
+Redis that writes its log to the disk each second (so that both may lose a second). The first run installs them. After
+that the receiver is offered 70 % of what it reached, at a steady rate, for its p99.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import hmac
 import json
 import os
 import platform
+import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -144,16 +150,28 @@ class Load:
 class Client(asyncio.Protocol):
     """One keep-alive connection that sends the next request when the answer to the last one is complete."""
 
-    def __init__(self, load: Load, until: float, ended: asyncio.Future[None]) -> None:
-        self.load, self.until, self.ended = load, until, ended
+    def __init__(self, load: Load, until: float, ended: asyncio.Future[None], gap: float | None) -> None:
+        self.load, self.until, self.ended, self.gap = load, until, ended, gap
+        self.due = 0.0
         self.buffer = b""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.send()
+        if self.gap is None:
+            self.send()
+        else:
+            self.due = time.perf_counter() + random.uniform(0, self.gap)
+            self.later()
+
+    def later(self) -> None:
+        """At the next due time; what is late already counts from when it was due."""
+        wait = self.due - time.perf_counter()
+        asyncio.get_running_loop().call_later(max(wait, 0.0), self.send)
 
     def send(self) -> None:
         self.started = time.perf_counter()
+        if self.gap is not None:
+            self.started, self.due = self.due, self.due + self.gap
         if self.started > self.until:
             self.transport.close()
             return
@@ -172,7 +190,10 @@ class Client(asyncio.Protocol):
         if head[9:12] != b"200":
             self.load.failed += 1
         self.buffer = b""
-        self.send()
+        if self.gap is None:
+            self.send()
+        else:
+            self.later()
 
     def connection_lost(self, error: Exception | None) -> None:
         if error is not None:
@@ -181,22 +202,26 @@ class Client(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-async def drive(port: int, load: Load, seconds: float, connections: int) -> float:
-    """Send for *seconds* over so many connections; the seconds that it really took."""
+async def drive(port: int, load: Load, seconds: float, connections: int, rate: float | None = None) -> float:
+    """Send for *seconds* over so many connections; the seconds that it really took.
+
+    With *rate* each connection sends at its own steady times, whenever the answer before came.
+    """
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     ends = [loop.create_future() for _ in range(connections)]
+    gap = None if rate is None else connections / rate
     for ended in ends:
-        await loop.create_connection(lambda ended=ended: Client(load, started + seconds, ended), "127.0.0.1", port)
+        await loop.create_connection(lambda ended=ended: Client(load, started + seconds, ended, gap), "127.0.0.1", port)
     await asyncio.gather(*ends)
     return time.perf_counter() - started
 
 
-def measure(port: int, path: str, seconds: float, connections: int) -> dict[str, Any]:
+def measure(port: int, path: str, seconds: float, connections: int, rate: float | None = None) -> dict[str, Any]:
     """One run, after a short one to warm up."""
     uvloop.run(drive(port, Load(path), min(1.0, seconds / 4), connections))
     load = Load(path)
-    took = uvloop.run(drive(port, load, seconds, connections))
+    took = uvloop.run(drive(port, load, seconds, connections, rate))
     ordered = sorted(load.latencies)
     return {
         "events_per_second": round(len(ordered) / took),
@@ -208,13 +233,70 @@ def measure(port: int, path: str, seconds: float, connections: int) -> dict[str,
     }
 
 
+# --- the peers -------------------------------------------------------------------------------------------------------
+
+
+def peers(seconds: float, connections: int) -> dict[str, Any]:
+    """What others reach with the same load, one after the other, each over a Redis of its own."""
+    here = Path(__file__).resolve().parent
+    if not (here / "node" / "node_modules" / "bullmq").exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=here / "node", check=True, stdout=sys.stderr)
+    python = here / ".peers" / "bin" / "python"  # arq wants an older redis than ours
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(here / ".peers")], check=True)
+        wanted = ["arq", "fastapi", "httptools", "uvicorn", "uvloop"]
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
+    commands = {
+        "Fastify + BullMQ": ["node", str(here / "node" / "receive.mjs")],
+        "FastAPI + arq": [str(python), str(here / "receive_arq.py")],
+    }
+    results = {}
+    for name, command in commands.items():
+        with redis_with_log() as redis, started([*command, str(redis), SECRET]) as port:
+            results[name] = measure(port, "/webhooks/github", seconds, connections)
+    return results
+
+
+@contextlib.contextmanager
+def redis_with_log() -> Iterator[int]:
+    """The port of an empty Redis with ``appendfsync everysec``."""
+    if shutil.which("redis-server") is None:
+        sys.exit("redis-server is not installed: there are no peers to measure")
+    sys.path.insert(0, str(ROOT))
+    from tests.servers import free_port, until
+
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="moorline-bench-") as folder:
+        options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+        process = subprocess.Popen(
+            ["redis-server", "--port", str(port), "--dir", folder, *options], stdout=subprocess.DEVNULL
+        )
+        try:
+            until(
+                lambda: (
+                    subprocess.run(["redis-cli", "-p", str(port), "ping"], capture_output=True, check=False).returncode
+                    == 0
+                )
+            )
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
 # --- both ------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def running_server(url: str) -> Iterator[int]:
     """The server process; its port."""
-    command = [sys.executable, __file__, "--serve", url]
+    with started([sys.executable, __file__, "--serve", url]) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def started(command: list[str]) -> Iterator[int]:
+    """The process of that command; the port that it prints."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -244,6 +326,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--database", default="sqlite,postgresql", help="sqlite, postgresql, or both with a comma")
+    parser.add_argument("--peers", action="store_true", help="measure Fastify + BullMQ and FastAPI + arq too")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--serve", metavar="URL", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -257,8 +340,17 @@ def main() -> None:
         with database(kind) as url, running_server(url) as port:
             plain = measure(port, "/bare", options.seconds, options.connections)
             found = measure(port, "/webhooks/github", options.seconds, options.connections)
+            steady_result = measure(
+                port, "/webhooks/github", options.seconds, options.connections, rate=0.7 * found["events_per_second"]
+            )
         found["of_bare"] = round(found["events_per_second"] / plain["events_per_second"], 2)
         results[kind] = {"receiver": found, "bare": plain}
+        results[kind]["at 70 %"] = steady_result
+    if options.peers:
+        results["peers"] = peers(options.seconds, options.connections)
+        best = max(results[kind]["receiver"]["events_per_second"] for kind in options.database.split(","))
+        for name in list(results["peers"]):
+            results["peers"][name]["we_reach"] = round(best / results["peers"][name]["events_per_second"], 2)
     if options.json:
         print(json.dumps(results))
         return
@@ -266,10 +358,13 @@ def main() -> None:
     for kind, pair in results.items():
         for name, found in pair.items():
             print(
-                f"{kind:<11}{name:<9}{found['events_per_second']:>7,} events/s   p50 {found['p50_ms']:>6.2f} ms   "
+                f"{kind:<11}{name:<17}{found['events_per_second']:>7,} events/s   p50 {found['p50_ms']:>6.2f} ms   "
                 f"p99 {found['p99_ms']:>6.2f} ms   {found['body_bytes']:,} bytes   failed {found['failed']}"
             )
-        print(f"{kind:<11}receiver / bare endpoint: {pair['receiver']['of_bare']:.2f}")
+            if "we_reach" in found:
+                print(f"{kind:<11}{name:<17}the better receiver reaches {found['we_reach']:.2f} of it")
+        if "receiver" in pair:
+            print(f"{kind:<11}receiver / bare endpoint: {pair['receiver']['of_bare']:.2f}")
     if any(found["failed"] for pair in results.values() for found in pair.values()):
         raise SystemExit(1)
 
