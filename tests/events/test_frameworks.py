@@ -165,7 +165,10 @@ def test_what_is_refused_is_refused_alike(app: Moorline, ask: Ask):
     github = sample_of("github")
     good = github.signed()
     large = github.signed(body=b'{"a":"' + b"x" * 5000 + b'"}')
-    bomb: dict[str, Any] = {"headers": good.headers | {"Content-Encoding": "gzip"}, "content": gzip.compress(b" " * 100_000)}
+    bomb: dict[str, Any] = {
+        "headers": good.headers | {"Content-Encoding": "gzip"},
+        "content": gzip.compress(b" " * 100_000),
+    }
     found = [
         (one.status_code, one.content)
         for one in (

@@ -56,7 +56,7 @@ async def test_a_refusal_is_kept_with_its_reason(inbox: Inbox, rows: Rows):
         "SELECT service, at, status, reason, method, headers, size, digest FROM rejected"
     )
     assert (service, at, status, reason, method, size) == ("github", NOW, 401, "mismatch", "POST", len(SENDER.body))
-    assert digest.startswith("blake2:")
+    assert digest.startswith("sha256:")
     shown = json.loads(kept)
     assert shown["authorization"] == "***"
     assert shown["x-hub-signature-256"].startswith("sha256=")

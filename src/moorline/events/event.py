@@ -17,7 +17,7 @@ class Event:
 
     - ``service``: the sender's name, such as ``"github"``.
     - ``id``: the sender's own id of the event, one per event and receiving endpoint, the same in every redelivery
-      (Stripe: ``evt_…``; GitHub: ``<hook id>:<delivery GUID>``). Where a sender gives none it is ``blake2:`` and the
+      (Stripe: ``evt_…``; GitHub: ``<hook id>:<delivery GUID>``). Where a sender gives none it is ``sha256:`` and the
       digest of the body.
     - ``dedup_key``: what it is deduplicated by: the id where the signature covers it; the digest where the id stands in
       a header that nobody signed (GitHub), so that a replay under a new id is noticed.

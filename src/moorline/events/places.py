@@ -11,8 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moorline.errors import UnusableEvent
 from moorline.events.body import fields, pieces
@@ -25,6 +24,7 @@ __all__ = ["MAX_ID", "Located", "Verified", "look"]
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
 
+_NOTHING: Mapping[str, Any] = {}
 BATCH = "batch"
 """The type of a delivery that holds several events of different types."""
 
@@ -47,6 +47,16 @@ class Verified:
     key: str = ""
 
 
+class _Plan(NamedTuple):
+    """What a record says, made ready for the thousands of deliveries a second that are read by it."""
+
+    ids: tuple[str, ...]
+    types: tuple[str, ...]
+    names: tuple[str, ...]
+    refuse: tuple[tuple[str, str], ...]
+    believed: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
     """Where the facts of an event are found, which every scheme needs.
@@ -67,6 +77,7 @@ class Located:
     refuse: Mapping[str, str] = field(default_factory=dict)
     typed: bool = True
     dedup: str = "id"
+    _plan: _Plan | None = field(default=None, init=False, repr=False, compare=False)
 
     def vouches_for(self, place: str) -> bool:
         """Whether the signature covers what stands at that place: all but headers, unless a scheme says otherwise."""
@@ -85,7 +96,7 @@ class Located:
             return parts[0][0]
         types = {found.type for found, _ in parts}
         kind = types.pop() if len(types) == 1 else BATCH
-        whole = "sha256:" + hashlib.sha256(delivery.body).hexdigest()
+        whole = digest(delivery.body)
         return Verified(whole, kind, secret_index, timestamp, key=whole)
 
     def parts(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> list[tuple[Verified, bytes]]:
@@ -101,32 +112,39 @@ class Located:
     def _facts(
         self, delivery: Delivery, body: bytes, secret_index: int, timestamp: float | None, *, strict: bool = True
     ) -> Verified:
-        ids = _several(self.id)
-        types = _several(self.type)
-        found, problem = _fields(body, (*ids, *types, self.action or "", *self.refuse))
-        for place, value in self.refuse.items():
+        plan = self._plan or self._planned()
+        found, problem = _fields(body, plan.names) if plan.names else (_NOTHING, "")
+        for place, value in plan.refuse:
             if look(place, delivery, found) == value:
                 raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
+        ids = plan.ids
         delivered = look(ids[-1], delivery, found) if ids else ""
         if delivered:
             whole = (
-                delivered if len(ids) == 1 else _joined([*(look(one, delivery, found) for one in ids[:-1]), delivered])
+                delivered if len(ids) == 1 else _joined([*[look(one, delivery, found) for one in ids[:-1]], delivered])
             )
+            key = whole if plan.believed else digest(body)
         else:
             if ids and strict:
                 problem = self._without_id(ids[-1], problem)
-            whole = "sha256:" + hashlib.sha256(body).hexdigest()
+            key = whole = digest(body)
         kind = ""
-        for place in types:
+        for place in plan.types:
             kind = look(place, delivery, found)
             if kind:
                 break
         if not kind and strict and self.typed:
-            problem = problem or f"the event has no type ({' or '.join(types)})"
+            problem = problem or f"the event has no type ({' or '.join(plan.types)})"
         action = look(self.action, delivery, found) if self.action else ""
-        believed = delivered and self.dedup == "id" and self.vouches_for(ids[-1])
-        key = _fit(whole) if believed or not delivered else digest(body)
         return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, key)
+
+    def _planned(self) -> _Plan:
+        ids, types, refuse = _several(self.id), _several(self.type), tuple(self.refuse.items())
+        names = _top_names((*ids, *types, self.action or "", *self.refuse))
+        believed = bool(ids) and self.dedup == "id" and self.vouches_for(ids[-1])
+        plan = _Plan(ids, types, names, refuse, believed)
+        object.__setattr__(self, "_plan", plan)
+        return plan
 
     @staticmethod
     def _without_id(place: str, problem: str) -> str:
@@ -137,8 +155,8 @@ class Located:
 
 
 def digest(body: bytes) -> str:
-    """What stands for the content: 16 bytes are more than chance or a signed body can bring to meet."""
-    return "blake2:" + hashlib.blake2b(body, digest_size=16).hexdigest()
+    """What stands for the content, within the keys of a service."""
+    return "sha256:" + hashlib.sha256(body).hexdigest()
 
 
 def _several(place: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -151,18 +169,14 @@ def _joined(parts: Iterable[str]) -> str:
     return ":".join([part for part in parts if part])
 
 
-def _fields(body: bytes, places: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """Those of the places that lie in the JSON body, by the first name of each; and what is wrong with the body."""
-    names = _top_names(places)
-    if not names:
-        return {}, ""
+def _fields(body: bytes, names: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
+    """Those top-level fields of the JSON body; and what is wrong with the body."""
     try:
         return fields(body, names), ""
     except UnusableEvent as error:
-        return {}, str(error)
+        return _NOTHING, str(error)
 
 
-@cache
 def _top_names(places: tuple[str, ...]) -> tuple[str, ...]:
     in_body = [place for place in places if place and ":" not in place and not place.startswith("=")]
     return tuple(dict.fromkeys(place.partition(".")[0] for place in in_body))
@@ -177,9 +191,12 @@ def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
     if place.startswith(("query:", "form:")):
         where, _, name = place.partition(":")
         return next((value for key, value in getattr(delivery, where) if key == name), "")
-    value: Any = found
-    for name in place.split("."):
-        value = _inside(value).get(name)
+    if "." not in place:
+        value: Any = found.get(place)
+    else:
+        value = found
+        for name in place.split("."):
+            value = _inside(value).get(name)
     if isinstance(value, str):
         return value
     if value is None:

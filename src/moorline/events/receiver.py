@@ -43,6 +43,7 @@ from moorline.events.intake import (
     scheme_named,
 )
 from moorline.events.scheme import NeedsCertificate
+from moorline.events.stepping import first_step
 
 if TYPE_CHECKING:
     from moorline.clock import Clock
@@ -183,14 +184,17 @@ class Receiver:
         announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
         if announced > entry.max_body and ("expect" in headers or announced > entry.max_body + _DRAINED):
             raise Refused(413, f"{announced} bytes announced", CLOSE)
+        message, waiting = first_step(receive())
+        if message is not None and message["type"] == "http.request" and not message.get("more_body", False):
+            body: bytes = message.get("body", b"")
+            if len(body) > entry.max_body:
+                raise Refused(413, f"{len(body)} bytes", CLOSE)
+            return body
         try:
             async with asyncio.timeout(self.body_timeout):
-                message = await receive()
-                if message["type"] == "http.request" and not message.get("more_body", False):
-                    body: bytes = message.get("body", b"")
-                    if len(body) > entry.max_body:
-                        raise Refused(413, f"{len(body)} bytes", CLOSE)
-                    return body
+                if waiting is not None:
+                    message = await waiting
+                assert message is not None
                 return await _rest(message, receive, entry.max_body)
         except TimeoutError as error:
             raise Refused(408, f"the body was not there after {self.body_timeout:g} s", CLOSE) from error
