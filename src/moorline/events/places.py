@@ -7,7 +7,6 @@ a text that holds JSON itself (SNS's ``Message``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moorline.errors import UnusableEvent
 from moorline.events.body import fields, pieces
+from moorline.events.hashing import sha256_of
 
 if TYPE_CHECKING:
     from moorline.events.delivery import Delivery
@@ -156,7 +156,7 @@ class Located:
 
 def digest(body: bytes) -> str:
     """What stands for the content, within the keys of a service."""
-    return "sha256:" + hashlib.sha256(body).hexdigest()
+    return "sha256:" + sha256_of(body)
 
 
 def _several(place: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.events.hashing import hmac_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +144,7 @@ def encoded(signature: bytes, encoding: Encoding) -> str:
 def match(signed: bytes, algorithm: str, keys: Iterable[tuple[int, bytes]], candidates: Sequence[bytes]) -> int:
     """The place of the key that made one of the candidates. Raises InvalidSignature when none did."""
     for index, key in keys:
-        expected = hmac.digest(key, signed, algorithm)
+        expected = hmac_of(key, signed, algorithm)
         for candidate in candidates:
             if hmac.compare_digest(expected, candidate):
                 return index
