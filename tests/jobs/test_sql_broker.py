@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 from tests.jobs.conformance import BrokerConformance
+from tests.jobs.ordering import OrderConformance
 
 from moorline.clock import ManualClock
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.store import Store
 
 
-class TestSqlBroker(BrokerConformance):
+class TestSqlBroker(BrokerConformance, OrderConformance):
     @pytest.fixture
     def broker(self, database_url: str, clock: ManualClock) -> Iterator[SqlBroker]:
         with Store(database_url, clock=clock, auto_migrate=True) as store:

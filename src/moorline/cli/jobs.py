@@ -23,9 +23,9 @@ __all__ = ["cli"]
 T = TypeVar("T")
 PAGE = 500
 
-cli = typer.Typer(help="List, show, retry and cancel jobs.", no_args_is_help=True)
+cli = typer.Typer(help="List, show, retry, cancel and skip jobs.", no_args_is_help=True)
 
-State = Annotated[str | None, typer.Option(help="ready, running, done, dead or cancelled.")]
+State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead or cancelled.")]
 Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]
 Queue = Annotated[str | None, typer.Option(help="Jobs of this queue only.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")]
@@ -107,6 +107,21 @@ def cancel(
     _each(ids, chosen, dry_run, as_json, database_url, "cancelled", lambda b, i: b.cancel(i, reason="by an operator"))
 
 
+@cli.command()
+def skip(
+    ids: Ids = None,
+    state: State = None,
+    name: Name = None,
+    queue: Queue = None,
+    limit: Limit = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Let order keys go on without these jobs, waiting or dead: those named, or all that fit (--state dead)."""
+    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "skipped", lambda b, i: b.skip(i))
+
+
 def _each(
     ids: list[str] | None,
     chosen: tuple[str | None, str | None, str | None, int],
@@ -167,14 +182,19 @@ def _filter(state: str | None, name: str | None, queue: str | None, limit: int) 
 
 
 def _record(job: Job, shown: Callable[[float | None], Any] = lambda seconds: seconds) -> dict[str, Any]:
+    from moorline.jobs.order import shown as order_key
+
     record = asdict(job)
     record["payload"] = job.payload.decode("utf-8", "replace")
+    record["order_key"] = None if job.order_key is None else order_key(job.order_key)
     for name in ("run_at", "created_at", "started_at", "finished_at"):
         record[name] = shown(record[name])
     return record
 
 
 def _state(job: Job) -> str:
+    if job.blocked_behind is not None:
+        return f"{job.state} (behind {job.blocked_behind})"
     return f"{job.state} ({job.reason})" if job.reason else job.state
 
 

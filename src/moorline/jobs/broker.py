@@ -1,6 +1,8 @@
 """The contract of every broker, and the records that pass through it.
 
-At least once: a job that was enqueued is claimed until a result of it is stored. One conformance suite
+At least once: a job that was enqueued is claimed until a result of it is stored. Of the jobs of one order key at most
+one is ready, running, or dead and in the way; the others are blocked, and the oldest of them becomes ready in the same
+transaction in which the one before it ends (see ``moorline.jobs.order``). One conformance suite
 (``tests/jobs/conformance.py``) holds every broker to this page.
 """
 
@@ -45,6 +47,7 @@ class Completion(NamedTuple):
     """How a claim ended. Only the holder of the job's last claim (``deliveries``) is heard.
 
     ``refund`` gives the attempt back; ``snoozed`` counts a postponement; ``run_at`` is when it is due again.
+    ``order_key`` repeats the claim's, so that a broker knows before it begins which keys may be freed.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Completion(NamedTuple):
     snoozed: bool = False
     reason: str | None = None
     error: JobFailure | None = None
+    order_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,10 @@ class Broker(Protocol):
         ...
 
     def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
-        """Insert *rows* in the transaction of a synchronous SQLAlchemy connection. ConfigurationError if it cannot."""
+        """Insert *rows* in the transaction of a synchronous SQLAlchemy connection. ConfigurationError if it cannot.
+
+        Those with an order key may be blocked until a worker looks after the keys (see ``rescue``).
+        """
         ...
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
@@ -117,7 +124,10 @@ class Broker(Protocol):
         ...
 
     async def rescue(self, worker: WorkerInfo) -> Rescued:
-        """Take running jobs from workers whose lease is over; those that did it ``MAX_CRASHES`` times are dead."""
+        """Take running jobs from workers whose lease is over; those that did it ``MAX_CRASHES`` times are dead.
+
+        Also makes the oldest job of each order key ready that has blocked jobs and no head.
+        """
         ...
 
     async def get(self, job_id: str) -> Job:
@@ -133,11 +143,21 @@ class Broker(Protocol):
         ...
 
     async def retry(self, job_id: str) -> Job:
-        """Make a job that does not run due now, with all its attempts. Raises JobNotFound, JobStateError."""
+        """Make a job that does not run due now, with all its attempts. Raises JobNotFound, JobStateError.
+
+        If its order key has another head, it is blocked until its turn comes.
+        """
         ...
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
-        """Cancel a job that waits. Raises JobNotFound, JobStateError (it runs, or has ended)."""
+        """Cancel a job that waits or is blocked. Raises JobNotFound, JobStateError (it runs, or has ended)."""
+        ...
+
+    async def skip(self, job_id: str) -> Job:
+        """Cancel a job that waits, is blocked or is dead, with the reason ``skipped``: its key goes on without it.
+
+        Raises JobNotFound, JobStateError (it runs, or has ended).
+        """
         ...
 
     async def prune(self, ended_before: float, *, limit: int = 1000) -> int:

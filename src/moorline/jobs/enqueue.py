@@ -26,7 +26,8 @@ class EnqueueOptions:
     ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
     0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs; ``within``:
     a SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in whose transaction the job is inserted, so that
-    it exists if and only if that commits. Raises ConfigurationError naming the option.
+    it exists if and only if that commits; ``key``: the jobs of this function with the same key run one after the other,
+    in the order of their coming. Raises ConfigurationError naming the option.
     """
 
     delay: float | timedelta | None = None
@@ -35,6 +36,7 @@ class EnqueueOptions:
     priority: int | None = None
     unique: str | bool | None = None
     within: Any = None
+    key: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
@@ -53,6 +55,10 @@ class EnqueueOptions:
             raise ConfigurationError(f"queue: {self.queue!r} is not a name")
         if self.unique is not None and not (isinstance(self.unique, bool) or (_is(self.unique, str) and self.unique)):
             raise ConfigurationError(f"unique: {self.unique!r} is neither a key nor True")
+        if self.key is not None and (not _is(self.key, str, int) or self.key == ""):
+            raise ConfigurationError(f"key: {self.key!r} is neither a text nor a whole number")
+        if self.key is not None and self.unique:
+            raise ConfigurationError("unique, key: give one of them, not both")
 
     def run_at(self, now: float) -> float:
         """Seconds since the epoch at which the job is due."""

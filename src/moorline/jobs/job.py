@@ -9,7 +9,9 @@
                  +--------------------+
                    retry, snooze, give back, rescue
 
-    ready -> cancelled (cancel)        dead, cancelled, done -> ready (retry, by a person)
+    enqueue -> blocked    an earlier job of the same order key has not ended; -> ready when its turn comes
+    ready, blocked -> cancelled (cancel)        ready, blocked, dead -> cancelled (skip)
+    dead, cancelled, done -> ready, or blocked if its key has a head (retry, by a person)
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from typing import Final, Literal, NamedTuple
 
 __all__ = ["LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
 
-State = Literal["ready", "running", "done", "dead", "cancelled"]
-STATES: Final[tuple[State, ...]] = ("ready", "running", "done", "dead", "cancelled")
+State = Literal["ready", "running", "blocked", "done", "dead", "cancelled"]
+STATES: Final[tuple[State, ...]] = ("ready", "running", "blocked", "done", "dead", "cancelled")
 LOWEST_PRIORITY: Final = 9
 
 
 # A named tuple, not a dataclass: thousands a second go to the driver as they are.
 class JobRow(NamedTuple):
-    """What is inserted. Times are seconds since the epoch; priority 0 goes first, 9 last."""
+    """What is inserted. Times are seconds since the epoch; priority 0 goes first, 9 last.
+
+    Jobs of one ``order_key`` (made by ``moorline.jobs.order``) run one after the other, in the order of their ids.
+    """
 
     id: str
     name: str
@@ -38,6 +43,7 @@ class JobRow(NamedTuple):
     max_attempts: int = 6
     event_id: str | None = None
     unique_key: str | None = None
+    order_key: str | None = None
 
 
 # As above: thousands a second come from the driver.
@@ -57,6 +63,7 @@ class Claim(NamedTuple):
     snoozes: int
     event_id: str | None
     created_at: float
+    order_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +72,9 @@ class Job:
 
     ``attempts`` counts claims that were neither given back nor cut short by a crash, ``deliveries`` all claims,
     ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt.
-    ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``unknown``) or cancelled. Times are
-    seconds since the epoch.
+    ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``mismatch``, ``unknown``), cancelled, or
+    done without having been run (``filtered``). ``blocked_behind`` is, for a blocked job, the id of the head of its
+    key. Times are seconds since the epoch.
     """
 
     id: str
@@ -90,6 +98,7 @@ class Job:
     last_error: str | None
     reason: str | None
     order_key: str | None = None
+    blocked_behind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

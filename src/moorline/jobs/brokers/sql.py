@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,12 +14,28 @@ from moorline.errors import ConfigurationError, JobNotFound, JobStateError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs
+from moorline.jobs.brokers.sql_order import (
+    UNFINISHED,
+    Keyed,
+    free_headless,
+    free_next,
+    headless,
+    heads,
+    held,
+    lock,
+    with_keys,
+)
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.jobs.order import freed_by, is_head, original
 from moorline.store.schema import job_errors, jobs
 from moorline.store.store import Store
+from moorline.store.writer import Apply
 from moorline.telemetry import logger
 
 __all__ = ["CHANNEL", "SqlBroker", "insert_jobs"]
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 CHANNEL: Final = "moorline_jobs"
 """The store's channel of new jobs: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
@@ -51,19 +68,20 @@ class SqlBroker:
         self.store = store
         self._dialect = dialect_of(store.dialect)
         self._clock = store.clock
+        self._swept = ""  # the order key that the last look for headless ones ended with
         self._log = logger("jobs")
 
     # --- enqueue
 
     async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
-        ids = await self.store.write(_insert, rows)
+        ids = await self.store.write(*_apart(_insert, rows, rows))
         self.store.notify(CHANNEL)
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
-        ids = self.store.write_sync(_insert, rows)
+        ids = self.store.write_sync(*_apart(_insert, rows, rows))
         self.store.notify(CHANNEL)
         return ids
 
@@ -72,7 +90,7 @@ class SqlBroker:
         if not isinstance(connection, Connection):
             raise ConfigurationError(f"within: {type(connection).__name__} is not a SQLAlchemy connection")
         self._same_database(connection)
-        ids = insert_jobs(connection, rows)
+        ids = insert_jobs(connection, rows, brief=False)
         self.store.notify(CHANNEL, delay=_COMMIT_SOON)
         return ids
 
@@ -109,20 +127,32 @@ class SqlBroker:
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
         """See ``Broker``."""
-        return await self.store.write(self._finish, completions)
+        stored, freed = await self.store.write(*_apart(self._finish, completions, completions))
+        if freed:
+            self.store.notify(CHANNEL)
+        return stored
 
-    def _finish(self, connection: Connection, payloads: list[Sequence[Completion]]) -> list[list[bool]]:
+    def _finish(self, connection: Connection, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
         now = self._clock.wall()
-        done = [one for part in payloads for one in part if one.state == "done" and one.error is None]
-        others = [one for part in payloads for one in part if one.state != "done" or one.error is not None]
-        stored: set[str] = set()
+        done = [one for part in payloads for one in part if _plainly_done(one)]
+        others = [one for part in payloads for one in part if not _plainly_done(one)]
+        rows: list[Any] = []
         if done:
-            stored |= self._dialect.finish_done(connection, done, now)
+            rows += self._dialect.finish_done(connection, done, now)
         if others:
             accepted = self._dialect.finish_other(connection, others, now)
-            self._keep_errors(connection, [one for one in others if one.error is not None and one.id in accepted])
-            stored |= accepted
-        return [[one.id in stored for one in part] for part in payloads]
+            ids = {row[0] for row in accepted}
+            self._keep_errors(connection, [one for one in others if one.error is not None and one.id in ids])
+            rows += accepted
+        stored = {row[0] for row in rows}
+        freed = freed_by(rows)
+        more = bool(freed) and self._go_on(connection, freed)
+        return [([one.id in stored for one in part], more) for part in payloads]
+
+    def _go_on(self, connection: Connection, keys: set[str]) -> bool:
+        """The heads of those keys have ended; whether others took their places."""
+        lock(connection, keys)
+        return free_next(connection, keys)
 
     def _keep_errors(self, connection: Connection, failed: list[Completion]) -> None:
         rows = [
@@ -171,9 +201,21 @@ class SqlBroker:
     async def rescue(self, worker: WorkerInfo) -> Rescued:
         """See ``Broker``."""
         rescued = await self.store.write(self._rescue, worker)
-        if rescued.ready:
+        freed = await self._free_headless()
+        if rescued.ready or rescued.dead or freed:
             self.store.notify(CHANNEL)
         return rescued
+
+    async def _free_headless(self) -> int:
+        """A net below the rule that who ends frees the next: for what was added in a caller's own transaction.
+
+        Some keys at a time, so that it costs the same however many there are.
+        """
+        keys, self._swept = await self.store.read(headless, self._swept)
+        if not keys:
+            return 0
+        freed: int = await self.store.write(with_keys, Keyed(keys, free_headless, keys))
+        return freed
 
     def _rescue(self, connection: Connection, payloads: list[WorkerInfo]) -> list[Rescued]:
         answers = []
@@ -181,6 +223,9 @@ class SqlBroker:
             now = self._clock.wall()
             self._beat(connection, worker, now)  # first, lest a worker that slept takes its own jobs for orphans
             rows = self._dialect.rescue(connection, now)
+            freed = freed_by(rows)
+            if freed:
+                self._go_on(connection, freed)
             connection.execute(_FORGET, {"before": now - _EXPIRED_WORKER})
             answers.append(
                 Rescued(
@@ -215,7 +260,7 @@ class SqlBroker:
         return [self._retry_one(connection, job_id) for job_id in payloads]
 
     def _retry_one(self, connection: Connection, job_id: str) -> Job | Exception:
-        job = _get(connection, job_id)
+        job = self._alone(connection, job_id)
         if job is None:
             return _not_found(job_id)
         if job.state == "running":
@@ -229,25 +274,54 @@ class SqlBroker:
         changed = connection.execute(
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state == job.state)
-            .values(state="ready", run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
+            .values(state=_state_again(connection, job), run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
             .values(reason=None, worker=None, finished_at=None)
+            .values(order_key=None if job.order_key is None else original(job.order_key))
         ).rowcount
         return self._changed(connection, job_id, changed)
 
+    def _alone(self, connection: Connection, job_id: str) -> Job | None:
+        """The job, with its order key locked if it has one, so that nothing else becomes or ceases to be its head."""
+        job = _get(connection, job_id)
+        if job is None or job.order_key is None:
+            return job
+        lock(connection, [original(job.order_key)])
+        return _get(connection, job_id)
+
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """See ``Broker``."""
-        job: Job = await self.store.write(self._cancel, (job_id, reason))
+        return await self._call_off(job_id, reason or "cancelled", ("ready", "blocked"))
+
+    async def skip(self, job_id: str) -> Job:
+        """See ``Broker``."""
+        return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead"))
+
+    async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
+        job: Job = await self.store.write(self._cancel, (job_id, reason, states))
+        if job.order_key is not None:
+            self.store.notify(CHANNEL)
         return job
 
-    def _cancel(self, connection: Connection, payloads: list[tuple[str, str]]) -> list[Job | Exception]:
-        return [self._cancel_one(connection, job_id, reason) for job_id, reason in payloads]
+    def _cancel(
+        self, connection: Connection, payloads: list[tuple[str, str, tuple[State, ...]]]
+    ) -> list[Job | Exception]:
+        return [self._cancel_one(connection, job_id, reason, states) for job_id, reason, states in payloads]
 
-    def _cancel_one(self, connection: Connection, job_id: str, reason: str) -> Job | Exception:
-        changed = connection.execute(
-            sa.update(jobs)
-            .where(jobs.c.id == job_id, jobs.c.state == "ready")
-            .values(state="cancelled", reason=reason or "cancelled", finished_at=self._clock.wall())
-        ).rowcount
+    def _cancel_one(
+        self, connection: Connection, job_id: str, reason: str, states: tuple[State, ...]
+    ) -> Job | Exception:
+        job = self._alone(connection, job_id)
+        if job is None:
+            return _not_found(job_id)
+        changed = 0
+        if job.state in states:
+            changed = connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state == job.state)
+                .values(state="cancelled", reason=reason, finished_at=self._clock.wall())
+            ).rowcount
+        if changed and job.order_key is not None and is_head(job.state, job.order_key):
+            free_next(connection, [job.order_key])
         return self._changed(connection, job_id, changed)
 
     def _changed(self, connection: Connection, job_id: str, changed: int) -> Job | Exception:
@@ -267,6 +341,25 @@ class SqlBroker:
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``."""
         return await self.store.read(_list, which)
+
+
+def _apart(apply: Apply[P, R], payload: P, rows: Sequence[JobRow] | Sequence[Completion]) -> tuple[Apply[Any, R], Any]:
+    """What to give the store's writer: through ``with_keys`` if a row may need a look at its order key."""
+    keys = [row.order_key for row in rows if row.order_key is not None]
+    return (with_keys, Keyed(keys, apply, payload)) if keys else (apply, payload)
+
+
+def _plainly_done(one: Completion) -> bool:
+    return one.state == "done" and one.error is None and one.reason is None
+
+
+def _state_again(connection: Connection, job: Job) -> State:
+    """What a job becomes that is to run again: a head stays one, another one queues up."""
+    if job.order_key is None or is_head(job.state, job.order_key):
+        return "ready"
+    if job.state == "blocked":
+        return "blocked"
+    return "blocked" if held(connection, [original(job.order_key)]) else "ready"
 
 
 def _order(claim: Claim) -> tuple[int, float, str]:
@@ -298,13 +391,24 @@ def _prune(connection: Connection, payloads: list[tuple[float, int]]) -> list[in
 
 
 def _get(connection: Connection, job_id: str) -> Job | None:
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
-    return None if row is None else _job(row)
+    found = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return None if found is None else _shown(connection, [_job(found)])[0]
 
 
 def _job(row: sa.Row[Any]) -> Job:
     values = row._asdict()
     return Job(**(values | {"payload": bytes(values["payload"])}))
+
+
+def _shown(connection: Connection, found: list[Job]) -> list[Job]:
+    """The same, the blocked ones with what they are blocked behind."""
+    keys = {job.order_key for job in found if job.state == "blocked" and job.order_key is not None}
+    if not keys:
+        return found
+    behind = heads(connection, keys)
+    return [
+        replace(job, blocked_behind=behind.get(str(job.order_key))) if job.state == "blocked" else job for job in found
+    ]
 
 
 def _found(job: Job | None, job_id: str) -> Job:
@@ -332,9 +436,11 @@ def _list(connection: Connection, which: JobFilter) -> list[Job]:
     if which.state is not None:
         # Written out, because a partial index serves only a state that the planner can read.
         query = query.where(jobs.c.state == sa.literal(which.state, literal_execute=True))
+    if which.state == "blocked":
+        query = query.where(jobs.c.order_key.is_not(None), sa.text(UNFINISHED))  # so that the index of keys serves it
     if which.before is not None:
         query = query.where(jobs.c.id < which.before)
-    return [_job(row) for row in connection.execute(query)]
+    return _shown(connection, [_job(row) for row in connection.execute(query)])
 
 
 def _counts(connection: Connection) -> dict[tuple[str, State], int]:

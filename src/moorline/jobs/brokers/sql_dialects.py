@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from moorline.errors import ConfigurationError
 from moorline.jobs.broker import MAX_CRASHES, Completion
 from moorline.jobs.job import LOWEST_PRIORITY, Claim
+from moorline.jobs.order import PARKED, YIELDS
 
 __all__ = ["Dialect", "dialect_of"]
 
@@ -23,7 +24,12 @@ _TAKE: Final = "state = 'running', attempts = attempts + 1, deliveries = deliver
 _PRIORITIES: Final = range(LOWEST_PRIORITY + 1)
 _RESCUE_BATCH: Final = 1000
 _DIED: Final = "its worker died"
+# A dead job of a key that lets others go on takes itself out of the order (see moorline.jobs.order).
+_PARK: Final = f"""order_key = CASE WHEN {{dies}} AND substr(jobs.order_key, 1, 1) = '{YIELDS}'
+    THEN '{PARKED}' || jobs.order_key ELSE jobs.order_key END"""
+_PARK_DEAD: Final = _PARK.format(dies="f.state = 'dead'")
 _CRASH: Final = f"""
+    {_PARK.format(dies=f"crashes + 1 >= {MAX_CRASHES}")},
     crashes = crashes + 1, attempts = attempts - 1, worker = NULL, last_error = '{_DIED}',
     state = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'dead' ELSE 'ready' END,
     reason = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN 'crashed' END,
@@ -57,11 +63,11 @@ class Dialect(Protocol):
         """Whether a job whose worker died is due."""
         ...
 
-    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
-        """Store what succeeded; the ids of those that were still their holders'."""
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> Sequence[Any]:
+        """Store what succeeded; (id, state, order key) of those that were still their holders'."""
         ...
 
-    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> Sequence[Any]:
         """Store every other end, as ``finish_done``."""
         ...
 
@@ -70,7 +76,7 @@ class Dialect(Protocol):
         ...
 
     def rescue(self, connection: Connection, now: float) -> Sequence[Any]:
-        """Take jobs from workers whose lease is over; (id, state, name, crashes) of each."""
+        """Take jobs from workers whose lease is over; (id, state, order key) of each."""
         ...
 
 
@@ -122,18 +128,19 @@ class _Sqlite:
             AND queue IN (SELECT value FROM json_each(?)))"""
         return bool(connection.exec_driver_sql(statement, (now, json.dumps(queues))).scalar())
 
-    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> Sequence[Any]:
         # +state: else SQLite may walk the index of all running jobs instead of looking each one up.
         statement = """
             UPDATE jobs SET state = 'done', finished_at = ?
             FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS held FROM json_each(?)) AS f
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running'
+            RETURNING jobs.id, jobs.state, jobs.order_key"""
         values = (now, json.dumps([one[:2] for one in done]))
-        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+        return connection.exec_driver_sql(statement, values).fetchall()
 
-    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
-        statement = """
-            UPDATE jobs SET state = f.state, run_at = coalesce(f.run_at, jobs.run_at),
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> Sequence[Any]:
+        statement = f"""
+            UPDATE jobs SET state = f.state, {_PARK_DEAD}, run_at = coalesce(f.run_at, jobs.run_at),
                 attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
                 worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
                 finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE ? END,
@@ -143,9 +150,10 @@ class _Sqlite:
                     json_extract(value, '$[4]') AS refund, json_extract(value, '$[5]') AS snoozed,
                     json_extract(value, '$[6]') AS reason, json_extract(value, '$[7]') AS error
                 FROM json_each(?)) AS f
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running'
+            RETURNING jobs.id, jobs.state, jobs.order_key"""  # noqa: S608 -- constants only
         values = (now, json.dumps([_flat(one) for one in others]))
-        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+        return connection.exec_driver_sql(statement, values).fetchall()
 
     def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int:
         statement = """
@@ -157,7 +165,7 @@ class _Sqlite:
         statement = f"""
             UPDATE jobs SET {_CRASH} finished_at = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN ? END
             WHERE rowid IN (SELECT rowid FROM jobs WHERE {_ORPHANED.format(now="?")} LIMIT {_RESCUE_BATCH})
-            RETURNING id, state, name, crashes"""  # noqa: S608 -- constants only
+            RETURNING id, state, order_key"""  # noqa: S608 -- constants only
         return connection.exec_driver_sql(statement, (now, now)).fetchall()
 
 
@@ -229,18 +237,19 @@ class _Postgres:
             AND queue = ANY(%s::text[]))"""
         return bool(connection.exec_driver_sql(statement, (now, list(queues))).scalar())
 
-    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> set[str]:
+    def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> Sequence[Any]:
         # state || '': else PostgreSQL may walk the index of all running jobs for each one.
         statement = """
             UPDATE jobs SET state = 'done', finished_at = %s
             FROM unnest(%s::text[], %s::int4[]) AS f (id, held)
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running'
+            RETURNING jobs.id, jobs.state, jobs.order_key"""
         values = (now, [one.id for one in done], [one.deliveries for one in done])
-        return {row[0] for row in connection.exec_driver_sql(statement, values)}
+        return connection.exec_driver_sql(statement, values).fetchall()
 
-    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> set[str]:
-        statement = """
-            UPDATE jobs SET state = f.state, run_at = coalesce(f.run_at, jobs.run_at),
+    def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> Sequence[Any]:
+        statement = f"""
+            UPDATE jobs SET state = f.state, {_PARK_DEAD}, run_at = coalesce(f.run_at, jobs.run_at),
                 attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
                 worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
                 finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE %s END,
@@ -248,9 +257,10 @@ class _Postgres:
             FROM unnest(
                     %s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
                 AS f (id, held, state, run_at, refund, snoozed, reason, error)
-            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running' RETURNING jobs.id"""
+            WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running'
+            RETURNING jobs.id, jobs.state, jobs.order_key"""  # noqa: S608 -- constants only
         columns = [list(column) for column in zip(*map(_flat, others), strict=True)]
-        return {row[0] for row in connection.exec_driver_sql(statement, (now, *columns))}
+        return connection.exec_driver_sql(statement, (now, *columns)).fetchall()
 
     def give_back(self, connection: Connection, worker: str, held: Sequence[str]) -> int:
         statement = """
@@ -263,7 +273,7 @@ class _Postgres:
             UPDATE jobs SET {_CRASH} finished_at = CASE WHEN crashes + 1 >= {MAX_CRASHES} THEN %s::float8 END
             WHERE id IN (SELECT id FROM jobs WHERE {_ORPHANED.format(now="%s")}
                 LIMIT {_RESCUE_BATCH} FOR UPDATE SKIP LOCKED)
-            RETURNING id, state, name, crashes"""  # noqa: S608 -- constants only
+            RETURNING id, state, order_key"""  # noqa: S608 -- constants only
         return connection.exec_driver_sql(statement, (now, now)).fetchall()
 
 
