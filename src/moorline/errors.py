@@ -33,6 +33,8 @@
     ├── EventError
     │   ├── InvalidSignature          the bytes were not signed by a secret that we accept, or too long ago
     │   ├── UnusableEvent             signed well, but not an event: no id, no type, not the expected body
+    │   │   └── PayloadMismatch       the payload does not fit the model of the handler
+    │   ├── BatchFailed               some of the events that a handler got together failed
     │   └── EventNotFound
     ├── JobError
     │   ├── UnknownJob                no function or operation is registered under that name
@@ -51,7 +53,7 @@ A CallError answers two questions: *whose fault* it was (``fault``), and *what h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 Fault = Literal["caller", "credentials", "limit", "service", "network"]
@@ -330,6 +332,20 @@ class InvalidSignature(EventError):
 
 class UnusableEvent(EventError):
     """Well signed, but not an event: no id, no type, or not the body that this service sends."""
+
+
+class PayloadMismatch(UnusableEvent):
+    """The payload does not fit the model of the handler. The message names each place that is wrong, and no value."""
+
+
+class BatchFailed(EventError):
+    """Raised by a handler that got several events at once: these failed, by ``Event.id``; the others are done."""
+
+    def __init__(self, errors: Mapping[str, object]) -> None:
+        first = next(iter(errors.items()), None)
+        told = "" if first is None else f": {first[0]}: {first[1]}"
+        super().__init__(f"{len(errors)} of the events failed{told}")
+        self.errors = dict(errors)
 
 
 class EventNotFound(EventError):

@@ -8,10 +8,10 @@ from random import Random
 from typing import Final, Protocol
 
 from moorline import redaction
-from moorline.errors import CallError, UnknownJob
+from moorline.errors import CallError, PayloadMismatch, UnknownJob
 from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
-from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
+from moorline.jobs.outcome import Cancel, Discard, Done, Retry, Snooze
 
 __all__ = ["Backoff", "failed", "given_back", "settled", "unknown"]
 
@@ -47,6 +47,8 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
         case Discard(reason=reason):
             error = _failure(claim, now, "Discard", reason, "")
             return Completion(claim.id, claim.deliveries, "dead", reason="discarded", error=error)
+        case Done(reason=reason):
+            return Completion(claim.id, claim.deliveries, "done", reason=_clean(reason, _MESSAGE) or None)
         case Retry(in_=seconds, reason=reason):
             return _retried(claim, _failure(claim, now, "Retry", reason, ""), now, seconds, backoff, random)
         case _:
@@ -56,6 +58,8 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
 def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, random: Random) -> Completion:
     """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
     failure = _failure(claim, now, type(error).__name__, str(error), _tail(error))
+    if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
+        return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
     at = _postponed_to(error, now)
     if at is not None and claim.snoozes < MAX_POSTPONED:
         # Spread a little, or all that waited for one breaker or limit come back in the same instant.

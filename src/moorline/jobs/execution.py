@@ -1,9 +1,10 @@
-"""Runs one claimed job and says how it ended."""
+"""Runs claimed jobs and says how they ended."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -11,10 +12,15 @@ from moorline.clock import Clock
 from moorline.jobs.broker import Completion
 from moorline.jobs.decision import failed, settled, unknown
 from moorline.jobs.job import Claim
+from moorline.jobs.outcome import Each
 from moorline.jobs.registry import Handler, Jobs
 from moorline.jobs.threads import Threads
 
 __all__ = ["Execution"]
+
+
+Ended = tuple[Completion, BaseException | None]
+"""How a job ended, and what it raised."""
 
 
 class Execution:
@@ -26,15 +32,26 @@ class Execution:
         self._clock = clock
         self._random = random
 
-    async def run(self, claim: Claim) -> tuple[Completion, BaseException | None]:
-        """How the job ended, and what it raised. Raises nothing but CancelledError."""
-        handler = self._jobs.find(claim.name)
+    async def run(self, claims: Sequence[Claim]) -> list[Ended]:
+        """How each of these jobs of one name ended; several only for a handler that batches.
+
+        Raises nothing but CancelledError.
+        """
+        handler = self._jobs.find(claims[0].name)
         if handler is None:
-            return unknown(claim, self._clock.wall()), None
+            return [(unknown(claim, self._clock.wall()), None) for claim in claims]
         try:
-            result = await self._call(handler, claim)
+            result = await self._call(handler, claims)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
-            return self.failed(claim, error), error
+            return [(self.failed(claim, error), error) for claim in claims]
+        if handler.batch is not None and isinstance(result, Each):
+            return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
+        now = self._clock.wall()
+        return [(settled(claim, result, now, handler.backoff, self._random), None) for claim in claims]
+
+    def _ended(self, handler: Handler, claim: Claim, result: object) -> Ended:
+        if isinstance(result, BaseException):
+            return self.failed(claim, result), result
         return settled(claim, result, self._clock.wall(), handler.backoff, self._random), None
 
     def failed(self, claim: Claim, error: BaseException) -> Completion:
@@ -43,8 +60,11 @@ class Execution:
         assert handler is not None
         return failed(claim, error, self._clock.wall(), handler.backoff, self._random)
 
-    async def _call(self, handler: Handler, claim: Claim) -> Any:
-        args, kwargs = ([claim], {}) if handler.codec is None else handler.codec.decode(claim.payload)
+    async def _call(self, handler: Handler, claims: Sequence[Claim]) -> Any:
+        args: list[Any] = [list(claims)] if handler.batch is not None else [claims[0]]
+        kwargs: dict[str, Any] = {}
+        if handler.codec is not None:
+            args, kwargs = handler.codec.decode(claims[0].payload)
         if not handler.is_async:
             result = await self._threads.run(handler.function, args, kwargs)
             return await result if inspect.iscoroutine(result) else result

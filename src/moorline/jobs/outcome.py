@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moorline.errors import ConfigurationError
 
-__all__ = ["Cancel", "Discard", "Outcome", "Retry", "Snooze"]
+__all__ = ["Cancel", "Discard", "Done", "Each", "Outcome", "Retry", "Snooze"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,24 @@ class Discard:
     reason: str = ""
 
 
-Outcome = Retry | Snooze | Cancel | Discard
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Done, and there is something to say about it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """What a function that runs several jobs at once came to for each, in their order.
+
+    Anything that a job's function may return; an exception is a failure of that job.
+    """
+
+    results: tuple[object, ...]
+
+
+Outcome = Retry | Snooze | Cancel | Discard | Done
 
 
 def _not_negative(seconds: float | None, kind: str) -> None:

@@ -16,7 +16,9 @@ from moorline.errors import ConfigurationError, UnknownJob
 from moorline.jobs.broker import Broker
 from moorline.jobs.decision import Backoff
 from moorline.jobs.enqueue import Enqueued, EnqueueOptions
+from moorline.jobs.intake import Batching
 from moorline.jobs.job import JobHandle, JobRow
+from moorline.jobs.order import order_key
 from moorline.store.ids import new_id
 
 __all__ = ["Handler", "JobFunction", "Jobs"]
@@ -29,7 +31,10 @@ _DEFAULT_PRIORITY: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """What a worker runs for a name. Without a codec the function gets the ``Claim``. ``timeout`` is in seconds."""
+    """What a worker runs for a name. ``timeout`` is in seconds.
+
+    Without a codec the function gets the ``Claim``; with ``batch`` a list of them, and may return ``Each``.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -37,6 +42,7 @@ class Handler:
     backoff: Backoff
     codec: Codec | None = None
     timeout: float | None = None
+    batch: Batching | None = None
 
 
 class Jobs:
@@ -81,9 +87,18 @@ class Jobs:
         *,
         timeout: float | None = None,
         backoff: Backoff | None = None,
+        batch: Batching | None = None,
     ) -> None:
-        """Run *function* with the ``Claim`` for jobs of that name; for moorline's own kinds (``call``, ``event:…``)."""
-        self._register(self._handler(name, function, timeout, backoff))
+        """Run *function* with the ``Claim`` for jobs of that name; for moorline's own kinds (``call``, ``event:…``).
+
+        With ``batch`` it gets a list of claims, and may return ``Each``.
+        """
+        self._register(replace(self._handler(name, function, timeout, backoff), batch=batch))
+
+    def batching(self, name: str) -> Batching | None:
+        """How jobs of that name are run together, if they are."""
+        handler = self._handlers.get(name)
+        return None if handler is None else handler.batch
 
     def _handler(
         self, name: str, function: Callable[..., Any], timeout: float | None, backoff: Backoff | None
@@ -151,6 +166,7 @@ class Jobs:
             max_attempts=max_attempts,
             event_id=event_id,
             unique_key=_unique_key(name, payload, options.unique),
+            order_key=None if options.key is None else order_key(name, options.key),
         )
 
 
@@ -197,12 +213,13 @@ class JobFunction(Generic[P, R]):
         priority: int | None = None,
         unique: str | bool | None = None,
         within: Any = None,
+        key: str | int | None = None,
     ) -> JobFunction[P, R]:
         """The same function, enqueued otherwise: see ``EnqueueOptions``.
 
         Raises ConfigurationError naming the option.
         """
-        asked = EnqueueOptions(delay, at, queue, priority, unique, within)
+        asked = EnqueueOptions(delay, at, queue, priority, unique, within, key)
         changes = {key: value for key in asked.__slots__ if (value := getattr(asked, key)) is not None}
         if "at" in changes:
             changes.setdefault("delay", None)

@@ -19,8 +19,9 @@ __all__ = ["Threads"]
 class Threads:
     """At most *limit* daemon threads, started when needed."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, name: str = "moorline-job") -> None:
         self._limit = limit
+        self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
@@ -41,7 +42,7 @@ class Threads:
 
         if self._busy >= self._started < self._limit:
             self._started += 1
-            threading.Thread(target=self._run, name=f"moorline-job-{self._started}", daemon=True).start()
+            threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
         self._busy += 1
         self._work.put(work)
         try:

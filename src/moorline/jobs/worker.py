@@ -7,22 +7,22 @@ import contextlib
 import contextvars
 import os
 import random
-import signal
 import socket
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreUnavailable
 from moorline.jobs.appetite import Appetite
-from moorline.jobs.broker import WorkerInfo
+from moorline.jobs.broker import Completion, WorkerInfo
 from moorline.jobs.completions import Completions
 from moorline.jobs.decision import given_back
-from moorline.jobs.execution import Execution
+from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.heartbeat import Heartbeat
+from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
 from moorline.jobs.registry import Jobs
+from moorline.jobs.signals import handled
 from moorline.jobs.threads import Threads
 from moorline.store.ids import new_id
 from moorline.telemetry import logger
@@ -100,9 +100,11 @@ class Worker:
         self._execution = Execution(self._jobs, self._threads, self._clock, self._random)
         self._completions = Completions(self._broker, self._clock, self._log)
         self._appetite = Appetite(self._concurrency)
-        self._buffer: deque[Claim] = deque()
-        self._buffered_at = 0.0
-        self._tasks: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
+        self._intake = Intake(self._jobs.batching)
+        self._taken_in_at = 0.0
+        self._linger: asyncio.Task[None] | None = None
+        self._linger_until = 0.0
+        self._tasks: dict[str, tuple[tuple[Claim, ...], asyncio.Task[None]]] = {}  # by the first claim's id
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -159,7 +161,7 @@ class Worker:
             raise Misuse("this worker runs already")
         self._active = True
         self._prepare()
-        with self._signals() if signals else contextlib.nullcontext():
+        with handled(self._on_signal) if signals else contextlib.nullcontext():
             async with self._frame():
                 yield
 
@@ -207,27 +209,10 @@ class Worker:
             if isinstance(result, Exception):
                 raise result
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop the worker, until it has wound up."""
-        loop = asyncio.get_running_loop()
-        handled = []
-
-        def on_signal() -> None:
-            at_once = self._stop_asked.is_set()
-            self._log.info("worker_stopping", worker=self.id, running=len(self._tasks), at_once=at_once)
-            self.stop(now=at_once)
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may; elsewhere whoever owns the process calls stop().
-            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, on_signal)
-                handled.append(number)
-        try:
-            yield
-        finally:
-            for number in handled:
-                loop.remove_signal_handler(number)
+    def _on_signal(self) -> None:
+        at_once = self._stop_asked.is_set()
+        self._log.info("worker_stopping", worker=self.id, running=len(self._tasks), at_once=at_once)
+        self.stop(now=at_once)
 
     async def _wind_up(self, saver: asyncio.Task[None]) -> None:
         """Give back what did not start, let finish what runs, cancel and give back the rest, store all, take leave."""
@@ -256,10 +241,11 @@ class Worker:
             task.cancel()
         left = [task for _, task in self._tasks.values()]
         if left:
-            self._log.warning("jobs_given_back", jobs=len(left))
+            self._log.warning("jobs_given_back", jobs=sum(len(claims) for claims, _ in self._tasks.values()))
             await asyncio.wait(left, timeout=_UNWIND)
-        for claim, _ in list(self._tasks.values()):  # they resist; whatever they come to, the job is no longer theirs
-            self._completions.add(given_back(claim))
+        for claims, _ in list(self._tasks.values()):  # they resist; whatever they come to, the job is no longer theirs
+            for claim in claims:
+                self._completions.add(given_back(claim))
         self._tasks.clear()
 
     # --- claiming
@@ -283,21 +269,22 @@ class Worker:
         """Claim once; returns the seconds to wait for a kick before the next time."""
         if self._doubt:
             # A claim may have been committed and its answer lost: those jobs would be ours until we end.
-            held = [*self._tasks, *(claim.id for claim in self._buffer), *self._completions.ids()]
-            await self._broker.give_back(self._info, held)
+            running = [claim for claims, _ in self._tasks.values() for claim in claims]
+            held = [claim.id for claim in (*running, *self._intake)]
+            await self._broker.give_back(self._info, [*held, *self._completions.ids()])
             self._doubt = False
         if self._suspects and self._clock.monotonic() >= self._suspects_after:
             await self._run_suspects()
         self._kick.clear()
         room = self._concurrency - len(self._tasks)
-        wanted = self._appetite.wanted(room, len(self._buffer), self._clock.monotonic())
+        wanted = self._appetite.wanted(room, self._intake.ready(), self._clock.monotonic())
         if wanted <= 0 or self._completions.unsaved > _MAX_UNSAVED or self._stop_asked.is_set():
             self._plenty = True
             return self._poll
         claimed = await self._broker.claim(self._info, wanted)
         self._plenty = len(claimed.jobs) >= wanted
-        self._buffer.extend(claimed.jobs)
-        self._buffered_at = self._clock.monotonic()
+        self._taken_in_at = self._clock.monotonic()
+        self._intake.put(claimed.jobs, self._taken_in_at)
         self._pump()
         if self._plenty:
             return 0.0
@@ -325,7 +312,7 @@ class Worker:
                 return
             suspect = claimed.jobs[0]
             self._log.info("suspect_runs_alone", job=suspect.id, name=suspect.name, crashes=suspect.crashes)
-            task = self._start(suspect)
+            task = self._start((suspect,))
             await asyncio.wait({task}, timeout=self._quarantine)
             if not task.done():
                 return  # it has lived long enough to have company
@@ -342,7 +329,8 @@ class Worker:
         while not self._stop_asked.is_set():
             before = self._done
             while await self._claim() == 0.0:
-                await self._until_idle(self._grace)
+                if self._tasks:  # else all that was claimed gathers, and there is more of it
+                    await self._until_idle(self._grace)
             await self._idle.wait()
             await self._completions.stored()
             if self._done == before and not self._suspects:
@@ -356,53 +344,78 @@ class Worker:
     # --- running
 
     def _pump(self) -> None:
-        while self._buffer and len(self._tasks) < self._concurrency and not self._stop_asked.is_set():
-            self._start(self._buffer.popleft())
-        if not self._tasks and not self._buffer:
+        while self._intake and len(self._tasks) < self._concurrency and not self._stop_asked.is_set():
+            claims = self._intake.take(self._clock.monotonic())
+            if not claims:
+                self._wait_for_more()
+                return
+            self._start(claims)
+        if not self._tasks and not self._intake:
             self._idle.set()
 
-    def _start(self, claim: Claim) -> asyncio.Task[None]:
+    def _wait_for_more(self) -> None:
+        """What gathers is run when it is full, or has waited as long as it may."""
         self._idle.clear()
-        task = asyncio.get_running_loop().create_task(self._run(claim), context=self._context.copy())
-        self._tasks[claim.id] = (claim, task)
+        now = self._clock.monotonic()
+        wait = self._intake.due_in(now) or 0.0
+        if self._linger is not None:
+            if self._linger_until <= now + wait:
+                return
+            self._linger.cancel()
+        self._linger_until = now + wait
+        self._linger = asyncio.get_running_loop().create_task(self._after(wait))
+
+    async def _after(self, seconds: float) -> None:
+        await self._clock.asleep(seconds)
+        self._linger = None
+        self._pump()
+
+    def _start(self, claims: tuple[Claim, ...]) -> asyncio.Task[None]:
+        self._idle.clear()
+        task = asyncio.get_running_loop().create_task(self._run(claims), context=self._context.copy())
+        self._tasks[claims[0].id] = (claims, task)
         return task
 
-    async def _run(self, claim: Claim) -> None:
+    async def _run(self, claims: tuple[Claim, ...]) -> None:
         started = self._clock.monotonic()
-        error: BaseException | None = None
+        ends: list[Ended] = []
         try:
-            completion, error = await self._execution.run(claim)
-            if self._taking_back and error is not None:
-                completion = given_back(claim)  # it failed because we stopped it
+            ends = await self._execution.run(claims)
+            if self._taking_back:  # what failed, failed because we stopped it
+                ends = [
+                    end if end[1] is None else (given_back(claim), end[1])
+                    for claim, end in zip(claims, ends, strict=True)
+                ]
         except asyncio.CancelledError as cancelled:
             # Stopped by us, it is as if it had not run; cancelled by itself, it failed.
-            completion = given_back(claim) if self._taking_back else self._execution.failed(claim, cancelled)
+            back = self._taking_back
+            ends = [(given_back(one) if back else self._execution.failed(one, cancelled), None) for one in claims]
             raise
         finally:
             # A job that resisted being stopped was given back already.
-            if self._tasks.pop(claim.id, None) is not None:
-                self._completions.add(completion)
-                self._ended(claim, completion.state, error, started)
+            if self._tasks.pop(claims[0].id, None) is not None:
+                for claim, (completion, error) in zip(claims, ends, strict=True):
+                    self._ended(claim, completion, error, started)
+                self._pump()
+                if self._plenty and self._appetite.low(self._intake.ready()):
+                    self._kick.set()
 
-    def _ended(self, claim: Claim, state: str, error: BaseException | None, started: float) -> None:
+    def _ended(self, claim: Claim, completion: Completion, error: BaseException | None, started: float) -> None:
+        self._completions.add(completion if claim.order_key is None else completion._replace(order_key=claim.order_key))
         self._done += 1
         self._appetite.ended()
-        if error is not None or state == "dead":
+        if error is not None or completion.state == "dead":
             self._log.warning(
                 "job_failed",
                 job=claim.id,
                 name=claim.name,
                 attempt=claim.attempts,
-                state=state,
+                state=completion.state,
                 error=type(error).__name__,
             )
         else:
-            self._log.debug(
-                "job", job=claim.id, name=claim.name, state=state, ms=(self._clock.monotonic() - started) * 1e3
-            )
-        self._pump()
-        if self._plenty and self._appetite.low(len(self._buffer)):
-            self._kick.set()
+            ms = (self._clock.monotonic() - started) * 1e3
+            self._log.debug("job", job=claim.id, name=claim.name, state=completion.state, ms=ms)
 
     # --- looking after the rest
 
@@ -412,7 +425,7 @@ class Worker:
             # Not all workers at the same moments.
             await asyncio.sleep(self._lease * _RESCUE_SHARE * self._random.uniform(0.8, 1.2))
             now = self._clock.monotonic()
-            if self._buffer and now - self._buffered_at > _STALE and len(self._tasks) >= self._concurrency:
+            if self._intake and now - self._taken_in_at > _STALE and len(self._tasks) >= self._concurrency:
                 self._shed()
             try:
                 if now >= self._rescue_after:
@@ -425,8 +438,11 @@ class Worker:
 
     def _shed(self) -> None:
         """Give back what waits for a slot: others may have one, and nobody's attempt is spent."""
-        while self._buffer:
-            self._completions.add(given_back(self._buffer.popleft()))
+        for claim in self._intake.clear():
+            self._completions.add(given_back(claim))
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
         self._appetite.reset()
         if not self._tasks:
             self._idle.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,26 +16,21 @@ from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs
 from moorline.jobs.brokers.sql_order import (
     UNFINISHED,
-    Keyed,
+    apart,
     free_headless,
     free_next,
     headless,
     heads,
     held,
     lock,
-    with_keys,
 )
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.jobs.order import freed_by, is_head, original
 from moorline.store.schema import job_errors, jobs
 from moorline.store.store import Store
-from moorline.store.writer import Apply
 from moorline.telemetry import logger
 
 __all__ = ["CHANNEL", "SqlBroker", "insert_jobs"]
-
-P = TypeVar("P")
-R = TypeVar("R")
 
 CHANNEL: Final = "moorline_jobs"
 """The store's channel of new jobs: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
@@ -75,13 +70,13 @@ class SqlBroker:
 
     async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
-        ids = await self.store.write(*_apart(_insert, rows, rows))
+        ids = await self.store.write(*apart(_insert, rows, [row.order_key for row in rows]))
         self.store.notify(CHANNEL)
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
-        ids = self.store.write_sync(*_apart(_insert, rows, rows))
+        ids = self.store.write_sync(*apart(_insert, rows, [row.order_key for row in rows]))
         self.store.notify(CHANNEL)
         return ids
 
@@ -127,7 +122,9 @@ class SqlBroker:
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
         """See ``Broker``."""
-        stored, freed = await self.store.write(*_apart(self._finish, completions, completions))
+        stored, freed = await self.store.write(
+            *apart(self._finish, completions, [one.order_key for one in completions])
+        )
         if freed:
             self.store.notify(CHANNEL)
         return stored
@@ -214,8 +211,7 @@ class SqlBroker:
         keys, self._swept = await self.store.read(headless, self._swept)
         if not keys:
             return 0
-        freed: int = await self.store.write(with_keys, Keyed(keys, free_headless, keys))
-        return freed
+        return await self.store.write(*apart(free_headless, keys, keys))
 
     def _rescue(self, connection: Connection, payloads: list[WorkerInfo]) -> list[Rescued]:
         answers = []
@@ -341,12 +337,6 @@ class SqlBroker:
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``."""
         return await self.store.read(_list, which)
-
-
-def _apart(apply: Apply[P, R], payload: P, rows: Sequence[JobRow] | Sequence[Completion]) -> tuple[Apply[Any, R], Any]:
-    """What to give the store's writer: through ``with_keys`` if a row may need a look at its order key."""
-    keys = [row.order_key for row in rows if row.order_key is not None]
-    return (with_keys, Keyed(keys, apply, payload)) if keys else (apply, payload)
 
 
 def _plainly_done(one: Completion) -> bool:

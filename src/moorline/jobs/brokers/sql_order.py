@@ -8,8 +8,8 @@ sees then includes all that was committed under the lock before.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from moorline.store.writer import Apply
 
-__all__ = ["UNFINISHED", "Keyed", "free_headless", "free_next", "headless", "heads", "held", "lock", "with_keys"]
+__all__ = [
+    "UNFINISHED", "Keyed", "apart", "free_headless", "free_next", "headless", "heads", "held", "lock", "with_keys",
+]  # fmt: skip
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 UNFINISHED: Final = "state IN ('ready', 'running', 'blocked', 'dead')"
 """With ``order_key``, the condition of the index ``jobs_ordered``, word for word."""
@@ -68,6 +73,12 @@ class Keyed(NamedTuple):
     payload: Any
 
 
+def apart(apply: Apply[P, R], payload: P, keys: Iterable[str | None]) -> tuple[Apply[Any, R], Any]:
+    """What to give the store's writer: *apply* as it is, or through ``with_keys`` if there are keys."""
+    needed = [key for key in keys if key is not None]
+    return (with_keys, Keyed(needed, apply, payload)) if needed else (apply, payload)
+
+
 def with_keys(connection: Connection, payloads: list[Keyed]) -> list[Any]:
     """Lock the keys of all, in one order, then write them.
 
@@ -102,7 +113,7 @@ def free_next(connection: Connection, keys: Collection[str]) -> bool:
     return bool(_execute(connection, _FREE_NEXT, keys).rowcount)
 
 
-def free_headless(connection: Connection, payloads: list[Sequence[str]]) -> list[int]:
+def free_headless(connection: Connection, payloads: list[list[str]]) -> list[int | Exception]:
     """As ``free_next``, for those of the keys that have no head; how many there were, for each payload."""
     return [_execute(connection, _FREE_HEADLESS, keys).rowcount for keys in payloads]
 

@@ -1,0 +1,109 @@
+"""Two worker processes keep the order of each key, while jobs come from two more sides, and when they are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.registry import Jobs
+from moorline.store import Store
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(150)]
+
+SCRIPT = Path(__file__).with_name("ordered_worker.py")
+KEYS = 12
+ROUNDS = 25
+
+
+async def step(key: str, number: int) -> None: ...
+
+
+def start(url: str, journals: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(SCRIPT), url, str(journals)])
+
+
+@contextmanager
+def workers(url: str, journals: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    running = [start(url, journals) for _ in range(2)]
+    try:
+        yield running
+    finally:
+        for one in running:
+            one.kill()
+            one.wait(30)
+
+
+async def all_done(jobs: Jobs, count: int) -> bool:
+    return (await jobs.broker.counts()).get(("default", "done"), 0) == count
+
+
+async def enqueue(jobs: Jobs, first: int) -> None:
+    """One job for each key, *first* and the next one of it, in commits that others share."""
+    function = jobs.function(step)
+    await asyncio.gather(*(function.using(key=f"k{key}").enqueue(f"k{key}", first) for key in range(KEYS)))
+
+
+def steps(journal: Path) -> list[tuple[str, int, int]]:
+    lines = [line.split() for line in journal.read_text().splitlines()]
+    return [(what, int(number), int(pid)) for what, number, pid in lines]
+
+
+@pytest.mark.postgres
+async def test_two_workers_and_two_senders_keep_the_order_of_each_key(postgres_url: str, tmp_path: Path) -> None:
+    """Each key's jobs begin after the one before has ended, in either process, and all of them run once."""
+    with Store(postgres_url, auto_migrate=True) as store, Store(postgres_url) as other:
+        senders = [Jobs(SqlBroker(store)), Jobs(SqlBroker(other))]
+        began = time.monotonic()
+        with workers(postgres_url, tmp_path):
+            for number in range(ROUNDS):
+                # The two senders at once: which is first in a key is the database's to say.
+                await asyncio.gather(*(enqueue(jobs, 2 * number + side) for side, jobs in enumerate(senders)))
+            while not await all_done(senders[0], 2 * ROUNDS * KEYS):
+                assert time.monotonic() - began < 60
+                await asyncio.sleep(0.05)
+    pids = set()
+    for key in range(KEYS):
+        seen = steps(tmp_path / f"k{key}")
+        assert [what for what, _, _ in seen] == ["begin", "end"] * (2 * ROUNDS)
+        assert all(seen[place][1:] == seen[place + 1][1:] for place in range(0, len(seen), 2))
+        numbers = [number for what, number, _ in seen if what == "end"]
+        assert sorted(numbers) == list(range(2 * ROUNDS))
+        # Rounds came one after the other; within one, either sender may have been first.
+        assert [number // 2 for number in numbers] == [number // 2 for number in sorted(numbers)]
+        pids |= {pid for _, _, pid in seen}
+    assert len(pids) == 2
+
+
+async def test_killed_workers_keep_the_order(jobs: Jobs, database_url: str, tmp_path: Path) -> None:
+    """After kills at random moments a job may have begun twice, but never beside or after a later one of its key."""
+    chance = random.Random(20261127)
+    number = 0
+    began = time.monotonic()
+    with workers(database_url, tmp_path) as running:
+        for _ in range(6):
+            for _ in range(4):
+                await enqueue(jobs, number)
+                number += 1
+            await asyncio.sleep(chance.uniform(0.2, 0.6))
+            victim = chance.randrange(2)
+            running[victim].kill()
+            running[victim].wait(30)
+            running[victim] = start(database_url, tmp_path)
+            # No third crash of a job: it would be taken for poison.
+            await asyncio.sleep(1.5)
+        while not await all_done(jobs, number * KEYS):
+            assert time.monotonic() - began < 100
+            await asyncio.sleep(0.05)
+    for key in range(KEYS):
+        seen = [(number, what) for what, number, _ in steps(tmp_path / f"k{key}")]
+        assert [number for number, _ in seen] == sorted(number for number, _ in seen)
+        assert {number for number, what in seen if what == "end"} == set(range(number))
