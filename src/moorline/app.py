@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from moorline import redaction, registry
 from moorline import settings as _settings
@@ -18,7 +17,9 @@ from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
 from moorline.events.accepting import EnvironmentSecrets
-from moorline.events.handlers import Handlers
+from moorline.events.answers import Answers
+from moorline.events.handlers import HandlerOptions, Handlers
+from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, below_mount, scheme_named
 from moorline.jobs.brokers.sql import SqlBroker
@@ -82,6 +83,7 @@ class Moorline:
             auto_migrate=self.settings.migrate,
         )
         self.handlers = Handlers()
+        self.answers = Answers()
         self.inbox = Inbox(self.store, self.handlers)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
@@ -96,6 +98,7 @@ class Moorline:
             body_timeout=self.settings.webhooks.read_timeout,
             public_url=self.settings.webhooks.public_url,
             trusted_proxies=self.settings.webhooks.trusted_proxies,
+            answers=self.answers,
             clock=clock,
         )
 
@@ -146,22 +149,38 @@ class Moorline:
         return Resilient(name, self._policy(name, Policy()) if policy is None else policy, **options)
 
     def on(
-        self, service: str | type[Any], type: str = "*", *, name: str | None = None, retries: int = 5
+        self,
+        service: str | type[Any],
+        type: str = "*",
+        *,
+        name: str | None = None,
+        retries: int = 5,
+        **options: Unpack[HandlerOptions],
     ) -> Callable[[F], F]:
         """Handle a service's events: ``@app.on(GitHub, "pull_request.closed")``, async or plain, with one Event.
 
-        Each handler of an event has a job of its own. Raises ConfigurationError as ``Handlers.on`` does.
+        Each handler of an event has a job of its own. ``options``: ``where`` filters, ``model`` types the payload,
+        ``key`` keeps an order, ``batch`` gives several events at once; see ``Handlers.on``, which also says what
+        ConfigurationError is raised for.
         """
-        register = self.handlers.on(service, type, name=name, retries=retries)
+        register = self.handlers.on(service, type, name=name, retries=retries, **options)
 
         def decorate(function: F) -> F:
             done = register(function)
             for handler in self.handlers:
                 if handler.job not in self.jobs.names():
-                    self.jobs.handler(handler.job, self._handling(handler.function))
+                    self.jobs.handler(handler.job, worked(handler, self.inbox), batch=handler.batching)
             return done
 
         return decorate
+
+    def answer(self, service: str | type[Any], type: str = "*", *, within: float = 2.5) -> Callable[[F], F]:
+        """Answer a service's events: what the function returns within so many seconds is sent, else the usual answer.
+
+        For senders that want one, such as Slack for its commands. The event is stored before, and its handlers run in
+        any case. Raises ConfigurationError as ``Answers.on`` does.
+        """
+        return self.answers.on(service, type, within=within)
 
     @overload
     def job(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
@@ -334,20 +353,6 @@ class Moorline:
         """*policy* with what ``[services.NAME]`` says otherwise."""
         given = self.settings.services.get(name)
         return policy if given is None else given.applied(policy)
-
-    def _handling(self, function: Callable[[Event], Any]) -> Callable[[Claim], Any]:
-        """What the worker runs for a handler: it looks the event up, so that a job carries no copy of it."""
-        if inspect.iscoroutinefunction(function):
-
-            async def handle(claim: Claim) -> Any:
-                return await function(await self.inbox.get(claim.payload.decode()))
-
-            return handle
-
-        def handle_in_thread(claim: Claim) -> Any:
-            return function(self.inbox.get_sync(claim.payload.decode()))
-
-        return handle_in_thread
 
     def enqueue_call(self, call: Call[Any], *, retries: int = 5, **options: Any) -> Enqueued[JobHandle]:
         """Store a Call as a job; what ``Call.enqueue`` does. Options are those of ``EnqueueOptions``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -78,7 +79,12 @@ class BlockingReceiver:
             stored: Sequence[Any] = intake.inbox.add_all_sync(found.events) if found.events else ()
         except UNAVAILABLE as error:
             raise intake.unavailable(error) from error
-        return intake.stored(entry, stored)
+        reply = intake.stored(entry, stored)
+        if intake.answers:
+            event = intake.to_answer(found.events, stored)
+            if event is not None:
+                return asyncio.run(intake.answers.answered(event)) or reply
+        return reply
 
     def _with_certificate(self, entry: Entry, body: bytes, url: str) -> Found:
         try:

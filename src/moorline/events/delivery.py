@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import parse_qsl, urlsplit
 
+from moorline.errors import ConfigurationError
+
 __all__ = ["MAX_FIELDS", "Delivers", "Delivery", "Reply"]
 
 MAX_FIELDS = 1000
@@ -68,12 +70,32 @@ def pairs(text: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer to a sender."""
+    """An answer as it is sent. Raises ConfigurationError naming what cannot be sent.
+
+    Another status than 2xx makes most senders deliver the event again, which is then a duplicate and not answered by a
+    function; 3xx and 410 are never sent, because senders follow the one and give up the endpoint at the other.
+    """
 
     status: int = 200
     body: bytes = b""
     media: str = "application/json"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599 or 300 <= self.status <= 399 or self.status == _GONE:
+            raise ConfigurationError(f"status: {self.status!r} cannot answer a sender")
+        if not _is(self.body, bytes):
+            raise ConfigurationError(f"body: expected bytes, got {type(self.body).__name__}")
+        for name, value in (("media", self.media), *self.headers):
+            if not (_is(name, str) and _is(value, str) and name and f"{name}{value}".isprintable()):
+                raise ConfigurationError(f"headers: {name!r} cannot be sent")
+
+
+_GONE = 410
+
+
+def _is(value: object, kind: type) -> bool:
+    return isinstance(value, kind)
 
 
 @dataclass(frozen=True, slots=True)

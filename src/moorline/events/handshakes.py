@@ -28,7 +28,7 @@ __all__ = ["BodyEcho", "Confirm", "Handshake", "QueryDigest", "QueryEcho"]
 _LONGEST = 4096  # characters of what is echoed
 _TOKEN = re.compile(r"[A-Za-z0-9_+/=.-]{1,128}")
 _PLAIN = "text/plain; charset=utf-8"
-_SAFE = ((b"x-content-type-options", b"nosniff"),)
+_SAFE = (("x-content-type-options", "nosniff"),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moorline.errors import ConfigurationError, EventNotFound
 from moorline.events.handlers import Handlers
@@ -13,6 +13,7 @@ from moorline.events.inbox_sql import (
     Stored,
     enqueue_again,
     event_by_id,
+    events_by_ids,
     several_events,
     store_arrivals,
     store_deliveries,
@@ -20,12 +21,17 @@ from moorline.events.inbox_sql import (
 from moorline.events.ledger import Ledger
 from moorline.events.stored_headers import kept
 from moorline.jobs.brokers.sql import CHANNEL
+from moorline.jobs.brokers.sql_order import apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moorline.events.event import Event
     from moorline.store.store import Store
+    from moorline.store.writer import Apply
+
+W = TypeVar("W")
+R = TypeVar("R")
 
 __all__ = ["Inbox", "Stored"]
 
@@ -55,7 +61,7 @@ class Inbox:
         Cancelling it does not undo it. Raises StoreOverloaded when too much waits to be written.
         """
         arrival = self._arrival(event)
-        stored = await self.store.write(store_arrivals, arrival)
+        stored = await self.store.write(*_with_keys(store_arrivals, arrival, (arrival,)))
         if arrival.handlers and not stored.duplicate:
             self._wake_soon()
         return stored
@@ -63,7 +69,7 @@ class Inbox:
     async def add_all(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add``, for events that came together: all are stored, or none."""
         arrivals = [self._arrival(event) for event in events]
-        stored = await self.store.write(store_deliveries, arrivals)
+        stored = await self.store.write(*_with_keys(store_deliveries, arrivals, arrivals))
         if _to_be_done(arrivals, stored):
             self._wake_soon()
         return stored
@@ -71,7 +77,7 @@ class Inbox:
     def add_all_sync(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add_all``, blocking."""
         arrivals = [self._arrival(event) for event in events]
-        stored = self.store.write_sync(store_deliveries, arrivals)
+        stored = self.store.write_sync(*_with_keys(store_deliveries, arrivals, arrivals))
         if _to_be_done(arrivals, stored):
             self.store.notify(CHANNEL)
         return stored
@@ -79,7 +85,7 @@ class Inbox:
     def add_sync(self, event: Event) -> Stored:
         """As ``add``, blocking."""
         arrival = self._arrival(event)
-        stored = self.store.write_sync(store_arrivals, arrival)
+        stored = self.store.write_sync(*_with_keys(store_arrivals, arrival, (arrival,)))
         if arrival.handlers and not stored.duplicate:
             self.store.notify(CHANNEL)
         return stored
@@ -91,6 +97,14 @@ class Inbox:
     def get_sync(self, id: str) -> Event:
         """As ``get``, blocking."""
         return _found(id, self.store.read_sync(event_by_id, id))
+
+    async def get_several(self, ids: Sequence[str]) -> dict[str, Event]:
+        """The events with these ids in the inbox; those that are not stored are left out."""
+        return await self.store.read(events_by_ids, ids)
+
+    def get_several_sync(self, ids: Sequence[str]) -> dict[str, Event]:
+        """As ``get_several``, blocking."""
+        return self.store.read_sync(events_by_ids, ids)
 
     async def recent(
         self, *, service: str | None = None, type: str | None = None, before: str | None = None, limit: int = 50
@@ -109,13 +123,15 @@ class Inbox:
 
         Raises EventNotFound; ConfigurationError when there is no such handler for it.
         """
-        jobs = await self.store.write(enqueue_again, self._again(await self.get(id), handler))
+        again = self._again(await self.get(id), handler)
+        jobs = await self.store.write(*_with_keys(enqueue_again, again, (again,)))
         self.store.notify(CHANNEL)
         return jobs
 
     def replay_sync(self, id: str, *, handler: str | None = None) -> list[str]:
         """As ``replay``, blocking."""
-        jobs = self.store.write_sync(enqueue_again, self._again(self.get_sync(id), handler))
+        again = self._again(self.get_sync(id), handler)
+        jobs = self.store.write_sync(*_with_keys(enqueue_again, again, (again,)))
         self.store.notify(CHANNEL)
         return jobs
 
@@ -133,18 +149,18 @@ class Inbox:
             event.body,
             None if key == event.id else event.id,
             event.secret or None,
-            self.handlers.matching(event.service, event.type, event.action),
+            self.handlers.planned(event),
         )
 
     def _again(self, event: Event, handler: str | None) -> Replay:
-        matching = self.handlers.matching(event.service, event.type, event.action)
+        planned = self.handlers.planned(event)
         if handler is not None:
-            names = [one.name for one in matching]
+            names = [one.name for one, _ in planned]
             if handler not in names:
                 known = ", ".join(names) or "none"
                 raise ConfigurationError(f"handler: {handler!r} does not handle {event.name}; those that do: {known}")
-            matching = [one for one in matching if one.name == handler]
-        return Replay(str(event.inbox_id), self.store.clock.wall(), matching)
+            planned = [one for one in planned if one[0].name == handler]
+        return Replay(str(event.inbox_id), self.store.clock.wall(), planned)
 
     def _wake_soon(self) -> None:
         """A commit answers many at once: the workers are woken once for all of them."""
@@ -159,6 +175,10 @@ class Inbox:
 
 def _to_be_done(arrivals: Sequence[Arrival], stored: Sequence[Stored]) -> bool:
     return any(arrival.handlers and not one.duplicate for arrival, one in zip(arrivals, stored, strict=True))
+
+
+def _with_keys(apply: Apply[W, R], wanted: W, each: Sequence[Arrival | Replay]) -> tuple[Apply[Any, R], Any]:
+    return apart(apply, wanted, [order_key for one in each for _, order_key in one.handlers])
 
 
 def _found(id: str, event: Event | None) -> Event:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
@@ -25,14 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arrival",
+    "Planned",
     "Replay",
     "Stored",
     "enqueue_again",
     "event_by_id",
+    "events_by_ids",
     "several_events",
     "store_arrivals",
     "store_deliveries",
 ]
+
+
+Planned: TypeAlias = "tuple[Handler, str | None]"
+"""A handler, with the order key of its job for this event."""
 
 
 class Stored(NamedTuple):
@@ -56,7 +62,7 @@ class Arrival(NamedTuple):
     body: bytes
     sender_id: str | None
     secret: str | None
-    handlers: Sequence[Handler]
+    handlers: Sequence[Planned]
 
 
 class Replay(NamedTuple):
@@ -64,7 +70,7 @@ class Replay(NamedTuple):
 
     event_id: str
     now: float
-    handlers: Sequence[Handler]
+    handlers: Sequence[Planned]
 
 
 _COLUMNS: Final = (
@@ -169,6 +175,12 @@ def event_by_id(connection: Connection, id: str) -> Event | None:
     return None if row is None else _event(row)
 
 
+def events_by_ids(connection: Connection, ids: Sequence[str]) -> dict[str, Event]:
+    """The events with these ids in the inbox; those that are not stored are left out."""
+    query = sa.select(events).where(events.c.id.in_(ids))
+    return {row.id: _event(row) for row in connection.execute(query)}
+
+
 def several_events(
     connection: Connection, service: str | None, type: str | None, before: str | None, limit: int
 ) -> list[Event]:
@@ -192,8 +204,8 @@ def _key(row: list[Any]) -> tuple[str, str]:
     return row[1], row[2]
 
 
-def _jobs(event_id: str, now: float, handlers: Iterable[Handler]) -> Iterable[JobRow]:
-    for handler in handlers:
+def _jobs(event_id: str, now: float, handlers: Iterable[Planned]) -> Iterable[JobRow]:
+    for handler, order_key in handlers:
         yield JobRow(
             id=new_id(now),
             name=handler.job,
@@ -202,6 +214,7 @@ def _jobs(event_id: str, now: float, handlers: Iterable[Handler]) -> Iterable[Jo
             created_at=now,
             max_attempts=handler.retries + 1,
             event_id=event_id,
+            order_key=order_key,
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -34,6 +35,7 @@ from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from moorline.clock import Clock
+    from moorline.events.answers import Answers
     from moorline.events.event import Event
     from moorline.events.inbox import Inbox, Stored
     from moorline.events.scheme import Scheme
@@ -60,7 +62,7 @@ ERRORS: Final = {
     415: b'{"error":"unsupported media type"}',
     503: b'{"error":"try again later"}',
 }
-CLOSE: Final = (b"connection", b"close")
+CLOSE: Final = ("connection", "close")
 
 log = logger("events")
 
@@ -68,7 +70,7 @@ log = logger("events")
 class Refused(Exception):
     """The answer is this status; ``reason`` is for the operator. ``forged`` when the signature was not good."""
 
-    def __init__(self, status: int, reason: str, *headers: tuple[bytes, bytes], forged: bool = False) -> None:
+    def __init__(self, status: int, reason: str, *headers: tuple[str, str], forged: bool = False) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
@@ -123,6 +125,7 @@ class Intake:
         max_body: int | None = None,
         public_url: str | None = None,
         trusted_proxies: Sequence[str] = (),
+        answers: Answers | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         if max_body is not None and max_body < 1:
@@ -135,6 +138,7 @@ class Intake:
         self._max_body = max_body
         self._clock = clock
         self.certificates = Certificates(clock)
+        self.answers = answers
 
     # --- before the body
 
@@ -151,10 +155,10 @@ class Intake:
             if reply is not None:
                 return reply
         if ask.method not in scheme.methods:
-            raise Refused(405, f"method {ask.method}", (b"allow", ", ".join(scheme.methods).encode()))
+            raise Refused(405, f"method {ask.method}", ("allow", ", ".join(scheme.methods)))
         encoding = ask.headers.get("content-encoding")
         if encoding and encoding not in _ENCODINGS:
-            raise Refused(415, f"content-encoding {encoding[:40]!r}", (b"accept-encoding", b"gzip, deflate"))
+            raise Refused(415, f"content-encoding {encoding[:40]!r}", ("accept-encoding", "gzip, deflate"))
         return Entry(service, token, ask, scheme, secrets, self._max_body or scheme.largest or MAX_BODY)
 
     def _configured(self, service: str) -> tuple[Scheme, Sequence[Key]]:
@@ -246,6 +250,12 @@ class Intake:
             return _NOTHING
         return _DUPLICATE if all(one.duplicate for one in stored) else _STORED
 
+    def to_answer(self, events: Sequence[Event], stored: Sequence[Stored]) -> Event | None:
+        """The event that a function of the application may answer: the only one of a delivery, and new."""
+        if not self.answers or len(events) != 1 or stored[0].duplicate:
+            return None
+        return replace(events[0], inbox_id=stored[0].event_id)
+
     def refused(self, ask: Ask, error: Refused) -> Reply:
         """The reply, after it was noted for the operator."""
         service = ask.name.partition("/")[0]
@@ -271,7 +281,7 @@ class Intake:
         wait: float = _STORE_DOWN_SECONDS
         if isinstance(error, StoreOverloaded):
             wait = error.retry_after
-        return Refused(503, str(error), (b"retry-after", str(max(1, math.ceil(wait))).encode()))
+        return Refused(503, str(error), ("retry-after", str(max(1, math.ceil(wait)))))
 
 
 UNAVAILABLE: Final = (StoreError, Misuse)

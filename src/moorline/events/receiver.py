@@ -47,6 +47,7 @@ from moorline.events.stepping import first_step
 
 if TYPE_CHECKING:
     from moorline.clock import Clock
+    from moorline.events.answers import Answers
     from moorline.events.delivery import Reply
     from moorline.events.inbox import Inbox
     from moorline.events.scheme import Scheme
@@ -72,8 +73,8 @@ class Receiver:
     request, so that a rotation needs no restart; by default they are read from the scheme's environment variable.
     ``schemes`` gives the scheme, None if there is no such service. ``max_body`` is in bytes (by default what the sender
     may send, else 1 MiB), ``body_timeout`` in seconds for the whole body. ``public_url`` and ``trusted_proxies``: see
-    ``Origin``. Mount it anywhere: what follows ``prefix`` in the path, below the mount, is the service's name, and
-    after another slash the secret of a sender that shows it there.
+    ``Origin``. ``answers``: functions that may answer. Mount it anywhere: what follows ``prefix`` in the path, below
+    the mount, is the service's name, and after another slash the secret of a sender that shows it there.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Receiver:
         body_timeout: float = 10.0,
         public_url: str | None = None,
         trusted_proxies: Sequence[str] = (),
+        answers: Answers | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         if not 0 < body_timeout < math.inf:
@@ -98,6 +100,7 @@ class Receiver:
             max_body=max_body,
             public_url=public_url,
             trusted_proxies=trusted_proxies,
+            answers=answers,
             clock=clock,
         )
         self.inbox = inbox
@@ -157,7 +160,12 @@ class Receiver:
                 stored = await self.inbox.add_all(events) if events else ()
         except UNAVAILABLE as error:
             raise intake.unavailable(error) from error
-        return intake.stored(entry, stored)
+        reply = intake.stored(entry, stored)
+        if intake.answers:
+            event = intake.to_answer(events, stored)
+            if event is not None:
+                return await intake.answers.answered(event) or reply
+        return reply
 
     async def _with_certificate(self, entry: Entry, body: bytes, url: str) -> Found:
         try:
@@ -238,7 +246,9 @@ async def _rest(message: Message, receive: Receive, most: int) -> bytes:
 async def _send(send: Send, reply: Reply, *, head: bool) -> None:
     # Fresh objects each time: middleware changes what passes through it.
     body = reply.body
-    plain = [(b"content-length", str(len(body)).encode()), *reply.headers]
+    plain = [(b"content-length", str(len(body)).encode())]
+    for name, value in reply.headers:
+        plain.append((name.lower().encode("latin-1", "replace"), value.encode("latin-1", "replace")))
     if body:
         plain.append((b"content-type", reply.media.encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": plain})

@@ -44,8 +44,8 @@ def webhook_view(app: Any) -> Callable[..., HttpResponse]:
         )
         response = HttpResponse(reply.body, status=reply.status, content_type=reply.media if reply.body else "")
         for key, value in reply.headers:
-            if key != b"connection":  # not an application's to say under WSGI
-                response[key.decode()] = value.decode()
+            if key != "connection":  # not an application's to say under WSGI
+                response[key] = value
         return response
 
     view: Callable[..., HttpResponse] = moorline_webhooks

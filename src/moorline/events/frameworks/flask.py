@@ -42,8 +42,8 @@ def webhook_blueprint(app: Any, *, name: str = "moorline_webhooks", url_prefix: 
         )
         response = Response(reply.body, status=reply.status, mimetype=reply.media if reply.body else None)
         for key, value in reply.headers:
-            if key != b"connection":  # not an application's to say under WSGI
-                response.headers[key.decode()] = value.decode()
+            if key != "connection":  # not an application's to say under WSGI
+                response.headers[key] = value
         return response
 
     return blueprint

@@ -1,0 +1,158 @@
+"""Functions whose returned value is the answer to the sender: Slack's commands, Twilio's TwiML, Supabase's hooks.
+
+They run in the receiver, after the event was stored, and never stand in the way of it: one that is late, fails, or
+comes on top of too many others is not waited for, and the sender gets what its scheme answers by default. The handlers
+of the event run in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from moorline.errors import ConfigurationError
+from moorline.events.delivery import Reply
+from moorline.events.handlers import ANY, check_pattern
+from moorline.events.verification import scheme_of
+from moorline.jobs.threads import Threads
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.events.event import Event
+
+__all__ = ["Answers"]
+
+MOST_AT_ONCE: Final = 32
+"""Answering functions under way in a process; senders that ask for more get the default answer."""
+
+LONGEST: Final = 30.0
+"""Seconds; no known sender waits longer."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+log = logger("events")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    function: Callable[[Event], Any]
+    within: float
+    name: str
+
+
+class Answers:
+    """The answering functions of one application: at most one for each pattern."""
+
+    def __init__(self, *, at_once: int = MOST_AT_ONCE) -> None:
+        self._answering: dict[tuple[str, str], _Answering] = {}
+        self._slots = threading.BoundedSemaphore(at_once)
+        self._threads = Threads(at_once, name="moorline-answer")
+        self._left: set[asyncio.Task[Any]] = set()  # what was not waited for, lest it be collected while it runs
+
+    def on(self, service: str | type[Any], type: str = ANY, *, within: float = 2.5) -> Callable[[_F], _F]:
+        """Register a function, async or plain, for that pattern (see ``Handlers``); returns it unchanged.
+
+        It gets the Event, and what it returns is the body of the 200: text, bytes, or a dict or list as JSON; a
+        ``Reply`` says all of it; None leaves it to the scheme. ``within``: seconds that it may take.
+
+        Raises ConfigurationError for a service or pattern that is none, or that has an answering function already.
+        """
+        sender, _ = scheme_of(service)
+        check_pattern(type)
+        if not 0 < within <= LONGEST:
+            raise ConfigurationError(f"within: expected seconds up to {LONGEST:g}, got {within!r}")
+
+        def register(function: _F) -> _F:
+            if not callable(function):
+                raise ConfigurationError(f"answer(...) decorates a function, got {function!r}")
+            name = getattr(function, "__qualname__", None) or repr(function)
+            known = self._answering.setdefault((sender, type), _Answering(function, within, name))
+            if known.function is not function:
+                raise ConfigurationError(f"type: {sender} {type!r} is answered by {known.name} already")
+            return function
+
+        return register
+
+    def __len__(self) -> int:
+        return len(self._answering)
+
+    async def answered(self, event: Event) -> Reply | None:
+        """What to answer, or None for the scheme's own answer; that of the finest pattern counts.
+
+        Raises nothing but the cancellation of its caller.
+        """
+        answering = self._for(event)
+        if answering is None:
+            return None
+        if not self._slots.acquire(blocking=False):
+            log.warning("answer_left_out", function=answering.name, reason="too many are under way")
+            return None
+        # A task of its own: whatever it does with its cancellation, the sender does not wait longer.
+        task = asyncio.ensure_future(self._called(answering, event))
+        self._left.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            async with asyncio.timeout(answering.within):
+                return _reply(await asyncio.shield(task))
+        except TimeoutError as error:
+            reason = f"longer than {answering.within:g} s" if not task.done() else repr(type(error).__name__)
+            log.warning("answer_left_out", function=answering.name, reason=reason)
+        except Exception as error:  # noqa: BLE001 -- the event is stored: its sender must get its 2xx
+            log.warning("answer_failed", function=answering.name, error=f"{type(error).__name__}: {error}")
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise  # it is the caller's
+            log.warning("answer_failed", function=answering.name, error="it cancelled itself")
+        finally:
+            task.cancel()
+        return None
+
+    def _for(self, event: Event) -> _Answering | None:
+        if not self._answering:
+            return None
+        for pattern in (event.name, event.type, ANY):
+            found = self._answering.get((event.service, pattern))
+            if found is not None:
+                return found
+        return None
+
+    async def _called(self, answering: _Answering, event: Event) -> Any:
+        function = answering.function
+        if not inspect.iscoroutinefunction(function):
+            # The slot is the thread's, which cannot be stopped, and not that of who waits for it.
+            result = await self._threads.run(self._in_thread, [function, event], {})
+            return await result if inspect.iscoroutine(result) else result
+        try:
+            return await function(event)
+        finally:
+            self._slots.release()
+
+    def _in_thread(self, function: Callable[[Event], Any], event: Event) -> Any:
+        try:
+            return function(event)
+        finally:
+            self._slots.release()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # what was not waited for is not reported as forgotten
+
+
+def _reply(value: object) -> Reply | None:
+    """Raises TypeError or ValueError for what cannot be sent."""
+    match value:
+        case None | Reply():
+            return value
+        case str():
+            return Reply(body=value.encode(), media="text/plain; charset=utf-8")
+        case bytes():
+            return Reply(body=value, media="application/octet-stream")
+        case dict() | list():
+            return Reply(body=json.dumps(value, separators=(",", ":")).encode())
+    raise TypeError(f"it returned a {type(value).__name__}: expected text, bytes, a dict, a list, Reply or None")
