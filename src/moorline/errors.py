@@ -339,13 +339,20 @@ class PayloadMismatch(UnusableEvent):
 
 
 class BatchFailed(EventError):
-    """Raised by a handler that got several events at once: these failed, by ``Event.id``; the others are done."""
+    """Raised by a handler that got several events at once: these failed, by ``Event.id``; the others are done.
 
-    def __init__(self, errors: Mapping[str, object]) -> None:
-        first = next(iter(errors.items()), None)
-        told = "" if first is None else f": {first[0]}: {first[1]}"
-        super().__init__(f"{len(errors)} of the events failed{told}")
-        self.errors = dict(errors)
+    With a text in place of the mapping, all of them failed.
+    """
+
+    def __init__(self, errors: Mapping[str, object] | str) -> None:
+        super().__init__(errors)  # the argument itself, which is what an exception is pickled by
+        self.failed = None if isinstance(errors, str) else dict(errors)
+
+    def __str__(self) -> str:
+        if self.failed is None:
+            return str(self.args[0])
+        first = next(iter(self.failed.items()), None)
+        return f"{len(self.failed)} of the events failed" + (f": {first[0]}: {first[1]}" if first else "")
 
 
 class EventNotFound(EventError):

@@ -310,6 +310,18 @@ async def test_a_batch_that_raises_is_retried_whole(app: Moorline):
     assert [(job.state, job.attempts, job.last_error) for job in jobs] == [("ready", 1, "ValueError: no")] * 3
 
 
+@pytest.mark.parametrize(("errors", "states"), [({}, ["done", "done"]), ("all", ["ready", "ready"])])
+async def test_a_batch_may_fail_in_no_one_or_in_all(app: Moorline, errors: Any, states: list[str]):
+    """An empty mapping names nobody, a text all."""
+
+    @app.on(GitHub, batch=10, linger=0.0)
+    async def handler(events: list[Event]) -> None:
+        raise BatchFailed(errors)
+
+    await send(app, {}, {})
+    assert [job.state for job in await worked(app)] == states
+
+
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("told", ["raised", "mapping", "list"])
 async def test_a_handler_may_name_the_events_that_failed(app: Moorline, told: str, plain: bool):
@@ -333,12 +345,14 @@ async def test_a_handler_may_name_the_events_that_failed(app: Moorline, told: st
         assert states == ["ready", "ready", "dead", "cancelled", "done"]
 
 
-@pytest.mark.parametrize("result", [{"nobody": Retry()}, [Retry()]])
+@pytest.mark.parametrize("result", [{"nobody": Retry()}, [Retry()], BatchFailed({"nobody": "x"})])
 async def test_outcomes_for_nobody_fail_the_batch(app: Moorline, result: Any):
     """An outcome that cannot be given to an event is not lost in silence."""
 
     @app.on(GitHub, batch=10, linger=0.0)
     async def handler(events: list[Event]) -> Any:
+        if isinstance(result, Exception):
+            raise result
         return result
 
     await send(app, {}, {})

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.registry import Jobs
+from moorline.jobs.worker import Worker
 from moorline.store import Store
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(150)]
@@ -81,6 +84,43 @@ async def test_two_workers_and_two_senders_keep_the_order_of_each_key(postgres_u
         assert [number // 2 for number in numbers] == [number // 2 for number in sorted(numbers)]
         pids |= {pid for _, _, pid in seen}
     assert len(pids) == 2
+
+
+@pytest.mark.postgres
+async def test_processes_that_add_and_end_jobs_of_the_same_keys_do_not_lock_each_other_in_a_ring(
+    postgres_url: str,
+) -> None:
+    """Two of them, each adding in the transactions in which it ends others: PostgreSQL had to break no deadlock."""
+    with Store(postgres_url, auto_migrate=True) as store, Store(postgres_url) as other:
+        both = [Jobs(SqlBroker(one)) for one in (store, other)]
+        chance = random.Random(20261127)
+
+        def register(jobs: Jobs) -> None:
+            async def hop(left: int) -> None:
+                if left:
+                    payload = b'{"v":1,"args":{"left":%d}}' % (left - 1)
+                    await jobs.enqueue("hop", payload, options=EnqueueOptions(key=chance.randrange(20)))
+
+            jobs.function(hop)
+
+        for jobs in both:
+            register(jobs)
+        for number in range(60):
+            await both[number % 2].enqueue("hop", b'{"v":1,"args":{"left":20}}')
+        began = time.monotonic()
+        running = [Worker(jobs, concurrency=30) for jobs in both]
+        tasks = [asyncio.create_task(one.run(signals=False)) for one in running]
+        while not await all_done(both[0], 60 * 21):
+            assert time.monotonic() - began < 60
+            await asyncio.sleep(0.05)
+        for one in running:
+            one.stop()
+        await asyncio.gather(*tasks)
+    with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+        found = connection.execute(
+            "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        ).fetchone()
+    assert found == (0,)
 
 
 async def test_killed_workers_keep_the_order(jobs: Jobs, database_url: str, tmp_path: Path) -> None:

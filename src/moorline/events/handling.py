@@ -121,8 +121,11 @@ class Batch:
 
     def failed(self, error: Exception) -> Each:
         """The call raised: all failed, or those that it names."""
-        if isinstance(error, BatchFailed) and not set(error.errors) - {event.id for event in self.events}:
-            return self._by_id(error.errors)
+        if isinstance(error, BatchFailed) and error.failed is not None:
+            unknown = set(error.failed) - {event.id for event in self.events}
+            if not unknown:
+                return self._by_id(error.failed)
+            error = Misuse(f"BatchFailed names {min(unknown)!r}, which is none of these events' ids: {error}")
         return self.each([error] * len(self.events))
 
     def ended(self, result: object) -> Each:
