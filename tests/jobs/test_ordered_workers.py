@@ -6,19 +6,21 @@ import asyncio
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from moorline.jobs.broker import Completion, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
-from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.registry import Jobs
-from moorline.jobs.worker import Worker
 from moorline.store import Store
+from moorline.store.ids import new_id
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(150)]
 
@@ -87,35 +89,45 @@ async def test_two_workers_and_two_senders_keep_the_order_of_each_key(postgres_u
 
 
 @pytest.mark.postgres
-async def test_processes_that_add_and_end_jobs_of_the_same_keys_do_not_lock_each_other_in_a_ring(
-    postgres_url: str,
-) -> None:
-    """Two of them, each adding in the transactions in which it ends others: PostgreSQL had to break no deadlock."""
+async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(postgres_url: str) -> None:
+    """Two processes, each ending a job of the key to which the other one adds: PostgreSQL has no deadlock to break."""
+
+    def wait(connection: Any, payloads: list[threading.Event]) -> list[bool]:
+        return [one.wait(10) for one in payloads]
+
+    def linger(connection: Any, payloads: list[float]) -> list[float]:
+        time.sleep(sum(payloads))
+        return payloads
+
     with Store(postgres_url, auto_migrate=True) as store, Store(postgres_url) as other:
-        both = [Jobs(SqlBroker(one)) for one in (store, other)]
-        chance = random.Random(20261127)
-
-        def register(jobs: Jobs) -> None:
-            async def hop(left: int) -> None:
-                if left:
-                    payload = b'{"v":1,"args":{"left":%d}}' % (left - 1)
-                    await jobs.enqueue("hop", payload, options=EnqueueOptions(key=chance.randrange(20)))
-
-            jobs.function(hop)
-
-        for jobs in both:
-            register(jobs)
-        for number in range(60):
-            await both[number % 2].enqueue("hop", b'{"v":1,"args":{"left":20}}')
-        began = time.monotonic()
-        running = [Worker(jobs, concurrency=30) for jobs in both]
-        tasks = [asyncio.create_task(one.run(signals=False)) for one in running]
-        while not await all_done(both[0], 60 * 21):
-            assert time.monotonic() - began < 60
-            await asyncio.sleep(0.05)
-        for one in running:
-            one.stop()
-        await asyncio.gather(*tasks)
+        stores = (store, other)
+        both = [Jobs(SqlBroker(one)) for one in stores]
+        function, theirs = (jobs.function(step) for jobs in both)
+        await function.using(key="a").enqueue("a", 0)
+        await function.using(key="b").enqueue("b", 0)
+        now = time.time()
+        ours, other_one = (
+            await both[0].broker.claim(WorkerInfo(new_id(now), "host", 1, ("default",), now, 60.0), 2)
+        ).jobs
+        go = threading.Event()
+        first: list[asyncio.Future[Any]] = [asyncio.ensure_future(one.write(wait, go)) for one in stores]
+        await asyncio.sleep(0.05)
+        # Now all of these wait for each writer's next transaction, in this order.
+        for one, jobs, claim, mine, key in (
+            (store, both[0], ours, function, "b"),
+            (other, both[1], other_one, theirs, "a"),
+        ):
+            done = Completion(claim.id, claim.deliveries, "done", order_key=claim.order_key)
+            first.append(asyncio.ensure_future(jobs.broker.finish([done])))
+            await asyncio.sleep(0)
+            first.append(asyncio.ensure_future(one.write(linger, 0.05)))
+            await asyncio.sleep(0)
+            first.append(asyncio.ensure_future(mine.using(key=key).enqueue(key, 1)._send()))
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(*first)
+        counts = await both[0].broker.counts()
+    assert counts == {("default", "done"): 2, ("default", "ready"): 2}
     with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
         found = connection.execute(
             "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
