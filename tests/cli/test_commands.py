@@ -167,6 +167,20 @@ def test_a_dead_job_is_shown_mended_and_retried(shop: Path, running: int) -> Non
     assert (shop / "greeted.txt").read_text() == "Ada\n"
 
 
+def test_a_dead_job_that_blocks_others_is_seen_and_skipped(shop: Path, running: int) -> None:
+    """The operator sees behind what a job is blocked, and lets its key go on."""
+    head = _enqueue(shop, "shop.hopeless.using(key='k').enqueue()")
+    _until(shop, head, "dead")
+    behind = _enqueue(shop, "shop.hopeless.using(key='k').enqueue()")
+    shown = _json(shop, "jobs", "show", behind)
+    assert (shown["state"], shown["blocked_behind"], shown["order"]) == ("blocked", head, "hopeless k")
+    assert f"blocked (behind {head})" in _moorline(shop, "jobs", "list", "--state", "blocked")
+    assert _json(shop, "jobs", "skip", head, "--dry-run") == [{"id": head, "result": "would be skipped"}]
+    assert _json(shop, "jobs", "skip", head) == [{"id": head, "result": "skipped"}]
+    assert _until(shop, head, "cancelled")["reason"] == "skipped"
+    _until(shop, behind, "dead")
+
+
 def test_no_error_text_shows_a_secret(shop: Path, running: int) -> None:
     """A key in an exception's message is masked in the store, so also in every command."""
     job = _enqueue(shop, "shop.greet.enqueue('Ada')")

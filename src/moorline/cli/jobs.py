@@ -182,11 +182,12 @@ def _filter(state: str | None, name: str | None, queue: str | None, limit: int) 
 
 
 def _record(job: Job, shown: Callable[[float | None], Any] = lambda seconds: seconds) -> dict[str, Any]:
-    from moorline.jobs.order import shown as order_key
+    from moorline.jobs.order import shown as in_words
 
     record = asdict(job)
     record["payload"] = job.payload.decode("utf-8", "replace")
-    record["order_key"] = None if job.order_key is None else order_key(job.order_key)
+    del record["order_key"]  # what is called a key is masked, and this one says whose turn it is
+    record["order"] = None if job.order_key is None else in_words(job.order_key)
     for name in ("run_at", "created_at", "started_at", "finished_at"):
         record[name] = shown(record[name])
     return record
