@@ -35,7 +35,10 @@
     │   ├── UnusableEvent             signed well, but not an event: no id, no type, not the expected body
     │   │   └── PayloadMismatch       the payload does not fit the model of the handler
     │   ├── BatchFailed               some of the events that a handler got together failed
-    │   └── EventNotFound
+    │   ├── EventNotFound
+    │   ├── EventPruned               its body is no longer kept
+    │   ├── ReplayNotFound
+    │   └── ReplayStateError          the replay has ended, so it cannot be resumed or cancelled
     ├── JobError
     │   ├── UnknownJob                no function or operation is registered under that name
     │   ├── JobNotFound               no such job in the store
@@ -357,6 +360,18 @@ class BatchFailed(EventError):
 
 class EventNotFound(EventError):
     """No event of that id is stored."""
+
+
+class EventPruned(EventError):
+    """The event's body and headers are no longer kept (setting ``webhooks.keep_days``): it can only be recognised."""
+
+
+class ReplayNotFound(EventError):
+    """No replay of that id was started."""
+
+
+class ReplayStateError(EventError):
+    """The replay is in a state that does not allow it, such as resuming one that was cancelled."""
 
 
 class JobError(MoorlineError):

@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from moorline.events.inbox import Inbox, Stored
     from moorline.events.places import Verified
     from moorline.events.receiver import Receiver
+    from moorline.events.replay import Replay, Replays
     from moorline.events.scheme import Scheme
     from moorline.events.schemes.hmac_signature import HMACSignature
     from moorline.events.schemes.shared_secret import SharedSecret
     from moorline.events.schemes.standard_webhooks import StandardWebhooks
+    from moorline.events.selection import Selection
     from moorline.events.sender import Sender
     from moorline.events.verification import verify, verify_each
 
@@ -26,8 +28,11 @@ __all__ = [
     "Handlers",
     "Inbox",
     "Receiver",
+    "Replay",
+    "Replays",
     "Reply",
     "Scheme",
+    "Selection",
     "Sender",
     "SharedSecret",
     "StandardWebhooks",
@@ -45,8 +50,11 @@ _HOMES = {
     "Handlers": "handlers",
     "Inbox": "inbox",
     "Receiver": "receiver",
+    "Replay": "replay",
+    "Replays": "replay",
     "Reply": "delivery",
     "Scheme": "scheme",
+    "Selection": "selection",
     "Sender": "sender",
     "SharedSecret": "schemes.shared_secret",
     "StandardWebhooks": "schemes.standard_webhooks",

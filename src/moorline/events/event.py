@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from moorline.errors import EventPruned
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,6 +31,7 @@ class Event:
       (the name of its variable), if it has a name.
     - ``inbox_id``: the id under which it is stored, None for an Event that is not.
     - ``duplicates``: how often it came again after it was stored.
+    - ``pruned``: whether only its key is kept: body and headers are empty then.
     """
 
     service: str
@@ -44,6 +47,7 @@ class Event:
     duplicates: int = 0
     secret: str = ""
     dedup_key: str = ""
+    pruned: bool = False
     _payload: Any = field(default=..., init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,11 +58,13 @@ class Event:
     def payload(self) -> Any:
         """The body as Python values, parsed when first asked for: JSON, a form's fields, XML as nested dicts.
 
-        Raises UnusableEvent when it is none of these.
+        Raises UnusableEvent when it is none of these, EventPruned when it is no longer kept.
         """
         if self._payload is ...:  # a value that JSON does not have, and that pickles as itself
             from moorline.events.body import parsed
 
+            if self.pruned:
+                raise EventPruned(f"event {self.inbox_id}: its body is no longer kept (webhooks.keep_days)")
             media = self.headers.get("content-type", "").partition(";")[0].strip().lower()
             object.__setattr__(self, "_payload", parsed(self.body, media))
         return self._payload

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moorline.errors import ConfigurationError, EventNotFound
+from moorline.errors import ConfigurationError, EventNotFound, EventPruned
 from moorline.events.handlers import Handlers
 from moorline.events.inbox_sql import (
     Arrival,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moorline.events.event import Event
+    from moorline.events.replay import Replays
     from moorline.store.store import Store
     from moorline.store.writer import Apply
 
@@ -91,7 +92,7 @@ class Inbox:
         return stored
 
     async def get(self, id: str) -> Event:
-        """The event with that id in the inbox, or with that id of its sender's. Raises EventNotFound."""
+        """The event with that id in the inbox, or with that id of its sender's. Raises EventNotFound, EventPruned."""
         return _found(id, await self.store.read(event_by_id, id))
 
     def get_sync(self, id: str) -> Event:
@@ -121,7 +122,7 @@ class Inbox:
     async def replay(self, id: str, *, handler: str | None = None) -> list[str]:
         """Enqueue the event's handlers again, or the one of that name; the ids of the new jobs.
 
-        Raises EventNotFound; ConfigurationError when there is no such handler for it.
+        Raises EventNotFound, EventPruned; ConfigurationError when there is no such handler for it.
         """
         again = self._again(await self.get(id), handler)
         jobs = await self.store.write(*_with_keys(enqueue_again, again, (again,)))
@@ -134,6 +135,13 @@ class Inbox:
         jobs = self.store.write_sync(*_with_keys(enqueue_again, again, (again,)))
         self.store.notify(CHANNEL)
         return jobs
+
+    @property
+    def replays(self) -> Replays:
+        """Many events handled again: by filter, by time, at a rate, with progress, to be cancelled and resumed."""
+        from moorline.events.replay import Replays
+
+        return Replays(self.store, self.handlers)
 
     def _arrival(self, event: Event) -> Arrival:
         key = event.dedup_key or event.id
@@ -184,6 +192,8 @@ def _with_keys(apply: Apply[W, R], wanted: W, each: Sequence[Arrival | Replay]) 
 def _found(id: str, event: Event | None) -> Event:
     if event is None:
         raise EventNotFound(f"no event {id!r} is stored")
+    if event.pruned:
+        raise EventPruned(f"event {id}: its body and headers are no longer kept (webhooks.keep_days)")
     return event
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
+from moorline.events.compression import PRUNED, opened
 from moorline.events.event import Event
 from moorline.jobs.brokers.sql import insert_jobs
 from moorline.jobs.job import JobRow
@@ -31,6 +32,8 @@ __all__ = [
     "enqueue_again",
     "event_by_id",
     "events_by_ids",
+    "known_services",
+    "of_type",
     "several_events",
     "store_arrivals",
     "store_deliveries",
@@ -169,8 +172,7 @@ def event_by_id(connection: Connection, id: str) -> Event | None:
         row = connection.execute(shown).first()
     if row is None:
         # The index begins with the service; naming them all is far cheaper than reading the table.
-        services = connection.execute(_SERVICES).scalars().all()
-        by_sender = (events.c.delivery_key == id) & events.c.service.in_(services)
+        by_sender = (events.c.delivery_key == id) & events.c.service.in_(known_services(connection))
         row = connection.execute(sa.select(events).where(by_sender).order_by(events.c.id.desc())).first()
     return None if row is None else _event(row)
 
@@ -189,11 +191,21 @@ def several_events(
     if service is not None:
         query = query.where(events.c.service == service)
     if type is not None:
-        base, _, action = type.rpartition(".")
-        query = query.where((events.c.type == type) | ((events.c.type == base) & (events.c.action == action)))
+        query = query.where(of_type(type))
     if before is not None:
         query = query.where(events.c.id < before)
     return [_event(row) for row in connection.execute(query)]
+
+
+def of_type(type: str) -> sa.ColumnElement[bool]:
+    """Whether an event is of that type, as in ``Handlers.on``."""
+    base, _, action = type.rpartition(".")
+    return (events.c.type == type) | ((events.c.type == base) & (events.c.action == action))
+
+
+def known_services(connection: Connection) -> Sequence[str]:
+    """The services of which events are stored."""
+    return connection.execute(_SERVICES).scalars().all()
 
 
 def _row(arrival: Arrival) -> list[Any]:
@@ -251,7 +263,7 @@ def _event(row: Any) -> Event:
         service=row.service,
         id=row.sender_id or row.delivery_key,
         type=row.type,
-        body=bytes(row.body),
+        body=opened(row.body, row.encoding),
         headers=json.loads(row.headers),
         action=row.action,
         received_at=row.received_at,
@@ -261,4 +273,5 @@ def _event(row: Any) -> Event:
         duplicates=row.duplicates,
         secret=row.secret or "",
         dedup_key=row.delivery_key,
+        pruned=row.encoding == PRUNED,
     )

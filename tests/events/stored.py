@@ -1,0 +1,59 @@
+"""Events that are stored, for the tests of what is done with stored events."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moorline.clock import SYSTEM, Clock
+from moorline.events import Event, Inbox
+from moorline.store.store import Store
+
+START = 1_790_000_000.0
+"""When the first one was received."""
+
+
+def pull(number: int, *, at: float | None = None, **payload: Any) -> Event:
+    """The event of that number, a second after the one before it."""
+    return Event(
+        service=payload.pop("service", "github"),
+        id=f"7:{number}",
+        type=payload.pop("type", "pull_request"),
+        action=payload.pop("action", "closed"),
+        body=payload.pop("body", None) or json.dumps({"number": number, **payload}).encode(),
+        headers={"x-github-event": "pull_request", "content-type": "application/json"},
+        received_at=START + number if at is None else at,
+    )
+
+
+def add_all(inbox: Inbox, events: Iterable[Event]) -> list[str]:
+    """Store them in their order, committed together; their ids in the inbox."""
+    from moorline.events.inbox_sql import store_arrivals
+
+    futures = [inbox.store.submit(store_arrivals, inbox._arrival(event)) for event in events]
+    return [future.result().event_id for future in futures]
+
+
+@contextlib.contextmanager
+def fresh_store(clock: Clock = SYSTEM) -> Iterator[Store]:
+    """An empty SQLite store, for each of many examples: a copy of one that was migrated once."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = shutil.copy(_migrated(), Path(folder) / "a.db")
+        with Store(f"sqlite:///{file}", auto_migrate=False, clock=clock) as store:
+            yield store
+
+
+@cache
+def _migrated() -> Path:
+    file = Path(tempfile.mkdtemp(prefix="moorline-migrated-")) / "empty.db"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    with Store(f"sqlite:///{file}"):
+        pass
+    return file
