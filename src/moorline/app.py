@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
     from moorline.events.event import Event
+    from moorline.events.retention import Retention
+    from moorline.jobs.chores import Chore
     from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.job import Claim, JobHandle
@@ -54,6 +56,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CALL_JOB = "call"
 """The name under which durable Calls are stored as jobs."""
+
+_CHORE_SECONDS = 60.0
 
 log = logger("app")
 
@@ -276,7 +280,24 @@ class Moorline:
             grace=chosen.grace,
             queues=chosen.queues if queues is None else queues,
             clock=self.clock,
+            chores=self._chores(),
         )
+
+    def _chores(self) -> list[Chore]:
+        from moorline.jobs.chores import Chore
+
+        retention = self.retention()
+        return [Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))]
+
+    def retention(self) -> Retention:
+        """What prunes and compresses stored events, by the settings under ``[webhooks]``; workers run it."""
+        from moorline.events.retention import Retention, RetentionConfig
+
+        given = self.settings.webhooks
+        config = RetentionConfig(
+            keep_days=given.keep_days, dedup_days=given.dedup_days, compress_over=given.compress_over
+        )
+        return Retention(self.store, config)
 
     # --- looking
 

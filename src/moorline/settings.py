@@ -11,9 +11,9 @@ import tomllib
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -77,6 +77,18 @@ class WebhookSettings(BaseModel):
         else:
             Origin(value)
         return value
+    keep_days: Annotated[float, Field(ge=1)] = 30.0
+    """Days that an event's body and headers are kept; then it can be neither shown nor replayed."""
+    dedup_days: Annotated[float, Field(ge=1)] = 30.0
+    """Days that a second delivery of an event is known to be one; at least ``keep_days``."""
+    compress_over: Annotated[int, Field(ge=0)] = 2048
+    """Bytes of a body that is compressed once it is an hour old, if it has more; 0 for never."""
+
+    @model_validator(mode="after")
+    def _key_outlives_body(self) -> Self:
+        if self.dedup_days < self.keep_days:
+            raise ValueError(f"dedup_days must be at least keep_days ({self.keep_days:g}): a body goes with its key")
+        return self
 
 
 class WorkerSettings(BaseModel):

@@ -15,6 +15,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreUnavailable
 from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import Completion, WorkerInfo
+from moorline.jobs.chores import Chore, look_after
 from moorline.jobs.completions import Completions
 from moorline.jobs.decision import given_back
 from moorline.jobs.execution import Ended, Execution
@@ -49,6 +50,7 @@ class Worker:
     to a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
     given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long
     done jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
+    ``chores`` are looked after while it ``run``s.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Worker:
         poll: float = 1.0,
         keep: float = 86_400.0,
         quarantine: float = 5.0,
+        chores: Sequence[Chore] = (),
         seed: int | None = None,
     ) -> None:
         if concurrency < 1:
@@ -84,6 +87,7 @@ class Worker:
         self._poll = poll
         self._keep = keep
         self._quarantine = quarantine
+        self._chores = tuple(chores)
         self._random = random.Random(seed)
         self._log = logger("jobs")
         self._active = False
@@ -138,7 +142,8 @@ class Worker:
         Results are stored before it returns, and jobs that did not end are given back without spending an attempt.
         """
         async with self._session(signals=signals):
-            await self._first_failure(self._claim_for_ever(), self._maintain(), self._stop_asked.wait())
+            chores = [look_after(one, self.id, self._log, self._random) for one in self._chores]
+            await self._first_failure(self._claim_for_ever(), self._maintain(), *chores, self._stop_asked.wait())
         return self._done
 
     async def drain(self) -> int:

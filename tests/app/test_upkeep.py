@@ -1,0 +1,62 @@
+"""A running worker keeps what the settings say of events."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.events.stored import START, add_all, pull
+
+from moorline import Moorline
+from moorline.clock import SystemClock
+from moorline.errors import ConfigurationError
+from moorline.settings import Settings, WebhookSettings
+
+
+class Later(SystemClock):
+    """The machine's clock, 32 days after START."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return START + 32 * 86_400.0
+
+
+async def test_a_worker_prunes_old_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By ``webhooks.keep_days`` and ``dedup_days``, without being asked."""
+    from moorline.store import ids
+
+    monkeypatch.setattr(ids, "_make", ids._maker())
+    monkeypatch.setattr("moorline.app._CHORE_SECONDS", 0.02)
+    settings = Settings(
+        database_url=f"sqlite:///{tmp_path}/a.db", webhooks=WebhookSettings(keep_days=10, dedup_days=31)
+    )
+    app = Moorline(settings=settings, clock=Later())
+    await app.open()
+    days = enumerate((0, 2, 31))
+    _, emptied, young = await asyncio.to_thread(
+        add_all, app.inbox, [pull(n, at=START + day * 86_400) for n, day in days]
+    )
+    async with app.running(worker=True):
+        for _ in range(500):
+            events = await app.inbox.recent()
+            if len(events) == 2 and events[1].pruned:
+                break
+            await asyncio.sleep(0.01)
+        assert [(event.inbox_id, event.pruned) for event in events] == [(young, False), (emptied, True)]
+
+
+def test_a_key_that_ends_before_its_body_is_refused():
+    """The settings name what is wrong."""
+    with pytest.raises(ValueError, match="dedup_days must be at least keep_days"):
+        WebhookSettings(keep_days=40)
+
+
+def test_the_settings_name_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the file's terms."""
+    from moorline.settings import load
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moorline.toml").write_text("[webhooks]\nkeep_days = 0\n")
+    with pytest.raises(ConfigurationError, match=r"webhooks\.keep_days"):
+        load()
