@@ -45,13 +45,14 @@ def add_all(inbox: Inbox, events: Iterable[Event]) -> list[str]:
 def fresh_store(clock: Clock = SYSTEM) -> Iterator[Store]:
     """An empty SQLite store, for each of many examples: a copy of one that was migrated once."""
     with tempfile.TemporaryDirectory() as folder:
-        file = shutil.copy(_migrated(), Path(folder) / "a.db")
+        file = shutil.copy(migrated(), Path(folder) / "a.db")
         with Store(f"sqlite:///{file}", auto_migrate=False, clock=clock) as store:
             yield store
 
 
 @cache
-def _migrated() -> Path:
+def migrated() -> Path:
+    """An empty database file, to be copied."""
     file = Path(tempfile.mkdtemp(prefix="moorline-migrated-")) / "empty.db"
     atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
     with Store(f"sqlite:///{file}"):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moorline import redaction
+from moorline.cli import replays
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
-from moorline.errors import ConfigurationError, UnusableEvent
+from moorline.errors import UnusableEvent
 
 if TYPE_CHECKING:
     from moorline.events import Event
@@ -41,7 +42,7 @@ def list_(
         return
     rows(
         ("id", "service", "type", "sender's id", "received (UTC)", "bytes", "duplicates"),
-        ((e.inbox_id, e.service, e.name, e.id, when(e.received_at), len(e.body), e.duplicates) for e in found),
+        ((e.inbox_id, e.service, e.name, e.id, when(e.received_at), _size(e), e.duplicates) for e in found),
         empty="no event",
     )
 
@@ -66,45 +67,12 @@ def show(event_id: str, as_json: AsJson = False, database_url: DatabaseUrl = Non
     console.print(shown if isinstance(shown, str) else json.dumps(shown, indent=2), markup=False)
 
 
-@cli.command()
-def replay(
-    event_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The events.")] = None,
-    app: Annotated[
-        str | None, typer.Option(metavar="MODULE:APP", envvar="MOORLINE_APP", help="Whose handlers are to run.")
-    ] = None,
-    service: Service = None,
-    type: Type = None,
-    handler: Annotated[str | None, typer.Option(help="This handler only.")] = None,
-    limit: Limit = 1000,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which events, and do nothing.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Enqueue the handlers of events again: of those named, or of all that fit (--service github --type push)."""
-    from moorline.cli.target import find
+cli.command()(replays.replay)
+cli.command("replays")(replays.list_)
 
-    if app is None:
-        raise ConfigurationError("--app MODULE:APP is needed: the handlers are the application's (or set MOORLINE_APP)")
-    if bool(event_ids) == bool(service or type):
-        raise ConfigurationError("name the events, or say which by --service and --type; not both")
-    with find(app).opened() as inbox:
-        found = (
-            [inbox.get_sync(one) for one in event_ids]
-            if event_ids
-            else inbox.recent_sync(service=service, type=type, limit=limit)
-        )
-        lines: list[dict[str, Any]] = []
-        for event in reversed(found):  # in the order of their coming
-            jobs = [] if dry_run else inbox.replay_sync(str(event.inbox_id), handler=handler)
-            lines.append({"event": event.inbox_id, "service": event.service, "type": event.name, "jobs": jobs})
-    if as_json:
-        print_json(lines)
-        return
-    enqueued = "would be handled again" if dry_run else "jobs"
-    rows(
-        ("event", "service", "type", enqueued),
-        ((one["event"], one["service"], one["type"], len(one["jobs"]) or ("yes" if dry_run else 0)) for one in lines),
-        empty="no such event",
-    )
+
+def _size(event: Event) -> str:
+    return "pruned" if event.pruned else str(len(event.body))
 
 
 def _record(event: Event, *, people: bool = False) -> dict[str, Any]:
@@ -117,5 +85,6 @@ def _record(event: Event, *, people: bool = False) -> dict[str, Any]:
         "signed_at": when(event.timestamp) if people else event.timestamp,
         "secret_index": event.secret_index,
         "duplicates": event.duplicates,
-        "bytes": len(event.body),
+        "bytes": None if event.pruned else len(event.body),
+        "pruned": event.pruned,
     }
