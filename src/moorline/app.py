@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from moorline.calls.adapters.functions import Resilient
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
+    from moorline.events.alert_watch import AlertWatch
+    from moorline.events.alerts import Alert
     from moorline.events.event import Event
     from moorline.events.retention import Retention
     from moorline.jobs.chores import Chore
@@ -92,6 +94,7 @@ class Moorline:
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}
+        self._alert_hooks: list[Callable[[Alert], object]] = []
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
         self._webhook_secrets = EnvironmentSecrets(scheme_named, _sandbox_secrets)
@@ -286,18 +289,34 @@ class Moorline:
     def _chores(self) -> list[Chore]:
         from moorline.jobs.chores import Chore
 
-        retention = self.retention()
-        return [Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))]
+        retention, alerts = self.retention(), self.alerts()
+        return [
+            Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker)),
+            Chore("alerts", _CHORE_SECONDS, alerts.run_once),
+        ]
 
     def retention(self) -> Retention:
         """What prunes and compresses stored events, by the settings under ``[webhooks]``; workers run it."""
-        from moorline.events.retention import Retention, RetentionConfig
+        from moorline.events.retention import Retention
 
-        given = self.settings.webhooks
-        config = RetentionConfig(
-            keep_days=given.keep_days, dedup_days=given.dedup_days, compress_over=given.compress_over
-        )
-        return Retention(self.store, config)
+        return Retention(self.store, self.settings.webhooks.retention())
+
+    def alerts(self) -> AlertWatch:
+        """What looks for alerts, by the settings under ``[webhooks.alerts]``; workers run it every minute."""
+        from moorline.events.alert_post import AlertPost
+        from moorline.events.alert_watch import AlertWatch
+
+        given = self.settings.webhooks.alerts
+        posts = [] if given.url is None else [AlertPost(given.url)]
+        return AlertWatch(self.store, given.config(), tell=[*self._alert_hooks, *posts])
+
+    def on_alert(self, function: F) -> F:
+        """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.
+
+        It is called in one of the workers. What it raises is logged, and the alert is not told to it again.
+        """
+        self._alert_hooks.append(function)
+        return function
 
     # --- looking
 

@@ -35,7 +35,19 @@ from moorline.policies.retry import Retry
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LogSettings", "ServiceSettings", "Settings", "WebhookSettings", "WorkerSettings", "load"]
+    from moorline.events.alerts import AlertConfig
+    from moorline.events.retention import RetentionConfig
+
+__all__ = [
+    "AlertSettings",
+    "LogSettings",
+    "ServiceSettings",
+    "Settings",
+    "SourceAlertSettings",
+    "WebhookSettings",
+    "WorkerSettings",
+    "load",
+]
 
 FILE = "moorline.toml"
 PREFIX = "MOORLINE_"
@@ -48,6 +60,69 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+class SourceAlertSettings(BaseModel):
+    """``[webhooks.alerts.sources.NAME]``: what differs for one service."""
+
+    model_config = _STRICT
+
+    silent_minutes: Annotated[float, Field(ge=0)] | None = None
+    """Minutes without an event; 0 for never."""
+    failures_percent: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Percent of its requests that were forged; 0 for never."""
+
+
+class AlertSettings(BaseModel):
+    """``[webhooks.alerts]``: what is told to the log, to ``app.on_alert`` and to a URL. 0 switches a limit off."""
+
+    model_config = _STRICT
+
+    silent_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """Minutes without an event of a service that sent some before."""
+    failures_percent: Annotated[float, Field(ge=0, le=100)] = 50.0
+    """Percent of a service's requests that were forged, of at least 10 in 15 minutes."""
+    backlog_seconds: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds that the oldest event has waited for its handler."""
+    secret_days: Annotated[float, Field(ge=0)] = 14.0
+    """Days before a signing secret ends, where its end is known."""
+    url: Annotated[str | None, Field(repr=False)] = None
+    """Where alerts are posted as JSON: https, or http on this machine."""
+    sources: dict[str, SourceAlertSettings] = {}
+    """By the name of a service: ``silent_minutes`` and ``failures_percent`` of its own."""
+
+    @field_validator("url")
+    @classmethod
+    def _allowed(cls, value: str | None) -> str | None:
+        if value is not None:
+            from moorline.events.alert_post import check_alert_url
+
+            try:
+                check_alert_url(value)
+            except ConfigurationError as error:
+                raise ValueError(str(error).removeprefix("url: ")) from None
+        return value
+
+    def config(self) -> AlertConfig:
+        """The limits, as ``AlertWatch`` takes them."""
+        from moorline.events.alerts import AlertConfig, Limits
+
+        names = ("silent_minutes", "failures_percent")
+        common = {name: getattr(self, name) for name in names}
+        own = {
+            service: {name: given for name in names if (given := getattr(source, name)) is not None}
+            for service, source in self.sources.items()
+        }
+        return AlertConfig(
+            limits=Limits(**_without_zeros(common)),
+            services={service: Limits(**_without_zeros(common | given)) for service, given in own.items()},
+            backlog_seconds=self.backlog_seconds or None,
+            secret_days=self.secret_days or None,
+        )
+
+
+def _without_zeros(limits: dict[str, float]) -> dict[str, float | None]:
+    return {name: value or None for name, value in limits.items()}
 
 
 class WebhookSettings(BaseModel):
@@ -77,12 +152,21 @@ class WebhookSettings(BaseModel):
         else:
             Origin(value)
         return value
+
     keep_days: Annotated[float, Field(ge=1)] = 30.0
     """Days that an event's body and headers are kept; then it can be neither shown nor replayed."""
     dedup_days: Annotated[float, Field(ge=1)] = 30.0
     """Days that a second delivery of an event is known to be one; at least ``keep_days``."""
     compress_over: Annotated[int, Field(ge=0)] = 2048
     """Bytes of a body that is compressed once it is an hour old, if it has more; 0 for never."""
+
+    alerts: AlertSettings = AlertSettings()
+
+    def retention(self) -> RetentionConfig:
+        """What is kept, as ``Retention`` takes it."""
+        from moorline.events.retention import RetentionConfig
+
+        return RetentionConfig(keep_days=self.keep_days, dedup_days=self.dedup_days, compress_over=self.compress_over)
 
     @model_validator(mode="after")
     def _key_outlives_body(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.events.stored import START, add_all, pull
@@ -11,7 +12,9 @@ from tests.events.stored import START, add_all, pull
 from moorline import Moorline
 from moorline.clock import SystemClock
 from moorline.errors import ConfigurationError
-from moorline.settings import Settings, WebhookSettings
+from moorline.events import Alert
+from moorline.events.alerts import Limits
+from moorline.settings import AlertSettings, Settings, SourceAlertSettings, WebhookSettings
 
 
 class Later(SystemClock):
@@ -44,6 +47,44 @@ async def test_a_worker_prunes_old_events(tmp_path: Path, monkeypatch: pytest.Mo
                 break
             await asyncio.sleep(0.01)
         assert [(event.inbox_id, event.pruned) for event in events] == [(young, False), (emptied, True)]
+
+
+async def test_a_worker_looks_for_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By the settings, told to the functions that asked for it."""
+    monkeypatch.setattr("moorline.app._CHORE_SECONDS", 0.02)
+    app = Moorline(f"sqlite:///{tmp_path}/a.db")
+    heard = asyncio.Event()
+    alerts: list[Alert] = []
+
+    @app.on_alert
+    async def hear(alert: Alert) -> None:
+        alerts.append(alert)
+        heard.set()
+
+    def forge(connection: Any, payloads: list[int]) -> list[None]:
+        connection.exec_driver_sql(
+            f"INSERT INTO event_counts (service, minute, forged) VALUES ('github', {payloads[0]}, 12)"
+        )
+        return [None]
+
+    async with app.running(worker=True):
+        await app.store.write(forge, int(app.clock.wall() // 60))
+        await asyncio.wait_for(heard.wait(), 30)
+    assert [(alert.rule, alert.service, alert.state) for alert in alerts] == [("failures", "github", "firing")]
+
+
+def test_alert_settings_become_limits():
+    """0 is never; a source has what it names, and the rest of all."""
+    given = AlertSettings(
+        silent_minutes=60, failures_percent=0, sources={"stripe": SourceAlertSettings(silent_minutes=10)}, secret_days=0
+    )
+    config = given.config()
+    assert config.limits == Limits(silent_minutes=60, failures_percent=None)
+    assert config.services == {"stripe": Limits(silent_minutes=10, failures_percent=None)}
+    assert (config.backlog_seconds, config.secret_days) == (300, None)
+    with pytest.raises(ValueError, match="must be https"):
+        AlertSettings(url="http://example.com")
+    assert "token" not in repr(AlertSettings(url="https://example.com/token"))
 
 
 def test_a_key_that_ends_before_its_body_is_refused():

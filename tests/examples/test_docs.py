@@ -80,16 +80,19 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
         assert own or any(place.exists() for place in places), path
 
 
+def _settings(model: Any, above: str) -> Iterator[tuple[str, object]]:
+    for name, field in model.model_fields.items():
+        if hasattr(type(field.default), "model_fields"):
+            yield from _settings(type(field.default), f"{above}{name}.")
+        else:
+            yield above + name, field.default
+
+
 def _defaults() -> Iterator[tuple[str, object]]:
     for kind in (Policy, Retry, Breaker):
         assert is_dataclass(kind)
         yield from ((f"{kind.__name__}.{field.name}", field.default) for field in fields(kind))
-    for name, field in Settings.model_fields.items():
-        parts = getattr(type(field.default), "model_fields", None)
-        if parts is None:
-            yield name, field.default
-        else:
-            yield from ((f"{name}.{part}", inner.default) for part, inner in parts.items())
+    yield from _settings(Settings, "")
     for part in ("retries", "queue", "priority", "timeout"):
         yield f"app.job({part})", inspect.signature(Jobs.function).parameters[part].default
     yield "app.on(retries)", inspect.signature(Moorline.on).parameters["retries"].default

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moorline.events.alerts import Alert
     from moorline.events.delivery import Delivers, Delivery, Reply
     from moorline.events.event import Event
     from moorline.events.handlers import Handlers
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from moorline.events.verification import verify, verify_each
 
 __all__ = [
+    "Alert",
     "Delivers",
     "Delivery",
     "Event",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Alert": "alerts",
     "Delivers": "delivery",
     "Delivery": "delivery",
     "Event": "event",

@@ -1,0 +1,170 @@
+"""Looks for alerts every so often, and tells each once, whichever worker it is that looks.
+
+A lease keeps workers from looking at the same time; what fires is kept in the database and changed by compare-and-set,
+so that even without the lease two could not both begin an alert. What is to be told is kept with it until it was told:
+after a crash in between it is told by the next one (so perhaps twice, never not at all).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from moorline.events.alerts import WINDOW_MINUTES, Alert, AlertConfig, Counts, Expiring, Facts, decide, readings
+from moorline.jobs.job import JobRow
+from moorline.store.leases import Lease, compare_and_set, take_leases
+from moorline.store.schema import event_counts, jobs, meta
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from moorline.store.store import Store
+
+__all__ = ["AlertWatch", "Hook"]
+
+Hook = Callable[[Alert], object]
+"""Takes an alert when it begins and when it is over; plain (run in a thread) or async."""
+
+_KEY: Final = "alerts"
+_LEASE: Final = 90.0
+_QUEUE: Final = JobRow._field_defaults["queue"]
+_PRIORITY: Final = JobRow._field_defaults["priority"]
+
+log = logger("events")
+
+
+class _State(NamedTuple):
+    """What fires, and what is still to be told; ``kept`` is how the database has it."""
+
+    firing: dict[str, Alert]
+    untold: list[Alert]
+    kept: str | None
+
+    def dumped(self) -> str:
+        return json.dumps(
+            {
+                "firing": {key: alert.to_dict() for key, alert in self.firing.items()},
+                "untold": [alert.to_dict() for alert in self.untold],
+            }
+        )
+
+
+class AlertWatch:
+    """``run_once`` looks once. ``secrets`` gives the signing secrets that end; ``tell`` are told what changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: AlertConfig | None = None,
+        *,
+        secrets: Callable[[], Iterable[tuple[str, str, float]]] = tuple,
+        tell: Sequence[Hook] = (),
+    ) -> None:
+        self._store = store
+        self._config = AlertConfig() if config is None else config
+        self._secrets = secrets
+        self._tell = tell
+
+    async def run_once(self, holder: str) -> list[Alert]:
+        """Look, keep what fires, tell what changed; nothing if another holder does. Raises StoreUnavailable."""
+        now = self._store.clock.wall()
+        if not await self._store.write(take_leases, Lease(_KEY, holder, now, _LEASE)):
+            return []
+        state = await self._store.read(_load)
+        firing, changed = decide(state.firing, self._readings(await self._store.read(_facts, now)), now)
+        if changed or state.untold:
+            state = _State(firing, [*state.untold, *changed], state.kept)
+            kept = await self._store.write(_keep, state)
+            if kept is None:
+                return []  # somebody else was faster, and tells it
+            await self._told(state.untold)
+            await self._store.write(_keep, _State(firing, [], kept))
+        return changed
+
+    def firing_sync(self) -> list[Alert]:
+        """What fires now, looked at anew; changes nothing and tells nobody."""
+        now = self._store.clock.wall()
+        state = self._store.read_sync(_load)
+        firing, _ = decide(state.firing, self._readings(self._store.read_sync(_facts, now)), now)
+        return list(firing.values())
+
+    def _readings(self, facts: Facts) -> list[Any]:
+        return readings(facts._replace(secrets=[Expiring(*one) for one in self._secrets()]), self._config)
+
+    async def _told(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            write = log.warning if alert.state == "firing" else log.info
+            write("event_alert", **alert.to_dict())
+            for hook in self._tell:
+                try:
+                    await _called(hook, alert)
+                except Exception as error:  # noqa: BLE001 -- the others are to hear of it all the same
+                    log.error("event_alert_not_told", hook=_name(hook), rule=alert.rule, error=repr(error))
+
+
+async def _called(hook: Hook, alert: Alert) -> None:
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
+        answer = hook(alert)
+        assert isinstance(answer, Awaitable)
+        await answer
+    else:
+        await asyncio.to_thread(hook, alert)
+
+
+def _name(hook: Hook) -> str:
+    return getattr(hook, "__qualname__", type(hook).__qualname__)
+
+
+def _load(connection: Connection) -> _State:
+    kept = connection.execute(sa.select(meta.c.value).where(meta.c.key == _KEY)).scalar()
+    if kept is None:
+        return _State({}, [], None)
+    read = json.loads(kept)
+    firing = {key: Alert(**alert) for key, alert in read["firing"].items()}
+    return _State(firing, [Alert(**alert) for alert in read["untold"]], kept)
+
+
+def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
+    """Keep each state if the database still has what it was made from; what is kept then, or None."""
+    dumped = [state.dumped() for state in states]
+    return [
+        new if compare_and_set(connection, _KEY, state.kept, new) else None
+        for state, new in zip(states, dumped, strict=True)
+    ]
+
+
+def _facts(connection: Connection, now: float) -> Facts:
+    return Facts(now, _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now))
+
+
+def _counts(connection: Connection, since: int) -> dict[str, Counts]:
+    found: dict[str, Counts] = {}
+    came = event_counts.c.stored + event_counts.c.duplicates
+    for service in sorted(connection.execute(sa.select(event_counts.c.service).distinct()).scalars()):
+        theirs = event_counts.c.service == service
+        last = sa.select(event_counts.c.minute).where(theirs, came > 0).order_by(event_counts.c.minute.desc()).limit(1)
+        window = sa.select(sa.func.sum(came), sa.func.sum(event_counts.c.forged))
+        good, forged = connection.execute(window.where(theirs, event_counts.c.minute > since)).one()
+        found[service] = Counts(connection.execute(last).scalar(), int(good or 0), int(forged or 0))
+    return found
+
+
+def _oldest(connection: Connection, now: float) -> float | None:
+    """When the oldest of the jobs of events that wait was due: the first ones along the index of what is ready."""
+    ready = (jobs.c.state == sa.literal("ready", literal_execute=True)) & (
+        jobs.c.crashes == sa.literal(0, literal_execute=True)
+    )
+    query = (
+        sa.select(jobs.c.run_at)
+        .where(ready, jobs.c.queue == _QUEUE, jobs.c.priority == _PRIORITY)
+        .where(jobs.c.run_at <= now, jobs.c.event_id.is_not(None))
+        .order_by(jobs.c.run_at)
+        .limit(1)
+    )
+    return connection.execute(query).scalar()

@@ -1,0 +1,208 @@
+"""What is wrong with the events that come in, decided from facts alone: no clock, no database.
+
+An alert fires once, when its limit is reached, and is over once, when it is well below it again (four fifths), so that
+what wavers around the limit is one alert. Each has a rule:
+
+========  =========================================================================  ===============================
+silent    no event of a service for ``silent_minutes``                                ends with its next event
+failures  more than ``failures_percent`` of a service's requests were forged          of at least ten in 15 minutes
+backlog   the oldest event that is due has waited for ``backlog_seconds``
+secret    a signing secret ends within ``secret_days``                                 ends when it is gone
+========  =========================================================================  ===============================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+from moorline.errors import ConfigurationError
+
+__all__ = ["Alert", "AlertConfig", "Counts", "Expiring", "Facts", "Limits", "Reading", "decide", "readings"]
+
+Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret"]
+Key: TypeAlias = str
+
+_OVER: Final = 0.8  # of the limit: below it an alert is over
+_LEAST: Final = 10  # requests in the window, for a share of them to mean anything
+WINDOW_MINUTES: Final = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is too much, for one service or for all; None is never. Raises ConfigurationError that names the field."""
+
+    silent_minutes: float | None = None
+    failures_percent: float | None = 50.0
+
+    def __post_init__(self) -> None:
+        for name in ("silent_minutes", "failures_percent"):
+            _check(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertConfig:
+    """All limits: ``limits`` hold for every service that ``services`` does not name. Raises ConfigurationError."""
+
+    limits: Limits = field(default_factory=Limits)
+    services: Mapping[str, Limits] = field(default_factory=dict)
+    backlog_seconds: float | None = 300.0
+    secret_days: float | None = 14.0
+
+    def __post_init__(self) -> None:
+        for name in ("backlog_seconds", "secret_days"):
+            _check(name, getattr(self, name))
+
+
+class Counts(NamedTuple):
+    """A service: the minute (since the epoch) of its last event, None if none is known; and what came in the window."""
+
+    last: int | None
+    good: int
+    forged: int
+
+
+class Expiring(NamedTuple):
+    """A secret that ends: whose, what it is called, and when, in seconds since the epoch. Never the secret itself."""
+
+    service: str
+    label: str
+    not_after: float
+
+
+class Facts(NamedTuple):
+    """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits."""
+
+    at: float
+    counts: Mapping[str, Counts]
+    oldest: float | None
+    secrets: Sequence[Expiring] = ()
+
+
+class Reading(NamedTuple):
+    """One rule, looked at: ``level`` is 1 at the limit; None if it cannot be told now, so that nothing changes."""
+
+    rule: Rule
+    service: str
+    label: str
+    level: float | None
+    value: float
+    limit: float
+    message: str
+
+    @property
+    def key(self) -> Key:
+        """What this is the reading of."""
+        return f"{self.rule}\x1f{self.service}\x1f{self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """``state`` is ``firing`` or ``resolved``. ``service`` is empty where it is about all. Seconds since the epoch.
+
+    ``value`` and ``limit`` are in the rule's own unit: minutes, percent, seconds, days. ``label`` is a secret's.
+    """
+
+    rule: Rule
+    service: str
+    label: str
+    state: Literal["firing", "resolved"]
+    value: float
+    limit: float
+    message: str
+    since: float
+    at: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self)
+
+
+def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
+    """Every rule that has a limit, looked at."""
+    found: list[Reading] = []
+    for service, counts in facts.counts.items():
+        limits = config.services.get(service, config.limits)
+        found += _silent(service, counts, limits, facts.at)
+        found += _failures(service, counts, limits)
+    found += _backlog(facts, config)
+    found += _secrets(facts, config)
+    return found
+
+
+def decide(firing: Mapping[Key, Alert], found: Sequence[Reading], now: float) -> tuple[dict[Key, Alert], list[Alert]]:
+    """What fires from now on, and what changed: alerts that began or are over.
+
+    One whose reading is gone (the service or the secret, or its limit) is over.
+    """
+    after: dict[Key, Alert] = {}
+    changed: list[Alert] = []
+    for reading in found:
+        before = firing.get(reading.key)
+        if before is None:
+            if reading.level is not None and reading.level >= 1:
+                after[reading.key] = _alert(reading, now)
+                changed.append(after[reading.key])
+        elif reading.level is not None and reading.level < _OVER:
+            changed.append(replace(_alert(reading, now), state="resolved", since=before.since))
+        else:
+            after[reading.key] = before
+    gone = firing.keys() - {reading.key for reading in found}
+    changed += [replace(firing[key], state="resolved", at=now, message="no longer watched") for key in sorted(gone)]
+    return after, changed
+
+
+def _alert(reading: Reading, now: float) -> Alert:
+    facts = (reading.value, reading.limit, reading.message)
+    return Alert(reading.rule, reading.service, reading.label, "firing", *facts, since=now, at=now)
+
+
+def _silent(service: str, counts: Counts, limits: Limits, now: float) -> Iterator[Reading]:
+    if limits.silent_minutes is None or counts.last is None:
+        return
+    silent = max(now / 60 - (counts.last + 1), 0.0)
+    message = f"no event of {service} for {silent:.0f} minutes (limit {limits.silent_minutes:g})"
+    level = silent / limits.silent_minutes
+    yield Reading("silent", service, "", level, round(silent, 1), limits.silent_minutes, message)
+
+
+def _failures(service: str, counts: Counts, limits: Limits) -> Iterator[Reading]:
+    if limits.failures_percent is None:
+        return
+    total = counts.good + counts.forged
+    share = 100.0 * counts.forged / total if total else 0.0
+    # A few requests say nothing, unless all of them are good.
+    level = share / limits.failures_percent if total >= _LEAST or not counts.forged else None
+    message = f"{share:.0f} % of {total} requests as {service} were not signed by an accepted secret"
+    message += f", in {WINDOW_MINUTES} minutes (limit {limits.failures_percent:g} %)"
+    yield Reading("failures", service, "", level, round(share, 1), limits.failures_percent, message)
+
+
+def _backlog(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.backlog_seconds
+    if limit is None:
+        return
+    age = 0.0 if facts.oldest is None else max(facts.at - facts.oldest, 0.0)
+    message = f"the oldest event that is due has waited for {age:.0f} s (limit {limit:g})"
+    yield Reading("backlog", "", "", age / limit, round(age, 1), limit, message)
+
+
+def _secrets(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.secret_days
+    if limit is None:
+        return
+    for secret in facts.secrets:
+        left = (secret.not_after - facts.at) / 86_400
+        ends = f"ends in {left:.1f} days" if left > 0 else f"ended {-left:.1f} days ago"
+        message = f"the secret {secret.label!r} of {secret.service} {ends} (limit {limit:g})"
+        level = 1.0 if left <= limit else 0.0
+        yield Reading("secret", secret.service, secret.label, level, round(left, 1), limit, message)
+
+
+def _check(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigurationError(f"{name}: expected a number above 0, or nothing for never, got {value!r}")

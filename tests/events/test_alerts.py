@@ -1,0 +1,242 @@
+"""Alerts: each begins once and is over once; decided from facts, then on both databases."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.events.stored import START, add_all, pull
+
+from moorline.clock import ManualClock
+from moorline.errors import CallError, ConfigurationError
+from moorline.events import Alert, Inbox
+from moorline.events.alert_post import AlertPost, check_alert_url
+from moorline.events.alert_watch import AlertWatch
+from moorline.events.alerts import AlertConfig, Counts, Expiring, Facts, Limits, Reading, decide, readings
+from moorline.services import GitHub
+from moorline.store.store import Store
+
+DAY = 86_400.0
+NOW = START
+MINUTE = int(NOW // 60)
+
+
+def told(facts: Facts, config: AlertConfig) -> dict[tuple[str, str], float | None]:
+    return {(one.rule, one.service): one.level for one in readings(facts, config)}
+
+
+def test_each_rule_reads_its_facts():
+    """Level 1 is the limit; what cannot be told is None; a service has its own limits where it is named."""
+    config = AlertConfig(
+        limits=Limits(silent_minutes=None, failures_percent=50),
+        services={"stripe": Limits(silent_minutes=10, failures_percent=None)},
+        backlog_seconds=100,
+        secret_days=14,
+    )
+    counts = {
+        "stripe": Counts(MINUTE - 21, 0, 500),
+        "github": Counts(MINUTE - 500, 10, 30),
+        "few": Counts(None, 1, 3),
+        "good": Counts(MINUTE, 3, 0),
+    }
+    secrets = [Expiring("github", "old", NOW + 13 * DAY), Expiring("github", "new", NOW + 15 * DAY)]
+    facts = Facts(float(MINUTE * 60), counts, NOW - 50, secrets)
+    found = told(facts, config)
+    assert found == {
+        ("silent", "stripe"): 2.0,
+        ("failures", "github"): 1.5,
+        ("failures", "few"): None,
+        ("failures", "good"): 0.0,
+        ("backlog", ""): pytest.approx((MINUTE * 60 - NOW + 50) / 100),
+        ("secret", "github"): 0.0,
+    }
+    labels = {one.label: one for one in readings(facts, config) if one.rule == "secret"}
+    assert (labels["old"].level, labels["new"].level) == (1.0, 0.0)
+    assert "ends in 13.0 days" in labels["old"].message
+    gone = readings(facts._replace(secrets=[Expiring("github", "old", NOW - DAY)]), config)[-1]
+    assert gone.level == 1.0
+    assert "ended" in gone.message
+    off = AlertConfig(limits=Limits(failures_percent=None), backlog_seconds=None, secret_days=None)
+    assert readings(facts, off) == []
+
+
+def reading(level: float | None, service: str = "github") -> Reading:
+    return Reading("silent", service, "", level, (level or 0) * 10, 10, "quiet")
+
+
+@given(st.lists(st.none() | st.sampled_from([0.0, 0.5, 0.79, 0.8, 0.9, 0.99, 1.0, 1.5]), max_size=40))
+def test_an_alert_begins_and_ends_alternately(levels: list[float | None]):
+    """Whatever the levels do: firing, resolved, firing, …; it begins at the limit, ends below four fifths, and holds between."""
+    firing: dict[str, Alert] = {}
+    states = []
+    for at, level in enumerate(levels):
+        before = bool(firing)
+        firing, changed = decide(firing, [reading(level)], float(at))
+        states += [alert.state for alert in changed]
+        if level is not None:
+            assert bool(firing) == (level >= 1 or (before and level >= 0.8))
+        else:
+            assert bool(firing) == before
+    assert states == ["firing", "resolved"] * (len(states) // 2) + ["firing"] * (len(states) % 2)
+
+
+def test_what_is_no_longer_watched_is_over():
+    """A limit that was removed, or a secret that is gone, resolves its alert; others stay with when they began."""
+    firing, _ = decide({}, [reading(1.0, "a"), reading(2.0, "b")], 5.0)
+    firing, changed = decide(firing, [reading(1.0, "a")], 9.0)
+    assert [(one.service, one.state, one.since, one.at) for one in changed] == [("b", "resolved", 5.0, 9.0)]
+    assert [(one.service, one.since) for one in firing.values()] == [("a", 5.0)]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(NOW)
+
+
+@pytest.fixture
+def store(database_url: str, clock: ManualClock) -> Any:
+    """An open store of each kind, on a clock that is moved by hand."""
+    with Store(database_url, clock=clock, auto_migrate=True) as store:
+        yield store
+
+
+def count(store: Store, service: str, minute: int, *, stored: int = 0, duplicates: int = 0, forged: int = 0) -> None:
+    def insert(connection: Any, payloads: list[Any]) -> list[None]:
+        connection.exec_driver_sql(
+            "INSERT INTO event_counts (service, minute, stored, duplicates, forged, refused)"
+            f" VALUES ('{service}', {minute}, {stored}, {duplicates}, {forged}, 0)"
+        )
+        return [None]
+
+    store.write_sync(insert, None)
+
+
+CONFIG = AlertConfig(limits=Limits(silent_minutes=30, failures_percent=50), backlog_seconds=100, secret_days=14)
+
+
+async def test_two_workers_tell_each_alert_once(store: Store, clock: ManualClock, caplog: Any):
+    """Whoever looks: begun once, over once, to the log and to each hook; restarts in between change nothing."""
+    heard: list[tuple[str, str, str]] = []
+
+    async def hear(alert: Alert) -> None:
+        heard.append((alert.rule, alert.service, alert.state))
+
+    def broken(alert: Alert) -> None:
+        raise ValueError("a bug in a hook")
+
+    def watches() -> list[AlertWatch]:
+        return [AlertWatch(store, CONFIG, tell=[broken, hear]) for _ in range(2)]
+
+    count(store, "github", MINUTE, stored=20)
+    count(store, "stripe", MINUTE, stored=4, duplicates=1, forged=15)
+    inbox = Inbox(store)
+    inbox.handlers.on(GitHub, "*", name="h")(len)
+    add_all(inbox, [pull(0, at=NOW)])
+    for _ in range(40):
+        for number, watch in enumerate(watches()):
+            await watch.run_once(f"worker {number}")
+        clock.advance(60)
+    assert heard == [
+        ("failures", "stripe", "firing"),
+        ("backlog", "", "firing"),
+        ("failures", "stripe", "resolved"),
+        ("silent", "github", "firing"),
+        ("silent", "stripe", "firing"),
+    ]
+    assert {one.rule for one in watches()[0].firing_sync()} == {"backlog", "silent"}
+    count(store, "github", int(clock.wall() // 60), stored=1)
+    await watches()[0].run_once("worker 0")
+    assert heard[5:] == [("silent", "github", "resolved")]
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("event_alert " in line and "'firing'" in line for line in lines) == 4
+    assert sum("event_alert_not_told" in line for line in lines) == 6
+
+
+async def test_while_another_looks_nobody_else_does(store: Store, clock: ManualClock):
+    """The lease is one worker's until its time is over."""
+    count(store, "stripe", MINUTE, stored=4, forged=15)
+    first, second = AlertWatch(store, CONFIG), AlertWatch(store, CONFIG)
+    assert len(await first.run_once("one")) == 1
+    count(store, "github", MINUTE, stored=4, forged=15)
+    assert await second.run_once("two") == []
+    clock.advance(100)
+    assert [one.service for one in await second.run_once("two")] == ["github"]
+
+
+async def test_what_was_kept_and_not_told_is_told_by_the_next(store: Store, clock: ManualClock):
+    """A worker that dies between the two: the alert is not lost."""
+
+    class Died(BaseException):
+        pass
+
+    async def die(alert: Alert) -> None:
+        raise Died
+
+    count(store, "stripe", MINUTE, stored=4, forged=15)
+    with pytest.raises(Died):
+        await AlertWatch(store, CONFIG, tell=[die]).run_once("one")
+    clock.advance(100)
+    heard: list[Alert] = []
+    await AlertWatch(store, CONFIG, tell=[heard.append]).run_once("two")
+    assert [(one.rule, one.service, one.state) for one in heard] == [("failures", "stripe", "firing")]
+
+
+async def test_the_secrets_that_end_come_from_outside(store: Store):
+    """A callable gives service, label and end; the log names the label."""
+    watch = AlertWatch(store, CONFIG, secrets=lambda: [("stripe", "current", NOW + DAY)])
+    (alert,) = await watch.run_once("one")
+    assert (alert.rule, alert.service, alert.label, alert.value, alert.limit) == (
+        "secret",
+        "stripe",
+        "current",
+        1.0,
+        14,
+    )
+
+
+ALERT = Alert("silent", "github", "", "firing", 31.0, 30.0, "no event", NOW, NOW)
+
+
+async def test_an_alert_is_posted_as_json_and_tried_again():
+    """With an idempotency key, so that a failing server is asked again; what it finally refuses is an error."""
+    seen: list[Any] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        import json
+
+        seen.append((request.headers["idempotency-key"], json.loads(request.content)))
+        return httpx2.Response(503 if len(seen) == 1 else 200 if len(seen) == 2 else 400, headers={"retry-after": "0"})
+
+    post = AlertPost("https://hooks.example.com/T0/secret-token", wire=httpx2.MockTransport(answer))
+    await post(ALERT)
+    assert len({key for key, _ in seen}) == 1
+    assert seen[1][1] == {"text": "firing: no event", **dataclasses.asdict(ALERT)}
+    with pytest.raises(CallError) as refused:
+        await post(ALERT)
+    assert "secret-token" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://example.com/x", "ftp://localhost", "https://", "https://me:pw@example.com", "x"]
+)
+def test_alerts_leave_this_machine_encrypted_only(url: str):
+    """Refused without showing the URL; https and http on loopback are taken."""
+    with pytest.raises(ConfigurationError) as refused:
+        AlertPost(url)
+    assert "pw" not in str(refused.value)
+    for good in ("https://example.com/hook?token=x", "http://127.0.0.1:9/x", "http://localhost/x", "http://[::1]/x"):
+        check_alert_url(good)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"silent_minutes": 0}, {"failures_percent": float("inf")}, {"silent_minutes": True}]
+)
+def test_a_wrong_limit_is_named(limits: Any):
+    """Each field's error begins with its name."""
+    (name,) = limits
+    with pytest.raises(ConfigurationError, match=f"^{name}:"):
+        Limits(**limits)
