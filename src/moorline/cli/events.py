@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moorline import redaction
-from moorline.cli import replays
+from moorline.cli import replays, upkeep
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
 from moorline.errors import UnusableEvent
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(help="List, show and replay stored events.", no_args_is_help=True)
+cli = typer.Typer(
+    help="List, show, replay, export and prune stored events; alerts and refused requests.", no_args_is_help=True
+)
 
 Service = Annotated[str | None, typer.Option(help="Events of this service only.")]
 Type = Annotated[str | None, typer.Option(help="Events of this type only, such as payment_intent.succeeded.")]
@@ -69,6 +71,8 @@ def show(event_id: str, as_json: AsJson = False, database_url: DatabaseUrl = Non
 
 cli.command()(replays.replay)
 cli.command("replays")(replays.list_)
+for _command in (upkeep.export, upkeep.rejected, upkeep.alerts, upkeep.prune):
+    cli.command()(_command)
 
 
 def _size(event: Event) -> str:

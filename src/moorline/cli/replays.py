@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from moorline.events import Inbox, Replay, Selection
     from moorline.events.selection_sql import Head
 
-__all__ = ["Actor", "list_", "replay"]
+__all__ = ["Actor", "list_", "replay", "user"]
 
 _AGO: Final = re.compile(r"([0-9]{1,6})([smhd])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -81,7 +81,7 @@ def replay(
         )
     if everything and (named or chosen):
         raise ConfigurationError("--all: every event, or only some of them, not both")
-    who = actor or _user()
+    who = actor or user()
     if cancel is not None:
         with _inbox(app, database_url) as inbox:
             _show(inbox.replays.cancel_sync(cancel, actor=who, reason="by an operator"), as_json)
@@ -253,7 +253,8 @@ def _listed(path: Path | None) -> list[str]:
     return found
 
 
-def _user() -> str:
+def user() -> str:
+    """Who runs the command: USER@HOST."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container whose user has no name

@@ -1,0 +1,89 @@
+"""``moorline events export``, ``rejected``, ``alerts`` and ``prune``, run as a user runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from tests.cli.test_commands import _json, _moorline
+from tests.events.stored import add_all, migrated, pull
+
+from moorline.events import Inbox
+from moorline.store.store import Store
+from moorline.testing import load_event
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A database with one old event, one young, three refusals and a row of forgeries."""
+    (tmp_path / "moorline.toml").write_text('database_url = "sqlite:///shop.db"\n[webhooks]\ncompress_over = 0\n')
+    shutil.copy(migrated(), tmp_path / "shop.db")
+    with Store(f"sqlite:///{tmp_path}/shop.db", auto_migrate=False) as store:
+        add_all(Inbox(store), [pull(0, at=1_600_000_000.0), pull(1, at=time.time(), api_key="canary-value")])
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as connection, connection:
+        # The ids of this process are younger than the event: as if it had been stored when it came.
+        connection.execute("UPDATE events SET id = '0174' || substr(id, 5) WHERE received_at < 1700000000")
+        for n, service in enumerate(("github", "github", "stripe")):
+            connection.execute(
+                "INSERT INTO rejected (id, service, at, status, reason, method, headers, size, digest)"
+                " VALUES (?, ?, ?, 401, 'mismatch', 'POST', ?, 20, 'sha256:ab')",
+                (f"r{n}", service, 1_790_000_000 + n, json.dumps({"x-github-event": "push", "cookie": "canary-value"})),
+            )
+    return tmp_path
+
+
+def test_an_event_is_exported_for_tests(folder: Path) -> None:
+    """To a file or to standard output; with --redact nothing secret of the body is left."""
+    assert "fixture.json" in _moorline(folder, "events", "export", "7:1", "--to", "fixture.json")
+    assert load_event(folder / "fixture.json").payload == {"number": 1, "api_key": "canary-value"}
+    assert "canary" not in _moorline(folder, "events", "export", "7:1", "--redact")
+    assert "7:9" in _moorline(folder, "events", "export", "7:9", expect=1)
+    assert "--to" in _moorline(folder, "events", "export", "7:1", "--to", "no/such/folder.json", expect=2)
+
+
+def test_refused_requests_are_listed_and_shown(folder: Path) -> None:
+    """Newest first, by service; one with its headers, secrets masked."""
+    assert [one["id"] for one in _json(folder, "events", "rejected")] == ["r2", "r1", "r0"]
+    (one,) = _json(folder, "events", "rejected", "--service", "stripe")
+    assert (one["status"], one["reason"], one["method"], one["size"], one["digest"]) == (
+        401,
+        "mismatch",
+        "POST",
+        20,
+        "sha256:ab",
+    )
+    assert "mismatch" in _moorline(folder, "events", "rejected")
+    shown = _moorline(folder, "events", "rejected", "r1")
+    assert "x-github-event" in shown
+    assert "canary" not in shown
+    assert _json(folder, "events", "rejected", "r1")["headers"]["x-github-event"] == "push"
+    assert "r9" in _moorline(folder, "events", "rejected", "r9", expect=1)
+
+
+def test_alerts_are_shown_with_an_exit_code(folder: Path) -> None:
+    """0 and a word when nothing fires; 1 and what it is otherwise."""
+    assert "nothing fires" in _moorline(folder, "events", "alerts")
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection, connection:
+        values = (int(time.time() // 60), 20)
+        connection.execute("INSERT INTO event_counts (service, minute, forged) VALUES ('github', ?, ?)", values)
+    assert "not signed" in _moorline(folder, "events", "alerts", expect=1)
+    (alert,) = json.loads(_moorline(folder, "events", "alerts", "--json", expect=1))
+    assert (alert["rule"], alert["service"], alert["value"]) == ("failures", "github", 100.0)
+
+
+def test_old_events_are_pruned_by_hand(folder: Path) -> None:
+    """The dry run says what would go; the run does it, and keeps who did."""
+    assert _json(folder, "events", "prune", "--dry-run")["deleted"] == 1
+    assert "1 events deleted" in _moorline(folder, "events", "prune", "--actor", "ada")
+    assert [one["sender_id"] for one in _json(folder, "events", "list")] == ["7:1"]
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection:
+        assert connection.execute("SELECT actor, action FROM audit").fetchall() == [("ada", "events.prune")]
+        connection.execute("UPDATE events SET encoding = 'pruned'")
+        connection.commit()
+    assert "no longer kept" in _moorline(folder, "events", "show", "7:1", expect=1)
+    assert "pruned" in _moorline(folder, "events", "list")
