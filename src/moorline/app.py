@@ -90,7 +90,8 @@ class Moorline:
         )
         self.handlers = Handlers()
         self.answers = Answers()
-        self.inbox = Inbox(self.store, self.handlers)
+        compressing = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
+        self.inbox = Inbox(self.store, self.handlers, **compressing)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,20 @@ async def test_what_was_stored_comes_back_as_it_was(inbox: Inbox):
         headers={"x-github-event": "pull_request", "authorization": "***", "x-hub-signature-256": "sha256=1"},
     )
     assert not stored.duplicate
+
+
+async def test_a_large_body_is_stored_small_and_comes_back_as_it_came(store: Store, rows: Rows):
+    """From 16 kB on, in any company; what does not shrink, and all where it is switched off, is stored as it came."""
+    large, noise = b'{"text":"' + b"moorline " * 2000 + b'"}', random.Random(1).randbytes(20_000)
+    bodies = {1: large, 2: noise, 3: b"{}", 4: large[:16_000]}
+    inbox = Inbox(store)
+    stored = await asyncio.gather(*[inbox.add(event(n, body=body)) for n, body in bodies.items()])
+    stored.append(await Inbox(store, compress_from=0).add(event(5, body=large)))
+    found = [(await inbox.get(one.event_id)).body for one in stored]
+    assert found == [*bodies.values(), large]
+    assert rows("SELECT delivery_key FROM events WHERE encoding = 'zstd'") == [("7:1",)]
+    assert rows("SELECT count(*) FROM events WHERE length(body) < 2000") == [(2,)]
+    assert (await inbox.add(event(1, body=large))).duplicate
 
 
 async def test_an_event_is_found_by_its_senders_id_too(inbox: Inbox):

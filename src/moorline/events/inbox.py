@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moorline.errors import ConfigurationError, EventNotFound, EventPruned
+from moorline.events.compression import COMPRESSED_AT_ONCE, ZSTD
 from moorline.events.handlers import Handlers
 from moorline.events.inbox_sql import (
     Arrival,
@@ -44,14 +45,18 @@ class Inbox:
 
     ``add`` deduplicates by service and the sender's id, stores, and enqueues one job for each matching handler, all in
     one transaction that is shared with whatever else arrives at the moment; it returns after the commit. Every method
-    has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down.
+    has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down. Bodies of
+    ``compress_from`` bytes or more (0: none) are compressed on their way to the disk.
     """
 
     ledger: Ledger | None = None
     """Where it is noted how much came, and what was refused."""
 
-    def __init__(self, store: Store, handlers: Handlers | None = None) -> None:
+    def __init__(
+        self, store: Store, handlers: Handlers | None = None, *, compress_from: int = COMPRESSED_AT_ONCE
+    ) -> None:
         self.store = store
+        self._compress_from = compress_from
         self.handlers = Handlers() if handlers is None else handlers
         self._waking = False
         self.ledger = Ledger(store)
@@ -157,6 +162,7 @@ class Inbox:
             event.body,
             None if key == event.id else event.id,
             event.secret or None,
+            ZSTD if 0 < self._compress_from <= len(event.body) else None,
             self.handlers.planned(event),
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
-from moorline.events.compression import PRUNED, opened
+from moorline.events.compression import PRUNED, ZSTD, compressed, opened
 from moorline.events.event import Event
 from moorline.jobs.brokers.sql import insert_jobs
 from moorline.jobs.job import JobRow
@@ -52,7 +52,10 @@ class Stored(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What is to be stored: thousands a second, so the cheapest thing that has names. Times as in Event."""
+    """What is to be stored: thousands a second, so the cheapest thing that has names. Times as in Event.
+
+    ``encoding`` is how the body is to be stored, if that makes it smaller; here it is as it came.
+    """
 
     service: str
     delivery_key: str
@@ -65,6 +68,7 @@ class Arrival(NamedTuple):
     body: bytes
     sender_id: str | None
     secret: str | None
+    encoding: str | None
     handlers: Sequence[Planned]
 
 
@@ -89,9 +93,11 @@ _COLUMNS: Final = (
     "body",
     "sender_id",
     "secret",
+    "encoding",
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
+_BODY: Final = _COLUMNS.index("body")
 # PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
 # counts those; excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
@@ -104,7 +110,7 @@ _LARGEST: Final = 64
 _PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
 _KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
-_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "int4")
+_TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "text", "int4")
 _POSTGRES: Final = (
     f"INSERT INTO events ({_NAMES}) SELECT * FROM unnest("  # noqa: S608
     + ", ".join(f"%b::{kind}[]" for kind in _TYPES)
@@ -209,7 +215,11 @@ def known_services(connection: Connection) -> Sequence[str]:
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    return [new_id(arrival.received_at), *arrival[:-1], 0]
+    row = [new_id(arrival.received_at), *arrival[:-1], 0]
+    if arrival.encoding is not None:
+        smaller = compressed(arrival.body)
+        row[_BODY : _BODY + 2] = (arrival.body, None) if smaller is None else (smaller, ZSTD)
+    return row
 
 
 def _key(row: list[Any]) -> tuple[str, str]:

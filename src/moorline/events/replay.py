@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Replay", "Replays"]
 
-PAGE: Final = 200
+PAGE: Final = 100
 """Events enqueued in one transaction."""
 
 _FIRST: Final = 5

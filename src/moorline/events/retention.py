@@ -2,7 +2,8 @@
 
 1. An event older than ``dedup_days`` is deleted: should its sender send it again, it is new.
 2. Of one older than ``keep_days`` body and headers are emptied; its key stays, so that a duplicate is still one.
-3. Bodies larger than ``compress_over`` are compressed once they are an hour old: long after they were answered.
+3. Bodies larger than ``compress_over`` are compressed once they are an hour old: long after they were answered. (The
+   largest were compressed when they came.)
 
 An event with a job that is unfinished or dead is kept as it is. Each batch is a transaction of its own, after which it
 pauses, and locks no more than its rows.
@@ -50,7 +51,7 @@ class RetentionConfig:
     dedup_days: float = 30.0
     compress_over: int = 2048
     compress_after: float = 3600.0
-    batch: int = 100
+    batch: int = 50
     pause: float = 0.02
     refusals: int = 1000
     count_days: float = 14.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from moorline.errors import UnusableEvent
-from moorline.events.body import parsed
+from moorline.events.body import fields
 from moorline.events.compression import PRUNED, opened
 from moorline.events.inbox_sql import known_services, of_type
 from moorline.events.selection import Selection, fits
@@ -178,13 +178,14 @@ def _ended(connection: Connection, chosen: list[Chosen], selection: Selection) -
 
 
 def _fitting(connection: Connection, chosen: list[Chosen], selection: Selection) -> list[Chosen]:
-    """Those whose payload has the wanted values; what is not JSON has none."""
+    """Those whose payload has the wanted values; what is not a JSON object has none."""
     found: set[str] = set()
+    names = tuple({place.partition(".")[0] for place in selection.where})
     for part in _parts([one.head.id for one in chosen], _BODIES):
         query = sa.select(events.c.id, events.c.body, events.c.encoding).where(events.c.id.in_(part))
         for id_, body, encoding in connection.execute(query):
             try:
-                payload = parsed(opened(body, encoding))
+                payload = fields(opened(body, encoding), names)
             except UnusableEvent:
                 continue
             if fits(payload, selection.where):
