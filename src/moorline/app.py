@@ -95,7 +95,7 @@ class Moorline:
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}
-        self._alert_hooks: list[Callable[[Alert], object]] = []
+        self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
         self._webhook_secrets = EnvironmentSecrets(scheme_named, _sandbox_secrets)
@@ -304,12 +304,9 @@ class Moorline:
 
     def alerts(self) -> AlertWatch:
         """What looks for alerts, by the settings under ``[webhooks.alerts]``; workers run it every minute."""
-        from moorline.events.alert_post import AlertPost
         from moorline.events.alert_watch import AlertWatch
 
-        given = self.settings.webhooks.alerts
-        posts = [] if given.url is None else [AlertPost(given.url)]
-        return AlertWatch(self.store, given.config(), tell=[*self._alert_hooks, *posts])
+        return AlertWatch(self.store, self.settings.webhooks.alerts.config(), tell=self._alert_hooks)
 
     def on_alert(self, function: F) -> F:
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.
@@ -451,6 +448,14 @@ def _sandbox_secrets(service: str) -> Sequence[str]:
 
     record = registrations().get(service)
     return (record.secret,) if record is not None and record.secret else ()
+
+
+def _posting(url: str | None) -> list[Callable[[Alert], object]]:
+    if url is None:
+        return []
+    from moorline.events.alert_post import AlertPost
+
+    return [AlertPost(url)]
 
 
 def _check_retries(retries: object) -> None:

@@ -28,6 +28,7 @@ def prune(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Do now what workers do every minute: delete, empty and compress what is due by the settings."""
+    from rich.console import Console
     from rich.status import Status
 
     from moorline.events.retention import Retention
@@ -39,7 +40,7 @@ def prune(
         if dry_run:
             swept = retention.count_sync()
         else:
-            with Status("pruning") as status:
+            with Status("pruning", console=Console(stderr=True)) as status:
                 swept = retention.run_once_sync(actor=actor or user(), progress=lambda now: status.update(_said(now)))
     if as_json:
         print_json({**asdict(swept), "dry_run": dry_run})

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["AlertWatch", "Hook"]
 
 Hook = Callable[[Alert], object]
-"""Takes an alert when it begins and when it is over; plain (run in a thread) or async."""
+"""Takes an alert when it begins and when it is over; plain (run in a thread) or async. It has 40 seconds."""
 
 _KEY: Final = "alerts"
 _LEASE: Final = 90.0
+_HOOK_SECONDS: Final = 40.0
 _QUEUE: Final = JobRow._field_defaults["queue"]
 _PRIORITY: Final = JobRow._field_defaults["priority"]
 
@@ -56,7 +57,9 @@ class _State(NamedTuple):
 
 
 class AlertWatch:
-    """``run_once`` looks once. ``secrets`` gives the signing secrets that end; ``tell`` are told what changed."""
+    """``run_once`` looks once. ``secrets`` gives the signing secrets that end; ``tell`` are told what changed;
+    what is added to that list later is told too.
+    """
 
     def __init__(
         self,
@@ -103,7 +106,8 @@ class AlertWatch:
             write("event_alert", **alert.to_dict())
             for hook in self._tell:
                 try:
-                    await _called(hook, alert)
+                    async with asyncio.timeout(_HOOK_SECONDS):
+                        await _called(hook, alert)
                 except Exception as error:  # noqa: BLE001 -- the others are to hear of it all the same
                     log.error("event_alert_not_told", hook=_name(hook), rule=alert.rule, error=repr(error))
 

@@ -160,9 +160,9 @@ class Inbox:
             event.secret_index,
             kept(event.headers),
             event.body,
+            ZSTD if 0 < self._compress_from <= len(event.body) else None,
             None if key == event.id else event.id,
             event.secret or None,
-            ZSTD if 0 < self._compress_from <= len(event.body) else None,
             self.handlers.planned(event),
         )
 

@@ -66,9 +66,9 @@ class Arrival(NamedTuple):
     secret_index: int
     headers: str
     body: bytes
+    encoding: str | None
     sender_id: str | None
     secret: str | None
-    encoding: str | None
     handlers: Sequence[Planned]
 
 
@@ -91,9 +91,9 @@ _COLUMNS: Final = (
     "secret_index",
     "headers",
     "body",
+    "encoding",
     "sender_id",
     "secret",
-    "encoding",
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
