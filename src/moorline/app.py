@@ -306,7 +306,16 @@ class Moorline:
         """What looks for alerts, by the settings under ``[webhooks.alerts]``; workers run it every minute."""
         from moorline.events.alert_watch import AlertWatch
 
-        return AlertWatch(self.store, self.settings.webhooks.alerts.config(), tell=self._alert_hooks)
+        config = self.settings.webhooks.alerts.config()
+        return AlertWatch(self.store, config, secrets=self._ending_secrets, tell=self._alert_hooks)
+
+    def _ending_secrets(self) -> Iterator[tuple[str, str, float]]:
+        """The signing secrets whose end is known: service, name, end."""
+        for name in registry.names():
+            for secret in self._webhook_secrets(name) if scheme_named(name) else ():
+                until = getattr(secret, "not_after", None)
+                if until is not None:
+                    yield name, getattr(secret, "name", ""), until
 
     def on_alert(self, function: F) -> F:
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.

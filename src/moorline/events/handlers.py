@@ -62,6 +62,10 @@ class Handler:
     ordering: Ordering | None = field(default=None, hash=False)
     batching: Batching | None = field(default=None, hash=False)
 
+    def key_of(self, event: Event | None) -> str | None:
+        """The order key of its job for that event, if it has one."""
+        return None if self.ordering is None or event is None else self.ordering.of(event, self.job)
+
     @property
     def job(self) -> str:
         """The name of its jobs."""
@@ -142,10 +146,7 @@ class Handlers:
 
     def planned(self, event: Event) -> list[tuple[Handler, str | None]]:
         """The handlers of an event, each with the order key of its job if it has one."""
-        return [
-            (handler, None if handler.ordering is None else handler.ordering.of(event, handler.job))
-            for handler in self.matching(event.service, event.type, event.action)
-        ]
+        return [(handler, handler.key_of(event)) for handler in self.matching(event.service, event.type, event.action)]
 
     def named(self, name: str) -> Handler | None:
         """The handler of that name, or None."""

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from moorline.errors import BatchFailed, EventNotFound, Misuse, PayloadMismatch
+from moorline.errors import BatchFailed, EventNotFound, EventPruned, Misuse, PayloadMismatch
 from moorline.jobs.outcome import Cancel, Discard, Done, Each, Retry, Snooze
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["worked"]
 
 FILTERED: Final = Done("filtered")
+_GONE: Final = (EventNotFound, EventPruned)
+"""What no further attempt brings back."""
 _SAYS_SOMETHING: Final = (Retry, Snooze, Cancel, Discard, Done, BaseException)
 
 
@@ -44,13 +46,21 @@ def _alone(handler: Handler, inbox: Inbox) -> Callable[[Claim], Any]:
     if handler.is_async:
 
         async def handle(claim: Claim) -> Any:
-            arguments = prepared(handler, await inbox.get(claim.payload.decode()))
+            try:
+                event = await inbox.get(claim.payload.decode())
+            except _GONE as error:
+                return Discard(str(error))
+            arguments = prepared(handler, event)
             return arguments if isinstance(arguments, Done) else await handler.function(*arguments)
 
         return handle
 
     def handle_in_thread(claim: Claim) -> Any:
-        arguments = prepared(handler, inbox.get_sync(claim.payload.decode()))
+        try:
+            event = inbox.get_sync(claim.payload.decode())
+        except _GONE as error:
+            return Discard(str(error))
+        arguments = prepared(handler, event)
         return arguments if isinstance(arguments, Done) else handler.function(*arguments)
 
     return handle_in_thread

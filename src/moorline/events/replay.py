@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline.errors import ConfigurationError, EventNotFound, EventPruned
 from moorline.events import audit, replay_sql
+from moorline.events.inbox_sql import events_by_ids
 from moorline.events.replay_sql import Change, Done, Replay
 from moorline.events.selection import MOST_IDS, Selection
 from moorline.events.selection_sql import Head, Page, newest_id, read_page, resolve_ids
 from moorline.events.steps import Read, Sleep, Steps, Write, perform, perform_sync
 from moorline.jobs.brokers.sql import CHANNEL
+from moorline.jobs.brokers.sql_order import apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from moorline.events.event import Event
     from moorline.events.handlers import Handlers
+    from moorline.events.inbox_sql import Planned
     from moorline.store.store import Store
 
 __all__ = ["Found", "Replay", "Replays"]
@@ -222,13 +226,23 @@ class Replays:
             position = page.position
             if page.chosen or page.final:
                 break
-        chosen = [(one.head.id, one.handlers) for one in page.chosen]
+        chosen = yield from self._planned(page)
         now = self._store.clock.wall()
         done = Done(replay.id, replay.position, position, page.final, now, chosen)
-        after: Replay = yield Write(replay_sql.page_done, done)
+        keys = [key for _, planned in chosen for _, key in planned]
+        after: Replay = yield Write(*apart(replay_sql.page_done, done, keys))
         if after.jobs > replay.jobs:
             self._store.notify(CHANNEL)
         return after
+
+    def _planned(self, page: Page) -> Steps[Sequence[tuple[str, Sequence[Planned]]]]:
+        """The handlers of each event with the keys of their jobs, for which an event must be read."""
+        keyed = [one.head.id for one in page.chosen if any(handler.ordering for handler in one.handlers)]
+        events: dict[str, Event] = (yield Read(events_by_ids, keyed)) if keyed else {}
+        return [
+            (one.head.id, [(handler, handler.key_of(events.get(one.head.id))) for handler in one.handlers])
+            for one in page.chosen
+        ]
 
     def _reading(self, selection: Selection, handler: str | None, after: str | None, limit: int) -> Read:
         return Read(read_page, selection, self._handlers, handler, after, limit)

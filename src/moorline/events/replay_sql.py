@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from moorline.events.handlers import Handler
+    from moorline.events.inbox_sql import Planned
 
 __all__ = ["Change", "Done", "Replay", "State", "change", "insert", "load", "newest", "page_done"]
 
@@ -72,7 +72,7 @@ class Done(NamedTuple):
     after: str | None
     final: bool
     now: float
-    chosen: Sequence[tuple[str, Sequence[Handler]]]
+    chosen: Sequence[tuple[str, Sequence[Planned]]]
 
 
 class Change(NamedTuple):

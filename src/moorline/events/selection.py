@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from moorline.errors import ConfigurationError
 from moorline.events.handlers import ANY
+from moorline.events.where import deeper
 
 __all__ = ["MOST_IDS", "Ended", "Selection", "fits"]
 
@@ -17,7 +18,6 @@ Ended: TypeAlias = Literal["dead", "failed"]
 MOST_IDS: Final = 10_000
 
 _ENDED: Final = ("dead", "failed")
-_MISSING: Final = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,19 +83,7 @@ class Selection:
 
 def fits(payload: Any, where: Mapping[str, Any]) -> bool:
     """Whether each place of *where* is in the payload, with that value."""
-    return all(_same(_at(payload, place), value) for place, value in where.items())
-
-
-def _at(payload: Any, place: str) -> Any:
-    found = payload
-    for name in place.split("."):
-        if isinstance(found, Mapping):
-            found = found.get(name, _MISSING)
-        elif isinstance(found, list) and name.isascii() and name.isdigit() and len(name) < 10:
-            found = found[int(name)] if int(name) < len(found) else _MISSING
-        else:
-            return _MISSING
-    return found
+    return all(_same(deeper(payload, place.split(".")), value) for place, value in where.items())
 
 
 def _same(found: Any, wanted: Any) -> bool:

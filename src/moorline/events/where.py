@@ -6,6 +6,7 @@ A place is a field of the payload, with dots for what lies deeper and numbers fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
@@ -16,7 +17,7 @@ from moorline.errors import ConfigurationError
 if TYPE_CHECKING:
     from moorline.events.event import Event
 
-__all__ = ["MISSING", "Filter", "Where", "filter_of", "value_at"]
+__all__ = ["MISSING", "Filter", "Where", "deeper", "filter_of", "value_at"]
 
 Where: TypeAlias = Callable[["Event"], object] | Mapping[str, object]
 """A function of the event, or the values (or collections of values) that it must have at some places."""
@@ -24,6 +25,7 @@ Where: TypeAlias = Callable[["Event"], object] | Mapping[str, object]
 MISSING: Final = object()
 """At that place there is nothing; JSON's null is something."""
 
+_INDEX: Final = re.compile(r"[0-9]{1,9}")
 _SCALARS: Final = (str, int, float, bool, type(None))
 
 
@@ -64,7 +66,7 @@ def deeper(value: Any, names: list[str]) -> Any:
     for name in names:
         if isinstance(value, dict):
             value = value.get(name, MISSING)
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+        elif isinstance(value, list) and _INDEX.fullmatch(name) and int(name) < len(value):
             value = value[int(name)]
         else:
             return MISSING
