@@ -16,7 +16,7 @@ from moorline.errors import JobStateError
 from moorline.jobs.broker import Completion, JobFilter, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim, Job, JobRow, State
-from moorline.jobs.order import is_head, order_key
+from moorline.jobs.order import YIELDS, is_head, order_key
 from moorline.store import Store
 from moorline.store.ids import new_id
 
@@ -150,6 +150,7 @@ class OrderedJobs(RuleBasedStateMachine):
         for job in jobs:
             if job.order_key is not None and is_head(job.state, job.order_key):
                 assert job.order_key not in heads
+                assert job.state != "dead" or not job.order_key.startswith(YIELDS)  # it is in nobody's way
                 heads[job.order_key] = job.id
         for job in jobs:
             assert job.state != "blocked" or job.blocked_behind == heads.get(str(job.order_key))
@@ -175,8 +176,12 @@ class OrderedJobs(RuleBasedStateMachine):
                 *self.run(self.broker.claim(self.me, 100, alone=True)).jobs,
             ]
             self.run(self.broker.finish([Completion(one.id, one.deliveries, "done") for one in claims]))
+            for one in claims:
+                if one.order_key is not None:
+                    self.ran.setdefault(one.order_key, []).append(one.id)
             left = [job for job in self.jobs() if job.state in ("ready", "running", "blocked")]
             if not left:
+                self.a_key_runs_in_order()
                 return
             for job in self.jobs():
                 if job.state == "dead":

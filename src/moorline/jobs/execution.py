@@ -44,9 +44,11 @@ class Execution:
             result = await self._call(handler, claims)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
             return [(self.failed(claim, error), error) for claim in claims]
-        if handler.batch is not None and isinstance(result, Each):
-            return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
         now = self._clock.wall()
+        if handler.batch is None:
+            return [(settled(claims[0], result, now, handler.backoff, self._random), None)]
+        if isinstance(result, Each):
+            return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
         return [(settled(claim, result, now, handler.backoff, self._random), None) for claim in claims]
 
     def _ended(self, handler: Handler, claim: Claim, result: object) -> Ended:

@@ -131,8 +131,12 @@ class SqlBroker:
 
     def _finish(self, connection: Connection, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
         now = self._clock.wall()
-        done = [one for part in payloads for one in part if _plainly_done(one)]
-        others = [one for part in payloads for one in part if not _plainly_done(one)]
+        done: list[Completion] = []
+        others: list[Completion] = []
+        for part in payloads:
+            for one in part:
+                plain = one.state == "done" and one.error is None and one.reason is None
+                (done if plain else others).append(one)
         rows: list[Any] = []
         if done:
             rows += self._dialect.finish_done(connection, done, now)
@@ -337,10 +341,6 @@ class SqlBroker:
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``."""
         return await self.store.read(_list, which)
-
-
-def _plainly_done(one: Completion) -> bool:
-    return one.state == "done" and one.error is None and one.reason is None
 
 
 def _state_again(connection: Connection, job: Job) -> State:
