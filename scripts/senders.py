@@ -31,7 +31,7 @@ def senders_page() -> str:
 def _row(title: str, name: str, scheme: Any) -> tuple[str, ...]:
     waits = scheme.delivers.within
     answer = scheme.answer.body.decode() if scheme.answer is not None else ""
-    believed = not scheme.id or (scheme.dedup == "id" and scheme.vouches_for(_several(scheme.id)[-1]))
+    believed = not scheme.id or (scheme.dedup == "id" and scheme.believes(_several(scheme.id)[-1]))
     return (
         title,
         f"`/webhooks/{name}`",

@@ -206,7 +206,9 @@ class Intake:
                 delivery = _inflated(delivery, entry.max_body, ask, entry.token)
             proof = scheme.check(delivery, entry.secrets, now=now, certificates=self.certificates)
             if scheme.handshakes:
-                reply = self._asked(scheme, delivery, entry.secrets)
+                # What is answered with a signature of ours is signed as the question was.
+                asking = entry.secrets[proof.secret_index : proof.secret_index + 1]
+                reply = self._asked(scheme, delivery, asking)
                 if reply is not None:
                     return reply
             if scheme.each:

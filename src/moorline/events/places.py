@@ -1,30 +1,38 @@
-"""Where the facts of an event are found: its id, its type, and what marks it as none for us.
+r"""Where the facts of an event are found: its id, its type, and what marks it as none for us.
 
 A place is ``"header:X-GitHub-Event"``, ``"query:name"``, ``"form:MessageSid"``, a text that stands for itself
 (``"=message"``), or the name of a field at the top of the JSON body; ``"data.id"`` is one that lies deeper, also within
-a text that holds JSON itself (SNS's ``Message``).
+a text that holds JSON itself (SNS's ``Message``), ``"changes.0.field"`` one in a list; a dot that belongs to a name is
+written ``\.``. ``"has:form:command"`` is the last word of it, if there is anything at that place; ``"whole:object"``
+is looked up in the whole delivery where the others are in one of its events. ``"event_id|form:trigger_id"`` is the
+first of these places that holds something.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from moorline.errors import UnusableEvent
+from moorline.errors import ConfigurationError, UnusableEvent
 from moorline.events.body import fields, pieces
 from moorline.events.hashing import sha256_of
 
 if TYPE_CHECKING:
     from moorline.events.delivery import Delivery
 
-__all__ = ["MAX_ID", "Located", "Verified", "look"]
+__all__ = ["MAX_ID", "Located", "Verified", "check_place", "look"]
 
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
 
 _NOTHING: Mapping[str, Any] = {}
+_WHOLE: Final = "whole:"
+_DOT: Final = re.compile(r"(?<!\\)\.")
 BATCH = "batch"
 """The type of a delivery that holds several events of different types."""
 
@@ -53,6 +61,8 @@ class _Plan(NamedTuple):
     ids: tuple[str, ...]
     types: tuple[str, ...]
     names: tuple[str, ...]
+    whole: tuple[str, ...]
+    forms: bool
     refuse: tuple[tuple[str, str], ...]
     believed: bool
 
@@ -62,7 +72,9 @@ class Located:
     """Where the facts of an event are found, which every scheme needs.
 
     ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that give
-    none, whose events are known by a digest of the body. ``type``: a place, or several of which the first counts that
+    none, whose events are known by a digest of the body. ``lacking`` is what happens to one without it: it is
+    refused, or known by a digest of its bytes (as in deliveries of several always), or ``"new"`` each time, where the
+    same bytes may tell of another thing. ``type``: a place, or several of which the first counts that
     holds something; it may be empty where ``typed`` is False. ``each``: where the events of a delivery lie that holds
     several: ``"*"`` is a list at the top, ``"items.*.item"`` lies deeper, ``"lines"`` is one on each line.
     ``refuse`` maps places to values that mark something which is signed and yet no event for us, such as Stripe's thin
@@ -76,12 +88,17 @@ class Located:
     each: str = ""
     refuse: Mapping[str, str] = field(default_factory=dict)
     typed: bool = True
+    lacking: Literal["refuse", "digest", "new"] = "refuse"
     dedup: str = "id"
     _plan: _Plan | None = field(default=None, init=False, repr=False, compare=False)
 
     def vouches_for(self, place: str) -> bool:
         """Whether the signature covers what stands at that place: all but headers, unless a scheme says otherwise."""
         return not place.startswith("header:")
+
+    def believes(self, place: str) -> bool:
+        """Whether the signature covers every place that it may be found at."""
+        return all(self.vouches_for(one) for one in place.split("|"))
 
     def read(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> Verified:
         """The facts of a delivery whose signature was made by the secret of that index, at that time.
@@ -114,6 +131,10 @@ class Located:
     ) -> Verified:
         plan = self._plan or self._planned()
         found, problem = _fields(body, plan.names) if plan.names else (_NOTHING, "")
+        if plan.whole:
+            found = {**found, **_of_whole(delivery.body, plan.whole)}
+        if problem and plan.forms and delivery.form and not body.startswith(b"payload="):
+            problem = ""  # a form has facts of its own, where the sender uses forms
         for place, value in plan.refuse:
             if look(place, delivery, found) == value:
                 raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
@@ -121,13 +142,13 @@ class Located:
         delivered = look(ids[-1], delivery, found) if ids else ""
         if delivered:
             whole = (
-                delivered if len(ids) == 1 else _joined([*[look(one, delivery, found) for one in ids[:-1]], delivered])
+                delivered if len(ids) == 1 else _joined([look(one, delivery, found) for one in ids[:-1]], delivered)
             )
             key = whole if plan.believed else digest(body)
         else:
-            if ids and strict:
+            key = whole = self._lacking_id(body, problem) if ids and self.lacking != "refuse" else digest(body)
+            if ids and strict and self.lacking == "refuse":
                 problem = self._without_id(ids[-1], problem)
-            key = whole = digest(body)
         kind = ""
         for place in plan.types:
             kind = look(place, delivery, found)
@@ -140,11 +161,19 @@ class Located:
 
     def _planned(self) -> _Plan:
         ids, types, refuse = _several(self.id), _several(self.type), tuple(self.refuse.items())
-        names = _top_names((*ids, *types, self.action or "", *self.refuse))
-        believed = bool(ids) and self.dedup == "id" and self.vouches_for(ids[-1])
-        plan = _Plan(ids, types, names, refuse, believed)
+        places = (*ids, *types, self.action or "", *self.refuse)
+        single = [one.removeprefix("has:") for place in places for one in place.split("|") if one]
+        whole = _top_names(one.removeprefix(_WHOLE) for one in single if one.startswith(_WHOLE))
+        forms = any(one.startswith("form:") for one in single)
+        believed = bool(ids) and self.dedup == "id" and self.believes(ids[-1])
+        plan = _Plan(ids, types, _top_names(single), whole, forms, refuse, believed)
         object.__setattr__(self, "_plan", plan)
         return plan
+
+    def _lacking_id(self, body: bytes, problem: str) -> str:
+        if problem:
+            raise UnusableEvent(problem)
+        return "new:" + secrets.token_hex(16) if self.lacking == "new" else digest(body)
 
     @staticmethod
     def _without_id(place: str, problem: str) -> str:
@@ -152,6 +181,16 @@ class Located:
             raise UnusableEvent(problem or f"the event has no {place!r}")
         where, _, name = place.partition(":")
         return problem or f"there is no {name} {where}"
+
+
+def check_place(name: str, place: str) -> None:
+    """Raises ConfigurationError that begins with *name* unless something can be found there."""
+    for one in place.split("|"):
+        single = one.removeprefix("has:").removeprefix(_WHOLE)
+        where, colon, rest = single.partition(":")
+        known = where in ("header", "query", "form") and rest if colon and not single.startswith("=") else single
+        if not known or not one.isprintable():
+            raise ConfigurationError(f'{name}: {place!r} is no place; such as "data.id" or "header:X-Id"')
 
 
 def digest(body: bytes) -> str:
@@ -165,8 +204,12 @@ def _several(place: str | tuple[str, ...]) -> tuple[str, ...]:
     return place
 
 
-def _joined(parts: Iterable[str]) -> str:
-    return ":".join([part for part in parts if part])
+def _joined(before: Iterable[str], last: str) -> str:
+    """The parts that are there; the digest of them where they are too long together."""
+    whole = ":".join([*filter(None, before), last])
+    if len(whole) > MAX_ID and whole != last:
+        return digest(whole.encode("utf-8", "surrogatepass"))
+    return whole
 
 
 def _fields(body: bytes, names: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
@@ -177,13 +220,38 @@ def _fields(body: bytes, names: tuple[str, ...]) -> tuple[Mapping[str, Any], str
         return _NOTHING, str(error)
 
 
-def _top_names(places: tuple[str, ...]) -> tuple[str, ...]:
-    in_body = [place for place in places if place and ":" not in place and not place.startswith("=")]
-    return tuple(dict.fromkeys(place.partition(".")[0] for place in in_body))
+def _of_whole(body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+    found, _ = _fields(body, names)
+    return {_WHOLE + name: value for name, value in found.items()}
+
+
+def _top_names(places: Iterable[str]) -> tuple[str, ...]:
+    in_body = [place for place in places if ":" not in place and not place.startswith("=")]
+    return tuple(dict.fromkeys(_path(place)[0] for place in in_body))
+
+
+@cache
+def _path(place: str) -> tuple[str, ...]:
+    return tuple(name.replace("\\.", ".") for name in _DOT.split(place))
 
 
 def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
     """The text at that place, or an empty one; numbers are ids too. Raises UnusableEvent for what is neither."""
+    if "|" in place:
+        return next(filter(None, (look(one, delivery, found) for one in place.split("|"))), "")
+    if place.startswith("has:"):
+        return re.split("[.:]", place)[-1] if _value(place[4:], delivery, found) not in (None, "") else ""
+    value = _value(place, delivery, found)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise UnusableEvent(f"{place!r} is neither text nor a whole number")
+
+
+def _value(place: str, delivery: Delivery, found: Mapping[str, Any]) -> Any:
     if place.startswith("header:"):
         return delivery.headers.get(place[7:].lower(), "")
     if place.startswith("="):
@@ -192,18 +260,14 @@ def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
         where, _, name = place.partition(":")
         return next((value for key, value in getattr(delivery, where) if key == name), "")
     if "." not in place:
-        value: Any = found.get(place)
-    else:
-        value = found
-        for name in place.split("."):
+        return found.get(place)
+    value: Any = found
+    for name in _path(place):
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdecimal() and len(name) < 4 and int(name) < len(value) else None
+        else:
             value = _inside(value).get(name)
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise UnusableEvent(f"{place!r} is neither text nor a whole number")
+    return value
 
 
 def _inside(value: Any) -> Mapping[str, Any]:
