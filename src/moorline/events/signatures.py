@@ -141,10 +141,16 @@ def encoded(signature: bytes, encoding: Encoding) -> str:
     return signature.hex() if encoding == "hex" else binascii.b2a_base64(signature, newline=False).decode()
 
 
-def match(signed: bytes, algorithm: str, keys: Iterable[tuple[int, bytes]], candidates: Sequence[bytes]) -> int:
+def match(
+    signed: bytes,
+    algorithm: str,
+    keys: Iterable[tuple[int, bytes]],
+    candidates: Sequence[bytes],
+    make: Callable[[bytes, bytes, str], bytes] = hmac_of,
+) -> int:
     """The place of the key that made one of the candidates. Raises InvalidSignature when none did."""
     for index, key in keys:
-        expected = hmac_of(key, signed, algorithm)
+        expected = make(key, signed, algorithm)
         for candidate in candidates:
             if hmac.compare_digest(expected, candidate):
                 return index

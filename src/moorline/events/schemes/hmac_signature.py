@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.events.hashing import hmac_of
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import (
     Encoding,
@@ -29,7 +29,7 @@ from moorline.events.signatures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from moorline.events.delivery import Delivery
 
@@ -45,7 +45,8 @@ class HMACSignature(Scheme):
     """HMAC over ``signed``, in the header ``header``.
 
     - ``signed``: what is signed, such as ``"{timestamp}.{body}"``; its parts are ``{body}`` (the raw bytes),
-      ``{timestamp}``, ``{id}``, ``{url}`` and ``{method}``.
+      ``{timestamp}``, ``{id}``, ``{url}`` and ``{method}``. ``unescaped`` are characters whose escapes in the address
+      are decoded before it is signed (``":/"``: ``%3A`` and ``%2F``, in either case).
     - ``prefix`` stands before the signature (``"sha256="``, ``"v1="``). ``separator`` is what lies between several
       signatures, and other things, in one header: every entry with the prefix is tried, all others are ignored, so that
       nobody can talk us down to a weaker version.
@@ -59,6 +60,7 @@ class HMACSignature(Scheme):
 
     header: str
     signed: str = "{body}"
+    unescaped: str = ""
     prefix: str = ""
     separator: str = ""
     algorithm: Literal["sha1", "sha256", "sha384", "sha512"] = "sha256"
@@ -104,6 +106,11 @@ class HMACSignature(Scheme):
         """An id in a header is believed where it is signed."""
         return not place.startswith("header:") or "{id}" in self.signed
 
+    @staticmethod
+    def make(key: bytes, text: bytes, algorithm: str) -> bytes:
+        """The signature's bytes."""
+        return hmac_of(key, text, algorithm)
+
     def check(
         self,
         delivery: Delivery,
@@ -122,10 +129,10 @@ class HMACSignature(Scheme):
             raise InvalidSignature(f"the {self.header} header does not start with {self.prefix!r}", reason="malformed")
         candidates = [decoded(entry, self.encoding) for entry in found]
         if not self.timestamp:
-            return Proof(match(self._text(delivery, ""), self.algorithm, keys, candidates))
+            return Proof(match(self._text(delivery, ""), self.algorithm, keys, candidates, self.make))
         stamp = self._stamp(delivery, entries)
         timestamp = stamped(stamp, self.clock)
-        index = match(self._text(delivery, stamp), self.algorithm, keys, candidates)
+        index = match(self._text(delivery, stamp), self.algorithm, keys, candidates, self.make)
         timely(timestamp, now, self.tolerance if tolerance is None else tolerance)
         return Proof(index, timestamp)
 
@@ -149,7 +156,7 @@ class HMACSignature(Scheme):
             headers[str(self.id).removeprefix("header:")] = id or "1"
         folded = {name.lower(): value for name, value in headers.items()}
         text = self._text(Delivery(folded, body, url=url, method=method), stamp)
-        digest = hmac.digest(_READERS[self.key](secret), text, self.algorithm)
+        digest = self.make(_READERS[self.key](secret), text, self.algorithm)
         entry = self.prefix + encoded(digest, self.encoding)
         if self.timestamp.startswith("header:"):
             headers[self.timestamp.removeprefix("header:")] = stamp
@@ -184,12 +191,18 @@ class HMACSignature(Scheme):
             return _raw(delivery.method)
         if delivery.url is None:
             raise ConfigurationError("url: this sender signs the address that it calls; give it")
-        return _raw(delivery.url)
+        return _raw(_decoding(self.unescaped)(delivery.url) if self.unescaped else delivery.url)
 
 
 def _raw(text: str) -> bytes:
     # "surrogatepass" encodes whatever a str can hold: a strange id must end in a mismatch, not in a UnicodeError.
     return text.encode("utf-8", "surrogatepass")
+
+
+@cache
+def _decoding(characters: str) -> Callable[[str], str]:
+    escapes = re.compile("|".join(f"%{ord(one):02X}" for one in characters), re.IGNORECASE)
+    return lambda url: escapes.sub(lambda found: chr(int(found[0][1:], 16)), url)
 
 
 @cache
