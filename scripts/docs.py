@@ -53,13 +53,14 @@ def settings_page() -> str:
 def _keys(model: Any, above: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
     from pydantic import BaseModel
 
+    from moorline.events.source_settings import SourceSettings
     from moorline.settings import ServiceSettings
 
     said = _said(model)
     for name, field in model.model_fields.items():
         place = (*above, name)
-        if name == "services":
-            yield from _keys(ServiceSettings, (*place, "NAME"))
+        if name in ("services", "sources"):
+            yield from _keys(ServiceSettings if name == "services" else SourceSettings, (*place, "NAME"))
         elif isinstance(field.default, BaseModel):
             yield from _keys(type(field.default), place)
         else:

@@ -21,7 +21,8 @@ from moorline.events.answers import Answers
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
-from moorline.events.receiver import Receiver, below_mount, scheme_named
+from moorline.events.receiver import Receiver, below_mount
+from moorline.events.sources import Sources
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.outcome import Discard
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from moorline.events.alerts import Alert
     from moorline.events.event import Event
     from moorline.events.retention import Retention
+    from moorline.events.scheme import Scheme
     from moorline.jobs.chores import Chore
     from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
@@ -88,8 +90,11 @@ class Moorline:
             max_waiting=self.settings.max_waiting,
             auto_migrate=self.settings.migrate,
         )
-        self.handlers = Handlers()
-        self.answers = Answers()
+        self.sources = Sources()
+        for name, source in self.settings.webhooks.sources.items():
+            self.sources.add(name, source.build(name))
+        self.handlers = Handlers(self.sources.sender)
+        self.answers = Answers(self.sources.sender)
         compressing = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         self.inbox = Inbox(self.store, self.handlers, **compressing)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
@@ -98,10 +103,11 @@ class Moorline:
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
-        self._webhook_secrets = EnvironmentSecrets(scheme_named, _sandbox_secrets)
+        self._webhook_secrets = EnvironmentSecrets(self.sources.scheme, _sandbox_secrets)
         self.receiver = Receiver(
             self.inbox,
             self._webhook_secrets,
+            self.sources.scheme,
             max_body=self.settings.webhooks.max_body,
             body_timeout=self.settings.webhooks.read_timeout,
             public_url=self.settings.webhooks.public_url,
@@ -156,9 +162,17 @@ class Moorline:
 
         return Resilient(name, self._policy(name, Policy()) if policy is None else policy, **options)
 
+    def source(self, name: str, scheme: Scheme) -> None:
+        """Receive what *scheme* checks under ``/webhooks/<name>``: ``app.source("partner", HMACSignature(…))``.
+
+        After that ``app.on("partner", …)`` handles it. ``[webhooks.sources.NAME]`` does the same by settings. Raises
+        ConfigurationError for a name that is none or is taken.
+        """
+        self.sources.add(name, scheme)
+
     def on(
         self,
-        service: str | type[Any],
+        service: str | type[Any] | Scheme,
         type: str = "*",
         *,
         name: str | None = None,
@@ -167,9 +181,9 @@ class Moorline:
     ) -> Callable[[F], F]:
         """Handle a service's events: ``@app.on(GitHub, "pull_request.closed")``, async or plain, with one Event.
 
-        Each handler of an event has a job of its own. ``options``: ``where`` filters, ``model`` types the payload,
-        ``key`` keeps an order, ``batch`` gives several events at once; see ``Handlers.on``, which also says what
-        ConfigurationError is raised for.
+        *service* may also be the name of a source, or its scheme. Each handler of an event has a job of its own.
+        ``options``: ``where`` filters, ``model`` types the payload, ``key`` keeps an order, ``batch`` gives several
+        events at once; see ``Handlers.on``, which also says what ConfigurationError is raised for.
         """
         register = self.handlers.on(service, type, name=name, retries=retries, **options)
 
@@ -333,7 +347,8 @@ class Moorline:
 
     def webhook_paths(self) -> list[str]:
         """The paths that are open: one for each service that has a scheme and a secret here."""
-        return [f"/webhooks/{name}" for name in registry.names() if scheme_named(name) and self._webhook_secrets(name)]
+        names = sorted({*registry.names(), *self.sources})
+        return [f"/webhooks/{name}" for name in names if self.sources.scheme(name) and self._webhook_secrets(name)]
 
     # --- the ASGI application
 

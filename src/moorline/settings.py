@@ -26,6 +26,8 @@ from pydantic_settings import (
 from moorline.calls.wiring import Wire
 from moorline.errors import ConfigurationError
 from moorline.events.origin import Origin
+from moorline.events.source_settings import SourceSettings, wrong_key
+from moorline.events.sources import check_name
 from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
@@ -138,11 +140,22 @@ class WebhookSettings(BaseModel):
     """The address that the world calls this application by, ``https://shop.example``: some senders sign it."""
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     """Addresses or networks whose forwarding headers are believed; in the environment separated by commas."""
+    sources: dict[str, SourceSettings] = {}
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("sources")
+    @classmethod
+    def _named(cls, value: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        for name in value:
+            try:
+                check_name(name)
+            except ConfigurationError as error:
+                raise wrong_key(ConfigurationError(f"{name}{str(error).removeprefix('name')}")) from None
+        return value
 
     @field_validator("public_url", "trusted_proxies")
     @classmethod
@@ -364,6 +377,8 @@ def _refuse_misspelled() -> None:
 def _sentence(problem: Mapping[str, Any]) -> str:
     # The value itself is left out: a database URL holds a password.
     place = [str(part) for part in problem["loc"]]
+    if problem["type"] == "wrong_key":
+        place.append(str(problem["ctx"]["key"]))
     reason = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         reason = "is no setting of moorline"

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moorline.errors import ConfigurationError
 from moorline.events.delivery import Reply
-from moorline.events.handlers import ANY, check_pattern
-from moorline.events.verification import scheme_of
+from moorline.events.handlers import ANY, check_pattern, service_name
 from moorline.jobs.threads import Threads
 from moorline.telemetry import logger
 
@@ -48,7 +47,8 @@ class _Answering:
 class Answers:
     """The answering functions of one application: at most one for each pattern."""
 
-    def __init__(self, *, at_once: int = MOST_AT_ONCE) -> None:
+    def __init__(self, sender: Callable[[Any], str] = service_name, *, at_once: int = MOST_AT_ONCE) -> None:
+        self._sender = sender
         self._answering: dict[tuple[str, str], _Answering] = {}
         self._slots = threading.BoundedSemaphore(at_once)
         self._threads = Threads(at_once, name="moorline-answer")
@@ -62,7 +62,7 @@ class Answers:
 
         Raises ConfigurationError for a service or pattern that is none, or that has an answering function already.
         """
-        sender, _ = scheme_of(service)
+        sender = self._sender(service)
         check_pattern(type)
         if not 0 < within <= LONGEST:
             raise ConfigurationError(f"within: expected seconds up to {LONGEST:g}, got {within!r}")

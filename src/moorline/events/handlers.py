@@ -21,6 +21,7 @@ from moorline.jobs.order import OnDead
 
 if TYPE_CHECKING:
     from moorline.events.event import Event
+    from moorline.events.scheme import Scheme
 
 __all__ = ["ANY", "JOB_PREFIX", "Handler", "HandlerOptions", "Handlers", "OnMismatch", "check_pattern"]
 
@@ -81,13 +82,15 @@ class Handler:
 class Handlers:
     """The handlers of one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, sender: Callable[[Any], str] | None = None) -> None:
+        """``sender`` gives the name under which events of what is named to ``on`` come; by default the service's."""
+        self._sender = service_name if sender is None else sender
         self._named: dict[str, Handler] = {}
         self._subscribed: dict[str, dict[str, list[Handler]]] = {}
 
     def on(
         self,
-        service: str | type[Any],
+        service: str | type[Any] | Scheme,
         type: str = ANY,
         *,
         name: str | None = None,
@@ -115,7 +118,7 @@ class Handlers:
         Raises ConfigurationError for a service that sends no webhooks, a pattern that is none, a name that is taken, an
         option that cannot be.
         """
-        sender, _ = scheme_of(service)
+        sender = self._sender(service)
         check_pattern(type)
         _check_retries(retries)
         if on_mismatch not in get_args(OnMismatch):
@@ -168,6 +171,11 @@ class Handlers:
         listed = self._subscribed.setdefault(service, {}).setdefault(pattern, [])
         if known not in listed:
             listed.append(known)
+
+
+def service_name(service: str | type[Any] | Scheme) -> str:
+    """The name of a service that sends webhooks. Raises ConfigurationError for one that does not."""
+    return scheme_of(service)[0]
 
 
 def check_pattern(pattern: object) -> None:

@@ -141,9 +141,7 @@ class Located:
         ids = plan.ids
         delivered = look(ids[-1], delivery, found) if ids else ""
         if delivered:
-            whole = (
-                delivered if len(ids) == 1 else _joined([look(one, delivery, found) for one in ids[:-1]], delivered)
-            )
+            whole = delivered if len(ids) == 1 else _joined([look(one, delivery, found) for one in ids[:-1]], delivered)
             key = whole if plan.believed else digest(body)
         else:
             key = whole = self._lacking_id(body, problem) if ids and self.lacking != "refuse" else digest(body)
