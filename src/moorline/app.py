@@ -325,8 +325,8 @@ class Moorline:
 
     def _ending_secrets(self) -> Iterator[tuple[str, str, float]]:
         """The signing secrets whose end is known: service, name, end."""
-        for name in registry.names():
-            for secret in self._webhook_secrets(name) if scheme_named(name) else ():
+        for name in (*registry.names(), *self.sources):
+            for secret in self._webhook_secrets(name):
                 until = getattr(secret, "not_after", None)
                 if until is not None:
                     yield name, getattr(secret, "name", ""), until

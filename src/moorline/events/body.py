@@ -94,8 +94,9 @@ def pieces(body: bytes, each: str) -> list[bytes]:
     A body with a single event in place of the list is that one. Raises UnusableEvent when it is not JSON.
     """
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
         if each != "lines":
+            json.loads(text)  # all of it: what follows a good beginning must not be lost without a word
             return [text[start:end].encode() for start, end in _spans(text, _skip(text, 0), each.split("."))]
         whole = text.strip()
         if whole.startswith("["):

@@ -36,7 +36,8 @@ def suitable(url: str, host: re.Pattern[str], *, path: str = "") -> bool:
     except ValueError:
         return False
     plain = parts.username is None and parts.password is None and port in (None, 443) and not parts.fragment
-    known = host.fullmatch(parts.hostname or "") is not None and url.isascii() and url.isprintable() and "\\" not in url
+    written = url.isascii() and url.isprintable() and not {" ", "\\"} & set(url)
+    known = written and host.fullmatch(parts.hostname or "") is not None
     return parts.scheme == "https" and plain and known and parts.path.endswith(path)
 
 
@@ -50,9 +51,10 @@ class Certificates(Mapping[str, bytes]):
 
     def keep(self, url: str, pem: bytes) -> None:
         """Keep what was fetched. Raises InvalidSignature unless it is a certificate that is valid now."""
-        _check_dates(pem, self._clock.wall())
+        left = _valid_for(pem, self._clock.wall())
         with self._lock:
-            self._held[url] = (self._clock.monotonic() + _DAY, pem)
+            self._held[url] = (self._clock.monotonic() + min(left, _DAY), pem)
+            self._held.move_to_end(url)
             while len(self._held) > _KEPT:
                 self._held.popitem(last=False)
 
@@ -81,11 +83,13 @@ def public_key(pem: bytes | str) -> RSAPublicKey:
     return found
 
 
-def _check_dates(pem: bytes, now: float) -> None:
+def _valid_for(pem: bytes, now: float) -> float:
+    """How many seconds it is valid yet. Raises InvalidSignature unless it is now."""
     certificate = _certificate(pem)
     begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     if not begins <= now <= ends:
         raise InvalidSignature("the certificate is not valid now", reason="certificate")
+    return float(ends - now)
 
 
 def _certificate(pem: bytes | str) -> Any:

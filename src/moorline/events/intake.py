@@ -156,7 +156,7 @@ class Intake:
                 return reply
         if ask.method not in scheme.methods:
             raise Refused(405, f"method {ask.method}", ("allow", ", ".join(scheme.methods)))
-        encoding = ask.headers.get("content-encoding")
+        encoding = _encoding(ask)
         if encoding and encoding not in _ENCODINGS:
             raise Refused(415, f"content-encoding {encoding[:40]!r}", ("accept-encoding", "gzip, deflate"))
         return Entry(service, token, ask, scheme, secrets, self._max_body or scheme.largest or MAX_BODY)
@@ -202,7 +202,7 @@ class Intake:
         now = self._clock.wall()
         delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token)
         try:
-            if ask.headers.get("content-encoding") in _COMPRESSED:
+            if _encoding(ask) in _COMPRESSED:
                 delivery = _inflated(delivery, entry.max_body, ask, entry.token)
             proof = scheme.check(delivery, entry.secrets, now=now, certificates=self.certificates)
             if scheme.handshakes:
@@ -295,6 +295,10 @@ _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ENCODINGS: Final = frozenset({"identity"}) | _COMPRESSED
 
 
+def _encoding(ask: Ask) -> str:
+    return ask.headers.get("content-encoding", "").strip().lower()
+
+
 def _inflated(delivery: Delivery, most: int, ask: Ask, token: str) -> Delivery:
     """The delivery with the body that was compressed on its way, within the same limit."""
     inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both kinds of header
@@ -306,8 +310,8 @@ def _inflated(delivery: Delivery, most: int, ask: Ask, token: str) -> Delivery:
         raise Refused(400, f"the body is not compressed as it says: {error}") from error
     if len(body) > most:
         raise Refused(413, f"more than {most} bytes inflated", CLOSE)
-    if not inflater.eof:
-        raise Refused(400, "the compressed body is cut off")
+    if not inflater.eof or inflater.unused_data:
+        raise Refused(400, "the compressed body is cut off, or followed by something else")
     return Delivery(delivery.headers, body, method=ask.method, url=ask.url, token=token)
 
 
