@@ -82,7 +82,7 @@ def test_an_echo_is_never_a_page():
     )
     assert reply is not None
     assert (reply.body, reply.media) == (script.encode(), "text/plain; charset=utf-8")
-    assert (b"x-content-type-options", b"nosniff") in reply.headers
+    assert ("x-content-type-options", "nosniff") in reply.headers
 
 
 def test_the_token_of_the_handshake_is_not_the_secret_of_the_deliveries(monkeypatch: pytest.MonkeyPatch):
