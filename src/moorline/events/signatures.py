@@ -40,6 +40,8 @@ __all__ = [
     "written",
 ]
 
+_SHORTEST: Final = 16  # bytes of a Standard Webhooks key; the specification asks for 24 to 64
+
 Encoding = Literal["hex", "base64"]
 TimeFormat = Literal["seconds", "milliseconds", "iso8601"]
 
@@ -121,9 +123,12 @@ def whsec(secret: Key) -> bytes:
     text = key_bytes(secret).removeprefix(b"v1,").removeprefix(b"whsec_")
     text += b"=" * (-len(text) % 4)  # some senders show it without
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        key = binascii.a2b_base64(text, strict_mode=True)
     except ValueError:
         raise ConfigurationError("secrets: for Standard Webhooks they are base64, with or without whsec_") from None
+    if len(key) < _SHORTEST:  # such as what is left of one that was cut at its comma
+        raise ConfigurationError(f"secrets: for Standard Webhooks they hold {_SHORTEST} bytes or more (the rule is 24)")
+    return key
 
 
 def decoded(text: str, encoding: Encoding) -> bytes:

@@ -3,7 +3,7 @@
 A variable may hold several values, separated by commas or white space: the first is current, all are accepted.
 ``NAME_PREVIOUS`` may hold older ones, which are accepted until ``NAME_PREVIOUS_UNTIL`` (an ISO date and time with its
 zone, or seconds since the epoch) if that is set. So a rotation is: set these, restart, remove them later. A value that
-begins with ``-----BEGIN`` (a PEM key) is one value, white space and all.
+begins with ``-----BEGIN`` (a PEM key) is one value, white space and all; the comma of ``v1,whsec_…`` belongs to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PREVIOUS = "_PREVIOUS"
 UNTIL = "_PREVIOUS_UNTIL"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BETWEEN = re.compile(r"[\s,]+")
+_BETWEEN = re.compile(r"(?:\s|(?<!\bv1)(?<!\bv1a),)+")
 
 
 def load(name: str, environ: Mapping[str, str] | None = None) -> Secret | None:
