@@ -8,9 +8,9 @@ __all__ = ["senders_page"]
 
 _COLUMNS = ("sender", "path", "proof", "secret", "id", "type", "handshake", "answer", "waits", "retries")
 _INTRODUCTION = """\
-Who can send to `/webhooks/{service}`, read off the records in `services/`. Where the id is not covered by the signature
-(marked *), an event is known by a digest of its content, so that a replay under a new id is noticed. A sender without a
-secret here is answered 404, as one that does not exist.
+Who can send to `/webhooks/{service}`, read off the records in `services/`. Where the id is not covered by the
+signature, or is another in each try (marked *), an event is known by a digest of its content, so that a replay under a
+new id is noticed. A sender without a secret here is answered 404, as one that does not exist.
 """
 
 
@@ -37,7 +37,7 @@ def _row(title: str, name: str, scheme: Any) -> tuple[str, ...]:
         f"`/webhooks/{name}`",
         _cell(scheme.how),
         f"`{scheme.env}`",
-        (_places(scheme.id) or "digest of the content") + ("" if believed else " *"),
+        (_places(scheme.id) or "digest of the content") + ("" if believed else " *") + _otherwise(scheme),
         _places(scheme.type),
         ", ".join(type(one).__name__ for one in scheme.handshakes) or "-",
         f"`{_cell(answer)}`" if answer else "200",
@@ -46,12 +46,20 @@ def _row(title: str, name: str, scheme: Any) -> tuple[str, ...]:
     )
 
 
+def _otherwise(scheme: Any) -> str:
+    """What else an event is known by, where its id may be missing."""
+    slot = f" within {scheme.repeats_after:g} s" if scheme.repeats_after else ""
+    if scheme.lacking == "refuse":
+        return f" (content{slot})" if slot else ""
+    return f", else the content{slot}"
+
+
 def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else given
 
 
 def _places(given: str | tuple[str, ...]) -> str:
-    return ", ".join(f"`{place}`" for place in _several(given) if place)
+    return ", ".join(f"`{_cell(place)}`" for place in _several(given) if place)
 
 
 def _cell(text: str) -> str:

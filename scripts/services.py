@@ -26,8 +26,8 @@ def built_in() -> list[type[Any]]:
 def stub() -> str:
     """The text of the stub."""
     lines = [f"from {one.__module__} import {one.__name__} as {one.__name__}" for one in built_in()]
-    names = ", ".join(f'"{one.__name__}"' for one in built_in())
-    return "\n".join([_HEAD, *sorted(lines), "", f"__all__ = [{names}]", ""])
+    names = [f'    "{one.__name__}",' for one in built_in()]  # one a line, as the formatter wants so many
+    return "\n".join([_HEAD, *sorted(lines), "", "__all__ = [", *names, "]", ""])
 
 
 def operations(service: type[Any]) -> list[str]:

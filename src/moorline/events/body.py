@@ -15,32 +15,42 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from moorline.errors import UnusableEvent
-from moorline.events.delivery import pairs
+from moorline.events import markup
+from moorline.events.delivery import FORM, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["document", "fields", "parsed", "pieces"]
+__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces"]
 
-_FORM_FIELD = b"payload="
-_FORM = "application/x-www-form-urlencoded"
+FORM_FIELD = b"payload="
+"""How a form begins that holds JSON in its only field."""
+
 _SPACE = " \t\n\r"
 
 
 def document(body: bytes) -> bytes:
     """The JSON bytes: the body itself, or what its form field ``payload`` holds (GitHub, Slack)."""
-    if body.startswith(_FORM_FIELD):
-        value = body[len(_FORM_FIELD) :].split(b"&", 1)[0]
+    if body.startswith(FORM_FIELD):
+        value = body[len(FORM_FIELD) :].split(b"&", 1)[0]
         return unquote_to_bytes(value.replace(b"+", b" "))
     return body
 
 
-def parsed(body: bytes, media: str = "") -> Any:
-    """The body as Python values; of a form a dict of its fields, of one that came several times the list.
+def is_xml(media: str) -> bool:
+    """Whether a body of that media type is XML."""
+    return media in ("text/xml", "application/xml") or media.endswith("+xml")
 
-    Raises UnusableEvent when it is neither JSON nor a form.
+
+def parsed(body: bytes, media: str = "") -> Any:
+    """The body as Python values; of a form a dict of its fields, of one that came several times the list; XML as nested
+    dicts (see ``markup.parse``).
+
+    Raises UnusableEvent when it is neither JSON nor a form nor XML.
     """
-    if media == _FORM and not body.startswith(_FORM_FIELD):
+    if is_xml(media):
+        return markup.parse(body)
+    if media == FORM and not body.startswith(FORM_FIELD):
         found: dict[str, Any] = {}
         for name, value in pairs(body.decode("utf-8", "replace")):
             known = found.get(name)
@@ -88,11 +98,14 @@ def _reader(
     return msgspec.json.Decoder(kind).decode, attributes, msgspec.UNSET, (msgspec.DecodeError, UnicodeDecodeError)
 
 
-def pieces(body: bytes, each: str) -> list[bytes]:
+def pieces(body: bytes, each: str, media: str = "") -> list[bytes]:
     """The bytes of each event in a body that holds several, as they stand there; see ``Located.each``.
 
-    A body with a single event in place of the list is that one. Raises UnusableEvent when it is not JSON.
+    A body with a single event in place of the list is that one; in XML the path is of elements, the root's name first.
+    Raises UnusableEvent when it is neither JSON nor XML.
     """
+    if is_xml(media):
+        return markup.slices(body, each.split("."))
     try:
         text = body.decode("utf-8-sig")
         if each != "lines":

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import parse_qsl, urlsplit
 
+from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError
 
-__all__ = ["MAX_FIELDS", "Delivers", "Delivery", "Reply"]
+__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply"]
+
+FORM = "application/x-www-form-urlencoded"
 
 MAX_FIELDS = 1000
 """Fields of a query or form; what has more is read as having none."""
@@ -19,7 +22,8 @@ class Delivery:
     """One request of a sender's, as it came.
 
     ``headers`` have lower-case names; ``body`` is the raw bytes; ``url`` is the address as the sender called it, with
-    its query, or None where it is not known; ``token`` is what follows the service's name in the path.
+    its query, or None where it is not known; ``token`` is what follows the service's name in the path;
+    ``received_at`` is in seconds since the epoch, by default this machine's time.
     """
 
     def __init__(
@@ -30,11 +34,13 @@ class Delivery:
         method: str = "POST",
         url: str | Callable[[], str] | None = None,
         token: str = "",
+        received_at: float | None = None,
     ) -> None:
         self.headers = headers
         self.body = body
         self.method = method
         self.token = token
+        self.received_at = SYSTEM.wall() if received_at is None else received_at
         self._url = url
 
     @cached_property
@@ -55,9 +61,17 @@ class Delivery:
     @cached_property
     def form(self) -> list[tuple[str, str]]:
         """The fields of a form body, decoded, in their order; none when the body is something else."""
-        if self.media != "application/x-www-form-urlencoded":
+        if self.media != FORM:
             return []
         return pairs(self.body.decode("utf-8", "replace"))
+
+    def as_form(self) -> Delivery:
+        """A GET, whose fields stand in the address, as the form that it would be by POST; any other as it is."""
+        if self.method != "GET":
+            return self
+        body = urlsplit(self.url or "").query.encode("utf-8", "surrogatepass")
+        headers = {**self.headers, "content-type": FORM}
+        return Delivery(headers, body, method=self.method, url=self.url, token=self.token, received_at=self.received_at)
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

@@ -200,7 +200,7 @@ class Intake:
     def _checked(self, entry: Entry, body: bytes) -> Found:
         ask, scheme = entry.ask, entry.scheme
         now = self._clock.wall()
-        delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token)
+        delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token, received_at=now)
         try:
             if _encoding(ask) in _COMPRESSED:
                 delivery = _inflated(delivery, entry.max_body, ask, entry.token)
@@ -211,6 +211,7 @@ class Intake:
                 reply = self._asked(scheme, delivery, asking)
                 if reply is not None:
                     return reply
+            delivery = delivery.as_form()
             if scheme.each:
                 parts = scheme.parts(delivery, proof.secret_index, proof.timestamp)
             else:
@@ -226,7 +227,7 @@ class Intake:
             if verified.problem:
                 raise Refused(400, verified.problem)
             secret = named(entry.secrets, verified.secret_index)
-            events.append(event_from(entry.service, ask.headers, part, verified, received_at=now, secret=secret))
+            events.append(event_from(entry.service, delivery.headers, part, verified, received_at=now, secret=secret))
         return Found(events)
 
     def _asked(self, scheme: Scheme, delivery: Delivery, secrets: Sequence[Key]) -> Found | None:
@@ -312,7 +313,9 @@ def _inflated(delivery: Delivery, most: int, ask: Ask, token: str) -> Delivery:
         raise Refused(413, f"more than {most} bytes inflated", CLOSE)
     if not inflater.eof or inflater.unused_data:
         raise Refused(400, "the compressed body is cut off, or followed by something else")
-    return Delivery(delivery.headers, body, method=ask.method, url=ask.url, token=token)
+    return Delivery(
+        delivery.headers, body, method=ask.method, url=ask.url, token=token, received_at=delivery.received_at
+    )
 
 
 @lru_cache(maxsize=256)

@@ -1,8 +1,8 @@
 r"""Where the facts of an event are found: its id, its type, and what marks it as none for us.
 
 A place is ``"header:X-GitHub-Event"``, ``"query:name"``, ``"form:MessageSid"``, a text that stands for itself
-(``"=message"``), or the name of a field at the top of the JSON body; ``"data.id"`` is one that lies deeper, also within
-a text that holds JSON itself (SNS's ``Message``), ``"changes.0.field"`` one in a list; a dot that belongs to a name is
+(``"=message"``), or the name of a field of the body: at the top of its JSON, in its form, the root of its XML;
+``"data.id"`` is one that lies deeper, also within a text that holds JSON itself (SNS's ``Message``), ``"changes.0.field"`` one in a list; a dot that belongs to a name is
 written ``\.``. ``"has:form:command"`` is the last word of it, if there is anything at that place; ``"whole:object"``
 is looked up in the whole delivery where the others are in one of its events. ``"event_id|form:trigger_id"`` is the
 first of these places that holds something.
@@ -19,16 +19,20 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from moorline.errors import ConfigurationError, UnusableEvent
-from moorline.events.body import fields, pieces
+from moorline.events.body import FORM_FIELD, fields, is_xml, pieces
 from moorline.events.hashing import sha256_of
+from moorline.events.markup import parse
 
 if TYPE_CHECKING:
     from moorline.events.delivery import Delivery
 
-__all__ = ["MAX_ID", "Located", "Verified", "check_place", "look"]
+__all__ = ["MAX_ID", "ONCE", "Located", "Verified", "check_place", "look"]
 
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
+
+ONCE = "once:"
+"""How the key begins of an event that is deduplicated by a text of which its sender makes a new one each time."""
 
 _NOTHING: Mapping[str, Any] = {}
 _WHOLE: Final = "whole:"
@@ -73,12 +77,18 @@ class Located:
 
     ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that give
     none, whose events are known by a digest of the body. ``lacking`` is what happens to one without it: it is
-    refused, or known by a digest of its bytes (as in deliveries of several always), or ``"new"`` each time, where the
-    same bytes may tell of another thing. ``type``: a place, or several of which the first counts that
-    holds something; it may be empty where ``typed`` is False. ``each``: where the events of a delivery lie that holds
+    refused; or known by a ``"digest"`` of its content (as in deliveries of several always), also when any part of the
+    id is missing; or ``"new"`` each time, where the same bytes may tell of another thing. ``type``: a place, or several
+    of which the first counts that holds something; it may be empty where ``typed`` is False. ``each``: where the events of a delivery lie that holds
     several: ``"*"`` is a list at the top, ``"items.*.item"`` lies deeper, ``"lines"`` is one on each line.
     ``refuse`` maps places to values that mark something which is signed and yet no event for us, such as Stripe's thin
     events, which hold no data. ``dedup``: ``"content"`` also where the id could be believed.
+    ``repeats_after``: for senders that may say the same again and mean it, such as alerts: what is known by its content
+    alone counts as new from one slot of that many seconds to the next (of the signed time, else of the arrival). A
+    retry across the border of two slots is an event again: twice is better than never. ``once``: where a text lies
+    that is signed and never used twice, for senders that sign it in place of the content: a second delivery with the
+    same one is a duplicate whatever it holds, and so is (in the inbox) one whose id is known.
+    ``forms``: whether a form's fields are those of a body; elsewhere a form is no event, even if signed.
     """
 
     env: str
@@ -90,6 +100,9 @@ class Located:
     typed: bool = True
     lacking: Literal["refuse", "digest", "new"] = "refuse"
     dedup: str = "id"
+    repeats_after: float = 0.0
+    once: str = ""
+    forms: bool = False
     _plan: _Plan | None = field(default=None, init=False, repr=False, compare=False)
 
     def vouches_for(self, place: str) -> bool:
@@ -123,55 +136,88 @@ class Located:
         """
         if not self.each:
             return [(self._facts(delivery, delivery.body, secret_index, timestamp), delivery.body)]
-        bodies = pieces(delivery.body, self.each)
+        bodies = pieces(delivery.body, self.each, delivery.media)
         return [(self._facts(delivery, body, secret_index, timestamp, strict=False), body) for body in bodies]
+
+    def id_places(self, delivery: Delivery) -> tuple[str, ...]:  # noqa: ARG002
+        """Where the id of this delivery stands."""
+        return (self._plan or self._planned()).ids
+
+    def content(self, delivery: Delivery, body: bytes) -> bytes:  # noqa: ARG002
+        """What an event is known by that has no id: its body, where all of that is signed as it stands."""
+        return body
 
     def _facts(
         self, delivery: Delivery, body: bytes, secret_index: int, timestamp: float | None, *, strict: bool = True
     ) -> Verified:
         plan = self._plan or self._planned()
-        found, problem = _fields(body, plan.names) if plan.names else (_NOTHING, "")
+        found, problem = _fields(body, delivery, plan.names, forms=plan.forms) if plan.names else (_NOTHING, "")
         if plan.whole:
-            found = {**found, **_of_whole(delivery.body, plan.whole)}
-        if problem and plan.forms and delivery.form and not body.startswith(b"payload="):
-            problem = ""  # a form has facts of its own, where the sender uses forms
+            found = {**found, **_of_whole(delivery, plan.whole)}
         for place, value in plan.refuse:
             if look(place, delivery, found) == value:
                 raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
-        ids = plan.ids
-        delivered = look(ids[-1], delivery, found) if ids else ""
-        if delivered:
-            whole = delivered if len(ids) == 1 else _joined([look(one, delivery, found) for one in ids[:-1]], delivered)
-            key = whole if plan.believed else digest(body)
-        else:
-            key = whole = self._lacking_id(body, problem) if ids and self.lacking != "refuse" else digest(body)
-            if ids and strict and self.lacking == "refuse":
+        if problem and self.lacking == "digest" and not self.typed:
+            problem = ""  # a template of the customer's own may be text, or JSON that a quotation mark has broken
+        ids = self.id_places(delivery)
+        whole = self._identity(ids, delivery, found) if ids else ""
+        if not whole and ids and strict:
+            if self.lacking == "refuse":
                 problem = self._without_id(ids[-1], problem)
+            elif problem:
+                raise UnusableEvent(problem)
         kind = ""
         for place in plan.types:
-            kind = look(place, delivery, found)
+            kind = self._seen(place, delivery, found)
             if kind:
                 break
         if not kind and strict and self.typed:
             problem = problem or f"the event has no type ({' or '.join(plan.types)})"
-        action = look(self.action, delivery, found) if self.action else ""
-        return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, key)
+        action = self._seen(self.action, delivery, found) if self.action else ""
+        if self.once:
+            key = ONCE + look(self.once, delivery, found)
+            whole = whole or digest(self.content(delivery, body))
+        elif whole and plan.believed:
+            key = whole
+        elif not whole and self.lacking == "new":
+            key = whole = "new:" + secrets.token_hex(16)
+        else:
+            key = digest(self.content(delivery, body))
+            whole = whole or key
+            if self.repeats_after:
+                key += self._slot(delivery, timestamp)
+        return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, _fit(key))
+
+    def _identity(self, ids: tuple[str, ...], delivery: Delivery, found: Mapping[str, Any]) -> str:
+        """The sender's own id, or nothing."""
+        last = self._seen(ids[-1], delivery, found)
+        if len(ids) == 1 or not last:
+            return last
+        before = [self._seen(one, delivery, found) for one in ids[:-1]]
+        return "" if self.lacking == "digest" and not all(before) else _joined(before, last)
+
+    def _seen(self, place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
+        try:
+            return look(place, delivery, found)
+        except UnusableEvent:
+            if self.lacking != "digest":
+                raise
+            return ""
+
+    def _slot(self, delivery: Delivery, timestamp: float | None) -> str:
+        moment = delivery.received_at if timestamp is None else timestamp
+        return f"@{int(moment // self.repeats_after)}"
 
     def _planned(self) -> _Plan:
         ids, types, refuse = _several(self.id), _several(self.type), tuple(self.refuse.items())
-        places = (*ids, *types, self.action or "", *self.refuse)
+        places = (*ids, *types, self.action or "", self.once, *self.refuse)
         single = [one.removeprefix("has:") for place in places for one in place.split("|") if one]
         whole = _top_names(one.removeprefix(_WHOLE) for one in single if one.startswith(_WHOLE))
-        forms = any(one.startswith("form:") for one in single)
+        forms = self.forms or any(one.startswith("form:") for one in single)
         believed = bool(ids) and self.dedup == "id" and self.believes(ids[-1])
         plan = _Plan(ids, types, _top_names(single), whole, forms, refuse, believed)
         object.__setattr__(self, "_plan", plan)
         return plan
-
-    def _lacking_id(self, body: bytes, problem: str) -> str:
-        if problem:
-            raise UnusableEvent(problem)
-        return "new:" + secrets.token_hex(16) if self.lacking == "new" else digest(body)
 
     @staticmethod
     def _without_id(place: str, problem: str) -> str:
@@ -210,16 +256,24 @@ def _joined(before: Iterable[str], last: str) -> str:
     return whole
 
 
-def _fields(body: bytes, names: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
-    """Those top-level fields of the JSON body; and what is wrong with the body."""
+def _fields(body: bytes, delivery: Delivery, names: tuple[str, ...], *, forms: bool) -> tuple[Mapping[str, Any], str]:
+    """Those top-level fields of the body, be it JSON, a form or XML; and what is wrong with it."""
+    if delivery.media and delivery.media != "application/json":  # what nearly all are needs no look
+        if forms and delivery.form and not body.startswith(FORM_FIELD):
+            return {name: value for name, value in reversed(delivery.form) if name in names}, ""  # the first counts
+        if is_xml(delivery.media):
+            try:
+                return parse(body), ""
+            except UnusableEvent as error:
+                return _NOTHING, str(error)
     try:
         return fields(body, names), ""
     except UnusableEvent as error:
         return _NOTHING, str(error)
 
 
-def _of_whole(body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
-    found, _ = _fields(body, names)
+def _of_whole(delivery: Delivery, names: tuple[str, ...]) -> dict[str, Any]:
+    found, _ = _fields(delivery.body, delivery, names, forms=False)
     return {_WHOLE + name: value for name, value in found.items()}
 
 

@@ -94,12 +94,13 @@ class _Checked:
         certificates: Mapping[str, str | bytes] | None,
     ) -> None:
         self.name, self.scheme = scheme_of(service)
-        self.delivery = Delivery(lower_case(headers), _raw(body), method=method, url=url)
         self.now = SYSTEM.wall() if now is None else now
+        self.delivery = Delivery(lower_case(headers), _raw(body), method=method, url=url, received_at=self.now)
         check_seconds("now", self.now)
         if tolerance is not None:
             check_seconds("tolerance", tolerance)
         self.proof = self._proof(secrets, tolerance, certificates)
+        self.delivery = self.delivery.as_form()
 
     def _proof(
         self,

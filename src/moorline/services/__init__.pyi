@@ -1,14 +1,47 @@
 # Written by scripts/services.py (`make services`); change the services, not this file.
 
+from moorline.services.auth.auth0 import Auth0 as Auth0
+from moorline.services.auth.clerk import Clerk as Clerk
+from moorline.services.auth.supabase_auth import SupabaseAuth as SupabaseAuth
 from moorline.services.business.github import GitHub as GitHub
 from moorline.services.business.hubspot import HubSpot as HubSpot
 from moorline.services.business.meta import Meta as Meta
 from moorline.services.business.microsoft_graph import MicrosoftGraph as MicrosoftGraph
+from moorline.services.business.salesforce import Salesforce as Salesforce
 from moorline.services.business.slack import Slack as Slack
 from moorline.services.business.x import X as X
+from moorline.services.business.zendesk import Zendesk as Zendesk
 from moorline.services.business.zoom import Zoom as Zoom
 from moorline.services.email.sendgrid import SendGrid as SendGrid
+from moorline.services.monitoring.datadog import Datadog as Datadog
+from moorline.services.monitoring.new_relic import NewRelic as NewRelic
+from moorline.services.monitoring.sentry import Sentry as Sentry
 from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
+from moorline.services.sms.twilio import Twilio as Twilio
+from moorline.services.sms.vonage import Vonage as Vonage
+from moorline.services.sms.vonage_sms import VonageSMS as VonageSMS
 
-__all__ = ["GitHub", "HubSpot", "Meta", "MicrosoftGraph", "SendGrid", "Slack", "Square", "Stripe", "X", "Zoom"]
+__all__ = [
+    "Auth0",
+    "Clerk",
+    "Datadog",
+    "GitHub",
+    "HubSpot",
+    "Meta",
+    "MicrosoftGraph",
+    "NewRelic",
+    "Salesforce",
+    "SendGrid",
+    "Sentry",
+    "Slack",
+    "Square",
+    "Stripe",
+    "SupabaseAuth",
+    "Twilio",
+    "Vonage",
+    "VonageSMS",
+    "X",
+    "Zendesk",
+    "Zoom",
+]

@@ -102,3 +102,9 @@ class Sample:
         body = bytearray(good.body)
         body[len(body) // 2] ^= 1
         return Signed(good.headers, bytes(body), good.url, good.method)
+
+
+def with_a_wrong_secret(signed: Signed) -> Signed:
+    """For ``changed``, where nothing of the body is signed: one changed letter in the secret that is shown."""
+    shown = signed.headers["Authorization"]
+    return Signed({**signed.headers, "Authorization": shown[:-3] + "AAA"}, signed.body, signed.url, signed.method)

@@ -53,7 +53,8 @@ class HMACSignature(Scheme):
     - ``timestamp``: where the signed time stands: ``"header:X-Request-Timestamp"``, or ``"entry:t="`` for an entry of
       the signature's own header that begins so; ``clock`` is how it is written.
     - ``algorithm`` is sha1, sha256, sha384 or sha512; ``encoding`` of the signature hex or base64; ``key``: the secret
-      as it stands (``"text"``), or decoded (``"hex"``; ``"whsec"``: base64).
+      as it stands (``"text"``), or decoded (``"hex"``; ``"whsec"``: base64). ``published`` are secrets that stand in
+      the sender's documentation, and are therefore none.
 
     Without a signed time nothing in it says when it was signed: what keeps a replay out is the deduplication.
     """
@@ -69,6 +70,7 @@ class HMACSignature(Scheme):
     timestamp: str = ""
     clock: TimeFormat = "seconds"
     tolerance: float = 300.0
+    published: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.algorithm not in ("sha1", "sha256", "sha384", "sha512"):
@@ -121,7 +123,7 @@ class HMACSignature(Scheme):
         certificates: Mapping[str, bytes] | None = None,  # noqa: ARG002
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
-        keys = accepted(secrets, now, read=_READERS[self.key])
+        keys = accepted(secrets, now, read=self._key)
         text = present(delivery.headers, self.header)
         entries = [part.strip() for part in text.split(self.separator)] if self.separator else [text]
         found = [entry[len(self.prefix) :] for entry in entries if entry.startswith(self.prefix)]
@@ -163,6 +165,12 @@ class HMACSignature(Scheme):
         elif self.timestamp:
             entry = self.timestamp.removeprefix("entry:") + stamp + self.separator + entry
         return headers | {self.header: entry}
+
+    def _key(self, secret: Key) -> bytes:
+        key = _READERS[self.key](secret)
+        if key in [one.encode() for one in self.published]:
+            raise ConfigurationError("secrets: this one is published by the sender for tests, and known to everybody")
+        return key
 
     def _stamp(self, delivery: Delivery, entries: list[str]) -> str:
         where, _, name = self.timestamp.partition(":")

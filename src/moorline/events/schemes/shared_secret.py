@@ -28,6 +28,7 @@ class SharedSecret(Scheme):
     ``user:password`` or the password alone. Nothing of the body is vouched for but that its sender knew the secret.
     """
 
+    forms: bool = True
     header: str = ""
     keyed: ClassVar[str] = "a secret that the sender shows: the end of the path, a header, or user:password"
     in_path: ClassVar[bool] = True

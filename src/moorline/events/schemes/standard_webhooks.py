@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.events.places import Located
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import (
     Key,
@@ -72,6 +73,12 @@ class StandardWebhooks(Scheme):
     def vouches_for(self, place: str) -> bool:
         """The id is signed, though it stands in a header."""
         return not place.startswith("header:") or place.endswith("-id")
+
+    def id_places(self, delivery: Delivery) -> tuple[str, ...]:
+        """The id stands under the prefix that this delivery uses."""
+        if self.aliases and self.id == f"header:{self.prefix}id":
+            return (f"header:{self._spoken(delivery.headers)}id",)
+        return Located.id_places(self, delivery)
 
     def check(
         self,
