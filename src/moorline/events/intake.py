@@ -211,7 +211,8 @@ class Intake:
                 reply = self._asked(scheme, delivery, asking)
                 if reply is not None:
                     return reply
-            delivery = delivery.as_form()
+            if scheme.signs_query:
+                delivery = delivery.as_form()
             if scheme.each:
                 parts = scheme.parts(delivery, proof.secret_index, proof.timestamp)
             else:

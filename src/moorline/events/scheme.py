@@ -65,6 +65,8 @@ class Scheme(Located, ABC):
     """What ``secrets`` are for this scheme, in words, for people."""
     in_path: ClassVar[bool] = False
     """Whether the secret may stand in the path, behind the service's name."""
+    signs_query: ClassVar[bool] = False
+    """Whether a GET's query is signed, which is then its event's body."""
 
     @property
     @abstractmethod

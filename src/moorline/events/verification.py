@@ -100,7 +100,8 @@ class _Checked:
         if tolerance is not None:
             check_seconds("tolerance", tolerance)
         self.proof = self._proof(secrets, tolerance, certificates)
-        self.delivery = self.delivery.as_form()
+        if self.scheme.signs_query:
+            self.delivery = self.delivery.as_form()
 
     def _proof(
         self,

@@ -53,6 +53,7 @@ class SignedFields(Scheme):
     methods: tuple[str, ...] = ("POST", "GET")
     tolerance: float = 300.0
     keyed: ClassVar[str] = "the signature secret, with its algorithm before it: sha512:, sha256:, sha1:, md5:, md5hash:"
+    signs_query: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_seconds("tolerance", self.tolerance)

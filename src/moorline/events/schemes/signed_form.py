@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from moorline.errors import ConfigurationError, InvalidSignature
@@ -44,6 +44,7 @@ class SignedForm(Scheme):
     settings: str = ""
     methods: tuple[str, ...] = ("POST", "GET")
     dedup: str = "content"
+    signs_query: ClassVar[bool] = True
 
     @property
     def how(self) -> str:
