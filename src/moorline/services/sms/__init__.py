@@ -1,1 +1,1 @@
-"""Text messages."""
+"""Text messages: one vocabulary for every provider."""

@@ -6,7 +6,7 @@ Facts: services/sms/vonage.md; contract: vonage.json; vonage-jwt 1.1 (verify_jwt
 from __future__ import annotations
 
 from moorline.events.delivery import Delivers
-from moorline.events.schemes.signed_token import SignedToken
+from moorline.events.schemes.signed_jwt import SignedJWT
 from moorline.events.sender import Sender
 
 __all__ = ["Vonage"]
@@ -22,7 +22,7 @@ class Vonage(Sender):
 
     name, category = "vonage", "sms"
     docs = "services/sms/vonage.md, vonage.json"
-    webhooks = SignedToken(
+    webhooks = SignedJWT(
         env="VONAGE_SIGNATURE_SECRET",
         id=("status", "message_uuid"),
         type=("status", "=received"),  # an inbound message has no status

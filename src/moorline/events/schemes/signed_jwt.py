@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
     from moorline.events.delivery import Delivery
 
-__all__ = ["SignedToken"]
+__all__ = ["SignedJWT"]
 
 _LONGEST: Final = 8192  # characters of a token
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignedToken(Scheme):
+class SignedJWT(Scheme):
     """``Bearer`` and a JWT in the header ``header``, signed with HMAC-SHA256 by the secret's bytes.
 
     The token's ``alg`` is HS256, never another and never none, and it names no extension (``crit``). Its claim
