@@ -2,10 +2,10 @@ r"""Where the facts of an event are found: its id, its type, and what marks it a
 
 A place is ``"header:X-GitHub-Event"``, ``"query:name"``, ``"form:MessageSid"``, a text that stands for itself
 (``"=message"``), or the name of a field of the body: at the top of its JSON, in its form, the root of its XML;
-``"data.id"`` is one that lies deeper, also within a text that holds JSON itself (SNS's ``Message``), ``"changes.0.field"`` one in a list; a dot that belongs to a name is
-written ``\.``. ``"has:form:command"`` is the last word of it, if there is anything at that place; ``"whole:object"``
-is looked up in the whole delivery where the others are in one of its events. ``"event_id|form:trigger_id"`` is the
-first of these places that holds something.
+``"data.id"`` is one that lies deeper, also within a text that holds JSON itself (SNS's ``Message``),
+``"changes.0.field"`` one in a list; a dot that belongs to a name is written ``\.``. ``"has:form:command"`` is the last
+word of it, if there is anything at that place; ``"whole:object"`` is looked up in the whole delivery where the others
+are in one of its events. ``"event_id|form:trigger_id"`` is the first of these places that holds something.
 """
 
 from __future__ import annotations
@@ -75,20 +75,23 @@ class _Plan(NamedTuple):
 class Located:
     """Where the facts of an event are found, which every scheme needs.
 
-    ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that give
-    none, whose events are known by a digest of the body. ``lacking`` is what happens to one without it: it is
-    refused; or known by a ``"digest"`` of its content (as in deliveries of several always), also when any part of the
-    id is missing; or ``"new"`` each time, where the same bytes may tell of another thing. ``type``: a place, or several
-    of which the first counts that holds something; it may be empty where ``typed`` is False. ``each``: where the events of a delivery lie that holds
-    several: ``"*"`` is a list at the top, ``"items.*.item"`` lies deeper, ``"lines"`` is one on each line.
-    ``refuse`` maps places to values that mark something which is signed and yet no event for us, such as Stripe's thin
-    events, which hold no data. ``dedup``: ``"content"`` also where the id could be believed.
-    ``repeats_after``: for senders that may say the same again and mean it, such as alerts: what is known by its content
-    alone counts as new from one slot of that many seconds to the next (of the signed time, else of the arrival). A
-    retry across the border of two slots is an event again: twice is better than never. ``once``: where a text lies
-    that is signed and never used twice, for senders that sign it in place of the content: a second delivery with the
-    same one is a duplicate whatever it holds, and so is (in the inbox) one whose id is known.
-    ``forms``: whether a form's fields are those of a body; elsewhere a form is no event, even if signed.
+    - ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that
+      give none, whose events are known by a digest of the body. ``lacking`` is what happens to one without it: it is
+      refused; or known by a ``"digest"`` of its content (as in deliveries of several always), also when any part of the
+      id is missing; or ``"new"`` each time, where the same bytes may tell of another thing.
+    - ``type``: a place, or several of which the first counts that holds something; it may be empty where ``typed`` is
+      False.
+    - ``each``: where the events of a delivery lie that holds several: ``"*"`` is a list at the top, ``"items.*.item"``
+      lies deeper, ``"lines"`` is one on each line.
+    - ``refuse`` maps places to values that mark something which is signed and yet no event for us, such as Stripe's
+      thin events, which hold no data.
+    - ``dedup``: ``"content"`` also where the id could be believed. ``repeats_after``: for senders that may say the same
+      again and mean it, such as alerts: what is known by its content alone counts as new from one slot of that many
+      seconds to the next (of the signed time, else of the arrival). A retry across the border of two slots is an event
+      again: twice is better than never. ``once``: where a text lies that is signed and never used twice, for senders
+      that sign it in place of the content: a second delivery with the same one is a duplicate whatever it holds, and so
+      is (in the inbox) one whose id is known.
+    - ``forms``: whether a form's fields are those of a body; elsewhere a form is no event, even if signed.
     """
 
     env: str
@@ -162,31 +165,36 @@ class Located:
         ids = self.id_places(delivery)
         whole = self._identity(ids, delivery, found) if ids else ""
         if not whole and ids and strict:
-            if self.lacking == "refuse":
-                problem = self._without_id(ids[-1], problem)
-            elif problem:
-                raise UnusableEvent(problem)
-        kind = ""
-        for place in plan.types:
-            kind = self._seen(place, delivery, found)
-            if kind:
-                break
+            problem = self._without_id(ids[-1], problem)
+        kind = self._kind(plan.types, delivery, found)
         if not kind and strict and self.typed:
             problem = problem or f"the event has no type ({' or '.join(plan.types)})"
         action = self._seen(self.action, delivery, found) if self.action else ""
-        if self.once:
-            key = ONCE + look(self.once, delivery, found)
-            whole = whole or digest(self.content(delivery, body))
-        elif whole and plan.believed:
+        if whole and plan.believed:
             key = whole
-        elif not whole and self.lacking == "new":
-            key = whole = "new:" + secrets.token_hex(16)
         else:
-            key = digest(self.content(delivery, body))
-            whole = whole or key
-            if self.repeats_after:
-                key += self._slot(delivery, timestamp)
+            key, whole = self._dedup_key(whole, delivery, body, found, timestamp)
         return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, _fit(key))
+
+    def _dedup_key(
+        self, whole: str, delivery: Delivery, body: bytes, found: Mapping[str, Any], timestamp: float | None
+    ) -> tuple[str, str]:
+        """What an event is deduplicated by whose id is not there or cannot be believed; and its id."""
+        if self.once:
+            return ONCE + look(self.once, delivery, found), whole or digest(self.content(delivery, body))
+        if not whole and self.lacking == "new":
+            new = "new:" + secrets.token_hex(16)
+            return new, new
+        key = digest(self.content(delivery, body))
+        whole = whole or key
+        return (key + self._slot(delivery, timestamp) if self.repeats_after else key), whole
+
+    def _kind(self, places: tuple[str, ...], delivery: Delivery, found: Mapping[str, Any]) -> str:
+        for place in places:
+            kind = self._seen(place, delivery, found)
+            if kind:
+                return kind
+        return ""
 
     def _identity(self, ids: tuple[str, ...], delivery: Delivery, found: Mapping[str, Any]) -> str:
         """The sender's own id, or nothing."""
@@ -214,13 +222,16 @@ class Located:
         single = [one.removeprefix("has:") for place in places for one in place.split("|") if one]
         whole = _top_names(one.removeprefix(_WHOLE) for one in single if one.startswith(_WHOLE))
         forms = self.forms or any(one.startswith("form:") for one in single)
-        believed = bool(ids) and self.dedup == "id" and self.believes(ids[-1])
+        believed = bool(ids) and not self.once and self.dedup == "id" and self.believes(ids[-1])
         plan = _Plan(ids, types, _top_names(single), whole, forms, refuse, believed)
         object.__setattr__(self, "_plan", plan)
         return plan
 
-    @staticmethod
-    def _without_id(place: str, problem: str) -> str:
+    def _without_id(self, place: str, problem: str) -> str:
+        if self.lacking != "refuse":
+            if problem:
+                raise UnusableEvent(problem)
+            return ""
         if ":" not in place:
             raise UnusableEvent(problem or f"the event has no {place!r}")
         where, _, name = place.partition(":")
