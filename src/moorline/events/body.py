@@ -21,7 +21,7 @@ from moorline.events.delivery import FORM, pairs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces"]
+__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces", "unambiguous"]
 
 FORM_FIELD = b"payload="
 """How a form begins that holds JSON in its only field."""
@@ -60,6 +60,25 @@ def parsed(body: bytes, media: str = "") -> Any:
         return json.loads(document(body))
     except (ValueError, RecursionError) as error:
         raise UnusableEvent("the body is not JSON") from error
+
+
+def unambiguous(body: bytes) -> Any:
+    """The JSON value, for senders that sign parts of it.
+
+    Raises UnusableEvent when it is not JSON, or when an object in it has a key twice: one reader would take the first,
+    another the last, and only one of them was signed.
+    """
+    try:
+        return json.loads(body.decode(), object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
+        raise UnusableEvent("the body is not JSON, or has a key twice") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
 
 
 def fields(body: bytes, names: tuple[str, ...]) -> dict[str, Any]:

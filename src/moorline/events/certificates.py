@@ -10,16 +10,20 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import InvalidSignature
+from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.events.scheme import NeedsCertificate
+from moorline.events.signatures import Key, key_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-__all__ = ["MAX_PEM", "Certificates", "public_key", "suitable"]
+__all__ = ["MAX_PEM", "Certificates", "Issuer", "is_signed_by", "public_key", "signed_with", "suitable"]
 
 MAX_PEM: Final = 64 * 1024
 """Bytes of a certificate, chain included."""
@@ -28,8 +32,15 @@ _KEPT: Final = 64
 _DAY: Final = 86_400.0
 
 
-def suitable(url: str, host: re.Pattern[str], *, path: str = "") -> bool:
-    """Whether the URL is https, without port, password or fragment, its host fits, and its path ends so."""
+Hash = Literal["sha1", "sha256"]
+"""What RSA signs a digest by."""
+
+
+def suitable(url: str, host: re.Pattern[str], *, path: str = "", query: bool = False) -> bool:
+    """Whether the URL is https, without port, password or fragment, its host fits, and its path ends so.
+
+    With a query only where *query* says so: an address with one may answer with what its caller wrote.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -38,7 +49,34 @@ def suitable(url: str, host: re.Pattern[str], *, path: str = "") -> bool:
     plain = parts.username is None and parts.password is None and port in (None, 443) and not parts.fragment
     written = url.isascii() and url.isprintable() and not {" ", "\\"} & set(url)
     known = written and host.fullmatch(parts.hostname or "") is not None
-    return parts.scheme == "https" and plain and known and parts.path.endswith(path)
+    bare = query or not parts.query
+    return parts.scheme == "https" and plain and known and bare and parts.path.endswith(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who issues the certificates of a sender: from which hosts they are believed, and from which paths there fetched.
+
+    ``path`` is narrower than what is believed in a mapping that the caller gave: a host may serve other files too.
+    """
+
+    host: re.Pattern[str]
+    path: re.Pattern[str]
+
+    def key(self, url: str, certificates: Mapping[str, bytes] | None) -> RSAPublicKey:
+        """The key of the certificate at that address.
+
+        Raises InvalidSignature for an address of strangers, or what is no certificate; NeedsCertificate for one that is
+        not in *certificates*.
+        """
+        if not suitable(url, self.host):
+            raise InvalidSignature("the certificate's address is not the sender's", reason="certificate")
+        pem = (certificates or {}).get(url)
+        if pem is not None:
+            return public_key(pem)
+        if self.path.fullmatch(urlsplit(url).path) is None:
+            raise InvalidSignature("the certificate's address is none that is asked", reason="certificate")
+        raise NeedsCertificate(url)
 
 
 class Certificates(Mapping[str, bytes]):
@@ -73,6 +111,40 @@ class Certificates(Mapping[str, bytes]):
         return len(self._held)
 
 
+def is_signed_by(key: RSAPublicKey, signature: bytes, signed: bytes, algorithm: Hash) -> bool:
+    """Whether the signature (RSA, PKCS #1 v1.5) was made by that key."""
+    from cryptography.exceptions import InvalidSignature as Wrong
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+    try:
+        key.verify(signature, signed, PKCS1v15(), _hash(algorithm))
+    except Wrong:
+        return False
+    return True
+
+
+def signed_with(key: Key | None, signed: bytes, algorithm: Hash) -> bytes:
+    """The signature by a private RSA key in PEM. Raises ConfigurationError when it is none."""
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = None if key is None else load_pem_private_key(key_bytes(key), None)
+    except ValueError:
+        private = None
+    if not isinstance(private, RSAPrivateKey):
+        raise ConfigurationError("key: this sender signs with a private RSA key in PEM")
+    return private.sign(signed, PKCS1v15(), _hash(algorithm))
+
+
+def _hash(algorithm: Hash) -> Any:
+    from cryptography.hazmat.primitives import hashes
+
+    return hashes.SHA256() if algorithm == "sha256" else hashes.SHA1()  # noqa: S303 - what some senders still sign by
+
+
+@lru_cache(maxsize=64)
 def public_key(pem: bytes | str) -> RSAPublicKey:
     """The RSA key of the first certificate in *pem*. Raises InvalidSignature when there is none."""
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey

@@ -22,7 +22,8 @@ class Event:
       (Stripe: ``evt_…``; GitHub: ``<hook id>:<delivery GUID>``). Where a sender gives none it is ``sha256:`` and the
       digest of the body.
     - ``dedup_key``: what it is deduplicated by: the id where the signature covers it; the digest where the id stands in
-      a header that nobody signed (GitHub), so that a replay under a new id is noticed.
+      a header that nobody signed (GitHub), so that a replay under a new id is noticed; ``once:`` and the signed token
+      where the sender signs one in place of the content (Mailgun, PayPal).
     - ``type``: such as ``"payment_intent.succeeded"`` or ``"pull_request"``; ``action``: the finer word that some
       senders put into the body (GitHub's ``"closed"``), else None.
     - ``body``: the raw bytes; ``headers``: lower-case names, secrets in them masked once it was stored.

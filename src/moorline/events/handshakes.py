@@ -17,13 +17,14 @@ from urllib.parse import parse_qsl
 
 from moorline.errors import UnusableEvent
 from moorline.events.body import fields
+from moorline.events.certificates import suitable
 from moorline.events.delivery import Delivery, Reply
 from moorline.events.signatures import Encoding, Key, accepted, encoded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BodyEcho", "Confirm", "Handshake", "QueryDigest", "QueryEcho"]
+__all__ = ["BodyConfirm", "BodyEcho", "Confirm", "Handshake", "QueryDigest", "QueryEcho"]
 
 _LONGEST = 4096  # characters of what is echoed
 _TOKEN = re.compile(r"[A-Za-z0-9_+/=.-]{1,128}")
@@ -140,6 +141,31 @@ class BodyEcho(Handshake):
         for name in self.echo.split("."):
             found = found.get(name) if isinstance(found, dict) else None
         return found if isinstance(found, str) and len(found) <= _LONGEST else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyConfirm(Handshake):
+    """When the body's ``field`` is ``value``, call the address in its field ``at``, if that lies on ``host``.
+
+    Whether the subscription is wanted is the signature's affair. Raises UnusableEvent for an address elsewhere.
+    """
+
+    field: str
+    value: str
+    at: str
+    host: re.Pattern[str]
+
+    def asked(self, delivery: Delivery, secrets: Sequence[Key]) -> Confirm | None:  # noqa: ARG002
+        """See Handshake."""
+        if self.value.encode() not in delivery.body:
+            return None
+        found = fields(delivery.body, (self.field, self.at))
+        if found.get(self.field) != self.value:
+            return None
+        url = found.get(self.at)
+        if not isinstance(url, str) or not suitable(url, self.host, query=True):
+            raise UnusableEvent(f"{self.at} is not an address of the sender's")
+        return Confirm(url, Reply(200))
 
 
 def _query(query: str) -> dict[str, str]:

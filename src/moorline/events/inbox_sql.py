@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from moorline.events.compression import PRUNED, ZSTD, compressed, opened
 from moorline.events.event import Event
+from moorline.events.places import ONCE
 from moorline.jobs.brokers.sql import insert_jobs
 from moorline.jobs.job import JobRow
 from moorline.store.ids import new_id
@@ -109,6 +110,10 @@ _CONFLICT: Final = (
 _LARGEST: Final = 64
 _PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
 _KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
+_KNOWN: Final = sa.text(
+    "SELECT delivery_key FROM events WHERE sender_id = :id AND service = :service AND delivery_key LIKE 'once:%'"
+    " LIMIT 1"
+)
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
 _TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "text", "int4")
 _POSTGRES: Final = (
@@ -129,6 +134,7 @@ _SERVICES: Final = sa.text(
 def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stored]:
     """Store each arrival once, with one job for each of its handlers, in the connection's transaction."""
     rows: dict[tuple[str, str], list[Any]] = {}
+    arrivals = [_known_by_id(connection, one) if one.delivery_key.startswith(ONCE) else one for one in arrivals]
     for arrival in arrivals:
         row = rows.get(arrival[:2])
         if row is None:
@@ -212,6 +218,12 @@ def of_type(type: str) -> sa.ColumnElement[bool]:
 def known_services(connection: Connection) -> Sequence[str]:
     """The services of which events are stored."""
     return connection.execute(_SERVICES).scalars().all()
+
+
+def _known_by_id(connection: Connection, arrival: Arrival) -> Arrival:
+    """With the key of what is stored already under its id: a sender that tries again may sign a new token."""
+    known: str | None = connection.execute(_KNOWN, {"id": arrival.sender_id, "service": arrival.service}).scalar()
+    return arrival if known is None else arrival._replace(delivery_key=known)
 
 
 def _row(arrival: Arrival) -> list[Any]:

@@ -220,11 +220,14 @@ def written(now: float | None, form: TimeFormat = "seconds") -> str:
     return str(int(moment * 1000) if form == "milliseconds" else int(moment))
 
 
-def timely(timestamp: float, now: float | None, tolerance: float) -> None:
-    """Raises InvalidSignature unless the signed time is within *tolerance* seconds of now, either way."""
+def timely(timestamp: float, now: float | None, tolerance: float, *, resent: float = 0.0) -> None:
+    """Raises InvalidSignature unless the signed time is within *tolerance* seconds of now, either way.
+
+    It may be *resent* seconds older, for senders that try again with the time that they first signed.
+    """
     late = (SYSTEM.wall() if now is None else now) - timestamp
-    if late > tolerance:
-        raise InvalidSignature(f"signed {late:.0f} s ago; {tolerance:g} s are allowed", reason="stale")
+    if late > tolerance + resent:
+        raise InvalidSignature(f"signed {late:.0f} s ago; {tolerance + resent:g} s are allowed", reason="stale")
     if -late > tolerance:
         raise InvalidSignature(f"signed {-late:.0f} s in the future; {tolerance:g} s are allowed", reason="future")
 

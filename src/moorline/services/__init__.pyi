@@ -13,16 +13,22 @@ from moorline.services.business.x import X as X
 from moorline.services.business.zendesk import Zendesk as Zendesk
 from moorline.services.business.zoom import Zoom as Zoom
 from moorline.services.email.sendgrid import SendGrid as SendGrid
+from moorline.services.email.ses import SES as SES
 from moorline.services.monitoring.datadog import Datadog as Datadog
 from moorline.services.monitoring.new_relic import NewRelic as NewRelic
 from moorline.services.monitoring.sentry import Sentry as Sentry
+from moorline.services.payments.paypal import PayPal as PayPal
 from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
+from moorline.services.sms.sns import SNS as SNS
 from moorline.services.sms.twilio import Twilio as Twilio
 from moorline.services.sms.vonage import Vonage as Vonage
 from moorline.services.sms.vonage_sms import VonageSMS as VonageSMS
 
 __all__ = [
+    "SES",
+    "SNS",
+    "X",
     "Auth0",
     "Clerk",
     "Datadog",
@@ -31,6 +37,7 @@ __all__ = [
     "Meta",
     "MicrosoftGraph",
     "NewRelic",
+    "PayPal",
     "Salesforce",
     "SendGrid",
     "Sentry",
@@ -41,7 +48,6 @@ __all__ = [
     "Twilio",
     "Vonage",
     "VonageSMS",
-    "X",
     "Zendesk",
     "Zoom",
 ]

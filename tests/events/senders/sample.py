@@ -51,7 +51,7 @@ class Sample:
     asymmetric schemes (PEM). ``signature`` names the header with the signature, empty when it is in the body.
     ``id``, ``type``, ``action``: what is to be found. ``events``: how many the delivery holds. ``timed``: whether a
     time is signed. ``changed`` spoils what is signed. ``certificates`` as ``verify`` takes them, for ``key``; those of
-    ``other_key`` stand under the same URL in ``other_certificates``.
+    ``other_key`` stand under the same URL in ``other_certificates``. ``late`` is how many seconds old a delivery may be.
     """
 
     service: str
@@ -74,6 +74,7 @@ class Sample:
     answer: bytes | None = None
     handshakes: tuple[Handshake, ...] = ()
     changed: Callable[[Signed], Signed] | None = None
+    late: float = 300.0
 
     @property
     def scheme(self) -> Scheme:
