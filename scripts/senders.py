@@ -10,7 +10,8 @@ _COLUMNS = ("sender", "path", "proof", "secret", "id", "type", "handshake", "ans
 _INTRODUCTION = """\
 Who can send to `/webhooks/{service}`, read off the records in `services/`. Where the id is not covered by the
 signature, or is another in each try (marked *), an event is known by a digest of its content, so that a replay under a
-new id is noticed. A sender without a secret here is answered 404, as one that does not exist.
+new id is noticed. Where a token is signed in place of the content (marked +), that counts once, and the id once in four
+days. A sender without a secret here is answered 404, as one that does not exist.
 """
 
 
@@ -37,7 +38,7 @@ def _row(title: str, name: str, scheme: Any) -> tuple[str, ...]:
         f"`/webhooks/{name}`",
         _cell(scheme.how),
         f"`{scheme.env}`",
-        (_places(scheme.id) or "digest of the content") + ("" if believed else " *") + _otherwise(scheme),
+        (_places(scheme.id) or "digest of the content") + _mark(scheme, believed=believed) + _otherwise(scheme),
         _places(scheme.type),
         ", ".join(type(one).__name__ for one in scheme.handshakes) or "-",
         f"`{_cell(answer)}`" if answer else "200",
@@ -52,6 +53,10 @@ def _otherwise(scheme: Any) -> str:
     if scheme.lacking == "refuse":
         return f" (content{slot})" if slot else ""
     return f", else the content{slot}"
+
+
+def _mark(scheme: Any, *, believed: bool) -> str:
+    return " +" if scheme.once else "" if believed else " *"
 
 
 def _several(given: str | tuple[str, ...]) -> tuple[str, ...]:

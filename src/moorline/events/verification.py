@@ -49,8 +49,9 @@ def verify(
     default this machine's clock; ``tolerance`` seconds that the signed time may be off, either way; ``certificates``
     PEM by URL, used instead of fetching, which otherwise blocks for up to 5 s and only asks the sender's own hosts.
 
-    An Event may be a replay: keep ``event.dedup_key`` and refuse what was there before, or use the inbox, which does
-    that. A delivery that holds several events gives one Event of the whole; see ``verify_each``.
+    An Event may be a replay: keep ``event.dedup_key`` (where that begins with ``once:`` the id too) and refuse what was
+    there before, or use the inbox, which does that. A delivery that holds several events gives one Event of the whole;
+    see ``verify_each``.
 
     Raises InvalidSignature (missing, malformed, wrong, too old, too new), UnusableEvent for well-signed bytes that are
     no event of this service, ConfigurationError naming the argument that is wrong.

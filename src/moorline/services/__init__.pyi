@@ -12,11 +12,14 @@ from moorline.services.business.slack import Slack as Slack
 from moorline.services.business.x import X as X
 from moorline.services.business.zendesk import Zendesk as Zendesk
 from moorline.services.business.zoom import Zoom as Zoom
+from moorline.services.email.mailgun import Mailgun as Mailgun
+from moorline.services.email.resend import Resend as Resend
 from moorline.services.email.sendgrid import SendGrid as SendGrid
 from moorline.services.email.ses import SES as SES
 from moorline.services.monitoring.datadog import Datadog as Datadog
 from moorline.services.monitoring.new_relic import NewRelic as NewRelic
 from moorline.services.monitoring.sentry import Sentry as Sentry
+from moorline.services.payments.adyen import Adyen as Adyen
 from moorline.services.payments.paypal import PayPal as PayPal
 from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
@@ -29,15 +32,18 @@ __all__ = [
     "SES",
     "SNS",
     "X",
+    "Adyen",
     "Auth0",
     "Clerk",
     "Datadog",
     "GitHub",
     "HubSpot",
+    "Mailgun",
     "Meta",
     "MicrosoftGraph",
     "NewRelic",
     "PayPal",
+    "Resend",
     "Salesforce",
     "SendGrid",
     "Sentry",

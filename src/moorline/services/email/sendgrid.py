@@ -1,4 +1,4 @@
-"""SendGrid: send mail.
+"""SendGrid: send mail, and what it tells us of messages.
 
 Facts: services/email/sendgrid.md; contract: sendgrid.json. SendGrid honours no idempotency keys: a call that was sent
 and not answered is OutcomeUnknown, and is never repeated by itself.
@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Final
 
 from moorline.calls.dialects import LimitFields
 from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, Service, operation
+from moorline.events.delivery import Delivers
+from moorline.events.schemes.ecdsa_signature import ECDSASignature
 from moorline.services.answers import record, text
 from moorline.services.email.protocol import Address, Attachment, Email, SentEmail
 from moorline.services.limits import at_most, refused
@@ -58,6 +60,17 @@ class SendGrid(Service):
         fields=(LimitFields("X-RateLimit-Remaining", "X-RateLimit-Limit", "X-RateLimit-Reset", reset_as="epoch"),)
     )
     errors = ErrorMap(code="errors.0.field", message="errors.0.message", request_id="id")
+    # Each event of a delivery is stored by itself: it is custom_args that lie at its top, not of the whole.
+    # Unconfirmed: that a delivery which is tried again is signed anew; 300 s are the common choice, not SendGrid's.
+    webhooks = ECDSASignature(
+        signature="X-Twilio-Email-Event-Webhook-Signature",
+        timestamp="X-Twilio-Email-Event-Webhook-Timestamp",
+        env="SENDGRID_WEBHOOK_VERIFICATION_KEY",
+        id="sg_event_id",
+        type="event",
+        each="*",
+        delivers=Delivers(retries="with growing gaps for up to 24 h"),
+    )
     default_headers: ClassVar[Mapping[str, str]] = {"Accept": "application/json"}  # without it the answer is 406
 
     @operation
