@@ -94,7 +94,7 @@ def test_a_certificate_that_is_not_there_is_asked_for(sample: Sample):
     """The scheme names the address; ``verify`` with a mapping of the caller's says which one lacks."""
     signed = sample.signed()
     url = ADDRESSES[sample.service]
-    with pytest.raises(ConfigurationError, match="certificates: there is none for https"):
+    with pytest.raises(InvalidSignature, match="certificates: there is none for https"):
         verify(sample.service, secrets=sample.secret, now=NOW, certificates={}, **signed.to_verify())
     needed = NeedsCertificate(url)
     assert (needed.url, str(needed)) == (url, url)

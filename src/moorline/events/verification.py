@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from moorline.clock import SYSTEM
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, InvalidSignature
 from moorline.events.certificates import Certificates
 from moorline.events.delivery import Delivery
 from moorline.events.event import Event
@@ -116,7 +116,8 @@ class _Checked:
             return self.scheme.check(self.delivery, secrets, now=self.now, tolerance=tolerance, certificates=known)
         except NeedsCertificate as need:
             if certificates is not None:
-                raise ConfigurationError(f"certificates: there is none for {need.url}") from None
+                # The address is the request's: a stranger must not be able to cause an error of configuration.
+                raise InvalidSignature(f"certificates: there is none for {need.url}", reason="certificate") from None
             from moorline.events.fetching import fetch_sync
 
             _CERTIFICATES.keep(need.url, fetch_sync(need.url))

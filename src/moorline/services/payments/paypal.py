@@ -25,7 +25,8 @@ _DAYS = 3
 class PayPal(Sender):
     """Payments by PayPal: its webhooks.
 
-    The secret is the id of the webhook in PayPal's dashboard (the simulator's is ``WEBHOOK_ID``).
+    The secret is the id of the webhook in PayPal's dashboard. The simulator's is ``WEBHOOK_ID`` for everybody: accept
+    it nowhere but in tests.
     Facts: services/payments/paypal.md; contract: paypal.json.
     """
 
