@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.machines import why_no_machines
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
 
 from moorline import telemetry
@@ -84,6 +85,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
     if not _payloads_folder().is_dir():
         missing["payloads"] = f"there is no folder {_payloads_folder()} (set MOORLINE_PAYLOADS)"
+    no_machines = why_no_machines() if any(item.get_closest_marker("machines") for item in items) else None
+    if no_machines is not None:
+        missing["machines"] = no_machines
     for marker, reason in missing.items():
         out = [item for item in items if item.get_closest_marker(marker)]
         if out:

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Interface
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -116,12 +117,13 @@ _watchers: list[subprocess.Popen[bytes]] = []
 class PostgresServer:
     """A server for one ``with`` block. ``durable`` keeps fsync on, as a benchmark wants it and a test does not."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, network: IPv4Interface | None = None) -> None:
         self._durable = durable
+        self._network = network
         self._running: RunningPostgres | None = None
 
     def __enter__(self) -> RunningPostgres:
-        self._running = start_postgres(durable=self._durable)
+        self._running = start_postgres(durable=self._durable, network=self._network)
         stop_after(os.getpid(), self._running)
         return self._running
 
@@ -133,8 +135,10 @@ class PostgresServer:
             _watchers.pop().wait()
 
 
-def start_postgres(*, durable: bool = False) -> RunningPostgres:
+def start_postgres(*, durable: bool = False, network: IPv4Interface | None = None) -> RunningPostgres:
     """Start a server in a temporary folder. The caller stops it.
+
+    With ``network`` it listens on that address too, and believes whoever calls from the network of it.
 
     Raises RuntimeError when PostgreSQL is not installed or does not come up, with what it said.
     """
@@ -150,8 +154,11 @@ def start_postgres(*, durable: bool = False) -> RunningPostgres:
         user, [binaries / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
     )
     port = free_port()
+    if network is not None:
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write(f"host all all {network.network} trust\n")
     settings = {
-        "listen_addresses": "127.0.0.1",
+        "listen_addresses": "127.0.0.1" if network is None else f"127.0.0.1,{network.ip}",
         "port": port,
         "unix_socket_directories": folder,
         "max_connections": 300,

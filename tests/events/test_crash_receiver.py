@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.events.schemes import GITHUB
+from tests.senders import Sender, github_request
 
 from moorline.store.store import Store
 
@@ -45,41 +44,16 @@ class Receiver:
         self.process.stdout.close()
 
 
-async def deliver(receiver: Receiver, identity: str) -> bool:
-    """One delivery on a connection of its own; whether it was answered 200."""
-    body = b'{"ref":"main","id":"%s","x":"%s"}' % (identity.encode(), b"x" * 3000)
-    headers = GITHUB.sign(body, "crash") | {
-        "Host": "x",
-        "Content-Length": str(len(body)),
-        "X-GitHub-Hook-ID": "1",
-        "X-GitHub-Delivery": identity,
-        "X-GitHub-Event": "push",
-        "Connection": "close",
-    }
-    head = "POST /webhooks/github HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
-    try:
-        writer.write(head.encode() + b"\r\n" + body)
-        return (await reader.readline()).startswith(b"HTTP/1.1 200")
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def send_for_ever(receiver: Receiver, sender: int, answered: list[str], stop: asyncio.Event) -> None:
+async def send_for_ever(receiver: Receiver, index: int, answered: list[str], stop: asyncio.Event) -> None:
     """Send event after event; one that was not answered 200 is sent again, as senders do."""
+    sender = Sender(lambda: None if receiver.port is None else ("127.0.0.1", receiver.port))
     number = 0
     while not stop.is_set():
-        identity = f"{sender}-{number}"
-        try:
-            if receiver.port is not None and await asyncio.wait_for(deliver(receiver, identity), 10):
-                answered.append(identity)
-                number += 1
-                continue
-        except (OSError, TimeoutError):
-            pass
-        await asyncio.sleep(0.01)
+        identity = f"{index}-{number}"
+        await sender.deliver(github_request(identity, "crash"), pause=lambda: 0.01)
+        answered.append(identity)
+        number += 1
+    await sender.close()
 
 
 @pytest.mark.crash

@@ -1,0 +1,77 @@
+"""Processes that tests and benchmarks kill: each one is started anew whenever it ends, as a supervisor does it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["PATIENCE", "Kept", "moorline_command", "so"]
+
+PATIENCE = 45.0
+"""Seconds that any one step may take on a machine that does much else."""
+
+
+def moorline_command(*arguments: str) -> list[str]:
+    """``moorline`` with these arguments, run by this Python."""
+    return [sys.executable, "-m", "moorline.cli", *arguments]
+
+
+class Kept:
+    """One command, started anew whenever it ends. ``environment`` is added to ours, without our ``MOORLINE_*``."""
+
+    def __init__(self, command: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._cwd = cwd
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MOORLINE_")}
+        self._environment |= environment
+        self.process: asyncio.subprocess.Process | None = None
+        self.exits: list[int] = []
+        self._stopping = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Ask it to stop, as a deployment does."""
+        assert self._keeper is not None
+        self._stopping = True
+        if self.process is not None and self.process.returncode is None:
+            self.process.terminate()
+            try:
+                await asyncio.wait_for(asyncio.shield(self._keeper), PATIENCE)
+            except TimeoutError:
+                self.process.kill()
+        await self._keeper
+
+    async def _keep(self) -> None:
+        while not self._stopping:
+            self.process = await asyncio.create_subprocess_exec(*self._command, cwd=self._cwd, env=self._environment)
+            self.exits.append(await self.process.wait())
+
+    @property
+    def pid(self) -> int:
+        """Of the present process; 0 between two."""
+        return 0 if self.process is None or self.process.returncode is not None else self.process.pid
+
+    def kill(self, pid: int) -> bool:
+        """``kill -9`` that process; False if it is gone already."""
+        if not pid or pid != self.pid or self.process is None:
+            return False
+        try:
+            self.process.kill()
+        except ProcessLookupError:
+            return False
+        return True
+
+
+async def so(condition: Callable[[], Any], *, seconds: float = PATIENCE) -> None:
+    """Until a fact about other processes, which can be seen only by looking. Raises TimeoutError after *seconds*."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
