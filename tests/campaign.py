@@ -238,7 +238,7 @@ class Campaign:
         """Spread over the events: a kill waits for its share of them, and they wait for it."""
         share = self.plan.events / self.plan.kills
         for number in range(self.plan.kills):
-            self.crowd.allowed = int((number + 1.5) * share) + 1
+            self.crowd.allowed = min(self.plan.events, int((number + 1.5) * share) + 1)
             await so(lambda due=int(number * share): self._progress() >= due)  # type: ignore[misc]
             kind = self._chance.choice(("receiver", "worker"))
             await (self._kill_receiver() if kind == "receiver" else self._kill_worker())

@@ -17,7 +17,7 @@ from moorline.store import Store
 
 pytestmark = [pytest.mark.crash, pytest.mark.machines, pytest.mark.postgres, pytest.mark.timeout(170)]
 
-EVENTS = 1_500
+EVENTS = 900
 PORT = 8000
 
 
