@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def serve(url: str) -> None:
     """Run the receiver and the bare endpoint until killed; the port is printed when it listens."""
     import uvicorn
 
+    from moorline.cli.runner import listen
+    from moorline.cli.serving import Server
     from moorline.events import Inbox, Receiver
     from moorline.services import GitHub
     from moorline.store.store import Store
@@ -64,23 +67,19 @@ def serve(url: str) -> None:
         else:
             await receiver(scope, receive, send)
 
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: Any = None) -> None:
-            await super().startup(sockets)
-            print(self.servers[0].sockets[0].getsockname()[1], flush=True)
-
-    config = uvicorn.Config(
-        app, port=0, loop="uvloop", http="httptools", access_log=False, proxy_headers=False, log_level="error"
+    server = Server(
+        uvicorn.Config(app, loop="uvloop", http="httptools", access_log=False, proxy_headers=False, log_level="error")
     )
-    server = Server(config)
+    listener = listen("127.0.0.1", 0)
+    print(listener.getsockname()[1], flush=True)
     if os.environ.get("MOORLINE_PROFILE"):
         import cProfile
 
         profile = cProfile.Profile()
-        profile.runcall(server.run)
+        profile.runcall(server.run, [listener])
         profile.dump_stats(os.environ["MOORLINE_PROFILE"])
     else:
-        server.run()
+        server.run([listener])
 
 
 async def bare(scope: Any, receive: Any, send: Any, key: bytes) -> None:
@@ -212,7 +211,7 @@ async def drive(port: int, load: Load, seconds: float, connections: int, rate: f
     ends = [loop.create_future() for _ in range(connections)]
     gap = None if rate is None else connections / rate
     for ended in ends:
-        await loop.create_connection(lambda ended=ended: Client(load, started + seconds, ended, gap), "127.0.0.1", port)
+        await loop.create_connection(partial(Client, load, started + seconds, ended, gap), "127.0.0.1", port)
     await asyncio.gather(*ends)
     return time.perf_counter() - started
 
@@ -252,7 +251,7 @@ def peers(seconds: float, connections: int) -> dict[str, Any]:
     }
     results = {}
     for name, command in commands.items():
-        with redis_with_log() as redis, started([*command, str(redis), SECRET]) as port:
+        with redis_with_log() as redis, started([*command, str(redis), SECRET]) as (port, _):
             results[name] = measure(port, "/webhooks/github", seconds, connections)
     return results
 
@@ -288,22 +287,23 @@ def redis_with_log() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def running_server(url: str) -> Iterator[int]:
-    """The server process; its port."""
-    with started([sys.executable, __file__, "--serve", url]) as port:
-        yield port
+def running_server(url: str) -> Iterator[tuple[int, int]]:
+    """The server process: its port and its process id."""
+    with started([sys.executable, __file__, "--serve", url]) as found:
+        yield found
 
 
 @contextlib.contextmanager
-def started(command: list[str]) -> Iterator[int]:
-    """The process of that command; the port that it prints."""
+def started(command: list[str]) -> Iterator[tuple[int, int]]:
+    """The process of that command: the port that it prints, and its process id."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
+        yield int(process.stdout.readline()), process.pid
     finally:
         process.terminate()
         process.wait(20)
+        process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -337,7 +337,7 @@ def main() -> None:
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
     }
     for kind in options.database.split(","):
-        with database(kind) as url, running_server(url) as port:
+        with database(kind) as url, running_server(url) as (port, _):
             plain = measure(port, "/bare", options.seconds, options.connections)
             found = measure(port, "/webhooks/github", options.seconds, options.connections)
             steady_result = measure(

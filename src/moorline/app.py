@@ -96,7 +96,7 @@ class Moorline:
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
         compressing = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
-        self.inbox = Inbox(self.store, self.handlers, **compressing)
+        self.inbox = Inbox(self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, **compressing)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}

@@ -81,6 +81,9 @@ class FakeInbox(Inbox):
         self.events: list[Event] = []
         self.failure: Exception | None = None
 
+    def admit(self, waited: float = 0.0) -> None:
+        """There is always room."""
+
     async def add(self, event: Event) -> Stored:
         """Keep it."""
         if self.failure:

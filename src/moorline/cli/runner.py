@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["listen", "run"]
 
+BACKLOG: Final = 2048
+"""Connections that may wait to be accepted, and that are accepted in one turn of the loop."""
+
 
 def run(app: Moorline, *, listener: socket.socket | None = None, worker: Worker | None = None) -> None:
     """Serve on ``listener``, run ``worker``, or both, until told to stop; returns when all has ended."""
@@ -33,7 +36,7 @@ def run(app: Moorline, *, listener: socket.socket | None = None, worker: Worker 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigurationError when the address cannot be had."""
     try:
-        return socket.create_server((host, port), backlog=2048, reuse_port=False)
+        return socket.create_server((host, port), backlog=BACKLOG, reuse_port=False)
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
 
@@ -78,12 +81,7 @@ async def _stop_worker(worker: Worker, stop: asyncio.Event) -> None:
 async def _serve(asgi: Any, listener: socket.socket, stop: asyncio.Event) -> None:
     import uvicorn
 
-    class Server(uvicorn.Server):
-        """Leaves the signals to us: uvicorn would take them from the worker."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
+    from moorline.cli.serving import Server
 
     server = Server(
         uvicorn.Config(

@@ -65,6 +65,13 @@ class BlockingReceiver:
         entry = intake.admit(ask)
         if not isinstance(entry, Entry):
             return entry
+        try:
+            store = intake.inbox.store
+            if not store.is_open:
+                store.open()
+            intake.inbox.admit()
+        except UNAVAILABLE as error:
+            raise intake.unavailable(error) from error
         body = self._body(entry, read)
         try:
             found = intake.check(entry, body)
@@ -73,9 +80,6 @@ class BlockingReceiver:
         if found.reply is not None:
             return self._confirmed(found)
         try:
-            store = intake.inbox.store
-            if not store.is_open:
-                store.open()
             stored: Sequence[Any] = intake.inbox.add_all_sync(found.events) if found.events else ()
         except UNAVAILABLE as error:
             raise intake.unavailable(error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moorline.errors import ConfigurationError, EventNotFound, EventPruned
+from moorline.errors import ConfigurationError, EventNotFound, EventPruned, StoreOverloaded
 from moorline.events.compression import COMPRESSED_AT_ONCE, ZSTD
 from moorline.events.handlers import Handlers
 from moorline.events.inbox_sql import (
@@ -38,6 +38,8 @@ R = TypeVar("R")
 __all__ = ["Inbox", "Stored"]
 
 MOST_LISTED = 10_000
+MAX_WAIT = 0.25
+"""Seconds that an event may have to wait for its commit, unless told otherwise."""
 
 
 class Inbox:
@@ -53,13 +55,28 @@ class Inbox:
     """Where it is noted how much came, and what was refused."""
 
     def __init__(
-        self, store: Store, handlers: Handlers | None = None, *, compress_from: int = COMPRESSED_AT_ONCE
+        self,
+        store: Store,
+        handlers: Handlers | None = None,
+        *,
+        compress_from: int = COMPRESSED_AT_ONCE,
+        max_wait: float = MAX_WAIT,
     ) -> None:
         self.store = store
         self._compress_from = compress_from
         self.handlers = Handlers() if handlers is None else handlers
+        self.max_wait = max_wait
         self._waking = False
         self.ledger = Ledger(store)
+
+    def admit(self, waited: float = 0.0) -> None:
+        """Raises StoreOverloaded if an event that *waited* so many seconds would not be stored within ``max_wait``.
+
+        To be asked before its body is read and checked; ``add`` asks again.
+        """
+        if waited > self.max_wait:
+            raise StoreOverloaded(f"requests wait for {waited:.2f} s before they are begun")
+        self.store.admit(self.max_wait - waited)
 
     async def add(self, event: Event) -> Stored:
         """Store the event and its jobs; a duplicate is counted and makes no jobs.
@@ -67,7 +84,7 @@ class Inbox:
         Cancelling it does not undo it. Raises StoreOverloaded when too much waits to be written.
         """
         arrival = self._arrival(event)
-        stored = await self.store.write(*_with_keys(store_arrivals, arrival, (arrival,)))
+        stored = await self.store.write(*_with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
             self._wake_soon()
         return stored
@@ -75,7 +92,7 @@ class Inbox:
     async def add_all(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add``, for events that came together: all are stored, or none."""
         arrivals = [self._arrival(event) for event in events]
-        stored = await self.store.write(*_with_keys(store_deliveries, arrivals, arrivals))
+        stored = await self.store.write(*_with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
         if _to_be_done(arrivals, stored):
             self._wake_soon()
         return stored
@@ -83,7 +100,7 @@ class Inbox:
     def add_all_sync(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add_all``, blocking."""
         arrivals = [self._arrival(event) for event in events]
-        stored = self.store.write_sync(*_with_keys(store_deliveries, arrivals, arrivals))
+        stored = self.store.write_sync(*_with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
         if _to_be_done(arrivals, stored):
             self.store.notify(CHANNEL)
         return stored
@@ -91,7 +108,7 @@ class Inbox:
     def add_sync(self, event: Event) -> Stored:
         """As ``add``, blocking."""
         arrival = self._arrival(event)
-        stored = self.store.write_sync(*_with_keys(store_arrivals, arrival, (arrival,)))
+        stored = self.store.write_sync(*_with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
             self.store.notify(CHANNEL)
         return stored

@@ -262,6 +262,8 @@ class Intake:
 
     def refused(self, ask: Ask, error: Refused) -> Reply:
         """The reply, after it was noted for the operator."""
+        if not error.reason:
+            return error.reply
         service = ask.name.partition("/")[0]
         log.warning("event_refused", service=service, status=error.status, reason=error.reason)
         if self.inbox.ledger is not None:
@@ -280,12 +282,16 @@ class Intake:
         return error.reply
 
     @staticmethod
-    def unavailable(error: Exception) -> Refused:
-        """What a failure of the store, or of what must be asked first, is to the sender: come again."""
+    def unavailable(error: Exception, *, told: bool = False) -> Refused:
+        """What a failure of the store, or of what must be asked first, is to the sender: come again.
+
+        ``told`` if the operator knows already: then it is not noted for each request.
+        """
         wait: float = _STORE_DOWN_SECONDS
         if isinstance(error, StoreOverloaded):
             wait = error.retry_after
-        return Refused(503, str(error), ("retry-after", str(max(1, math.ceil(wait)))))
+        reason = "" if told else str(error)
+        return Refused(503, reason, ("retry-after", str(max(1, math.ceil(wait)))))
 
 
 UNAVAILABLE: Final = (StoreError, Misuse)

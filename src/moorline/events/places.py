@@ -92,6 +92,8 @@ class Located:
       that sign it in place of the content: a second delivery with the same one is a duplicate whatever it holds, and so
       is (in the inbox) one whose id is known.
     - ``forms``: whether a form's fields are those of a body; elsewhere a form is no event, even if signed.
+      ``templated``: a body may be anything, where it is a template of the customer's own: text, or JSON that a
+      quotation mark has broken.
     """
 
     env: str
@@ -106,6 +108,7 @@ class Located:
     repeats_after: float = 0.0
     once: str = ""
     forms: bool = False
+    templated: bool = False
     _plan: _Plan | None = field(default=None, init=False, repr=False, compare=False)
 
     def vouches_for(self, place: str) -> bool:
@@ -160,8 +163,8 @@ class Located:
         for place, value in plan.refuse:
             if look(place, delivery, found) == value:
                 raise UnusableEvent(f"{place} is {value!r}: such events are not taken")
-        if problem and self.lacking == "digest" and not self.typed:
-            problem = ""  # a template of the customer's own may be text, or JSON that a quotation mark has broken
+        if problem and self.templated:
+            problem = ""
         ids = self.id_places(delivery)
         whole = self._identity(ids, delivery, found) if ids else ""
         if not whole and ids and strict:

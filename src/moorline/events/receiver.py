@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from moorline.clock import SYSTEM
-from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.errors import ConfigurationError, InvalidSignature, StoreOverloaded
+from moorline.events.admission import Admission
 from moorline.events.fetching import fetch
 from moorline.events.intake import (
     CLOSE,
@@ -107,6 +108,7 @@ class Receiver:
         self.fetch: Callable[[str], Awaitable[bytes]] = fetch
         self._prefix = prefix
         self.body_timeout = body_timeout
+        self._admission = Admission(inbox, clock)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """The ASGI entry."""
@@ -145,6 +147,10 @@ class Receiver:
         entry = intake.admit(ask)
         if not isinstance(entry, Entry):
             return entry
+        try:
+            self._admission.check()
+        except UNAVAILABLE as error:
+            raise intake.unavailable(error, told=isinstance(error, StoreOverloaded)) from error
         body = await self._body(entry, receive)
         try:
             found = intake.check(entry, body)

@@ -31,7 +31,6 @@ from moorline.services.sms.vonage_sms import VonageSMS as VonageSMS
 __all__ = [
     "SES",
     "SNS",
-    "X",
     "Adyen",
     "Auth0",
     "Clerk",
@@ -54,6 +53,7 @@ __all__ = [
     "Twilio",
     "Vonage",
     "VonageSMS",
+    "X",
     "Zendesk",
     "Zoom",
 ]

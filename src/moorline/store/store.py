@@ -130,21 +130,29 @@ class Store:
 
     # --- writing
 
+    def admit(self, within: float) -> None:
+        """Raises StoreOverloaded when a write would have to wait longer than *within* seconds, as estimated.
+
+        To refuse work before it is begun; with the same *within* ``write`` asks again.
+        """
+        _opened(self._writer).admit(within)
+
     def submit(self, apply: Apply[P, R], payload: P) -> Future[R]:
         """Queue a write; the future is done after the commit. For threads; see ``Writer.submit``."""
         return _opened(self._writer).submit(apply, payload)
 
-    async def write(self, apply: Apply[P, R], payload: P) -> R:
+    async def write(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> R:
         """Write *payload* together with whatever else waits; returns after the commit.
 
         ``apply(connection, payloads)`` gets every waiting payload of the same function at once. Cancelling the caller
-        does not undo the write. Raises StoreOverloaded, StoreUnavailable, or what *apply* answered.
+        does not undo the write. With ``within`` it is refused if it would have to wait longer than so many seconds, as
+        estimated. Raises StoreOverloaded, StoreUnavailable, or what *apply* answered.
         """
-        return await _opened(self._writer).submit_async(apply, payload)
+        return await _opened(self._writer).submit_async(apply, payload, within=within)
 
-    def write_sync(self, apply: Apply[P, R], payload: P) -> R:
+    def write_sync(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> R:
         """As ``write``, blocking this thread until the commit. Do not call it in an event loop's thread."""
-        return _opened(self._writer).submit(apply, payload).result()
+        return _opened(self._writer).submit(apply, payload, within=within).result()
 
     # --- reading
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Connection
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
 from moorline.store.engines import is_conflict, is_disconnect, translated
+from moorline.store.pressure import Pressure
 
 __all__ = ["Apply", "Writer"]
 
@@ -59,6 +61,7 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._closing = False
         self._lock = threading.Lock()
+        self._pressure = Pressure()
         self.groups = 0
         self.written = 0
 
@@ -80,25 +83,36 @@ class Writer:
         """How many payloads wait for the next commit."""
         return self._queue.qsize()
 
-    def submit(self, apply: Apply[P, R], payload: P) -> Future[R]:
+    def admit(self, within: float | None = None) -> None:
+        """Raises StoreOverloaded when too much waits, or one more write would wait longer than *within* seconds."""
+        waiting = self._queue.qsize()
+        if waiting >= self._max_waiting:
+            raise StoreOverloaded(f"{self._max_waiting} writes wait for the database already")
+        if within is not None:
+            wait = self._pressure.wait(waiting, self._clock.monotonic())
+            if wait > within:
+                later = 5.0 if wait == math.inf else max(1.0, wait)
+                raise StoreOverloaded(f"{waiting} writes wait, one more would for {wait:.2f} s", retry_after=later)
+
+    def submit(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> Future[R]:
         """Queue *payload*; the future is done after the commit.
 
-        Raises StoreOverloaded when too much waits; the future raises StoreUnavailable when the database is down.
+        Raises StoreOverloaded as ``admit`` does; the future raises StoreUnavailable when the database is down.
         """
+        self.admit(within)
         future: Future[R] = Future()
         self._put(_Item(apply, payload, future, None))
         return future
 
-    def submit_async(self, apply: Apply[P, R], payload: P) -> asyncio.Future[R]:
+    def submit_async(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
         """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group."""
+        self.admit(within)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
         self._put(_Item(apply, payload, future, loop))
         return future
 
     def _put(self, item: _Item) -> None:
-        if self._queue.qsize() >= self._max_waiting:
-            raise StoreOverloaded(f"{self._max_waiting} writes wait for the database already")
         with self._lock:
             if self._closing or self._thread is None:
                 raise Misuse("the store is not open")
@@ -119,7 +133,9 @@ class Writer:
                     break
             ended = item is None
             if group:
+                self._pressure.began(len(group), self._clock.monotonic())
                 self._write(group)
+                self._pressure.ended(self._clock.monotonic())
                 self.groups += 1
                 self.written += len(group)
         self._drop()

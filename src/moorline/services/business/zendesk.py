@@ -33,6 +33,7 @@ class Zendesk(Sender):
         env="ZENDESK_WEBHOOK_SECRET",
         published=("dGhpc19zZWNyZXRfaXNfZm9yX3Rlc3Rpbmdfb25seQ==",),
         id=("account_id", "id"),
+        templated=True,
         lacking="digest",
         type="type",
         forms=True,  # triggers may be told to send one

@@ -28,6 +28,7 @@ class Datadog(Sender):
     webhooks = SharedSecret(
         env="DATADOG_WEBHOOK_SECRET",  # ours: the sender gives it no name
         id=("id", "date"),  # the names of these variables are unconfirmed; an id alone may be the monitor's
+        templated=True,
         lacking="digest",
         type=("event_type", "type"),
         typed=False,

@@ -28,6 +28,7 @@ class NewRelic(Sender):
     webhooks = SharedSecret(
         env="NEW_RELIC_WEBHOOK_SECRET",  # ours: the sender gives it no name
         id=("id", "state", "updatedAt"),  # the names of these variables are unconfirmed
+        templated=True,
         lacking="digest",
         type=("event_type", "state"),
         typed=False,
