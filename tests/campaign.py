@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.processes import Kept, moorline_command, so
+from tests.processes import PATIENCE, Kept, moorline_command, so
 from tests.senders import Address, Sender, github_request
 from tests.servers import free_port
 
@@ -239,7 +239,8 @@ class Campaign:
         share = self.plan.events / self.plan.kills
         for number in range(self.plan.kills):
             self.crowd.allowed = min(self.plan.events, int((number + 1.5) * share) + 1)
-            await so(lambda due=int(number * share): self._progress() >= due)  # type: ignore[misc]
+            due = int(number * share)
+            await so(lambda due=due: self._progress() >= due, seconds=10 * PATIENCE)  # type: ignore[misc]
             kind = self._chance.choice(("receiver", "worker"))
             await (self._kill_receiver() if kind == "receiver" else self._kill_worker())
             self.kills[kind] += 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,15 @@ PATIENCE = 60.0
 def moorline_command(*arguments: str) -> list[str]:
     """``moorline`` with these arguments, run by this Python."""
     return [sys.executable, "-m", "moorline.cli", *arguments]
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_us() -> None:
+    """In the new process: whoever is killed outright stops nobody, and it would live on."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Kept:
@@ -53,7 +64,9 @@ class Kept:
 
     async def _keep(self) -> None:
         while not self._stopping:
-            self.process = await asyncio.create_subprocess_exec(*self._command, cwd=self._cwd, env=self._environment)
+            self.process = await asyncio.create_subprocess_exec(
+                *self._command, cwd=self._cwd, env=self._environment, preexec_fn=_die_with_us
+            )
             self.exits.append(await self.process.wait())
 
     @property
