@@ -371,7 +371,11 @@ class Moorline:
         while True:
             message = await receive()
             try:
-                await (self.open() if message["type"] == "lifespan.startup" else self.close())
+                if message["type"] == "lifespan.startup":
+                    self.receiver.intake.prepare()
+                    await self.open()
+                else:
+                    await self.close()
             except StoreError as error:
                 log.error("lifespan_failed", phase=message["type"], reason=str(error))
                 await send({"type": f"{message['type']}.failed", "message": str(error)})

@@ -187,7 +187,7 @@ class WebhookSettings(BaseModel):
             raise ValueError(f"dedup_days must be at least keep_days ({self.keep_days:g}): a body goes with its key")
         return self
 
-    max_wait: Seconds = 0.25
+    max_wait: Seconds = 1.0
     """Seconds that an event may have to wait for its commit, as estimated; more is answered 503."""
 
 

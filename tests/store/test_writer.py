@@ -59,12 +59,31 @@ async def test_who_waits_together_shares_a_commit(store: Store) -> None:
     gate = Gate(store)
     futures = [store.submit(insert, f"t{number}") for number in range(20)]
     tasks = [asyncio.ensure_future(store.write(insert, f"a{number}")) for number in range(20)]
-    await asyncio.sleep(0)
+    for _ in range(2):  # they are begun, and queued when the turn of the loop ends
+        await asyncio.sleep(0)
     assert keys(store) == set()
     gate.open()
     assert await asyncio.gather(*tasks) == [40] * 20
     assert len(keys(store)) == 40
     assert [future.result(10) for future in futures] == [40] * 20
+
+
+async def test_what_a_turn_of_the_loop_submits_is_one_group(store: Store) -> None:
+    """The writer is not woken by the first of many, so that they share a commit."""
+    assert await asyncio.gather(*(store.write(insert, f"a{number}") for number in range(30))) == [30] * 30
+
+
+async def test_what_a_turn_submitted_is_written_when_the_store_closes_within_it(store: Store) -> None:
+    """Nothing that was accepted is lost because its turn had not ended; what comes later is refused."""
+    tasks = [asyncio.ensure_future(store.write(insert, key)) for key in ("a", "b")]
+    await asyncio.sleep(0)
+    assert store.waiting == 2
+    store.close()
+    assert await asyncio.gather(*tasks) == [2, 2]
+    with pytest.raises(Misuse):
+        await store.write(insert, "c")
+    store.open()
+    assert keys(store) == {"a", "b"}
 
 
 def test_one_bad_payload_fails_alone(store: Store) -> None:

@@ -38,7 +38,7 @@ R = TypeVar("R")
 __all__ = ["Inbox", "Stored"]
 
 MOST_LISTED = 10_000
-MAX_WAIT = 0.25
+MAX_WAIT = 1.0
 """Seconds that an event may have to wait for its commit, unless told otherwise."""
 
 

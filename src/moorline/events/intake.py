@@ -140,6 +140,12 @@ class Intake:
         self.certificates = Certificates(clock)
         self.answers = answers
 
+    @staticmethod
+    def prepare() -> None:
+        """Load what the first delivery would have to load, while nobody waits."""
+        import msgspec  # noqa: F401
+        import pydantic_core  # noqa: F401
+
     # --- before the body
 
     def admit(self, ask: Ask) -> Entry | Reply:

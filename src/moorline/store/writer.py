@@ -55,7 +55,9 @@ class Writer:
         self._connect = connect
         self._max_waiting = max_waiting
         self._clock = clock
-        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
+        self._queued = 0
+        self._turns: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._connection: Connection | None = None
         self._down_until = 0.0
         self._thread: threading.Thread | None = None
@@ -74,6 +76,8 @@ class Writer:
         """Write what waits, then stop. Later submissions are refused."""
         with self._lock:  # so that nothing is queued behind the end mark, never to be answered
             self._closing = True
+            while self._turns:
+                self._put(self._turns.popitem()[1])
             self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
@@ -81,11 +85,11 @@ class Writer:
     @property
     def waiting(self) -> int:
         """How many payloads wait for the next commit."""
-        return self._queue.qsize()
+        return self._queued + sum(map(len, list(self._turns.values()))) if self._turns else self._queued
 
     def admit(self, within: float | None = None) -> None:
         """Raises StoreOverloaded when too much waits, or one more write would wait longer than *within* seconds."""
-        waiting = self._queue.qsize()
+        waiting = self.waiting
         if waiting >= self._max_waiting:
             raise StoreOverloaded(f"{self._max_waiting} writes wait for the database already")
         if within is not None:
@@ -101,38 +105,63 @@ class Writer:
         """
         self.admit(within)
         future: Future[R] = Future()
-        self._put(_Item(apply, payload, future, None))
+        with self._lock:
+            self._check_open()
+            self._put([_Item(apply, payload, future, None)])
         return future
 
     def submit_async(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
-        """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group."""
+        """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group.
+
+        What is submitted in one turn of the loop is queued at its end: a writer that is woken by the first of many
+        takes the interpreter from the others, and commits less at a time.
+        """
         self.admit(within)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._put(_Item(apply, payload, future, loop))
+        item = _Item(apply, payload, future, loop)
+        turn = self._turns.get(loop)
+        if turn is not None:
+            turn.append(item)
+            return future
+        with self._lock:
+            self._check_open()
+            self._turns[loop] = [item]
+        loop.call_soon(self._end_turn, loop)
         return future
 
-    def _put(self, item: _Item) -> None:
+    def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._closing or self._thread is None:
-                raise Misuse("the store is not open")
-            self._queue.put(item)
+            turn = self._turns.pop(loop, None)  # None: the writer was closed, and has taken it
+            if turn is not None:
+                self._put(turn)
+
+    def _check_open(self) -> None:
+        if self._closing or self._thread is None:
+            raise Misuse("the store is not open")
+
+    def _put(self, items: list[_Item]) -> None:
+        """Queue them; the lock is held."""
+        self._queued += len(items)
+        self._queue.put(items)
 
     def _run(self) -> None:
         ended = False
         while not ended:
-            item = self._queue.get()
+            items = self._queue.get()
             group: list[_Item] = []
-            while item is not None:
-                group.append(item)
+            while items is not None:
+                group += items
                 if len(group) >= MAX_GROUP:
                     break
                 try:
-                    item = self._queue.get_nowait()
+                    items = self._queue.get_nowait()
                 except queue.Empty:
                     break
-            ended = item is None
+            ended = items is None
             if group:
+                with self._lock:
+                    self._queued -= len(group)
                 self._pressure.began(len(group), self._clock.monotonic())
                 self._write(group)
                 self._pressure.ended(self._clock.monotonic())
