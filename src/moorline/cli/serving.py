@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -18,6 +19,7 @@ from moorline.cli.runner import BACKLOG
 
 __all__ = ["Server"]
 
+_YOUNG: Final = 50_000  # new objects between two looks for cycles; a request makes some hundreds
 _PAUSE: Final = 0.5  # seconds without accepting when no file descriptor is left
 
 
@@ -32,6 +34,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application's lifespan, then accept."""
         await super().startup(sockets=[])
+        _collect_less()
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._listening = list(sockets or [])
@@ -77,3 +80,12 @@ class Server(uvicorn.Server):
         return self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+
+def _collect_less() -> None:
+    """What was loaded until now stays for good, and a request leaves next to no cycles: looking for them took a tenth
+    of the time that requests take.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG, 20, 100)

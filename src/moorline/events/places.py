@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -303,11 +303,7 @@ def _path(place: str) -> tuple[str, ...]:
 
 def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
     """The text at that place, or an empty one; numbers are ids too. Raises UnusableEvent for what is neither."""
-    if "|" in place:
-        return next(filter(None, (look(one, delivery, found) for one in place.split("|"))), "")
-    if place.startswith("has:"):
-        return re.split("[.:]", place)[-1] if _value(place[4:], delivery, found) not in (None, "") else ""
-    value = _value(place, delivery, found)
+    value = _getter(place)(delivery, found)
     if isinstance(value, str):
         return value
     if value is None:
@@ -317,18 +313,32 @@ def look(place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
     raise UnusableEvent(f"{place!r} is neither text nor a whole number")
 
 
-def _value(place: str, delivery: Delivery, found: Mapping[str, Any]) -> Any:
+@cache
+def _getter(place: str) -> Callable[[Delivery, Mapping[str, Any]], Any]:
+    """What finds the value at that place; the places are those of records, so that they are few."""
+    if "|" in place:
+        several = place.split("|")
+        return lambda delivery, found: next(filter(None, (look(one, delivery, found) for one in several)), "")
+    if place.startswith("has:"):
+        inner, word = _getter(place[4:]), re.split("[.:]", place)[-1]
+        return lambda delivery, found: word if inner(delivery, found) not in (None, "") else ""
     if place.startswith("header:"):
-        return delivery.headers.get(place[7:].lower(), "")
+        header = place[7:].lower()
+        return lambda delivery, _: delivery.headers.get(header, "")
     if place.startswith("="):
-        return place[1:]
+        text = place[1:]
+        return lambda _, __: text
     if place.startswith(("query:", "form:")):
         where, _, name = place.partition(":")
-        return next((value for key, value in getattr(delivery, where) if key == name), "")
+        return lambda delivery, _: next((value for key, value in getattr(delivery, where) if key == name), "")
     if "." not in place:
-        return found.get(place)
-    value: Any = found
-    for name in _path(place):
+        return lambda _, found: found.get(place)
+    path = _path(place)
+    return lambda _, found: _deep(found, path)
+
+
+def _deep(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
         if isinstance(value, list):
             value = value[int(name)] if name.isdecimal() and len(name) < 4 and int(name) < len(value) else None
         else:
