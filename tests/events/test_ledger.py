@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.events.schemes import GITHUB, NOW, SENDERS
 from tests.events.test_receiver import post
 
 from moorline.clock import ManualClock
 from moorline.events import Inbox, Receiver
-from moorline.events.ledger import KEPT, PER_FLUSH
+from moorline.events.ledger import _MOST_COUNTS, KEPT, PER_FLUSH, Ledger
 from moorline.store.store import Store
 
 Rows = Callable[[str], list[Any]]
@@ -97,3 +100,76 @@ async def test_what_was_noted_is_written_when_the_store_closes(database_url: str
     with store:
         [row] = store.read_sync(lambda connection: connection.exec_driver_sql(COUNTS).fetchall())
     assert tuple(row) == ("github", int(NOW // 60), 1, 1, 0, 0)
+
+
+def written(store: Store) -> list[tuple[Any, ...]]:
+    """The counts as the database has them."""
+    return [tuple(row) for row in store.read_sync(lambda connection: connection.exec_driver_sql(COUNTS).fetchall())]
+
+
+def came(ledger: Ledger, at: float = NOW, service: str = "github") -> None:
+    """One refused request."""
+    ledger.refused(service, at, status=401, reason="mismatch", forged=True, method="POST", headers={})
+
+
+def until(fact: Callable[[], bool]) -> None:
+    """Wait for another thread's doing, at most 20 s."""
+    ends = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+async def test_a_note_before_the_store_is_open_is_written_after(database_url: str):
+    """The first request may come before the database: from the next note on everything is written, that one too."""
+    store = Store(database_url, auto_migrate=True)
+    ledger = Ledger(store)
+    came(ledger)
+    with store:
+        came(ledger)
+        until(lambda: written(store) == [("github", int(NOW // 60), 0, 0, 2, 2)])
+
+
+async def test_what_is_noted_while_the_store_is_away_is_written_later(database_url: str):
+    """Nothing noted meanwhile is lost or counted twice; of refusals the newest stay."""
+    store = Store(database_url, auto_migrate=True)
+    ledger = Ledger(store)
+    for number in range(PER_FLUSH + 5):
+        came(ledger, NOW + number / 100)
+        ledger.flush()
+    ledger.stored("github", NOW, 3, 2)
+    with store:
+        ledger.flush()
+        ledger.flush()
+        assert written(store) == [("github", int(NOW // 60), 3, 2, PER_FLUSH + 5, PER_FLUSH + 5)]
+        counted = store.read_sync(
+            lambda connection: connection.exec_driver_sql("SELECT count(*), min(at) FROM rejected").one()
+        )
+        assert tuple(counted) == (PER_FLUSH, NOW + 0.05)
+
+
+def test_what_waits_for_the_store_is_bounded(tmp_path: Path):
+    """However long it is away: the oldest minutes go."""
+    store = Store(f"sqlite:///{tmp_path}/bounded.db", auto_migrate=True)
+    ledger = Ledger(store)
+    for minute in range(_MOST_COUNTS + 7):
+        came(ledger, minute * 60.0)
+        if minute % 1_000 == 0:
+            ledger.flush()
+    with store:
+        ledger.flush()
+        found = written(store)
+    assert (len(found), found[0][1], found[-1][1]) == (_MOST_COUNTS, 7, _MOST_COUNTS + 6)
+
+
+def test_a_page_that_cannot_be_written_does_not_stop_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the database says of it: it is logged and gone, and the ledger goes on."""
+    with Store(f"sqlite:///{tmp_path}/lost.db", auto_migrate=True) as store:
+        ledger = Ledger(store)
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "write_sync", lambda *_: (_ for _ in ()).throw(ValueError("no such value")))
+            came(ledger)
+            ledger.flush()
+        came(ledger, service="stripe")
+        ledger.flush()
+        assert [row[0] for row in written(store)] == ["stripe"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from moorline.errors import Misuse, StoreError
+from moorline.errors import Misuse, StoreNotMigrated, StoreOverloaded, StoreUnavailable
 from moorline.events.stored_headers import kept
 from moorline.store.ids import new_id
 from moorline.store.schema import rejected
@@ -34,6 +34,8 @@ UNKNOWN: Final = "unknown"
 """Under this name stand requests for services that do not exist: their names are anybody's."""
 
 _EVERY: Final = 1.0
+_MOST_COUNTS: Final = 10_000
+"""Pairs of a service and a minute that wait for a store that is away; beyond it the oldest go."""
 _HEADERS: Final = 60
 _VALUE: Final = 500
 
@@ -66,9 +68,35 @@ class _Page:
     counts: dict[tuple[str, int], _Counts] = field(default_factory=dict)
     refusals: dict[str, deque[_Refusal]] = field(default_factory=dict)
 
+    def count(self, service: str, minute: int) -> _Counts:
+        found = self.counts.get((service, minute))
+        if found is None:
+            if len(self.counts) >= _MOST_COUNTS:
+                del self.counts[next(iter(self.counts))]
+            found = self.counts[service, minute] = _Counts()
+        return found
+
+    def keep(self, refusal: _Refusal) -> None:
+        self.refusals.setdefault(refusal.service, deque(maxlen=PER_FLUSH)).append(refusal)
+
+    def add(self, later: _Page) -> None:
+        """What was noted after this, within the bounds."""
+        for key, more in later.counts.items():
+            counts = self.count(*key)
+            counts.stored += more.stored
+            counts.duplicates += more.duplicates
+            counts.forged += more.forged
+            counts.refused += more.refused
+        for refusals in later.refusals.values():
+            for refusal in refusals:
+                self.keep(refusal)
+
 
 class Ledger:
-    """The notes of one inbox; threads and loops share it. ``close`` writes what is left; later notes are dropped."""
+    """The notes of one inbox; threads and loops share it.
+
+    ``close`` writes what is left; what is noted later, or while the store is away, waits for it within bounds.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -77,12 +105,13 @@ class Ledger:
         self._noted = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._away = False
         store.before_close(self.close)
 
     def stored(self, service: str, at: float, new: int, duplicates: int) -> None:
         """So many events were stored, so many came again."""
         with self._lock:
-            counts = self._counts(service, at)
+            counts = self._page.count(service, int(at // 60))
             counts.stored += new
             counts.duplicates += duplicates
         self._wake()
@@ -103,38 +132,33 @@ class Ledger:
         """A request got another answer than 2xx."""
         refusal = _Refusal(service, at, status, reason[:_VALUE], method[:20], headers, size, digest)
         with self._lock:
-            counts = self._counts(service, at)
+            counts = self._page.count(service, int(at // 60))
             counts.refused += 1
             counts.forged += forged
-            self._page.refusals.setdefault(service, deque(maxlen=PER_FLUSH)).append(refusal)
+            self._page.keep(refusal)
         self._wake()
 
-    def _counts(self, service: str, at: float) -> _Counts:
-        key = (service, int(at // 60))
-        found = self._page.counts.get(key)
-        if found is None:
-            found = self._page.counts[key] = _Counts()
-        return found
-
     def _wake(self) -> None:
-        if self._noted.is_set():
-            return
-        self._noted.set()
+        # Whatever was noted before: a store that is opened after its first note needs the thread none the less.
         if self._thread is None and self._store.is_open:
             with self._lock:
                 if self._thread is None:
-                    self._closing.clear()
-                    self._thread = threading.Thread(target=self._run, name="moorline-ledger", daemon=True)
+                    self._closing = threading.Event()  # its own: the one of a thread that ends must stay set
+                    self._thread = threading.Thread(
+                        target=self._run, args=(self._closing,), name="moorline-ledger", daemon=True
+                    )
                     self._thread.start()
+        if not self._noted.is_set():
+            self._noted.set()
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
+    def _run(self, closing: threading.Event) -> None:
+        while not closing.is_set():
             self._noted.wait()
-            self._closing.wait(_EVERY)
+            closing.wait(_EVERY)
             self.flush()
 
     def flush(self) -> None:
-        """Write what was noted; when the store is away it is noted on, within the bounds."""
+        """Write what was noted; when the store is away it is kept within the bounds, for the next second."""
         self._noted.clear()
         with self._lock:
             page, self._page = self._page, _Page()
@@ -142,13 +166,24 @@ class Ledger:
             return
         try:
             self._store.write_sync(_write, page)
-        except (StoreError, Misuse) as error:
-            log.warning("event_ledger_not_written", reason=str(error))
+            self._away = False
+        except (StoreUnavailable, StoreOverloaded, StoreNotMigrated, Misuse) as error:
+            with self._lock:
+                page.add(self._page)
+                self._page = page
+            if not self._away:  # once, not each second
+                self._away = True
+                log.warning("event_ledger_not_written", reason=str(error))
+            if self._store.is_open:
+                self._noted.set()
+        except Exception as error:  # noqa: BLE001 -- a page that cannot be written must not stop those after it
+            log.error("event_ledger_page_lost", error=repr(error))
 
     def close(self) -> None:
         """Write what is left and stop. It starts again with the next note, if the store is opened again."""
-        thread, self._thread = self._thread, None
-        self._closing.set()
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._closing.set()
         self._noted.set()
         if thread is not None:
             thread.join()
