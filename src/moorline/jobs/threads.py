@@ -25,30 +25,35 @@ class Threads:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._started = 0
         self._busy = 0
+        self._lock = threading.Lock()
 
     async def run(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The function's result. Cancelling the caller leaves the thread running: it cannot be stopped."""
+        """The function's result. Cancelling the caller leaves a thread running that has begun: it cannot be stopped."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
 
         def work() -> None:
+            answer: Any = None
+            error: BaseException | None = None
             try:
-                answer, error = context.run(function, *args, **kwargs), None
+                if not future.cancelled():  # else nobody waits, and nothing has begun
+                    answer = context.run(function, *args, **kwargs)
             except BaseException as raised:  # noqa: BLE001 -- it is raised where the result is awaited
-                answer, error = None, raised
+                error = raised
+            # Here, not where the result is awaited: who waits may give up long before the thread is free.
+            with self._lock:
+                self._busy -= 1
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(_settle, future, answer, error)
 
-        if self._busy >= self._started < self._limit:
-            self._started += 1
-            threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
-        self._busy += 1
+        with self._lock:
+            if self._busy >= self._started < self._limit:
+                self._started += 1
+                threading.Thread(target=self._run, name=f"{self._name}-{self._started}", daemon=True).start()
+            self._busy += 1
         self._work.put(work)
-        try:
-            return await future
-        finally:
-            self._busy -= 1
+        return await future
 
     def close(self) -> None:
         """Let idle threads end."""
