@@ -79,6 +79,8 @@ def test_a_certificate_from_elsewhere_is_none(sample: Sample, form: str):
     [
         (paypal.SAMPLE, "https://www.paypal.com/uploads/mine.pem"),
         (paypal.SAMPLE, "https://api.paypal.com/v1/notifications/certs/../../x"),
+        (paypal.SAMPLE, "https://shop.paypal.com/v1/notifications/certs/CERT-1"),
+        (paypal.SAMPLE, "https://api.sandbox.x.paypal.com/v1/notifications/certs/CERT-1"),
         (sns.SAMPLE, "https://sns.us-east-1.amazonaws.com/mine.pem"),
         (sns.SAMPLE, "https://sns.us-east-1.amazonaws.com/x/SimpleNotificationService-1.pem"),
     ],
@@ -87,6 +89,14 @@ def test_only_a_certificates_own_path_is_asked(sample: Sample, url: str):
     """A file that somebody else may have put onto the sender's host is not fetched."""
     with pytest.raises(InvalidSignature, match="address"):
         verify(sample.service, secrets=sample.secret, now=NOW, **naming(sample, url).to_verify())
+
+
+def test_a_certificate_that_the_caller_gives_may_come_from_any_of_the_senders_hosts():
+    """The card says "a host ending in .paypal.com"; only what is fetched is held to the two that are known."""
+    url = "https://messageverificationcerts.paypal.com/any/CERT-1"
+    pem = next(iter((paypal.SAMPLE.certificates or {}).values()))
+    signed = naming(paypal.SAMPLE, url).to_verify()
+    assert verify("paypal", secrets=paypal.SAMPLE.secret, now=NOW, certificates={url: pem}, **signed).id
 
 
 @pytest.mark.parametrize("sample", [paypal.SAMPLE, sns.SAMPLE], ids=lambda one: one.service)

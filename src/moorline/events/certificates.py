@@ -57,11 +57,13 @@ def suitable(url: str, host: re.Pattern[str], *, path: str = "", query: bool = F
 class Issuer:
     """Who issues the certificates of a sender: from which hosts they are believed, and from which paths there fetched.
 
-    ``path`` is narrower than what is believed in a mapping that the caller gave: a host may serve other files too.
+    ``path`` and ``asked`` (else ``host``) are narrower than what is believed in a mapping that the caller gave: a host may
+    serve other files too, and not all of a sender's hosts serve certificates.
     """
 
     host: re.Pattern[str]
     path: re.Pattern[str]
+    asked: re.Pattern[str] | None = None
 
     def key(self, url: str, certificates: Mapping[str, bytes] | None) -> RSAPublicKey:
         """The key of the certificate at that address.
@@ -74,7 +76,8 @@ class Issuer:
         pem = (certificates or {}).get(url)
         if pem is not None:
             return public_key(pem)
-        if self.path.fullmatch(urlsplit(url).path) is None:
+        parts = urlsplit(url)
+        if self.path.fullmatch(parts.path) is None or (self.asked or self.host).fullmatch(parts.hostname or "") is None:
             raise InvalidSignature("the certificate's address is none that is asked", reason="certificate")
         raise NeedsCertificate(url)
 
