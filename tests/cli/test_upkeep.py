@@ -87,3 +87,17 @@ def test_old_events_are_pruned_by_hand(folder: Path) -> None:
         connection.commit()
     assert "no longer kept" in _moorline(folder, "events", "show", "7:1", expect=1)
     assert "pruned" in _moorline(folder, "events", "list")
+
+
+def test_what_strangers_send_is_shown_as_it_is(folder: Path) -> None:
+    """Neither markup nor what a terminal would obey: a header or a type cannot break or dress up a command's output."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection, connection:
+        hostile = "[/red] [bold]x[/] \x1b]0;title\x07"
+        connection.execute("UPDATE rejected SET headers = ?, reason = ?", (json.dumps({"x-a": hostile}), hostile))
+        connection.execute("UPDATE events SET type = ?, headers = ?", (hostile, json.dumps({"[/x]": hostile})))
+        connection.execute("UPDATE events SET body = ?, encoding = NULL", (b"\x1b[31m not JSON",))
+    for arguments in (("rejected",), ("rejected", "r1"), ("list",), ("show", "7:1")):
+        shown = _moorline(folder, "events", *arguments)
+        assert "[/red] [bold]x[/] \\x1b]0;title\\x07" in shown
+        assert "\x1b" not in shown
+    assert "[/x]" in _moorline(folder, "events", "show", "7:1")

@@ -9,7 +9,7 @@ import typer
 
 from moorline import redaction
 from moorline.cli import replays, upkeep
-from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, plain, print_json, rows, when
 from moorline.errors import UnusableEvent
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def show(event_id: str, as_json: AsJson = False, database_url: DatabaseUrl = Non
     facts((name.replace("_", " "), value) for name, value in _record(event, people=True).items())
     facts((name, value) for name, value in event.headers.items())
     shown = redaction.data(payload)
-    console.print(shown if isinstance(shown, str) else json.dumps(shown, indent=2), markup=False)
+    console.print(plain(shown) if isinstance(shown, str) else json.dumps(shown, indent=2), markup=False)
 
 
 cli.command()(replays.replay)

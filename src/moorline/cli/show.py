@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from moorline import redaction
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from moorline.store import Store
 
-__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "print_json", "rows", "when"]
+__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "plain", "print_json", "rows", "when"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DatabaseUrl = Annotated[
@@ -54,7 +55,7 @@ def rows(columns: Iterable[str], lines: Iterable[Iterable[object]], *, empty: st
     table.columns[0].no_wrap = True  # the id: it is there to be copied whole
     table.columns[0].overflow = "ignore"
     for line in lines:
-        table.add_row(*(redaction.text(str(cell)) for cell in line))
+        table.add_row(*(_cell(cell) for cell in line))
     if table.row_count:
         console.print(table)
     else:
@@ -65,5 +66,15 @@ def facts(pairs: Iterable[tuple[str, object]]) -> None:
     """One thing, a line for each of its facts."""
     table = Table.grid(padding=(0, 2))
     for name, value in pairs:
-        table.add_row(f"[bold]{name}[/]", redaction.text(str(value)))
+        table.add_row(Text(plain(name), style="bold"), _cell(value))
     console.print(table)
+
+
+def plain(text: str) -> str:
+    """The text without what a terminal would obey: strangers write what is shown."""
+    return "".join([one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text])
+
+
+def _cell(value: object) -> Text:
+    """Redacted, and not read as markup."""
+    return Text(plain(redaction.text(str(value))))
