@@ -18,6 +18,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
 from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.answers import Answers
+from moorline.events.ending import ending_secrets, senders, with_secrets
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
@@ -324,12 +325,7 @@ class Moorline:
         return AlertWatch(self.store, config, secrets=self._ending_secrets, tell=self._alert_hooks)
 
     def _ending_secrets(self) -> Iterator[tuple[str, str, float]]:
-        """The signing secrets whose end is known: service, name, end."""
-        for name in (*registry.names(), *self.sources):
-            for secret in self._webhook_secrets(name):
-                until = getattr(secret, "not_after", None)
-                if until is not None:
-                    yield name, getattr(secret, "name", ""), until
+        return ending_secrets(senders(self.sources), self._webhook_secrets)
 
     def on_alert(self, function: F) -> F:
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.
@@ -347,8 +343,7 @@ class Moorline:
 
     def webhook_paths(self) -> list[str]:
         """The paths that are open: one for each service that has a scheme and a secret here."""
-        names = sorted({*registry.names(), *self.sources})
-        return [f"/webhooks/{name}" for name in names if self.sources.scheme(name) and self._webhook_secrets(name)]
+        return [f"/webhooks/{name}" for name, _ in with_secrets(senders(self.sources), self._webhook_secrets)]
 
     # --- the ASGI application
 

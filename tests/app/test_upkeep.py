@@ -101,3 +101,22 @@ def test_the_settings_name_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "moorline.toml").write_text("[webhooks]\nkeep_days = 0\n")
     with pytest.raises(ConfigurationError, match=r"webhooks\.keep_days"):
         load()
+
+
+def test_a_wrong_secret_of_one_sender_silences_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is logged; the others' paths are listed and their ends are looked at."""
+    monkeypatch.setenv("GITHUB_WEBHOOK_SECRET", "canary-value-1")
+    monkeypatch.setenv("GITHUB_WEBHOOK_SECRET_PREVIOUS", "canary-value-2")
+    monkeypatch.setenv("GITHUB_WEBHOOK_SECRET_PREVIOUS_UNTIL", "2030-01-01T00:00:00Z")
+    app = Moorline(f"sqlite:///{tmp_path}/a.db")
+    secrets = app._webhook_secrets
+
+    def broken(service: str) -> Any:
+        if service == "clerk":
+            raise ConfigurationError("CLERK_WEBHOOK_SECRET: is no secret")
+        return secrets(service)
+
+    monkeypatch.setattr(app, "_webhook_secrets", broken)
+    assert app.webhook_paths() == ["/webhooks/github"]
+    [(service, name, until)] = app._ending_secrets()
+    assert (service, name, until) == ("github", "GITHUB_WEBHOOK_SECRET_PREVIOUS", 1_893_456_000.0)

@@ -57,8 +57,8 @@ def suitable(url: str, host: re.Pattern[str], *, path: str = "", query: bool = F
 class Issuer:
     """Who issues the certificates of a sender: from which hosts they are believed, and from which paths there fetched.
 
-    ``path`` and ``asked`` (else ``host``) are narrower than what is believed in a mapping that the caller gave: a host may
-    serve other files too, and not all of a sender's hosts serve certificates.
+    ``path`` and ``asked`` (else ``host``) are narrower than what is believed in a mapping that the caller gave: a host
+    may serve other files too, and not all of a sender's hosts serve certificates.
     """
 
     host: re.Pattern[str]
