@@ -76,6 +76,25 @@ def test_alerts_are_shown_with_an_exit_code(folder: Path) -> None:
     assert (alert["rule"], alert["service"], alert["value"]) == ("failures", "github", 100.0)
 
 
+def test_a_secret_that_ends_is_among_the_alerts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service's or a source's, as this environment has them."""
+    with (folder / "moorline.toml").open("a") as settings:
+        settings.write(
+            '[webhooks.sources.partner]\nscheme = "hmac"\nheader = "X-Sig"\nenv = "PARTNER_KEY"\nid = "id"\n'
+        )
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 86_400))
+    for variable in ("STRIPE_WEBHOOK_SECRET", "PARTNER_KEY"):
+        monkeypatch.setenv(variable, "canary-value-1")
+        monkeypatch.setenv(f"{variable}_PREVIOUS", "canary-value-2")
+        monkeypatch.setenv(f"{variable}_PREVIOUS_UNTIL", ends)
+    found = json.loads(_moorline(folder, "events", "alerts", "--json", expect=1))
+    assert [(one["rule"], one["service"], one["label"]) for one in found] == [
+        ("secret", "partner", "PARTNER_KEY_PREVIOUS"),
+        ("secret", "stripe", "STRIPE_WEBHOOK_SECRET_PREVIOUS"),
+    ]
+    assert "canary" not in json.dumps(found)
+
+
 def test_old_events_are_pruned_by_hand(folder: Path) -> None:
     """The dry run says what would go; the run does it, and keeps who did."""
     assert _json(folder, "events", "prune", "--dry-run")["deleted"] == 1

@@ -54,12 +54,20 @@ def _said(swept: Swept) -> str:
 
 def alerts(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
     """Show what fires now, by the settings; exit code 1 if something does."""
+    from moorline.events.accepting import EnvironmentSecrets
     from moorline.events.alert_watch import AlertWatch
+    from moorline.events.ending import ending_secrets, senders
+    from moorline.events.sources import Sources
     from moorline.settings import load
 
-    config = load(database_url=database_url).webhooks.alerts.config()
+    webhooks = load(database_url=database_url).webhooks
+    sources = Sources()
+    for name, source in webhooks.sources.items():
+        sources.add(name, source.build(name))
+    secrets = EnvironmentSecrets(sources.scheme)
     with opened_store(database_url) as store:
-        firing = AlertWatch(store, config).firing_sync()
+        watch = AlertWatch(store, webhooks.alerts.config(), secrets=lambda: ending_secrets(senders(sources), secrets))
+        firing = watch.firing_sync()
     if as_json:
         print_json([alert.to_dict() for alert in firing])
     else:
