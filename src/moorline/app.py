@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
@@ -271,10 +272,22 @@ class Moorline:
     @contextlib.asynccontextmanager
     async def running(self, *, worker: bool = False) -> AsyncIterator[Self]:
         """Open for the length of a block, with a worker in this loop if wanted: for another framework's lifespan."""
-        async with self, contextlib.AsyncExitStack() as stack:
-            if worker:
-                await stack.enter_async_context(self._working())
+        async with self, self._working() if worker else self._watching():
             yield self
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Look for alerts: where no worker is alive, nobody else would tell of it."""
+        from moorline.jobs.chores import look_after
+        from moorline.store.ids import new_id
+
+        looks = look_after(self._alert_chore(), f"receiver-{new_id(self.clock.wall())}", log, random.Random())
+        task = asyncio.create_task(looks, name="moorline-alerts")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     @contextlib.asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
@@ -305,11 +318,14 @@ class Moorline:
     def _chores(self) -> list[Chore]:
         from moorline.jobs.chores import Chore
 
-        retention, alerts = self.retention(), self.alerts()
-        return [
-            Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker)),
-            Chore("alerts", _CHORE_SECONDS, alerts.run_once),
-        ]
+        retention = self.retention()
+        pruning = Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))
+        return [pruning, self._alert_chore()]
+
+    def _alert_chore(self) -> Chore:
+        from moorline.jobs.chores import Chore
+
+        return Chore("alerts", _CHORE_SECONDS, self.alerts().run_once)
 
     def retention(self) -> Retention:
         """What prunes and compresses stored events, by the settings under ``[webhooks]``; workers run it."""
@@ -318,7 +334,7 @@ class Moorline:
         return Retention(self.store, self.settings.webhooks.retention())
 
     def alerts(self) -> AlertWatch:
-        """What looks for alerts, by the settings under ``[webhooks.alerts]``; workers run it every minute."""
+        """What looks for alerts, by the settings under ``[webhooks.alerts]``; run every minute by workers and receivers."""
         from moorline.events.alert_watch import AlertWatch
 
         config = self.settings.webhooks.alerts.config()
@@ -330,7 +346,8 @@ class Moorline:
     def on_alert(self, function: F) -> F:
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.
 
-        It is called in one of the workers. What it raises is logged, and the alert is not told to it again.
+        It is called in one of the workers, or where webhooks are received. What it raises is logged, and the alert is
+        not told to it again.
         """
         self._alert_hooks.append(function)
         return function
@@ -363,13 +380,16 @@ class Moorline:
         await self.receiver(scope, receive, send)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
+        watching = contextlib.AsyncExitStack()
         while True:
             message = await receive()
             try:
                 if message["type"] == "lifespan.startup":
                     self.receiver.intake.prepare()
                     await self.open()
+                    await watching.enter_async_context(self._watching())
                 else:
+                    await watching.aclose()
                     await self.close()
             except StoreError as error:
                 log.error("lifespan_failed", phase=message["type"], reason=str(error))

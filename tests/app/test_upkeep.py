@@ -49,8 +49,9 @@ async def test_a_worker_prunes_old_events(tmp_path: Path, monkeypatch: pytest.Mo
         assert [(event.inbox_id, event.pruned) for event in events] == [(young, False), (emptied, True)]
 
 
-async def test_a_worker_looks_for_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """By the settings, told to the functions that asked for it."""
+@pytest.mark.parametrize("worker", [True, False])
+async def test_workers_and_receivers_look_for_alerts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: bool):
+    """By the settings, told to the functions that asked for it: where no worker is alive, too."""
     monkeypatch.setattr("moorline.app._CHORE_SECONDS", 0.02)
     app = Moorline(f"sqlite:///{tmp_path}/a.db")
     heard = asyncio.Event()
@@ -67,7 +68,7 @@ async def test_a_worker_looks_for_alerts(tmp_path: Path, monkeypatch: pytest.Mon
         )
         return [None]
 
-    async with app.running(worker=True):
+    async with app.running(worker=worker):
         await app.store.write(forge, int(app.clock.wall() // 60))
         await asyncio.wait_for(heard.wait(), 30)
     assert [(alert.rule, alert.service, alert.state) for alert in alerts] == [("failures", "github", "firing")]

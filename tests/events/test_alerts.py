@@ -198,6 +198,48 @@ async def test_the_secrets_that_end_come_from_outside(store: Store):
     )
 
 
+async def test_a_named_service_that_never_sent_anything_is_silent(store: Store, clock: ManualClock):
+    """From when it was first watched; others of which nothing is known are not missed."""
+    config = AlertConfig(
+        limits=Limits(silent_minutes=5), services={"stripe": Limits(silent_minutes=10), "zoom": Limits()}
+    )
+    for _ in range(10):
+        assert await AlertWatch(store, config).run_once("one") == []
+        clock.advance(60)
+    (alert,) = await AlertWatch(store, config).run_once("one")
+    assert (alert.rule, alert.service, alert.value) == ("silent", "stripe", 10.0)
+    assert "none has come so far" in alert.message
+    count(store, "stripe", int(clock.wall() // 60), stored=1)
+    assert [one.state for one in await AlertWatch(store, config).run_once("one")] == ["resolved"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "queue = 'slow'",
+        "priority = 9",
+        "crashes = 1",
+        "state = 'blocked', order_key = 'k', priority = 3",
+    ],
+)
+def test_every_event_that_waits_counts_as_backlog(store: Store, clock: ManualClock, change: str):
+    """In any queue, at any priority, after a crash, and blocked behind another one's job."""
+    inbox = Inbox(store)
+    inbox.handlers.on(GitHub, "*", name="h")(len)
+    add_all(inbox, [pull(0, at=NOW)])
+
+    def changed(connection: Any, payloads: list[Any]) -> list[None]:
+        connection.exec_driver_sql(f"UPDATE jobs SET {change}")
+        return [None]
+
+    store.write_sync(changed, None)
+    clock.advance(90)
+    add_all(inbox, [pull(1, at=clock.wall())])
+    clock.advance(30)
+    (alert,) = AlertWatch(store, CONFIG).firing_sync()
+    assert (alert.rule, alert.value) == ("backlog", 120.0)
+
+
 ALERT = Alert("silent", "github", "", "firing", 31.0, 30.0, "no event", NOW, NOW)
 
 

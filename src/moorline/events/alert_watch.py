@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from moorline.events.alerts import WINDOW_MINUTES, Alert, AlertConfig, Counts, Expiring, Facts, decide, readings
-from moorline.jobs.job import JobRow
+from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.store.leases import Lease, compare_and_set, take_leases
 from moorline.store.schema import event_counts, jobs, meta
 from moorline.telemetry import logger
@@ -34,17 +34,19 @@ Hook = Callable[[Alert], object]
 _KEY: Final = "alerts"
 _LEASE: Final = 90.0
 _HOOK_SECONDS: Final = 40.0
-_QUEUE: Final = JobRow._field_defaults["queue"]
-_PRIORITY: Final = JobRow._field_defaults["priority"]
 
 log = logger("events")
 
 
 class _State(NamedTuple):
-    """What fires, and what is still to be told; ``kept`` is how the database has it."""
+    """What fires, what is still to be told, and since when each service that is named is watched.
+
+    ``kept`` is how the database has it.
+    """
 
     firing: dict[str, Alert]
     untold: list[Alert]
+    awaited: dict[str, float]
     kept: str | None
 
     def dumped(self) -> str:
@@ -52,6 +54,7 @@ class _State(NamedTuple):
             {
                 "firing": {key: alert.to_dict() for key, alert in self.firing.items()},
                 "untold": [alert.to_dict() for alert in self.untold],
+                "awaited": self.awaited,
             }
         )
 
@@ -80,25 +83,32 @@ class AlertWatch:
         if not await self._store.write(take_leases, Lease(_KEY, holder, now, _LEASE)):
             return []
         state = await self._store.read(_load)
-        firing, changed = decide(state.firing, self._readings(await self._store.read(_facts, now)), now)
-        if changed or state.untold:
-            state = _State(firing, [*state.untold, *changed], state.kept)
+        awaited = self._awaited(state, now)
+        found = self._readings(await self._store.read(_facts, now), awaited)
+        firing, changed = decide(state.firing, found, now)
+        if changed or state.untold or awaited != state.awaited:
+            state = _State(firing, [*state.untold, *changed], awaited, state.kept)
             kept = await self._store.write(_keep, state)
             if kept is None:
                 return []  # somebody else was faster, and tells it
             await self._told(state.untold)
-            await self._store.write(_keep, _State(firing, [], kept))
+            await self._store.write(_keep, _State(firing, [], awaited, kept))
         return changed
 
     def firing_sync(self) -> list[Alert]:
         """What fires now, looked at anew; changes nothing and tells nobody."""
         now = self._store.clock.wall()
         state = self._store.read_sync(_load)
-        firing, _ = decide(state.firing, self._readings(self._store.read_sync(_facts, now)), now)
+        found = self._readings(self._store.read_sync(_facts, now), self._awaited(state, now))
+        firing, _ = decide(state.firing, found, now)
         return list(firing.values())
 
-    def _readings(self, facts: Facts) -> list[Any]:
-        return readings(facts._replace(secrets=[Expiring(*one) for one in self._secrets()]), self._config)
+    def _awaited(self, state: _State, now: float) -> dict[str, float]:
+        return {service: state.awaited.get(service, now) for service in sorted(self._config.services)}
+
+    def _readings(self, facts: Facts, awaited: dict[str, float]) -> list[Any]:
+        secrets = [Expiring(*one) for one in self._secrets()]
+        return readings(facts._replace(secrets=secrets, awaited=awaited), self._config)
 
     async def _told(self, alerts: list[Alert]) -> None:
         for alert in alerts:
@@ -128,10 +138,10 @@ def _name(hook: Hook) -> str:
 def _load(connection: Connection) -> _State:
     kept = connection.execute(sa.select(meta.c.value).where(meta.c.key == _KEY)).scalar()
     if kept is None:
-        return _State({}, [], None)
+        return _State({}, [], {}, None)
     read = json.loads(kept)
     firing = {key: Alert(**alert) for key, alert in read["firing"].items()}
-    return _State(firing, [Alert(**alert) for alert in read["untold"]], kept)
+    return _State(firing, [Alert(**alert) for alert in read["untold"]], read.get("awaited", {}), kept)
 
 
 def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
@@ -160,15 +170,34 @@ def _counts(connection: Connection, since: int) -> dict[str, Counts]:
 
 
 def _oldest(connection: Connection, now: float) -> float | None:
-    """When the oldest of the jobs of events that wait was due: the first ones along the index of what is ready."""
-    ready = (jobs.c.state == sa.literal("ready", literal_execute=True)) & (
-        jobs.c.crashes == sa.literal(0, literal_execute=True)
-    )
-    query = (
-        sa.select(jobs.c.run_at)
-        .where(ready, jobs.c.queue == _QUEUE, jobs.c.priority == _PRIORITY)
-        .where(jobs.c.run_at <= now, jobs.c.event_id.is_not(None))
-        .order_by(jobs.c.run_at)
-        .limit(1)
-    )
-    return connection.execute(query).scalar()
+    """When the oldest of the jobs of events that wait was due, in any queue, or blocked behind another one."""
+    due = [jobs.c.run_at <= now, jobs.c.event_id.is_not(None)]
+    first = sa.select(jobs.c.run_at).order_by(jobs.c.run_at).limit(1)
+    found = [
+        connection.execute(first.where(_READY, jobs.c.queue == queue, jobs.c.priority == priority, *due)).scalar()
+        for queue, priority in _lanes(connection)
+    ]
+    found += [connection.execute(sa.select(sa.func.min(jobs.c.run_at)).where(*also, *due)).scalar() for also in _OTHERS]
+    return min((at for at in found if at is not None), default=None)
+
+
+def _lanes(connection: Connection) -> Iterator[tuple[str, int]]:
+    """The queues and priorities in which something is ready: from each to the next one along the index."""
+    lane = sa.tuple_(jobs.c.queue, jobs.c.priority)
+    query = sa.select(jobs.c.queue, jobs.c.priority).where(_READY).order_by(jobs.c.queue, jobs.c.priority).limit(1)
+    found = connection.execute(query).first()
+    while found is not None:
+        yield found.queue, found.priority
+        found = connection.execute(query.where(lane > sa.tuple_(sa.literal(found[0]), sa.literal(found[1])))).first()
+
+
+# As the indexes of these jobs have it.
+_READY: Final = sa.text("state = 'ready' AND crashes = 0")
+_OTHERS: Final = (
+    (sa.text("state = 'ready' AND crashes > 0"),),
+    (
+        sa.text("order_key IS NOT NULL"),
+        sa.text(UNFINISHED),
+        jobs.c.state == sa.literal("blocked", literal_execute=True),
+    ),
+)

@@ -4,7 +4,9 @@ An alert fires once, when its limit is reached, and is over once, when it is wel
 what wavers around the limit is one alert. Each has a rule:
 
 ========  =========================================================================  ===============================
-silent    no event of a service for ``silent_minutes``                                ends with its next event
+silent    no event of a service for ``silent_minutes``                                ends with its next event; one that
+                                                                                     is named in the limits may have
+                                                                                     sent nothing yet
 failures  more than ``failures_percent`` of a service's requests were forged          of at least ten in 15 minutes
 backlog   the oldest event that is due has waited for ``backlog_seconds``
 secret    a signing secret ends within ``secret_days``                                 ends when it is gone
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from moorline.errors import ConfigurationError
@@ -64,6 +67,9 @@ class Counts(NamedTuple):
     forged: int
 
 
+_UNHEARD: Final = Counts(None, 0, 0)
+
+
 class Expiring(NamedTuple):
     """A secret that ends: whose, what it is called, and when, in seconds since the epoch. Never the secret itself."""
 
@@ -73,12 +79,16 @@ class Expiring(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits."""
+    """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits.
+
+    ``awaited``: of each service that has limits of its own, since when it is watched, in seconds since the epoch.
+    """
 
     at: float
     counts: Mapping[str, Counts]
     oldest: float | None
     secrets: Sequence[Expiring] = ()
+    awaited: Mapping[str, float] = MappingProxyType({})
 
 
 class Reading(NamedTuple):
@@ -123,9 +133,10 @@ class Alert:
 def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
     """Every rule that has a limit, looked at."""
     found: list[Reading] = []
-    for service, counts in facts.counts.items():
+    unheard = {service: _UNHEARD for service in facts.awaited if service not in facts.counts}
+    for service, counts in {**facts.counts, **unheard}.items():
         limits = config.services.get(service, config.limits)
-        found += _silent(service, counts, limits, facts.at)
+        found += _silent(service, counts, limits, facts)
         found += _failures(service, counts, limits)
     found += _backlog(facts, config)
     found += _secrets(facts, config)
@@ -159,11 +170,14 @@ def _alert(reading: Reading, now: float) -> Alert:
     return Alert(reading.rule, reading.service, reading.label, "firing", *facts, since=now, at=now)
 
 
-def _silent(service: str, counts: Counts, limits: Limits, now: float) -> Iterator[Reading]:
-    if limits.silent_minutes is None or counts.last is None:
+def _silent(service: str, counts: Counts, limits: Limits, facts: Facts) -> Iterator[Reading]:
+    last = facts.awaited.get(service) if counts.last is None else (counts.last + 1) * 60.0
+    if limits.silent_minutes is None or last is None:
         return
-    silent = max(now / 60 - (counts.last + 1), 0.0)
+    silent = max(facts.at - last, 0.0) / 60
     message = f"no event of {service} for {silent:.0f} minutes (limit {limits.silent_minutes:g})"
+    if counts.last is None:
+        message += "; none has come so far"
     level = silent / limits.silent_minutes
     yield Reading("silent", service, "", level, round(silent, 1), limits.silent_minutes, message)
 
