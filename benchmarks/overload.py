@@ -234,7 +234,7 @@ def flood_others(statuses: Counter[int]) -> int:
 def stored(url: str) -> set[bytes]:
     """The delivery ids that the database holds."""
     with Store(url, auto_migrate=False) as store:
-        rows = store.read_sync(lambda c: c.exec_driver_sql("SELECT delivery_key FROM events").fetchall())
+        rows = store.read_sync(lambda c: c.exec_driver_sql("SELECT sender_id FROM events").fetchall())
     return {str(key).partition(":")[2].encode() for (key,) in rows}
 
 

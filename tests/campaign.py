@@ -158,7 +158,7 @@ def compared(url: str, ledger: Ledger, answered: dict[str, int]) -> Books:
         def rows(query: str) -> list[tuple[object, ...]]:
             return store.read_sync(lambda c: [tuple(row) for row in c.exec_driver_sql(query).fetchall()])
 
-        keys = [str(key).removeprefix("1:") for (key,) in rows("SELECT delivery_key FROM events")]
+        keys = [str(key).removeprefix("1:") for (key,) in rows("SELECT sender_id FROM events")]
         duplicates = int(str(rows("SELECT coalesce(sum(duplicates), 0) FROM events")[0][0]))
         jobs = {str(state): int(str(count)) for state, count in rows("SELECT state, count(*) FROM jobs GROUP BY state")}
     stored, runs = set(keys), ledger.booked()

@@ -181,7 +181,7 @@ async def test_a_day_of_crashes_loses_nothing(database_url: str, tmp_path: Path)
 async def assert_kept(day: Day) -> None:
     """The promises, read from the database and from what the processes noted."""
     broker = day.app.jobs.broker
-    rows = await day.app.store.read(lambda c: c.exec_driver_sql("SELECT delivery_key FROM events").fetchall())
+    rows = await day.app.store.read(lambda c: c.exec_driver_sql("SELECT sender_id FROM events").fetchall())
     stored = [key.removeprefix("1:") for (key,) in rows]
     handled = set(day.notes("event"))
     assert day.statuses <= {0, 200, 503}

@@ -88,7 +88,7 @@ async def test_what_was_answered_is_kept_once_with_its_jobs(database_url: str):
 
 def assert_kept(rows: Callable[[str], Any], answered: list[str]) -> None:
     """The facts, read from the database as it is."""
-    stored = [key.removeprefix("1:") for (key,) in rows("SELECT delivery_key FROM events")]
+    stored = [key.removeprefix("1:") for (key,) in rows("SELECT sender_id FROM events")]
     assert len(stored) == len(set(stored))
     assert set(answered) <= set(stored)
     # What was stored and not answered is at most the one that each sender was sending.
