@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from tests.events.schemes import NOW, STRIPE
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
-from moorline.events import Inbox, Receiver
+from moorline.events import Inbox, Receiver, Scheme
 from moorline.events.accepting import EnvironmentSecrets, named
+from moorline.events.delivery import Delivery
+from moorline.events.schemes.hmac_signature import HMACSignature
+from moorline.events.schemes.standard_webhooks import StandardWebhooks
 from moorline.secrets import Secret
 from moorline.store.store import Store
 
@@ -78,16 +82,41 @@ async def test_a_previous_secret_counts_until_its_end(
 
 
 @pytest.mark.parametrize("until", ["tomorrow", "2026-09-21", "2026-09-21T14:15:00", "-5"])
-async def test_an_end_that_is_no_moment_closes_the_address(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, until: str
+async def test_an_end_that_is_no_moment_drops_the_previous_secret_alone(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, until: str
 ) -> None:
-    """Better nothing than a secret that never ends; the variable is named to the operator alone."""
+    """Better none than a secret that never ends; the current one goes on, and the variable is logged once."""
     monkeypatch.setenv(NAME, "new")
     monkeypatch.setenv(f"{NAME}_PREVIOUS", "old")
     monkeypatch.setenv(f"{NAME}_PREVIOUS_UNTIL", until)
-    assert await status(receiver, "new") == 404
+    with caplog.at_level("WARNING"):
+        assert await status(receiver, "new") == 200
+        assert await status(receiver, "new", number=2) == 200
+        assert await status(receiver, "old") == 401
+    assert len([one for one in caplog.records if "secret_unusable" in one.getMessage()]) == 1
+    monkeypatch.delenv(NAME)
+    assert await status(receiver, "old") == 503  # set, and of no use: the sender comes again
     with pytest.raises(ConfigurationError, match=f"{NAME}_PREVIOUS_UNTIL"):
         EnvironmentSecrets({"stripe": STRIPE}.get)("stripe")
+
+
+GOOD = base64.b64encode(b"k" * 24).decode()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bad", "good"),
+    [
+        (StandardWebhooks(), "whsec_!", GOOD),
+        (HMACSignature(env="X", header="x", type="t", key="hex"), "no hex", "00ff"),
+    ],
+)
+def test_one_malformed_key_of_several_does_not_stop_the_others(scheme: Scheme, bad: str, good: str) -> None:
+    """It is left out; alone it is an error of configuration, which says what is wrong with it."""
+    delivery = Delivery({name.lower(): value for name, value in scheme.sign(b"{}", good, id="m").items()}, b"{}")
+    for secrets in ([bad, good], [good, bad]):
+        assert scheme.check(delivery, secrets).secret_index == secrets.index(good)
+    with pytest.raises(ConfigurationError, match="secrets: "):
+        scheme.check(delivery, [bad])
 
 
 async def test_the_secret_that_had_signed_is_named(

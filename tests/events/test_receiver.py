@@ -351,7 +351,7 @@ async def test_secrets_are_asked_for_at_each_request(fake: FakeInbox):
     assert await status(receiver, GITHUB_SENDER.body, headers) == 200
     for broken in ([], [""]):
         secrets[:] = broken
-        assert await status(receiver, GITHUB_SENDER.body, headers) == 404
+        assert await status(receiver, GITHUB_SENDER.body, headers) == 503
 
 
 async def test_secrets_come_from_the_environment_by_default(fake: FakeInbox, monkeypatch: pytest.MonkeyPatch):

@@ -6,13 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from moorline.errors import ConfigurationError
 from moorline.secrets.sources import environment
+from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
 __all__ = ["EnvironmentSecrets", "named"]
+
+log = logger("events")
 
 
 class EnvironmentSecrets:
@@ -28,10 +32,10 @@ class EnvironmentSecrets:
     ) -> None:
         self._schemes = schemes
         self._otherwise = otherwise
-        self._known: dict[str, tuple[tuple[str | None, ...], Sequence[Key]]] = {}
+        self._known: dict[str, tuple[tuple[str | None, ...], Sequence[Key], Sequence[ConfigurationError]]] = {}
 
     def __call__(self, service: str) -> Sequence[Key]:
-        """Raises ConfigurationError when a variable holds what is no secret."""
+        """Raises ConfigurationError when a variable holds something, and nothing of it can be used."""
         scheme = self._schemes(service)
         if scheme is None:
             return ()
@@ -39,7 +43,10 @@ class EnvironmentSecrets:
         return found if found or self._otherwise is None else self._otherwise(service)
 
     def of(self, variable: str) -> Sequence[Key]:
-        """The secrets that the variable holds, and those before them."""
+        """The secrets that the variable holds, and those before them, without what cannot be used; that is logged once.
+
+        Raises ConfigurationError when nothing of what is set can be used.
+        """
         held = (
             os.environ.get(variable),
             os.environ.get(variable + environment.PREVIOUS),
@@ -47,7 +54,12 @@ class EnvironmentSecrets:
         )
         known = self._known.get(variable)
         if known is None or known[0] != held:
-            known = self._known[variable] = (held, environment.load_all(variable))
+            found, problems = environment.load_usable(variable)
+            for problem in problems:
+                log.warning("secret_unusable", variable=variable, reason=str(problem))
+            known = self._known[variable] = (held, found, problems)
+        if known[2] and not known[1]:
+            raise ConfigurationError(str(known[2][0]))
         return known[1]
 
 

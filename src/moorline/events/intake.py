@@ -48,6 +48,7 @@ MAX_BODY: Final = 1024 * 1024
 LONGEST_NAME: Final = 64
 
 _STORE_DOWN_SECONDS: Final = 5
+_MENDED_SECONDS: Final = 300
 _STORED: Final = Reply(200, b'{"status":"stored"}')
 _DUPLICATE: Final = Reply(200, b'{"status":"duplicate"}')
 _NOTHING: Final = Reply(200, b'{"status":"nothing"}')
@@ -176,9 +177,9 @@ class Intake:
         try:
             secrets = self._secrets(service)
         except ConfigurationError as error:
-            raise Refused(404, str(error)) from error
+            raise _unusable(error) from error
         if not secrets:
-            raise Refused(404, f"no secret: {scheme.env} is not set")
+            raise Refused(404, f"{scheme.env} is not set")
         return scheme, secrets
 
     def _opening(self, scheme: Scheme, secrets: Sequence[Key], ask: Ask) -> Reply | None:
@@ -228,7 +229,7 @@ class Intake:
         except UnusableEvent as error:
             raise Refused(400, str(error)) from error
         except ConfigurationError as error:
-            raise Refused(404, f"the secret cannot be used: {error}") from error
+            raise _unusable(error) from error
         events = []
         for verified, part in parts:
             if verified.problem:
@@ -307,6 +308,11 @@ UNREACHED: Final = (CallError,)
 
 _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ENCODINGS: Final = frozenset({"identity"}) | _COMPRESSED
+
+
+def _unusable(error: ConfigurationError) -> Refused:
+    """The answer when what is set cannot be used: the sender comes again, when somebody has mended it."""
+    return Refused(503, f"the secret cannot be used: {error}", ("retry-after", str(_MENDED_SECONDS)))
 
 
 def _encoding(ask: Ask) -> str:

@@ -12,7 +12,8 @@ and enqueueing in one transaction, then the answer. Handlers run later, elsewher
 408   the body came too slowly
 413   the body is larger than the limit, announced or not, before or after inflation
 415   a content encoding that is none of gzip, deflate, identity
-503   the store is down or overloaded: with ``Retry-After``, so that the sender comes again
+503   the store is down or overloaded, or no secret that is set can be used: with ``Retry-After``, so that the sender
+      comes again
 ====  =====================================================================================================
 """
 

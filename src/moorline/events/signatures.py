@@ -12,11 +12,13 @@ import hmac
 import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, InvalidSignature
 from moorline.events.hashing import hmac_of
+from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +44,8 @@ __all__ = [
 
 _SHORTEST: Final = 16  # bytes of a Standard Webhooks key; the specification asks for 24 to 64
 
+log = logger("events")
+
 Encoding = Literal["hex", "base64"]
 TimeFormat = Literal["seconds", "milliseconds", "iso8601"]
 
@@ -66,17 +70,37 @@ def accepted(
 ) -> list[tuple[int, bytes]]:
     """The secrets that count now, as bytes, each with its place in what was given; ``read`` makes a key's bytes of one.
 
-    Raises ConfigurationError when none was given, or an empty one, with which anybody signs; InvalidSignature when all
-    have expired.
+    One of several that is no key of this kind is left out, and logged once: the others go on.
+    Raises ConfigurationError when none was given, none is a key, or one is empty, with which anybody signs;
+    InvalidSignature when all have expired.
     """
     given = several(secrets)
     if not given:
         raise ConfigurationError("secrets: at least one is needed to check a signature")
     reading = key_bytes if read is None else read
-    found = [(index, reading(secret)) for index, secret in enumerate(given) if not _expired(secret, now)]
+    found: list[tuple[int, bytes]] = []
+    unusable: list[tuple[int, ConfigurationError]] = []
+    for index, secret in enumerate(given):
+        if _expired(secret, now):
+            continue
+        key_bytes(secret)  # what is no secret at all is an error, also among others
+        try:
+            found.append((index, reading(secret)))
+        except ConfigurationError as error:
+            unusable.append((index, error))
+    if not found and unusable:
+        raise unusable[0][1]
     if not found:
         raise InvalidSignature("every accepted secret has expired", reason="expired")
+    for index, problem in unusable:
+        _told(str(getattr(given[index], "name", "")), index, str(problem))
     return found
+
+
+@lru_cache(maxsize=256)
+def _told(variable: str, index: int, reason: str) -> None:
+    """Log it, once for the same words."""
+    log.warning("secret_unusable", variable=variable, place=index, reason=reason)
 
 
 def _expired(secret: Key, now: float | None) -> bool:

@@ -64,7 +64,7 @@ class ECDSASignature(Scheme):
         certificates: Mapping[str, bytes] | None = None,  # noqa: ARG002
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
-        keys = [(index, _public(text)) for index, text in accepted(secrets, now)]
+        keys = [(index, _public(text)) for index, text in accepted(secrets, now, read=_checked)]
         signature = decoded(present(delivery.headers, self.signature), "base64")
         stamp = present(delivery.headers, self.timestamp)
         timestamp = stamped(stamp)
@@ -100,6 +100,13 @@ class ECDSASignature(Scheme):
         stamp = written(now)
         signature = private.sign(stamp.encode() + body, ec.ECDSA(SHA256()))
         return {self.signature: encoded(signature, "base64"), self.timestamp: stamp}
+
+
+def _checked(secret: Key) -> bytes:
+    """The text of a key that is one."""
+    text = key_bytes(secret)
+    _public(text)
+    return text
 
 
 @lru_cache(maxsize=64)

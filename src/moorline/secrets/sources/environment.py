@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
 
-__all__ = ["PREVIOUS", "UNTIL", "load", "load_all"]
+__all__ = ["PREVIOUS", "UNTIL", "load", "load_all", "load_usable"]
 
 PREVIOUS = "_PREVIOUS"
 UNTIL = "_PREVIOUS_UNTIL"
@@ -39,13 +39,41 @@ def load_all(name: str, environ: Mapping[str, str] | None = None) -> tuple[Secre
 
     Raises ConfigurationError when *name* is not the name of a variable, a value is not UTF-8, or the end is no moment.
     """
+    found, problems = load_usable(name, environ)
+    if problems:
+        raise problems[0]
+    return found
+
+
+def load_usable(
+    name: str, environ: Mapping[str, str] | None = None
+) -> tuple[tuple[Secret, ...], list[ConfigurationError]]:
+    """What ``load_all`` gives without what cannot be used, and an error for each of that.
+
+    Those of ``NAME_PREVIOUS`` count for nothing when their end is no moment: they would never end.
+    Raises ConfigurationError when *name* is not the name of a variable.
+    """
     where = os.environ if environ is None else environ
     previous = f"{name}{PREVIOUS}"
-    found = [Secret(value, name=name) for value in _values(name, where)]
+    found: list[Secret] = []
+    problems: list[ConfigurationError] = []
+
+    def take(values: Iterable[str], variable: str, until: float | None = None) -> None:
+        for value in values:
+            try:
+                found.append(Secret(value, name=variable, not_after=until))
+            except ConfigurationError as error:
+                problems.append(error)
+
+    take(_values(name, where), name)
     older = _values(previous, where)
-    until = _moment(f"{name}{UNTIL}", where) if older else None
-    found += [Secret(value, name=previous, not_after=until) for value in older]
-    return tuple(dict.fromkeys(found))
+    try:
+        until = _moment(f"{name}{UNTIL}", where) if older else None
+    except ConfigurationError as error:
+        problems.append(error)
+    else:
+        take(older, previous, until)
+    return tuple(dict.fromkeys(found)), problems
 
 
 def _moment(name: str, environ: Mapping[str, str]) -> float | None:
