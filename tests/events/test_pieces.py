@@ -130,3 +130,17 @@ def _in_order(found: list[bytes], body: bytes) -> None:
     at = 0
     for one in found:
         at = body.index(one, at) + len(one)
+
+
+@pytest.mark.parametrize("odd", [b'{"a": 2, "b', b"no JSON", b"[" * 200_000])
+def test_a_line_that_is_no_json_is_a_piece_beside_the_good_ones(odd: bytes):
+    """A last line that was cut off, or one that is odd, does not cost those before it."""
+    assert pieces(b'{"a": 1}\n' + odd, "lines") == [b'{"a": 1}', odd]
+    with pytest.raises(UnusableEvent):
+        pieces(odd, "lines")
+
+
+def test_a_value_on_several_lines_that_is_cut_off_is_unusable():
+    """Its lines are no events."""
+    with pytest.raises(UnusableEvent):
+        pieces(b'{\n"a": 1,\n"b":', "lines")

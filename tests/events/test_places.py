@@ -10,6 +10,7 @@ import pytest
 
 from moorline.errors import UnusableEvent
 from moorline.events import Delivery, SharedSecret, Verified
+from moorline.events.places import digest
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
@@ -120,3 +121,23 @@ def test_an_alternative_in_a_header_that_is_not_signed_is_not_believed():
     assert scheme.read(Delivery({"x-id": "2"}, body), 0, None).key.startswith("sha256:")
     assert not scheme.believes("id|header:x-id")
     assert scheme.believes("id|form:id")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"id": {"deep": 1}, "type": "t"}',
+        b'{"id": "\\u0007", "type": "t"}',
+        b'{"id": "%s", "type": "t"}' % (b"x" * 300),
+        b'{"id": "b", "type": ["t"]}',
+        b'{"id": "b", "kind": "thin"}',
+        b"5",
+    ],
+)
+def test_an_odd_event_of_several_is_kept_by_its_digest_beside_the_others(odd: bytes):
+    """It has no type; those beside it are as if it were not there."""
+    scheme = SharedSecret(env="X", each="*", id="id", type="type", refuse={"kind": "thin"})
+    delivery = Delivery({}, b'[{"id":"a","type":"t"},' + odd + b"]")
+    (good, _), (found, body) = scheme.parts(delivery, 0, None)
+    assert (good.id, good.type, good.problem) == ("a", "t", "")
+    assert (found.id, found.type, found.key, found.problem, body) == (digest(odd), "", digest(odd), "", odd)

@@ -133,17 +133,32 @@ def pieces(body: bytes, each: str, media: str = "") -> list[bytes]:
         whole = text.strip()
         if whole.startswith("["):
             return pieces(body, "*")
-        lines = [line.strip().encode() for line in whole.split("\n") if line.strip()]
-        return lines if _all_json(lines) else pieces(body, "*")
+        return _lines(body, [line.strip().encode() for line in whole.split("\n") if line.strip()])
     except (ValueError, IndexError, RecursionError) as error:
         raise UnusableEvent("the body is not JSON") from error
 
 
-def _all_json(lines: list[bytes]) -> bool:
+def _lines(body: bytes, lines: list[bytes]) -> list[bytes]:
+    """The lines, unless the body is one value that is written on several of them.
+
+    Of lines that begin as JSON one that is none, such as a last one that was cut off, is a piece as it stands: the
+    others must not be lost for its sake.
+    """
+    good = [_is_json(line) for line in lines]
+    if all(good):
+        return lines
     try:
-        for line in lines:
-            json.loads(line)
-    except ValueError:
+        return pieces(body, "*")
+    except UnusableEvent:
+        if good[0]:
+            return lines
+        raise
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
         return False
     return True
 

@@ -138,12 +138,25 @@ class Located:
     def parts(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> list[tuple[Verified, bytes]]:
         """The facts and the bytes of each event in the delivery. Raises UnusableEvent as ``read`` does.
 
-        Of several, one without an id is known by its digest: the others must not be lost for its sake.
+        Of several, one without an id, or in which anything is odd, is known by its digest, without a type if need be:
+        the others must not be lost for its sake, nor it for theirs.
         """
         if not self.each:
             return [(self._facts(delivery, delivery.body, secret_index, timestamp), delivery.body)]
         bodies = pieces(delivery.body, self.each, delivery.media)
-        return [(self._facts(delivery, body, secret_index, timestamp, strict=False), body) for body in bodies]
+        return [(self._piece(delivery, body, secret_index, timestamp), body) for body in bodies]
+
+    def _piece(self, delivery: Delivery, body: bytes, secret_index: int, timestamp: float | None) -> Verified:
+        try:
+            found = self._facts(delivery, body, secret_index, timestamp, strict=False)
+            if not found.problem:
+                return found
+        except UnusableEvent:
+            pass
+        key = whole = digest(body)
+        if self.repeats_after:
+            key += self._slot(delivery, timestamp)
+        return Verified(whole, "", secret_index, timestamp, key=key)
 
     def id_places(self, delivery: Delivery) -> tuple[str, ...]:  # noqa: ARG002
         """Where the id of this delivery stands."""
