@@ -10,6 +10,7 @@ import pytest
 
 from moorline.errors import UnusableEvent
 from moorline.events import Delivery, SharedSecret, Verified
+from moorline.events.body import fields
 from moorline.events.places import digest
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -141,3 +142,10 @@ def test_an_odd_event_of_several_is_kept_by_its_digest_beside_the_others(odd: by
     (good, _), (found, body) = scheme.parts(delivery, 0, None)
     assert (good.id, good.type, good.problem) == ("a", "t", "")
     assert (found.id, found.type, found.key, found.problem, body) == (digest(odd), "", digest(odd), "", odd)
+
+
+@pytest.mark.parametrize("body", [b'{"id":' + b"[" * 200_000 + b"]" * 200_000 + b"}", b'{"a":' * 100_000])
+def test_a_body_that_is_nested_too_deeply_is_unusable(body: bytes):
+    """As any that cannot be read, whichever reader gives it up."""
+    with pytest.raises(UnusableEvent):
+        fields(body, ("id",))

@@ -114,7 +114,8 @@ def _reader(
     attributes = tuple((name, f"f{number}") for number, name in enumerate(names))
     wanted = [(attribute, Any, msgspec.UNSET) for _, attribute in attributes]
     kind = msgspec.defstruct("Fields", wanted, rename={attribute: name for name, attribute in attributes})
-    return msgspec.json.Decoder(kind).decode, attributes, msgspec.UNSET, (msgspec.DecodeError, UnicodeDecodeError)
+    refused = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+    return msgspec.json.Decoder(kind).decode, attributes, msgspec.UNSET, refused
 
 
 def pieces(body: bytes, each: str, media: str = "") -> list[bytes]:
