@@ -12,7 +12,7 @@ from tests.events.test_senders import receiver_for, sent
 
 from moorline.errors import ConfigurationError, InvalidSignature
 from moorline.events import Inbox, verify
-from moorline.events.delivery import FORM
+from moorline.events.delivery import FORM, Delivery
 from moorline.services import Twilio
 from moorline.store.store import Store
 
@@ -160,3 +160,25 @@ async def test_a_get_is_stored_with_its_fields(tmp_path: Path):
         assert [(event.id, event.duplicates) for event in events] == [("received:SM1", 1)]
         found = await inbox.get("received:SM1")
         assert found.payload == {"MessageSid": "SM1", "Body": "café"}
+
+
+@pytest.mark.parametrize("url", ["http://[/webhooks/x?sig=aa&timestamp=1", "https://[::1/x", "http://a]b/x"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("service", ["twilio", "vonage_sms"])
+def test_an_address_that_is_none_is_a_signature_that_is_not_good(service: str, method: str, url: str):
+    """The host is whatever a stranger wrote: it must not be an error of ours."""
+    headers = {"X-Twilio-Signature": "aaaa", "Content-Type": FORM}
+    with pytest.raises(InvalidSignature):
+        verify(service, headers=headers, body=b"a=b", secrets="abcdef", url=url, method=method)
+
+
+@pytest.mark.parametrize("media", [FORM, "application/json"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_host_that_is_none_is_refused_where_a_query_is_looked_for(method: str, media: str):
+    """In a form by GET, and in what is no form."""
+    delivery = Delivery({"content-type": media}, b"{}", method=method, url="http://[/x?a=1")
+    with pytest.raises(InvalidSignature):
+        delivery.query  # noqa: B018
+    if method == "GET":
+        with pytest.raises(InvalidSignature):
+            delivery.as_form()

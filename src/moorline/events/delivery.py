@@ -8,9 +8,9 @@ from functools import cached_property
 from urllib.parse import parse_qsl, urlsplit
 
 from moorline.clock import SYSTEM
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, InvalidSignature
 
-__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply"]
+__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply", "pairs", "query_of"]
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -56,7 +56,7 @@ class Delivery:
     @cached_property
     def query(self) -> list[tuple[str, str]]:
         """The fields of the URL's query, decoded, in their order."""
-        return pairs(urlsplit(self.url).query) if self.url else []
+        return pairs(query_of(self.url)) if self.url else []
 
     @cached_property
     def form(self) -> list[tuple[str, str]]:
@@ -69,9 +69,17 @@ class Delivery:
         """A GET, whose fields stand in the address, as the form that it would be by POST; any other as it is."""
         if self.method != "GET":
             return self
-        body = urlsplit(self.url or "").query.encode("utf-8", "surrogatepass")
+        body = query_of(self.url or "").encode("utf-8", "surrogatepass")
         headers = {**self.headers, "content-type": FORM}
         return Delivery(headers, body, method=self.method, url=self.url, token=self.token, received_at=self.received_at)
+
+
+def query_of(url: str) -> str:
+    """The query of an address, whose host may be whatever a stranger wrote. Raises InvalidSignature."""
+    try:
+        return urlsplit(url).query
+    except ValueError:
+        raise InvalidSignature("the address is none", reason="malformed") from None
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

@@ -7,10 +7,10 @@ import hmac
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from moorline.errors import ConfigurationError, InvalidSignature
-from moorline.events.delivery import FORM, MAX_FIELDS, pairs
+from moorline.events.delivery import FORM, MAX_FIELDS, pairs, query_of
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import (
     Key,
@@ -121,7 +121,7 @@ def _said(delivery: Delivery) -> list[tuple[str, str]]:
     if delivery.method == "GET":
         if delivery.url is None:
             raise ConfigurationError("url: this sender signs the query of its address; give it")
-        return pairs(urlsplit(delivery.url).query)
+        return pairs(query_of(delivery.url))
     return delivery.form if delivery.media == FORM else _of_json(delivery.body)
 
 

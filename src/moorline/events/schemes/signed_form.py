@@ -7,10 +7,10 @@ import hmac
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from moorline.errors import ConfigurationError, InvalidSignature
-from moorline.events.delivery import FORM, Delivery
+from moorline.events.delivery import FORM, Delivery, query_of
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import Key, accepted, decoded, encoded, key_bytes, match, mismatch, present
 
@@ -135,7 +135,7 @@ class SignedForm(Scheme):
         return ""
 
     def _told(self, url: str) -> list[str]:
-        return [value for name, value in parse_qsl(urlsplit(url).query) if name == self.digest]
+        return [value for name, value in parse_qsl(query_of(url)) if name == self.digest]
 
 
 def _joined(fields: list[tuple[str, str]]) -> str:
