@@ -67,6 +67,13 @@ def test_the_record_is_complete(sample: Sample):
 # --- the vectors
 
 
+def test_its_variables_are_called_by_what_they_hold(sample: Sample):
+    """Their names end in a word that says so: a slip in a name would be a secret that is never found."""
+    scheme = sample.scheme
+    for variable in (scheme.env, *(one.env for one in scheme.handshakes if one.env)):
+        assert variable.rpartition("_")[2] in {"SECRET", "KEY", "TOKEN", "ID", "ARN", "STATE"}, variable
+
+
 def test_a_good_delivery_is_an_event(sample: Sample):
     """Id, type, action and the raw bytes are found; the first of the accepted secrets had signed it."""
     signed = sample.signed()

@@ -15,7 +15,7 @@ from moorline.events.sender import Sender
 
 __all__ = ["HubSpot"]
 
-_VARIABLE: Final = "HUBSPOT_CLIENT_VARIABLE"
+_VARIABLE: Final = "HUBSPOT_CLIENT_SECRET"
 _OLD: Final = "X-HubSpot-Signature"
 _MARKER: Final = "X-HubSpot-Signature-Version"
 _UNESCAPED: Final = ":/?@!$'()*,;"  # exactly these; no live example with one of them was seen: unconfirmed
