@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
 from moorline.events import verify, verify_each
+from moorline.events.body import fields, streamed
 from moorline.events.schemes.secret_in_body import SecretInBody
 from moorline.secrets import Secret
 from moorline.services import MicrosoftGraph
@@ -125,3 +126,30 @@ def test_a_record_must_say_where_the_events_lie():
     for each in ("", "lines"):
         with pytest.raises(ConfigurationError, match="each"):
             SecretInBody(env="X", field="secret", each=each)
+
+
+def test_the_first_event_without_a_good_secret_ends_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a stranger wrote behind it is not read: a megabyte of empty events costs one."""
+    read: list[bytes] = []
+
+    def counting(body: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+        read.append(body)
+        return fields(body, names)
+
+    monkeypatch.setattr("moorline.events.schemes.secret_in_body.fields", counting)
+    with pytest.raises(InvalidSignature, match="in each event"):
+        checked(b'{"value":[' + b",".join([b"{}"] * 340_000) + b"]}")
+    assert read == [b"{}"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"notificationItems":[' + b",".join([b"{}"] * 100_000) + b"]}",
+        b"{" + b",".join([b'"a":1'] * 100_000) + b"}",
+    ],
+)
+def test_entries_that_lead_to_no_event_are_looked_at_within_a_bound(body: bytes) -> None:
+    """Ten thousand, then the check is over."""
+    with pytest.raises(UnusableEvent, match="too much"):
+        list(streamed(body, "notificationItems.*.NotificationRequestItem"))

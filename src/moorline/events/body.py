@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import repeat
 from json.decoder import JSONDecoder
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -21,12 +22,16 @@ from moorline.events.delivery import FORM, pairs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces", "unambiguous"]
+__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces", "streamed", "unambiguous"]
 
 FORM_FIELD = b"payload="
 """How a form begins that holds JSON in its only field."""
 
+MOST_ENTRIES = 10_000
+"""Keys and items that are looked at in a body that is not proved yet."""
+
 _SPACE = " \t\n\r"
+_END = object()
 
 
 def document(body: bytes) -> bytes:
@@ -130,13 +135,33 @@ def pieces(body: bytes, each: str, media: str = "") -> list[bytes]:
         text = body.decode("utf-8-sig")
         if each != "lines":
             json.loads(text)  # all of it: what follows a good beginning must not be lost without a word
-            return [text[start:end].encode() for start, end in _spans(text, _skip(text, 0), each.split("."))]
+            return list(_slices(text, each, repeat(None)))
         whole = text.strip()
         if whole.startswith("["):
             return pieces(body, "*")
         return _lines(body, [line.strip().encode() for line in whole.split("\n") if line.strip()])
     except (ValueError, IndexError, RecursionError) as error:
         raise UnusableEvent("the body is not JSON") from error
+
+
+def streamed(body: bytes, each: str) -> Iterator[bytes]:
+    """The ``pieces`` of a JSON body one by one, each found when it is asked for.
+
+    For who has not proved the body yet and stops at the first piece that is not good: then no stranger makes us read a
+    million of them. Raises UnusableEvent for what is not JSON as a whole, at the latest behind the last piece, and
+    where more than ``MOST_ENTRIES`` were looked at.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+        yield from _slices(text, each, repeat(None, MOST_ENTRIES))
+        json.loads(text)
+    except (ValueError, IndexError, RecursionError) as error:
+        raise UnusableEvent("the body is not JSON, or holds too much") from error
+
+
+def _slices(text: str, each: str, steps: Iterator[None]) -> Iterator[bytes]:
+    for start, end in _spans(text, _skip(text, 0), each.split("."), steps):
+        yield text[start:end].encode()
 
 
 def _lines(body: bytes, lines: list[bytes]) -> list[bytes]:
@@ -170,7 +195,7 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _spans(text: str, at: int, path: Sequence[str]) -> Iterator[tuple[int, int]]:
+def _spans(text: str, at: int, path: Sequence[str], steps: Iterator[None]) -> Iterator[tuple[int, int]]:
     """Where the values at *path* begin and end, in the value that begins at *at*."""
     if not path:
         _, end = _DECODER.raw_decode(text, at)
@@ -178,11 +203,13 @@ def _spans(text: str, at: int, path: Sequence[str]) -> Iterator[tuple[int, int]]
         return
     name, deeper = path[0], path[1:]
     if name == "*" and text[at] != "[":
-        yield from _spans(text, at, deeper)
+        yield from _spans(text, at, deeper, steps)
         return
     for key, start in _members(text, at):
+        if next(steps, _END) is _END:
+            raise ValueError("too many entries")
         if name in ("*", key):
-            yield from _spans(text, start, deeper)
+            yield from _spans(text, start, deeper, steps)
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, int]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
-from moorline.events.body import fields, pieces
+from moorline.events.body import fields, streamed
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import Key, accepted, key_bytes, same
 
@@ -55,13 +55,21 @@ class SecretInBody(Scheme):
     ) -> Proof:
         """See Scheme. Raises InvalidSignature; there is no signed time."""
         keys = accepted(secrets, now)
+        last = -1
         try:
-            shown: list[Any] = [fields(one, (self.field,)).get(self.field) for one in pieces(delivery.body, self.each)]
+            for one in streamed(delivery.body, self.each):
+                shown = fields(one, (self.field,)).get(self.field)
+                if not isinstance(shown, str) or not shown:
+                    raise self._missing()
+                last = max(last, same(keys, [shown.encode("utf-8", "surrogatepass")]))
         except UnusableEvent as error:
             raise InvalidSignature("the body, which should hold the secret, is not JSON", reason="malformed") from error
-        if not shown or not all(isinstance(one, str) and one for one in shown):
-            raise InvalidSignature(f"there is no {self.field} in each event", reason="missing")
-        return Proof(max(same(keys, [one.encode("utf-8", "surrogatepass")]) for one in shown))
+        if last < 0:
+            raise self._missing()
+        return Proof(last)
+
+    def _missing(self) -> InvalidSignature:
+        return InvalidSignature(f"there is no {self.field} in each event", reason="missing")
 
     def sign(
         self,

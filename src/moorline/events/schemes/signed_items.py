@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
-from moorline.events.body import pieces, unambiguous
+from moorline.events.body import pieces, streamed, unambiguous
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import Key, accepted, decoded, encoded, hex_key, match
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from moorline.events.delivery import Delivery
     from moorline.events.places import Verified
@@ -61,27 +61,26 @@ class SignedItems(Scheme):
     ) -> Proof:
         """See Scheme. Raises InvalidSignature. The secret is that of the last item."""
         keys = accepted(secrets, now, read=hex_key)
-        items = self._items(delivery)
-        if not items and self.otherwise is not None:
-            return self.otherwise.check(delivery, secrets, now=now, tolerance=tolerance, certificates=certificates)
-        if not items:
-            raise InvalidSignature("the body holds no signed item", reason="missing")
-        index = 0
-        for item in items:
+        index = -1
+        for item in self._items(delivery):
             found = _item(item)
             candidate = decoded(_at(found, self.signature), "base64")
             index = match(self._text(found), "sha256", keys, [candidate])
-        return Proof(index)
+        if index >= 0:
+            return Proof(index)
+        if self.otherwise is None:
+            raise InvalidSignature("the body holds no signed item", reason="missing")
+        return self.otherwise.check(delivery, secrets, now=now, tolerance=tolerance, certificates=certificates)
 
     def read(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> Verified:
         """See Located."""
-        if self.otherwise is not None and not self._items(delivery):
+        if self.otherwise is not None and next(self._items(delivery), None) is None:
             return self.otherwise.read(delivery, secret_index, timestamp)
         return super(SignedItems, self).read(delivery, secret_index, timestamp)
 
     def parts(self, delivery: Delivery, secret_index: int, timestamp: float | None) -> list[tuple[Verified, bytes]]:
         """See Located."""
-        if self.otherwise is not None and not self._items(delivery):
+        if self.otherwise is not None and next(self._items(delivery), None) is None:
             return self.otherwise.parts(delivery, secret_index, timestamp)
         return super(SignedItems, self).parts(delivery, secret_index, timestamp)
 
@@ -120,9 +119,9 @@ class SignedItems(Scheme):
             body = body.replace(item, json.dumps(found, ensure_ascii=False).encode(), 1)
         return body
 
-    def _items(self, delivery: Delivery) -> list[bytes]:
+    def _items(self, delivery: Delivery) -> Iterator[bytes]:
         try:
-            return pieces(delivery.body, self.each)
+            yield from streamed(delivery.body, self.each)
         except UnusableEvent as error:
             raise InvalidSignature(str(error), reason="malformed") from error
 
