@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,26 @@ async def test_the_end_of_the_path_is_a_place_and_not_the_query(tmp_path: Path):
             assert await status(path) == 401, path
         assert await status("/webhooks/bare/") == 404
         assert len(await inbox.recent()) == 1
+
+
+@pytest.mark.parametrize("header", ["X-Partner", "X-Key-Signature"])
+async def test_the_header_that_shows_the_secret_is_masked_wherever_it_is_kept(tmp_path: Path, header: str):
+    """Whatever it is called: in the stored event, and among the refused requests."""
+    scheme = SharedSecret(env="X_SECRET", header=header, id="id", type="type")
+    with Store(f"sqlite:///{tmp_path / 'moorline.db'}") as store:
+        inbox = Inbox(store)
+        receiver = Receiver(inbox, lambda _: [SECRET], {"x": scheme}.get, clock=ManualClock(1.0))
+        url = "https://shop.example/webhooks/x"
+        for shown, status in ((SECRET, 200), (f"nearly {SECRET}", 401)):
+            headers = {"content-type": "application/json", header.lower(): shown}
+            assert (await sent(receiver, headers, BODY, url, "POST")).status == status
+        assert inbox.ledger is not None
+        inbox.ledger.flush()
+        for query in ("SELECT headers FROM events", "SELECT headers FROM rejected"):
+            kept = store.read_sync(partial(_first, query))
+            assert header.lower() in kept
+            assert SECRET not in kept
+
+
+def _first(query: str, connection: Any) -> str:
+    return str(connection.exec_driver_sql(query).scalar())

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from moorline import redaction
 from moorline.clock import SYSTEM
 from moorline.errors import (
     CallError,
@@ -231,11 +232,12 @@ class Intake:
         except ConfigurationError as error:
             raise _unusable(error) from error
         events = []
+        headers = _shown(scheme, delivery.headers)
         for verified, part in parts:
             if verified.problem:
                 raise Refused(400, verified.problem)
             secret = named(entry.secrets, verified.secret_index)
-            events.append(event_from(entry.service, delivery.headers, part, verified, received_at=now, secret=secret))
+            events.append(event_from(entry.service, headers, part, verified, received_at=now, secret=secret))
         return Found(events)
 
     def _asked(self, scheme: Scheme, delivery: Delivery, secrets: Sequence[Key]) -> Found | None:
@@ -274,15 +276,15 @@ class Intake:
         service = ask.name.partition("/")[0]
         log.warning("event_refused", service=service, status=error.status, reason=error.reason)
         if self.inbox.ledger is not None:
-            known = len(service) <= LONGEST_NAME and self._schemes(service) is not None
+            scheme = self._schemes(service) if len(service) <= LONGEST_NAME else None
             self.inbox.ledger.refused(
-                service if known else UNKNOWN,
+                UNKNOWN if scheme is None else service,
                 self._clock.wall(),
                 status=error.status,
                 reason=error.reason,
                 forged=error.forged,
                 method=ask.method,
-                headers=ask.headers,
+                headers=ask.headers if scheme is None else _shown(scheme, ask.headers),
                 size=None if error.body is None else len(error.body),
                 digest=None if error.body is None else digest(error.body),
             )
@@ -308,6 +310,12 @@ UNREACHED: Final = (CallError,)
 
 _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ENCODINGS: Final = frozenset({"identity"}) | _COMPRESSED
+
+
+def _shown(scheme: Scheme, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers with the secrets masked that this sender shows in them, whatever they are called."""
+    hidden = [name for name in scheme.secret_headers if name in headers]
+    return {**headers, **dict.fromkeys(hidden, redaction.MASK)} if hidden else headers
 
 
 def _unusable(error: ConfigurationError) -> Refused:

@@ -78,6 +78,11 @@ class Scheme(Located, ABC):
         """Whether the address, as the sender called it, is needed for the check."""
         return False
 
+    @property
+    def secret_headers(self) -> tuple[str, ...]:
+        """The headers, in lower case, in which the secret itself is shown: they are masked wherever they are kept."""
+        return ()
+
     @abstractmethod
     def check(
         self,

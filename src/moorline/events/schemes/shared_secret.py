@@ -39,6 +39,11 @@ class SharedSecret(Scheme):
         header = f"`{self.header}`, " if self.header else ""
         return f"none: the secret is shown in the path, {header}or `Authorization`"
 
+    @property
+    def secret_headers(self) -> tuple[str, ...]:
+        """See Scheme."""
+        return (self.header.lower(), "authorization") if self.header else ("authorization",)
+
     def vouches_for(self, place: str) -> bool:  # noqa: ARG002
         """Who knows the secret made all of it."""
         return True

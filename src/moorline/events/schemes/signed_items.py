@@ -46,6 +46,11 @@ class SignedItems(Scheme):
         own = f"HMAC-SHA256 of `{{{'}:{'.join(self.signed)}}}`, base64, in each item's `{self.signature}`"
         return own if self.otherwise is None else f"{own}; else {self.otherwise.how}"
 
+    @property
+    def secret_headers(self) -> tuple[str, ...]:
+        """See Scheme."""
+        return () if self.otherwise is None else self.otherwise.secret_headers
+
     def vouches_for(self, place: str) -> bool:
         """The listed fields are signed."""
         return place in self.signed
