@@ -35,11 +35,13 @@ class Version:
 class NewestOf(Scheme):
     """For senders that changed how they sign, and send several signatures: ``versions``, the newest first.
 
-    The first of them that is there must hold, even if one after it does: so nobody can turn a good old signature into
-    a new delivery by spoiling the new one. The secret is one for all.
+    The first of them that is there must hold, even if one after it does. That stops who spoils the new signature, not
+    who leaves it out: an old one, which may hold no time, then stands for itself. With ``newest_only`` nothing but the
+    first version is taken. The secret is one for all.
     """
 
     versions: tuple[Version, ...]
+    newest_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.versions:
@@ -48,12 +50,16 @@ class NewestOf(Scheme):
     @property
     def how(self) -> str:
         """See Scheme."""
-        return "; else ".join(version.scheme.how for version in self.versions)
+        return "; else ".join(version.scheme.how for version in self._taken)
 
     @property
     def signs_url(self) -> bool:
         """Whether one of them signs the address."""
-        return any(version.scheme.signs_url for version in self.versions)
+        return any(version.scheme.signs_url for version in self._taken)
+
+    @property
+    def _taken(self) -> tuple[Version, ...]:
+        return self.versions[:1] if self.newest_only else self.versions
 
     def check(
         self,
@@ -65,7 +71,7 @@ class NewestOf(Scheme):
         certificates: Mapping[str, bytes] | None = None,
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
-        chosen = next((one.scheme for one in self.versions if one.is_in(delivery.headers)), None)
+        chosen = next((one.scheme for one in self._taken if one.is_in(delivery.headers)), None)
         if chosen is None:
             chosen = self.versions[0].scheme  # which says what is wrong with the secrets, before what is missing
         return chosen.check(delivery, secrets, now=now, tolerance=tolerance, certificates=certificates)

@@ -36,8 +36,11 @@ _V1: Final = HashSignature(header=_OLD, env=_VARIABLE)
 class HubSpot(Sender):
     """CRM by HubSpot: its webhooks, signed in version 3, 2 or 1.
 
-    Where a signature of version 3 is there it decides, whatever the others say; 2 and 1 hold no time. The address is
-    signed as HubSpot calls it: behind a proxy set ``webhooks.public_url``. Workflows may also ask by GET: not taken.
+    Where a signature of version 3 is there it decides, whatever the others say; 2 and 1 hold no time, and count where 3
+    was left out, by HubSpot or by who replays a delivery (a duplicate, while its key is kept). Whose deliveries all
+    have it takes nothing else by ``app.source(name, dataclasses.replace(HubSpot.webhooks, newest_only=True))``. The
+    address is signed as HubSpot calls it: behind a proxy set ``webhooks.public_url``. Workflows may also ask by GET:
+    not taken.
     Facts: services/business/hubspot.md; contract: hubspot.json.
     """
 
