@@ -32,6 +32,8 @@ class Event:
       (the name of its variable), if it has a name.
     - ``inbox_id``: the id under which it is stored, None for an Event that is not.
     - ``duplicates``: how often it came again after it was stored.
+    - ``once_for``: where ``dedup_key`` is such a token, for how many seconds before this one an event of the same id is
+      the same event; 0 on one that comes from the inbox.
     - ``pruned``: whether only its key is kept: body and headers are empty then.
     """
 
@@ -49,6 +51,7 @@ class Event:
     secret: str = ""
     dedup_key: str = ""
     pruned: bool = False
+    once_for: float = 0.0
     _payload: Any = field(default=..., init=False, compare=False)
 
     def __post_init__(self) -> None:

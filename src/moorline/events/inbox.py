@@ -181,6 +181,7 @@ class Inbox:
             None if key == event.id else event.id,
             event.secret or None,
             self.handlers.planned(event),
+            event.once_for,
         )
 
     def _again(self, event: Event, handler: str | None) -> Replay:

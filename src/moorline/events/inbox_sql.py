@@ -71,6 +71,7 @@ class Arrival(NamedTuple):
     sender_id: str | None
     secret: str | None
     handlers: Sequence[Planned]
+    once_for: float
 
 
 class Replay(NamedTuple):
@@ -114,7 +115,6 @@ _KNOWN: Final = sa.text(
     "SELECT delivery_key FROM events WHERE sender_id = :id AND service = :service AND delivery_key LIKE 'once:%'"
     " AND received_at > :after LIMIT 1"
 )
-_AGAIN: Final = 4 * 86_400.0  # longer than any sender of tokens tries again
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
 _TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "text", "int4")
 _POSTGRES: Final = (
@@ -226,13 +226,13 @@ def _known_by_id(connection: Connection, arrival: Arrival) -> Arrival:
 
     Only of late: there are senders that promise no more than ids which are unique in a day.
     """
-    sought = {"id": arrival.sender_id, "service": arrival.service, "after": arrival.received_at - _AGAIN}
+    sought = {"id": arrival.sender_id, "service": arrival.service, "after": arrival.received_at - arrival.once_for}
     known: str | None = connection.execute(_KNOWN, sought).scalar()
     return arrival if known is None else arrival._replace(delivery_key=known)
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    row = [new_id(arrival.received_at), *arrival[:-1], 0]
+    row = [new_id(arrival.received_at), *arrival[:-2], 0]
     if arrival.encoding is not None:
         smaller = compressed(arrival.body)
         row[_BODY : _BODY + 2] = (arrival.body, None) if smaller is None else (smaller, ZSTD)

@@ -14,7 +14,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -47,7 +47,8 @@ class Verified:
 
     ``id``, ``type`` and ``action`` as in Event; ``key`` is what it is deduplicated by; ``secret_index`` counts the
     accepted secrets from 0; ``timestamp`` is the signed time in seconds since the epoch, or None; ``problem`` says why
-    a well-signed delivery is not fit to be received, else it is empty.
+    a well-signed delivery is not fit to be received, else it is empty; ``once_for`` as in Located, 0 where ``key`` is
+    no text that is used once.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Verified:
     action: str | None = None
     problem: str = ""
     key: str = ""
+    once_for: float = 0.0
 
 
 class _Plan(NamedTuple):
@@ -90,7 +92,8 @@ class Located:
       seconds to the next (of the signed time, else of the arrival). A retry across the border of two slots is an event
       again: twice is better than never. ``once``: where a text lies that is signed and never used twice, for senders
       that sign it in place of the content: a second delivery with the same one is a duplicate whatever it holds, and so
-      is (in the inbox) one whose id is known.
+      is (in the inbox) one whose id came in the ``once_for`` seconds before: as long as the sender tries again, and not
+      much longer, since there are senders whose ids are unique in a day.
     - ``forms``: whether a form's fields are those of a body; elsewhere a form is no event, even if signed.
       ``templated``: a body may be anything, where it is a template of the customer's own: text, or JSON that a
       quotation mark has broken.
@@ -107,6 +110,7 @@ class Located:
     dedup: str = "id"
     repeats_after: float = 0.0
     once: str = ""
+    once_for: float = 4 * 86_400.0
     forms: bool = False
     templated: bool = False
     _plan: _Plan | None = field(default=None, init=False, repr=False, compare=False)
@@ -190,7 +194,8 @@ class Located:
             key = whole
         else:
             key, whole = self._dedup_key(whole, delivery, body, found, timestamp)
-        return Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, _fit(key))
+        facts = Verified(_fit(whole), _fit(kind), secret_index, timestamp, _fit(action) or None, problem, _fit(key))
+        return replace(facts, once_for=self.once_for) if self.once else facts
 
     def _dedup_key(
         self, whole: str, delivery: Delivery, body: bytes, found: Mapping[str, Any], timestamp: float | None

@@ -178,6 +178,7 @@ def event_from(
         secret_index=verified.secret_index,
         secret=secret,
         dedup_key=verified.key,
+        once_for=verified.once_for,
     )
 
 

@@ -5,6 +5,7 @@ Facts: services/email/mailgun.md; contract: mailgun.json.
 
 from __future__ import annotations
 
+from moorline.calls.dialects import hours
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.signed_token import SignedToken
 from moorline.events.sender import Sender
@@ -27,6 +28,7 @@ class Mailgun(Sender):
         # Unconfirmed: that a delivery which is tried again has a new token and time. Mailgun's own package, which
         # refuses what is older than 15 min, relies on it.
         once="signature.token",
+        once_for=hours(12),  # its tries take 8 h; its ids are unique in a day
         env="MAILGUN_WEBHOOK_SIGNING_KEY",
         id="event-data.id",  # unique in a day, not for ever (unconfirmed)
         type="event-data.event",

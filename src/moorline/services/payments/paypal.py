@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from moorline.calls.dialects import hours
 from moorline.events.certificates import Issuer
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.certified_checksum import CertifiedChecksum
@@ -45,6 +46,7 @@ class PayPal(Sender):
         # its tries is taken, the token counts once, and an event that is known by its id comes no second time.
         resent=_DAYS * 86_400.0,
         once="header:PAYPAL-TRANSMISSION-ID",
+        once_for=hours(84),  # its tries take 3 days
         env="PAYPAL_WEBHOOK_ID",
         id="id",
         type="event_type",
