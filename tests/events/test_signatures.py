@@ -398,3 +398,23 @@ def test_a_standard_secret_may_be_the_key_itself():
     sender = SENDERS[2]
     headers = sender.scheme.sign(sender.body, b"raw key", now=NOW)
     assert check(sender, headers, secrets=b"raw key").id.startswith("msg_")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "believed"),
+    [
+        (StandardWebhooks(), True),
+        (StandardWebhooks(id="header:Webhook-Id"), True),
+        (StandardWebhooks(id="header:x-request-id"), False),
+        (StandardWebhooks(prefix="svix-", id="header:webhook-id"), False),
+        (StandardWebhooks(prefix="svix-", aliases=("webhook-",), id="header:svix-id"), True),
+        (StandardWebhooks(prefix="svix-", aliases=("webhook-",), id="header:webhook-id"), False),
+        (StandardWebhooks(prefix="svix-", aliases=("webhook-",), id=("type", "header:svix-id")), False),
+    ],
+)
+def test_no_header_is_believed_but_the_signed_id(scheme: StandardWebhooks, believed: bool):
+    """One that merely ends in -id may be anybody's: its event is known by the digest."""
+    body = b'{"type":"t"}'
+    headers = scheme.sign(body, "whsec_" + "a" * 32, now=NOW, id="m") | {"x-request-id": "m", "webhook-id": "m"}
+    event = verify(scheme, headers=headers, body=body, secrets="whsec_" + "a" * 32, now=NOW)
+    assert (event.dedup_key == event.id) is believed

@@ -71,8 +71,11 @@ class StandardWebhooks(Scheme):
         return f"Standard Webhooks (`v1`, `v1a`), in `{self.prefix}signature`"
 
     def vouches_for(self, place: str) -> bool:
-        """The id is signed, though it stands in a header."""
-        return not place.startswith("header:") or place.endswith("-id")
+        """The id is signed, though it stands in a header: under the prefix that the delivery uses, and no other."""
+        if not place.startswith("header:"):
+            return True
+        signed = f"header:{self.prefix}id"
+        return place.lower() == signed.lower() and (not self.aliases or self.id == signed)  # see id_places
 
     def id_places(self, delivery: Delivery) -> tuple[str, ...]:
         """The id stands under the prefix that this delivery uses."""
