@@ -34,7 +34,7 @@ _SAFE = (("x-content-type-options", "nosniff"),)
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Call ``url`` by GET, and answer ``reply`` when that went well; with ``post`` that is sent as a JSON body."""
+    """Call ``url`` by GET, and answer ``reply`` when that went well."""
 
     url: str
     reply: Reply
