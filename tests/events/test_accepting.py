@@ -172,3 +172,10 @@ async def test_what_follows_a_compressed_body_is_refused(
     monkeypatch.setenv(NAME, "s")
     monkeypatch.setattr(gzip, "compress", lambda body, whole=gzip.compress: whole(body) + more)
     assert await status(receiver, "s", encoding="gzip") == 400
+
+
+async def test_what_is_not_set_is_named_to_the_operator(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    """The redactor leaves the variable's name in the line."""
+    with caplog.at_level("WARNING"):
+        assert await status(receiver, "s") == 404
+    assert f"{NAME} is not set" in caplog.text
