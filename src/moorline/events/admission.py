@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from moorline.clock import Clock
     from moorline.events.inbox import Inbox
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Overloads"]
 
 FEW: Final = 32
 """Requests that one turn of the loop takes however long it lasts: the machine may have slept."""
@@ -36,8 +36,7 @@ class Admission:
         self._clock = clock
         self._turned = 0.0
         self._taken = 0
-        self._refused = 0
-        self._reported = float("-inf")
+        self._overloads = Overloads()
 
     def check(self) -> None:
         """Raises StoreOverloaded when a request that is begun now could not be answered in time."""
@@ -50,13 +49,22 @@ class Admission:
         try:
             self._inbox.admit(spent)
         except StoreOverloaded as error:
-            self._report(error, now)
+            self._overloads.report(error, now)
             raise
 
     def _turn(self) -> None:
         self._taken = 0
 
-    def _report(self, error: StoreOverloaded, now: float) -> None:
+
+class Overloads:
+    """What was refused for overload, as a line in the log a second in place of one for each request."""
+
+    def __init__(self) -> None:
+        self._refused = 0
+        self._reported = float("-inf")
+
+    def report(self, error: StoreOverloaded, now: float) -> None:
+        """One more; ``now`` is monotonic seconds."""
         self._refused += 1
         if now - self._reported >= _REPORT:
             log.warning("receiver_overloaded", refused=self._refused, reason=str(error))

@@ -9,9 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError, InvalidSignature
+from moorline.errors import ConfigurationError, InvalidSignature, StoreOverloaded
+from moorline.events.admission import Overloads
 from moorline.events.fetching import fetch_sync
-from moorline.events.intake import CLOSE, UNAVAILABLE, UNREACHED, Ask, Entry, Found, Intake, Refused
+from moorline.events.intake import CLOSE, UNAVAILABLE, UNREACHED, Ask, Entry, Found, Intake, Refused, announced
 from moorline.events.scheme import NeedsCertificate
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class BlockingReceiver:
         self.fetch: Callable[[str], bytes] = fetch_sync
         self._body_timeout = body_timeout
         self._clock = clock
+        self._overloads = Overloads()
 
     def respond(
         self,
@@ -71,7 +73,9 @@ class BlockingReceiver:
                 store.open()
             intake.inbox.admit()
         except UNAVAILABLE as error:
-            raise intake.unavailable(error) from error
+            if isinstance(error, StoreOverloaded):
+                self._overloads.report(error, self._clock.monotonic())
+            raise intake.unavailable(error, told=isinstance(error, StoreOverloaded)) from error
         body = self._body(entry, read)
         try:
             found = intake.check(entry, body)
@@ -109,6 +113,9 @@ class BlockingReceiver:
         return found.reply
 
     def _body(self, entry: Entry, read: Read) -> bytes:
+        length = announced(entry.ask.headers)
+        if length > entry.max_body:
+            raise Refused(413, f"{length} bytes announced", CLOSE)
         until = self._clock.monotonic() + self._body_timeout
         parts: list[bytes] = []
         size = 0

@@ -354,6 +354,12 @@ def scheme_named(service: str) -> Scheme | None:
         return None
 
 
+def announced(headers: Mapping[str, str]) -> int:
+    """The body's length in bytes as its sender says it, 0 where it does not."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+
+
 def folded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Pairs of byte strings with lower-case names (ASGI's); one that comes twice is joined, and so matches nothing."""
     found: dict[str, str] = {}

@@ -40,6 +40,7 @@ from moorline.events.intake import (
     Found,
     Intake,
     Refused,
+    announced,
     folded,
     log,
     scheme_named,
@@ -195,10 +196,9 @@ class Receiver:
     async def _body(self, entry: Entry, receive: Receive) -> bytes:
         """All of it, within size and time. What is too large is read a while longer, so that its sender sees why."""
         headers = entry.ask.headers
-        length = headers.get("content-length", "")
-        announced = int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
-        if announced > entry.max_body and ("expect" in headers or announced > entry.max_body + _DRAINED):
-            raise Refused(413, f"{announced} bytes announced", CLOSE)
+        length = announced(headers)
+        if length > entry.max_body and ("expect" in headers or length > entry.max_body + _DRAINED):
+            raise Refused(413, f"{length} bytes announced", CLOSE)
         message, waiting = first_step(receive())
         if message is not None and message["type"] == "http.request" and not message.get("more_body", False):
             body: bytes = message.get("body", b"")
