@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from moorline.errors import ConfigurationError, EventNotFound, StoreError
+from moorline.errors import ConfigurationError, EventNotFound, EventPruned, StoreError
 from moorline.events import Event, Handlers, Inbox, Stored
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.services import GitHub, Stripe
@@ -235,3 +235,48 @@ async def test_stripe_and_github_handlers_do_not_mix(inbox: Inbox, rows: Rows):
     inbox.handlers.on(GitHub, "*", name="code")(len)
     await inbox.add(event())
     assert rows("SELECT name FROM jobs") == [("event:code",)]
+
+
+def once(token: str, *, at: float = 1_790_000_000.0) -> Event:
+    """An event of a sender whose token counts once."""
+    return Event(
+        service="mailgun", id="m1", type="sent", body=b"{}", headers={}, received_at=at, dedup_key=f"once:{token}"
+    )
+
+
+async def test_one_id_under_two_tokens_at_once_is_one_event(inbox: Inbox, rows: Any):
+    """Whether they come in one group, in one delivery, or one after the other."""
+    first, second = await asyncio.gather(inbox.add(once("a")), inbox.add(once("b")))
+    third, fourth = await inbox.add_all([once("c"), once("d")])
+    assert [first.duplicate, second.duplicate, third.duplicate, fourth.duplicate] == [False, True, True, True]
+    assert rows("SELECT sender_id, duplicates FROM events") == [("m1", 3)]
+
+
+async def test_two_receivers_with_one_id_under_two_tokens_store_one_event(database_url: str):
+    """Each in a transaction of its own: the second one waits for the first."""
+    with Store(database_url, auto_migrate=True) as one, Store(database_url) as other:
+        inboxes = Inbox(one), Inbox(other)
+        for number in range(20):
+            events = [dataclasses.replace(once(f"{number}{of}"), id=f"m{number}") for of in "ab"]
+            stored = await asyncio.gather(*[box.add(event) for box, event in zip(inboxes, events, strict=True)])
+            assert sorted(answer.duplicate for answer in stored) == [False, True]
+
+
+async def test_an_event_that_is_pruned_meanwhile_is_not_enqueued(inbox: Inbox, rows: Any, monkeypatch: Any):
+    """Between reading it and making its jobs: EventPruned, and no job that could not be done."""
+    inbox.handlers.on("github", "*", name="h")(len)
+    stored = await inbox.add(event())
+    again = inbox._again
+
+    def pruned_meanwhile(event: Event, handler: str | None) -> Any:
+        def prune(connection: Any, payloads: list[Any]) -> list[None]:
+            connection.exec_driver_sql("UPDATE events SET encoding = 'pruned'")
+            return [None]
+
+        inbox.store.write_sync(prune, None)
+        return again(event, handler)
+
+    monkeypatch.setattr(inbox, "_again", pruned_meanwhile)
+    with pytest.raises(EventPruned):
+        await inbox.replay(stored.event_id)
+    assert rows("SELECT count(*) FROM jobs") == [(1,)]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 
+from moorline.errors import EventPruned
 from moorline.events.compression import PRUNED, ZSTD, compressed, opened
 from moorline.events.event import Event
 from moorline.events.places import ONCE
 from moorline.jobs.brokers.sql import insert_jobs
 from moorline.jobs.job import JobRow
+from moorline.jobs.order import lock_number
 from moorline.store.ids import new_id
 from moorline.store.schema import events
 
@@ -33,6 +35,8 @@ __all__ = [
     "enqueue_again",
     "event_by_id",
     "events_by_ids",
+    "jobs_again",
+    "kept_of",
     "known_services",
     "of_type",
     "several_events",
@@ -115,6 +119,7 @@ _KNOWN: Final = sa.text(
     "SELECT delivery_key FROM events WHERE sender_id = :id AND service = :service AND delivery_key LIKE 'once:%'"
     " AND received_at > :after LIMIT 1"
 )
+_LOCK: Final = sa.text("SELECT pg_advisory_xact_lock(:number)")
 _COUNT: Final = sa.text("UPDATE events SET duplicates = duplicates + :more WHERE id = :id")
 _TYPES: Final = (*("text",) * 5, "float8", "float8", "int4", "text", "bytea", "text", "text", "text", "int4")
 _POSTGRES: Final = (
@@ -135,7 +140,8 @@ _SERVICES: Final = sa.text(
 def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stored]:
     """Store each arrival once, with one job for each of its handlers, in the connection's transaction."""
     rows: dict[tuple[str, str], list[Any]] = {}
-    arrivals = [_known_by_id(connection, one) if one.delivery_key.startswith(ONCE) else one for one in arrivals]
+    if any(one.delivery_key.startswith(ONCE) for one in arrivals):
+        arrivals = _known_by_ids(connection, arrivals)
     for arrival in arrivals:
         row = rows.get(arrival[:2])
         if row is None:
@@ -168,11 +174,30 @@ def store_deliveries(connection: Connection, deliveries: list[list[Arrival]]) ->
     return [list(islice(stored, len(arrivals))) for arrivals in deliveries]
 
 
-def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
-    """Make the jobs of those events anew; the ids of the jobs, for each event."""
+def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[str] | Exception]:
+    """Make the jobs of those events anew; the ids of the jobs, or EventPruned, for each event."""
+    there = kept_of(connection, [replay.event_id for replay in replays])
+    made = iter(jobs_again(connection, [replay for replay in replays if replay.event_id in there]))
+    return [
+        next(made) if replay.event_id in there else EventPruned(f"event {replay.event_id}: it was pruned just now")
+        for replay in replays
+    ]
+
+
+def jobs_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
+    """Make the jobs of those events anew, all of which are known to be there; the ids of the jobs, for each event."""
     made = [list(_jobs(replay.event_id, replay.now, replay.handlers)) for replay in replays]
     insert_jobs(connection, [job for jobs in made for job in jobs])
     return [[job.id for job in jobs] for jobs in made]
+
+
+def kept_of(connection: Connection, ids: list[str]) -> set[str]:
+    """Those whose body is still there, and stays until the transaction ends (PostgreSQL: pruning waits)."""
+    if not ids:
+        return set()
+    there = events.c.id.in_(ids) & events.c.encoding.is_distinct_from(PRUNED)
+    query = sa.select(events.c.id).where(there).order_by(events.c.id).with_for_update(read=True)
+    return set(connection.execute(query).scalars())
 
 
 def event_by_id(connection: Connection, id: str) -> Event | None:
@@ -219,6 +244,24 @@ def of_type(type: str) -> sa.ColumnElement[bool]:
 def known_services(connection: Connection) -> Sequence[str]:
     """The services of which events are stored."""
     return connection.execute(_SERVICES).scalars().all()
+
+
+def _known_by_ids(connection: Connection, arrivals: list[Arrival]) -> list[Arrival]:
+    """As ``_known_by_id`` for those of senders of tokens, two of one id in this group, or in two transactions, too."""
+    once = {(one.service, one.sender_id or "") for one in arrivals if one.delivery_key.startswith(ONCE)}
+    if connection.dialect.name == "postgresql":
+        # One after the other in each process: two that hold an id each and want the other's would wait for ever.
+        for number in sorted(lock_number(f"once\x1f{service}\x1f{id_}") for service, id_ in once):
+            connection.execute(_LOCK, {"number": number})
+    keys: dict[tuple[str, str], str] = {}
+    found: list[Arrival] = []
+    for one in arrivals:
+        if one.delivery_key.startswith(ONCE) and one.sender_id is not None:
+            known = _known_by_id(connection, one)
+            key = keys.setdefault((one.service, one.sender_id), known.delivery_key)
+            one = known._replace(delivery_key=key)  # noqa: PLW2901
+        found.append(one)
+    return found
 
 
 def _known_by_id(connection: Connection, arrival: Arrival) -> Arrival:

@@ -20,11 +20,10 @@ import sqlalchemy as sa
 
 from moorline.errors import ReplayNotFound, ReplayStateError
 from moorline.events import audit
-from moorline.events.compression import PRUNED
 from moorline.events.inbox_sql import Replay as Again
-from moorline.events.inbox_sql import enqueue_again
+from moorline.events.inbox_sql import jobs_again, kept_of
 from moorline.events.selection import Selection
-from moorline.store.schema import events, replays
+from moorline.store.schema import replays
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +115,7 @@ def page_done(connection: Connection, pages: list[Done]) -> list[Replay | Except
 
 
 def _page_done(connection: Connection, page: Done) -> Replay | Exception:
-    kept = _kept(connection, [id_ for id_, _ in page.chosen])
+    kept = kept_of(connection, [id_ for id_, _ in page.chosen])
     again = [Again(id_, page.now, handlers) for id_, handlers in page.chosen if id_ in kept]
     values: dict[str, Any] = {"position": page.after, "events": replays.c.events + len(again)}
     values["jobs"] = replays.c.jobs + sum(len(one.handlers) for one in again)
@@ -129,17 +128,8 @@ def _page_done(connection: Connection, page: Done) -> Replay | Exception:
         .values(values)
     ).rowcount
     if moved and again:
-        enqueue_again(connection, again)
+        jobs_again(connection, again)
     return load(connection, page.replay) or not_found(page.replay)
-
-
-def _kept(connection: Connection, ids: list[str]) -> set[str]:
-    """Those whose body is still there, and stays until the transaction ends (PostgreSQL: pruning waits)."""
-    if not ids:
-        return set()
-    there = events.c.id.in_(ids) & events.c.encoding.is_distinct_from(PRUNED)
-    query = sa.select(events.c.id).where(there).order_by(events.c.id).with_for_update(read=True)
-    return set(connection.execute(query).scalars())
 
 
 def change(connection: Connection, changes: list[Change]) -> list[Replay | Exception]:
