@@ -76,6 +76,14 @@ def test_alerts_are_shown_with_an_exit_code(folder: Path) -> None:
     assert (alert["rule"], alert["service"], alert["value"]) == ("failures", "github", 100.0)
 
 
+def test_an_event_names_the_secret_that_had_signed_it(folder: Path) -> None:
+    """Its variable, never its value: so that it is seen who still uses the old one."""
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection, connection:
+        connection.execute("UPDATE events SET secret = 'GITHUB_WEBHOOK_SECRET_PREVIOUS'")
+    assert "GITHUB_WEBHOOK_SECRET_PREVIOUS" in _moorline(folder, "events", "show", "7:1")
+    assert _json(folder, "events", "show", "7:1")["signed_with"] == "GITHUB_WEBHOOK_SECRET_PREVIOUS"
+
+
 def test_a_secret_that_ends_is_among_the_alerts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service's or a source's, as this environment has them."""
     with (folder / "moorline.toml").open("a") as settings:

@@ -88,6 +88,7 @@ def _record(event: Event, *, people: bool = False) -> dict[str, Any]:
         "received_at": when(event.received_at) if people else event.received_at,
         "signed_at": when(event.timestamp) if people else event.timestamp,
         "secret_index": event.secret_index,
+        "signed_with": event.secret or None,
         "duplicates": event.duplicates,
         "bytes": None if event.pruned else len(event.body),
         "pruned": event.pruned,

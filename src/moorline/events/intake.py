@@ -57,6 +57,7 @@ _EMPTY: Final = Reply(200, b"")
 ERRORS: Final = {
     400: b'{"error":"unusable event"}',
     401: b'{"error":"unauthorized"}',
+    403: b'{"error":"forbidden"}',
     404: b'{"error":"not found"}',
     405: b'{"error":"method not allowed"}',
     408: b'{"error":"request timeout"}',
@@ -190,6 +191,8 @@ class Intake:
                 reply = handshake.opening(ask.query, ask.method, own) if own else None
             except (ConfigurationError, InvalidSignature, ValueError) as error:
                 raise Refused(404, f"the handshake cannot be answered: {error}") from error
+            if reply is not None and reply.status in ERRORS:
+                raise Refused(reply.status, "the handshake's token is not ours", forged=True)
             if reply is not None:
                 log.info("event_handshake", service=scheme.env, status=reply.status)
                 return reply
