@@ -59,6 +59,13 @@ class BrokerConformance:
         job = await broker.get(job_id)
         assert (job.state, job.finished_at) == ("done", clock.wall())
 
+    async def test_what_is_enqueued_again_is_not_lost(self, broker: Broker, clock: ManualClock) -> None:
+        """Rows of which some came before, as a relay sends them after a crash: each is there to be claimed."""
+        rows = [row(clock) for _ in range(3)]
+        assert await broker.enqueue(rows[:2], again=True) == [one.id for one in rows[:2]]
+        assert await broker.enqueue(rows, again=True) == [one.id for one in rows]
+        assert {claim.id for claim in (await broker.claim(worker(clock), 10)).jobs} == {one.id for one in rows}
+
     async def test_claims_go_by_priority_then_time(self, broker: Broker, clock: ManualClock) -> None:
         """The lowest number goes first, then the earliest."""
         now = clock.wall()

@@ -25,7 +25,7 @@ PAGE = 500
 
 cli = typer.Typer(help="List, show, retry, cancel and skip jobs.", no_args_is_help=True)
 
-State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead or cancelled.")]
+State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead, cancelled or outbox.")]
 Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]
 Queue = Annotated[str | None, typer.Option(help="Jobs of this queue only.")]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, newest first.")]

@@ -85,8 +85,12 @@ class JobFilter:
 class Broker(Protocol):
     """All methods raise StoreUnavailable when the broker does not answer: nothing is lost, and all may be repeated."""
 
-    async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
-        """Store *rows*; returns after they are durable, with one id each (another's, if the unique key is taken)."""
+    async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
+        """Store *rows*; returns after they are durable, with one id each (another's, if the unique key is taken).
+
+        ``again`` says that some may have been stored before: a broker that knows their ids leaves those as they are,
+        another one may deliver them twice.
+        """
         ...
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:

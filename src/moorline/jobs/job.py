@@ -12,6 +12,7 @@
     enqueue -> blocked    an earlier job of the same order key has not ended; -> ready when its turn comes
     ready, blocked -> cancelled (cancel)        ready, blocked, dead -> cancelled (skip)
     dead, cancelled, done -> ready, or blocked if its key has a head (retry, by a person)
+    outbox                waits to be relayed to another broker, then deleted here; nothing else is done to it
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Final, Literal, NamedTuple
 
 __all__ = ["LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
 
-State = Literal["ready", "running", "blocked", "done", "dead", "cancelled"]
-STATES: Final[tuple[State, ...]] = ("ready", "running", "blocked", "done", "dead", "cancelled")
+State = Literal["ready", "running", "blocked", "done", "dead", "cancelled", "outbox"]
+STATES: Final[tuple[State, ...]] = ("ready", "running", "blocked", "done", "dead", "cancelled", "outbox")
 LOWEST_PRIORITY: Final = 9
 
 

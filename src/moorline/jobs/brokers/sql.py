@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.brokers.sql_dialects import dialect_of
-from moorline.jobs.brokers.sql_insert import insert_jobs
+from moorline.jobs.brokers.sql_insert import insert_jobs, insert_missing
 from moorline.jobs.brokers.sql_order import (
     UNFINISHED,
     apart,
@@ -68,9 +68,10 @@ class SqlBroker:
 
     # --- enqueue
 
-    async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
+    async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``."""
-        ids = await self.store.write(*apart(_insert, rows, [row.order_key for row in rows]))
+        insert = _insert_missing if again else _insert
+        ids = await self.store.write(*apart(insert, rows, [row.order_key for row in rows]))
         self.store.notify(CHANNEL)
         return ids
 
@@ -265,6 +266,8 @@ class SqlBroker:
             return _not_found(job_id)
         if job.state == "running":
             return JobStateError(f"job {job_id} is running: it cannot be retried now")
+        if job.state == "outbox":
+            return JobStateError(f"job {job_id} waits to be relayed to another broker: it can be retried there")
         if job.unique_key is not None and job.state != "ready":
             holder = connection.execute(
                 sa.select(jobs.c.id).where(jobs.c.unique_key == job.unique_key, jobs.c.state.in_(("ready", "running")))
@@ -359,6 +362,10 @@ def _order(claim: Claim) -> tuple[int, float, str]:
 def _insert(connection: Connection, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
     ids = iter(insert_jobs(connection, [row for rows in payloads for row in rows]))
     return [list(islice(ids, len(rows))) for rows in payloads]
+
+
+def _insert_missing(connection: Connection, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
+    return [insert_missing(connection, rows) for rows in payloads]
 
 
 def _leave(connection: Connection, payloads: list[str]) -> list[None]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from moorline.errors import Misuse, StoreError
+from moorline.errors import ConfigurationError, Misuse, StoreError
 from moorline.jobs.brokers.sql_order import held, lock
 from moorline.jobs.job import JobRow, State
 from moorline.store.schema import jobs
 
-__all__ = ["insert_jobs"]
+__all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "insertion"]
 
 _COLUMNS: Final = ", ".join(JobRow._fields)
 _CHUNKS: Final = (64, 32, 16, 8, 4, 2, 1)
@@ -21,30 +22,45 @@ _PLACES: Final = "?, " * len(JobRow._fields)
 _TYPES: Final = ("text", "text", "bytea", "float8", "float8", "text", "int2", "int4", "text", "text", "text")
 
 
-def _sqlite(state: str) -> dict[int, str]:
+class Insertion(NamedTuple):
+    """An INSERT of jobs in the forms of both databases; ``state`` is None where each row ends with its own."""
+
+    state: State | None
+    sqlite: dict[int, str]
+    postgres: str
+
+
+def insertion(state: State | None, end: str = "") -> Insertion:
+    """Inserts jobs in that state; ``end`` is how the statement ends."""
+    place, types = ("?", (*_TYPES, "text")) if state is None else (f"'{state}'", _TYPES)
     # Chunks of fixed sizes: SQLite runs many rows in one step (each step gives up the interpreter's lock), and the
     # prepared statements stay few.
-    return {
-        size: f"INSERT INTO jobs ({_COLUMNS}, state) VALUES " + ", ".join([f"({_PLACES}{state})"] * size)  # noqa: S608
+    sqlite = {
+        size: f"INSERT INTO jobs ({_COLUMNS}, state) VALUES " + ", ".join([f"({_PLACES}{place})"] * size) + end  # noqa: S608
         for size in _CHUNKS
     }
-
-
-def _postgres(state: str, types: Sequence[str]) -> str:
     arrays = ", ".join(f"%s::{kind}[]" for kind in types)
-    return f"INSERT INTO jobs ({_COLUMNS}, state) SELECT *{state} FROM unnest({arrays})"  # noqa: S608
+    constant = "" if state is None else f", {place}"
+    return Insertion(
+        state,
+        sqlite,
+        f"INSERT INTO jobs ({_COLUMNS}, state) SELECT *{constant} FROM unnest({arrays}){end}",  # noqa: S608
+    )
 
 
-_SQLITE_READY: Final = _sqlite("'ready'")
-_SQLITE_ORDERED: Final = _sqlite("?")
-_POSTGRES_READY: Final = _postgres(", 'ready'", _TYPES)
-_POSTGRES_ORDERED: Final = _postgres("", (*_TYPES, "text"))
+_READY: Final = insertion("ready")
+_READY_IF_MISSING: Final = insertion("ready", " ON CONFLICT (id) DO NOTHING")
+_ORDERED: Final = insertion(None)
 
 _INSERT_UNIQUE: Final = sa.text(
     f"INSERT INTO jobs ({_COLUMNS}, state) VALUES ("  # noqa: S608
     + ", ".join(f":{name}" for name in JobRow._fields)
     + ", 'ready') ON CONFLICT DO NOTHING"
 ).bindparams(sa.bindparam("payload", type_=sa.LargeBinary))
+_STATES_OF: Final = {
+    "sqlite": sa.text("SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))"),
+    "postgresql": sa.text("SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS text[]))"),
+}
 _HOLDER: Final = sa.text("SELECT id FROM jobs WHERE unique_key = :key AND state IN ('ready', 'running')")
 
 
@@ -56,39 +72,51 @@ def insert_jobs(connection: Connection, rows: Sequence[JobRow], *, brief: bool =
     with an order key is, because knowing more would hold up all who use that key. Works with the drivers of both
     databases, the asynchronous ones (through ``run_sync``) included.
     """
+    return _insert(connection, rows, _READY, brief=brief)
+
+
+def insert_missing(connection: Connection, rows: Sequence[JobRow]) -> list[str]:
+    """As ``insert_jobs``, but rows whose ids are there already are left as they are, whatever became of them.
+
+    The order keys must be locked (see ``with_keys``). ConfigurationError for rows that this database itself is to
+    relay: they would never be.
+    """
+    postgres = connection.dialect.name == "postgresql"
+    ids: Any = [row.id for row in rows]
+    found = connection.execute(_STATES_OF[connection.dialect.name], {"ids": ids if postgres else json.dumps(ids)})
+    there: dict[str, State] = {row[0]: row[1] for row in found}
+    if "outbox" in there.values():
+        raise ConfigurationError("broker: it keeps its jobs in the database that they are relayed from")
+    missing = list({row.id: row for row in rows if row.id not in there}.values())
+    kept = dict(zip([row.id for row in missing], _insert(connection, missing, _READY_IF_MISSING), strict=True))
+    return [kept.get(row.id, row.id) for row in rows]
+
+
+def insert_rows(connection: Connection, how: Insertion, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert job rows as they are."""
+    driver = connection.dialect.driver
+    if driver == "pysqlite":
+        _insert_chunks(connection, how.sqlite, rows)
+    elif driver == "psycopg":
+        connection.exec_driver_sql(how.postgres, tuple(map(list, zip(*rows, strict=True))))
+    else:
+        names, state = (*JobRow._fields, "state"), () if how.state is None else (how.state,)
+        connection.execute(sa.insert(jobs), [dict(zip(names, (*row, *state), strict=True)) for row in rows])
+
+
+def _insert(connection: Connection, rows: Sequence[JobRow], ready: Insertion, *, brief: bool = True) -> list[str]:
     plain = [row for row in rows if row.unique_key is None and row.order_key is None]
     if plain:
-        _insert_ready(connection, plain)
+        insert_rows(connection, ready, plain)
     if len(plain) == len(rows):
         return [row.id for row in rows]
     ordered = [row for row in rows if row.order_key is not None]
     if any(row.unique_key is not None for row in ordered):
         raise Misuse("a job has either a unique key or an order key")  # the index of unique keys knows no blocked jobs
     if ordered:
-        _insert_ordered(connection, ordered, brief=brief)
+        states = _states(connection, ordered, brief=brief)
+        insert_rows(connection, _ORDERED, [(*row, state) for row, state in zip(ordered, states, strict=True)])
     return [row.id if row.unique_key is None else _insert_unique(connection, row) for row in rows]
-
-
-def _insert_ready(connection: Connection, rows: list[JobRow]) -> None:
-    driver = connection.dialect.driver
-    if driver == "pysqlite":
-        _insert_chunks(connection, _SQLITE_READY, rows)
-    elif driver == "psycopg":
-        connection.exec_driver_sql(_POSTGRES_READY, tuple(map(list, zip(*rows, strict=True))))
-    else:
-        connection.execute(sa.insert(jobs), [{**row._asdict(), "state": "ready"} for row in rows])
-
-
-def _insert_ordered(connection: Connection, rows: list[JobRow], *, brief: bool) -> None:
-    placed = [(*row, state) for row, state in zip(rows, _states(connection, rows, brief=brief), strict=True)]
-    driver = connection.dialect.driver
-    if driver == "pysqlite":
-        _insert_chunks(connection, _SQLITE_ORDERED, placed)
-    elif driver == "psycopg":
-        connection.exec_driver_sql(_POSTGRES_ORDERED, tuple(map(list, zip(*placed, strict=True))))
-    else:
-        names = (*JobRow._fields, "state")
-        connection.execute(sa.insert(jobs), [dict(zip(names, one, strict=True)) for one in placed])
 
 
 def _states(connection: Connection, rows: list[JobRow], *, brief: bool) -> list[State]:
