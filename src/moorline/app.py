@@ -97,7 +97,7 @@ class Moorline:
             self.sources.add(name, source.build(name))
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
-        compressing = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
+        compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         self.inbox = Inbox(self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, **compressing)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
         self.jobs.handler(CALL_JOB, self._run_call)
@@ -334,7 +334,7 @@ class Moorline:
         return Retention(self.store, self.settings.webhooks.retention())
 
     def alerts(self) -> AlertWatch:
-        """What looks for alerts, by the settings under ``[webhooks.alerts]``; run every minute by workers and receivers."""
+        """What looks for alerts, by ``[webhooks.alerts]``; workers and receivers run it every minute."""
         from moorline.events.alert_watch import AlertWatch
 
         config = self.settings.webhooks.alerts.config()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moorline.events.inbox import Inbox, Stored
     from moorline.events.places import Verified
     from moorline.events.receiver import Receiver
+    from moorline.events.relay import Relay
     from moorline.events.replay import Replay, Replays
     from moorline.events.scheme import Scheme
     from moorline.events.schemes.hmac_signature import HMACSignature
@@ -30,6 +31,7 @@ __all__ = [
     "Handlers",
     "Inbox",
     "Receiver",
+    "Relay",
     "Replay",
     "Replays",
     "Reply",
@@ -53,6 +55,7 @@ _HOMES = {
     "Handlers": "handlers",
     "Inbox": "inbox",
     "Receiver": "receiver",
+    "Relay": "relay",
     "Replay": "replay",
     "Replays": "replay",
     "Reply": "delivery",

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from moorline.events.alerts import WINDOW_MINUTES, Alert, AlertConfig, Counts, Expiring, Facts, decide, readings
 from moorline.jobs.brokers.sql_order import UNFINISHED
+from moorline.jobs.brokers.sql_outbox import oldest_since
 from moorline.store.leases import Lease, compare_and_set, take_leases
 from moorline.store.schema import event_counts, jobs, meta
 from moorline.telemetry import logger
@@ -170,7 +171,7 @@ def _counts(connection: Connection, since: int) -> dict[str, Counts]:
 
 
 def _oldest(connection: Connection, now: float) -> float | None:
-    """When the oldest of the jobs of events that wait was due, in any queue, or blocked behind another one."""
+    """When the oldest of the events' jobs was due that wait: in any queue, behind another one, or to be relayed."""
     due = [jobs.c.run_at <= now, jobs.c.event_id.is_not(None)]
     first = sa.select(jobs.c.run_at).order_by(jobs.c.run_at).limit(1)
     found = [
@@ -178,6 +179,7 @@ def _oldest(connection: Connection, now: float) -> float | None:
         for queue, priority in _lanes(connection)
     ]
     found += [connection.execute(sa.select(sa.func.min(jobs.c.run_at)).where(*also, *due)).scalar() for also in _OTHERS]
+    found.append(oldest_since(connection))
     return min((at for at in found if at is not None), default=None)
 
 

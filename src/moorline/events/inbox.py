@@ -23,11 +23,13 @@ from moorline.events.ledger import Ledger
 from moorline.events.stored_headers import kept
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.jobs.brokers.sql_order import apart
+from moorline.jobs.brokers.sql_outbox import OUTBOX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moorline.events.event import Event
+    from moorline.events.relay import Relay
     from moorline.events.replay import Replays
     from moorline.store.store import Store
     from moorline.store.writer import Apply
@@ -48,7 +50,8 @@ class Inbox:
     ``add`` deduplicates by service and the sender's id, stores, and enqueues one job for each matching handler, all in
     one transaction that is shared with whatever else arrives at the moment; it returns after the commit. Every method
     has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down. Bodies of
-    ``compress_from`` bytes or more (0: none) are compressed on their way to the disk.
+    ``compress_from`` bytes or more (0: none) are compressed on their way to the disk. With a ``relay`` the jobs are for
+    its broker: they wait in the outbox until some process runs the relay.
     """
 
     ledger: Ledger | None = None
@@ -61,8 +64,13 @@ class Inbox:
         *,
         compress_from: int = COMPRESSED_AT_ONCE,
         max_wait: float = MAX_WAIT,
+        relay: Relay | None = None,
     ) -> None:
+        if relay is not None and relay.store is not store:
+            raise ConfigurationError("relay: it relays the jobs of another store")
         self.store = store
+        self._relayed = relay is not None
+        self._channel = OUTBOX if self._relayed else CHANNEL
         self._compress_from = compress_from
         self.handlers = Handlers() if handlers is None else handlers
         self.max_wait = max_wait
@@ -84,7 +92,7 @@ class Inbox:
         Cancelling it does not undo it. Raises StoreOverloaded when too much waits to be written.
         """
         arrival = self._arrival(event)
-        stored = await self.store.write(*_with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
+        stored = await self.store.write(*self._with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
             self._wake_soon()
         return stored
@@ -92,7 +100,7 @@ class Inbox:
     async def add_all(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add``, for events that came together: all are stored, or none."""
         arrivals = [self._arrival(event) for event in events]
-        stored = await self.store.write(*_with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
+        stored = await self.store.write(*self._with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
         if _to_be_done(arrivals, stored):
             self._wake_soon()
         return stored
@@ -100,17 +108,17 @@ class Inbox:
     def add_all_sync(self, events: Sequence[Event]) -> list[Stored]:
         """As ``add_all``, blocking."""
         arrivals = [self._arrival(event) for event in events]
-        stored = self.store.write_sync(*_with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
+        stored = self.store.write_sync(*self._with_keys(store_deliveries, arrivals, arrivals), within=self.max_wait)
         if _to_be_done(arrivals, stored):
-            self.store.notify(CHANNEL)
+            self.store.notify(self._channel)
         return stored
 
     def add_sync(self, event: Event) -> Stored:
         """As ``add``, blocking."""
         arrival = self._arrival(event)
-        stored = self.store.write_sync(*_with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
+        stored = self.store.write_sync(*self._with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
-            self.store.notify(CHANNEL)
+            self.store.notify(self._channel)
         return stored
 
     async def get(self, id: str) -> Event:
@@ -147,15 +155,15 @@ class Inbox:
         Raises EventNotFound, EventPruned; ConfigurationError when there is no such handler for it.
         """
         again = self._again(await self.get(id), handler)
-        jobs = await self.store.write(*_with_keys(enqueue_again, again, (again,)))
-        self.store.notify(CHANNEL)
+        jobs = await self.store.write(*self._with_keys(enqueue_again, again, (again,)))
+        self.store.notify(self._channel)
         return jobs
 
     def replay_sync(self, id: str, *, handler: str | None = None) -> list[str]:
         """As ``replay``, blocking."""
         again = self._again(self.get_sync(id), handler)
-        jobs = self.store.write_sync(*_with_keys(enqueue_again, again, (again,)))
-        self.store.notify(CHANNEL)
+        jobs = self.store.write_sync(*self._with_keys(enqueue_again, again, (again,)))
+        self.store.notify(self._channel)
         return jobs
 
     @property
@@ -163,7 +171,7 @@ class Inbox:
         """Many events handled again: by filter, by time, at a rate, with progress, to be cancelled and resumed."""
         from moorline.events.replay import Replays
 
-        return Replays(self.store, self.handlers)
+        return Replays(self.store, self.handlers, relayed=self._relayed)
 
     def _arrival(self, event: Event) -> Arrival:
         key = event.dedup_key or event.id
@@ -182,6 +190,7 @@ class Inbox:
             event.secret or None,
             self.handlers.planned(event),
             event.once_for,
+            self._relayed,
         )
 
     def _again(self, event: Event, handler: str | None) -> Replay:
@@ -192,7 +201,12 @@ class Inbox:
                 known = ", ".join(names) or "none"
                 raise ConfigurationError(f"handler: {handler!r} does not handle {event.name}; those that do: {known}")
             planned = [one for one in planned if one[0].name == handler]
-        return Replay(str(event.inbox_id), self.store.clock.wall(), planned)
+        return Replay(str(event.inbox_id), self.store.clock.wall(), planned, self._relayed)
+
+    def _with_keys(self, apply: Apply[W, R], wanted: W, each: Sequence[Arrival | Replay]) -> tuple[Apply[Any, R], Any]:
+        """With the keys locked that the jobs need; in the outbox they need none."""
+        keys = () if self._relayed else [order_key for one in each for _, order_key in one.handlers]
+        return apart(apply, wanted, keys)
 
     def _wake_soon(self) -> None:
         """A commit answers many at once: the workers are woken once for all of them."""
@@ -202,15 +216,11 @@ class Inbox:
 
     def _wake(self) -> None:
         self._waking = False
-        self.store.notify(CHANNEL)
+        self.store.notify(self._channel)
 
 
 def _to_be_done(arrivals: Sequence[Arrival], stored: Sequence[Stored]) -> bool:
     return any(arrival.handlers and not one.duplicate for arrival, one in zip(arrivals, stored, strict=True))
-
-
-def _with_keys(apply: Apply[W, R], wanted: W, each: Sequence[Arrival | Replay]) -> tuple[Apply[Any, R], Any]:
-    return apart(apply, wanted, [order_key for one in each for _, order_key in one.handlers])
 
 
 def _found(id: str, event: Event | None) -> Event:

@@ -15,6 +15,7 @@ from moorline.events.compression import PRUNED, ZSTD, compressed, opened
 from moorline.events.event import Event
 from moorline.events.places import ONCE
 from moorline.jobs.brokers.sql import insert_jobs
+from moorline.jobs.brokers.sql_outbox import insert_outbox
 from moorline.jobs.job import JobRow
 from moorline.jobs.order import lock_number
 from moorline.store.ids import new_id
@@ -59,7 +60,8 @@ class Stored(NamedTuple):
 class Arrival(NamedTuple):
     """What is to be stored: thousands a second, so the cheapest thing that has names. Times as in Event.
 
-    ``encoding`` is how the body is to be stored, if that makes it smaller; here it is as it came.
+    ``encoding`` is how the body is to be stored, if that makes it smaller; here it is as it came. The jobs of one that
+    is ``relayed`` are for another broker.
     """
 
     service: str
@@ -76,14 +78,16 @@ class Arrival(NamedTuple):
     secret: str | None
     handlers: Sequence[Planned]
     once_for: float
+    relayed: bool = False
 
 
 class Replay(NamedTuple):
-    """Jobs to be made again for a stored event."""
+    """Jobs to be made again for a stored event; ``relayed`` as in ``Arrival``."""
 
     event_id: str
     now: float
     handlers: Sequence[Planned]
+    relayed: bool = False
 
 
 _COLUMNS: Final = (
@@ -103,6 +107,7 @@ _COLUMNS: Final = (
     "duplicates",
 )
 _NAMES: Final = ", ".join(_COLUMNS)
+_PLAIN: Final = Arrival._fields.index("handlers")
 _BODY: Final = _COLUMNS.index("body")
 # PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
 # counts those; excluded.duplicates counts the repetitions within this group.
@@ -153,6 +158,7 @@ def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stor
     insert = _insert_postgres if connection.dialect.name == "postgresql" else _insert_sqlite
     kept = {(service, key): id_ for id_, service, key in insert(connection, ordered)}
     jobs: list[JobRow] = []
+    outbox: list[JobRow] = []
     answers: list[Stored] = []
     for arrival in arrivals:
         row = rows[arrival[:2]]
@@ -161,10 +167,13 @@ def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stor
         new = row[0] == event_id
         if new:
             row[0] = None
-            jobs.extend(_jobs(event_id, arrival.received_at, arrival.handlers))
+            made = outbox if arrival.relayed else jobs
+            made.extend(_jobs(event_id, arrival.received_at, arrival.handlers))
         answers.append(Stored(event_id, not new))
     if jobs:
         insert_jobs(connection, jobs)
+    if outbox:
+        insert_outbox(connection, outbox)
     return answers
 
 
@@ -187,7 +196,10 @@ def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[st
 def jobs_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
     """Make the jobs of those events anew, all of which are known to be there; the ids of the jobs, for each event."""
     made = [list(_jobs(replay.event_id, replay.now, replay.handlers)) for replay in replays]
-    insert_jobs(connection, [job for jobs in made for job in jobs])
+    for insert, relayed in ((insert_jobs, False), (insert_outbox, True)):
+        rows = [job for jobs, one in zip(made, replays, strict=True) if one.relayed == relayed for job in jobs]
+        if rows:
+            insert(connection, rows)
     return [[job.id for job in jobs] for jobs in made]
 
 
@@ -275,7 +287,7 @@ def _known_by_id(connection: Connection, arrival: Arrival) -> Arrival:
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    row = [new_id(arrival.received_at), *arrival[:-2], 0]
+    row = [new_id(arrival.received_at), *arrival[:_PLAIN], 0]
     if arrival.encoding is not None:
         smaller = compressed(arrival.body)
         row[_BODY : _BODY + 2] = (arrival.body, None) if smaller is None else (smaller, ZSTD)

@@ -19,6 +19,7 @@ from moorline.events.selection_sql import Head, Page, newest_id, read_page, reso
 from moorline.events.steps import Read, Sleep, Steps, Write, perform, perform_sync
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.jobs.brokers.sql_order import apart
+from moorline.jobs.brokers.sql_outbox import OUTBOX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,14 +48,19 @@ class Found(NamedTuple):
 
 
 class Replays:
-    """The replays of one application. A handler that no longer exists gets no job; new ones do."""
+    """The replays of one application. A handler that no longer exists gets no job; new ones do.
 
-    def __init__(self, store: Store, handlers: Handlers, *, page: int = PAGE) -> None:
+    With ``relayed`` the jobs are for another broker (see ``Relay``).
+    """
+
+    def __init__(self, store: Store, handlers: Handlers, *, page: int = PAGE, relayed: bool = False) -> None:
         if page < 1:
             raise ConfigurationError(f"page: expected a positive number of events, got {page}")
         self._store = store
         self._handlers = handlers
         self._page = page
+        self._relayed = relayed
+        self._channel = OUTBOX if relayed else CHANNEL
 
     async def count(self, selection: Selection, *, handler: str | None = None) -> Found:
         """What would be enqueued: an exact count; nothing is changed. Raises as ``start`` does."""
@@ -228,11 +234,11 @@ class Replays:
                 break
         chosen = yield from self._planned(page)
         now = self._store.clock.wall()
-        done = Done(replay.id, replay.position, position, page.final, now, chosen)
-        keys = [key for _, planned in chosen for _, key in planned]
+        done = Done(replay.id, replay.position, position, page.final, now, chosen, self._relayed)
+        keys = [] if self._relayed else [key for _, planned in chosen for _, key in planned]
         after: Replay = yield Write(*apart(replay_sql.page_done, done, keys))
         if after.jobs > replay.jobs:
-            self._store.notify(CHANNEL)
+            self._store.notify(self._channel)
         return after
 
     def _planned(self, page: Page) -> Steps[Sequence[tuple[str, Sequence[Planned]]]]:

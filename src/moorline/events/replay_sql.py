@@ -64,7 +64,10 @@ class Replay:
 
 
 class Done(NamedTuple):
-    """A page to be enqueued: what was chosen between two positions; ``final`` if nothing comes after it."""
+    """A page to be enqueued: what was chosen between two positions; ``final`` if nothing comes after it.
+
+    ``relayed`` as in ``Arrival``.
+    """
 
     replay: str
     before: str | None
@@ -72,6 +75,7 @@ class Done(NamedTuple):
     final: bool
     now: float
     chosen: Sequence[tuple[str, Sequence[Planned]]]
+    relayed: bool = False
 
 
 class Change(NamedTuple):
@@ -116,7 +120,7 @@ def page_done(connection: Connection, pages: list[Done]) -> list[Replay | Except
 
 def _page_done(connection: Connection, page: Done) -> Replay | Exception:
     kept = kept_of(connection, [id_ for id_, _ in page.chosen])
-    again = [Again(id_, page.now, handlers) for id_, handlers in page.chosen if id_ in kept]
+    again = [Again(id_, page.now, handlers, page.relayed) for id_, handlers in page.chosen if id_ in kept]
     values: dict[str, Any] = {"position": page.after, "events": replays.c.events + len(again)}
     values["jobs"] = replays.c.jobs + sum(len(one.handlers) for one in again)
     if page.final:

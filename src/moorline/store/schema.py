@@ -89,6 +89,7 @@ _SUSPECT = sa.text("state = 'ready' AND crashes > 0")
 _RUNNING = sa.text("state = 'running'")
 _ENDED = sa.text("state IN ('done', 'cancelled')")
 _DEAD = sa.text("state = 'dead'")
+_OUTBOX = sa.text("state = 'outbox'")
 _ALIVE = sa.text("unique_key IS NOT NULL AND state IN ('ready', 'running')")
 
 # Claiming: the due jobs of a queue and priority, oldest first, without passing those that wait for a later time.
@@ -105,6 +106,8 @@ sa.Index("jobs_unique", jobs.c.unique_key, unique=True, sqlite_where=_ALIVE, pos
 sa.Index("jobs_ended", jobs.c.finished_at, sqlite_where=_ENDED, postgresql_where=_ENDED)
 # Reading the dead letters, newest first.
 sa.Index("jobs_dead", jobs.c.id, sqlite_where=_DEAD, postgresql_where=_DEAD)
+# Relaying what is to go to another broker, oldest first.
+sa.Index("jobs_outbox", jobs.c.id, sqlite_where=_OUTBOX, postgresql_where=_OUTBOX)
 # From an event to what was made of it; few jobs have one.
 _OF_EVENT = sa.text("event_id IS NOT NULL")
 sa.Index("jobs_of_event", jobs.c.event_id, sqlite_where=_OF_EVENT, postgresql_where=_OF_EVENT)

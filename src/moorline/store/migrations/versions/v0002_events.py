@@ -1,4 +1,4 @@
-"""Events to full depth: compressed bodies, senders' ids, order by key, refused requests, counts, replays, audit."""
+"""Events to full depth: compressed bodies, senders' ids, order by key, outbox, refused requests, counts, replays."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def upgrade() -> None:
         ["order_key", "id"],
         "order_key IS NOT NULL AND state IN ('ready', 'running', 'blocked', 'dead')",
     )
+    _partial_index("jobs_outbox", "jobs", ["id"], "state = 'outbox'")
     _rejected()
     _counts()
     _replays()
