@@ -143,7 +143,7 @@ class Load:
         identity = f"{self._run}-{self._number:08x}-11ee-9f5a-000000000000".encode()
         body = body.replace(PLACE, identity, 1)
         signature = hmac.digest(SECRET.encode(), body, "sha256").hex().encode()
-        return head + signature + b"\r\nX-GitHub-Delivery: " + identity, b"\r\n\r\n", body
+        return head + signature + b"\r\nX-GitHub-Delivery: ", identity, b"\r\n\r\n" + body
 
 
 class Client(asyncio.Protocol):

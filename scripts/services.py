@@ -27,7 +27,7 @@ def stub() -> str:
     """The text of the stub."""
     lines = [f"from {one.__module__} import {one.__name__} as {one.__name__}" for one in built_in()]
     # As the formatter and the linter leave it: one on each line, capitals first.
-    found = sorted((one.__name__ for one in built_in()), key=lambda name: (not name.isupper(), name))
+    found = sorted((one.__name__ for one in built_in()), key=lambda name: (len(name) == 1 or not name.isupper(), name))
     names = [f'    "{name}",' for name in found]
     return "\n".join([_HEAD, *sorted(lines), "", "__all__ = [", *names, "]", ""])
 

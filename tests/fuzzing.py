@@ -6,15 +6,19 @@ body is read than the limit and what is drained of a refused one.
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlsplit
+
+from tests.events.senders.sample import Sample
 
 from moorline import registry
 from moorline.clock import ManualClock
-from moorline.errors import InvalidSignature, UnusableEvent
+from moorline.errors import InvalidSignature, MoorlineError, UnusableEvent
 from moorline.events import Inbox, Receiver, verify
 from moorline.events.inbox_sql import Stored
 from moorline.events.verification import scheme_of
@@ -26,6 +30,8 @@ MAX_BODY = 16 * 1024
 MESSAGE = 64 * 1024
 MOST_READ = MAX_BODY + 8 * 1024 * 1024 + MESSAGE
 """Bytes of a body: the limit, 8 MiB of what is refused, and one message."""
+HOST = "https://shop.example"
+GENERIC = "standard_webhooks"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 STRANGE = (
     b"", b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r\n", b"%00", b"%", b"+", b",", b";", b"=", b'"',
@@ -69,13 +75,17 @@ class Input:
         )
 
     def __str__(self) -> str:
-        return str(replace(self, body=self.body[:400]))
+        return repr(replace(self, body=self.body[:400]))
 
 
 class _Store:
     """Takes what a database would take, and keeps nothing."""
 
     clock = ManualClock(NOW)
+    is_open = False
+
+    def before_close(self, callback: Callable[[], None]) -> None:
+        """It never closes."""
 
     def admit(self, within: float) -> None:
         """There is room."""
@@ -83,7 +93,8 @@ class _Store:
     async def write(self, apply: Callable[..., Any], payload: Any, **options: Any) -> Any:
         """Whatever is written must fit into both databases."""
         self._check(payload)
-        return Stored("0" * 32, duplicate=False)
+        one = Stored("0" * 32, duplicate=False)
+        return [one] * len(payload) if isinstance(payload, list) else one
 
     def notify(self, channel: str, *, delay: float = 0.0) -> None:
         """Nobody listens."""
@@ -107,9 +118,8 @@ class Target:
 
     def __post_init__(self) -> None:
         store: Any = _Store()
-        self.receiver = Receiver(Inbox(store), lambda name: (SECRET,), max_body=MAX_BODY, clock=ManualClock(NOW))
-        if hasattr(self.receiver, "fetch"):
-            self.receiver.fetch = _fetched
+        self.receiver = Receiver(Inbox(store), secrets_of, max_body=MAX_BODY, public_url=HOST, clock=ManualClock(NOW))
+        self.receiver.fetch = _fetched
 
     async def receive(self, given: Input) -> int:
         """Give it to the receiver; the status, 0 for no answer. Raises Broken."""
@@ -153,8 +163,9 @@ class Target:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in given.headers}
         try:
             verify(
-                given.service, headers=headers, body=given.body, secrets=SECRET, url=f"https://x.test{given.path}",
-                method=given.method, now=NOW, certificates={"https://x.test/none.pem": ""},
+                given.service, headers=headers, body=given.body, secrets=secrets_of(given.service),
+                url=f"{HOST}{given.path}" + (f"?{given.query.decode('latin-1')}" if given.query else ""),
+                method=given.method, now=NOW, certificates=_certificates(given.service),
             )  # fmt: skip
         except (InvalidSignature, UnusableEvent):
             return False
@@ -163,59 +174,59 @@ class Target:
         return True
 
 
+def _certificates(service: str) -> Mapping[str, bytes]:
+    return {} if service == GENERIC else sample_of(service).certificates or {}
+
+
 async def _fetched(url: str) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
 
 
 def seeds() -> list[Input]:
-    """A delivery of every service that sends webhooks, signed where its scheme can sign with a text alone."""
+    """A good delivery of every service that sends webhooks, by its sample, and of the generic scheme."""
     names = [name for name in registry.names() if getattr(registry.service(name), "webhooks", None) is not None]
-    return [_seed(name, scheme_of(name)[1]) for name in (*names, "standard_webhooks")]
+    return [_seed(sample_of(name)) for name in names] + [_generic()]
 
 
-def _seed(name: str, scheme: Any) -> Input:
-    places = [text for text in _texts(scheme) if text and " " not in text]
-    payload: dict[str, Any] = {"id": "evt_1", "type": "thing.made", "data": {"object": {"n": 1.5}}}
-    headers: dict[str, str] = {"Content-Type": "application/json"}
-    for place in places:
-        if place.startswith("header:"):
-            headers[place[7:]] = "seed"
-        elif place.replace(".", "").replace("_", "").isalpha() and place.islower():
-            inner = payload
-            *above, last = place.split(".")
-            for part in above:
-                inner = inner.setdefault(part, {}) if isinstance(inner.get(part, {}), dict) else {}
-            inner.setdefault(last, "seed")
-    body = json.dumps(payload).encode()
-    seed = Input(name, tuple((key.encode(), value.encode()) for key, value in headers.items()), body)
-    return replace(signed(seed), path=f"/webhooks/{name}")
+def sample_of(name: str) -> Sample:
+    """The sample of that sender."""
+    sample: Sample = importlib.import_module(f"tests.events.senders.{name}").SAMPLE
+    return sample
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (key for key in value if isinstance(key, str))
-    elif isinstance(value, (tuple, list)):
-        for part in value:
-            yield from _texts(part)
-    elif is_dataclass(value) and not isinstance(value, type):
-        for one in fields(value):
-            yield from _texts(getattr(value, one.name, None))
+def _seed(sample: Sample) -> Input:
+    made = sample.signed()
+    parts = urlsplit(made.url)
+    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in made.headers.items())
+    return Input(sample.service, headers, made.body, made.method, parts.path, parts.query.encode())
+
+
+def _generic() -> Input:
+    given = Input(GENERIC, ((b"content-type", b"application/json"),), b'{"type":"a.b"}', path=f"/webhooks/{GENERIC}")
+    return signed(given)
+
+
+def secrets_of(service: str) -> tuple[str, ...]:
+    """What the receiver is configured with for that service."""
+    return (SECRET if service == GENERIC else sample_of(service).secret,)
 
 
 def signed(given: Input) -> Input:
-    """The input with the headers of a good signature; as it is where the scheme signs in another way."""
+    """The input with a good signature of its sender's, over its body as it is now; as it is where that cannot be."""
     scheme: Any = scheme_of(given.service)[1]
+    secret, key = (
+        (SECRET, None) if given.service == GENERIC else (sample_of(given.service).secret, sample_of(given.service).key)
+    )
+    url = f"{HOST}{given.path}" + (f"?{given.query.decode('latin-1')}" if given.query else "")
     try:
-        made = scheme.sign(given.body, SECRET, now=NOW, id="msg_1")
-    except Exception:  # noqa: BLE001 -- a scheme may want a key of another kind
-        return given
+        body = scheme.seal(given.body, secret, now=NOW, url=url, key=key)
+        made = scheme.sign(body, secret, now=NOW, id="msg_1", url=url, method=given.method, key=key)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, MoorlineError):
+        return given  # a body that its sender could not sign
     names = {name.lower().encode() for name in made}
     kept = tuple(header for header in given.headers if header[0].lower() not in names)
-    return replace(
-        given, headers=kept + tuple((name.encode(), value.encode("latin-1")) for name, value in made.items())
-    )
+    added = tuple((name.encode(), value.encode("latin-1", "replace")) for name, value in made.items())
+    return replace(given, headers=kept + added, body=body)
 
 
 class Mutator:

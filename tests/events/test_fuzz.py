@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,15 +56,15 @@ def test_any_delivery_is_verified_or_refused(request: Input) -> None:
 @given(st.sampled_from(SEEDS), bodies, st.lists(st.integers(0, 400), max_size=4).map(tuple))
 def test_any_body_may_be_signed(seed: Input, body: bytes, chunks: tuple[int, ...]) -> None:
     """A sender with the secret may sign what it likes: it is stored as both databases can, or refused."""
-    request = signed(Input(seed.service, seed.headers, body, path=seed.path, chunks=chunks))
-    assert asyncio.run(TARGET.receive(request)) in {200, 400, 401, 415}
+    request = signed(replace(seed, body=body, chunks=chunks))
+    assert asyncio.run(TARGET.receive(request)) in {200, 202, 400, 401, 404, 405, 415, 503}
     TARGET.verify(request)
 
 
 def test_the_seeds_are_good() -> None:
     """Each is a delivery that is accepted, so that what is made of it is not refused for the same reason always."""
     ours = {seed.service: TARGET.verify(seed) for seed in SEEDS}
-    assert {"github", "stripe", "standard_webhooks"} <= {name for name, accepted in ours.items() if accepted}
+    assert [name for name, accepted in ours.items() if not accepted] == []
 
 
 async def test_mutations_of_real_deliveries() -> None:

@@ -240,8 +240,9 @@ async def test_stripe_and_github_handlers_do_not_mix(inbox: Inbox, rows: Rows):
 def once(token: str, *, at: float = 1_790_000_000.0) -> Event:
     """An event of a sender whose token counts once."""
     return Event(
-        service="mailgun", id="m1", type="sent", body=b"{}", headers={}, received_at=at, dedup_key=f"once:{token}"
-    )
+        service="mailgun", id="m1", type="sent", body=b"{}", headers={}, received_at=at, dedup_key=f"once:{token}",
+        once_for=43_200.0,
+    )  # fmt: skip
 
 
 async def test_one_id_under_two_tokens_at_once_is_one_event(inbox: Inbox, rows: Any):

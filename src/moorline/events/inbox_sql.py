@@ -266,12 +266,19 @@ def _known_by_ids(connection: Connection, arrivals: list[Arrival]) -> list[Arriv
         for number in sorted(lock_number(f"once\x1f{service}\x1f{id_}") for service, id_ in once):
             connection.execute(_LOCK, {"number": number})
     keys: dict[tuple[str, str], str] = {}
+    used: set[tuple[str, str]] = set()
     found: list[Arrival] = []
     for one in arrivals:
         if one.delivery_key.startswith(ONCE) and one.sender_id is not None:
-            known = _known_by_id(connection, one)
-            key = keys.setdefault((one.service, one.sender_id), known.delivery_key)
-            one = known._replace(delivery_key=key)  # noqa: PLW2901
+            token = one[:2]
+            spent = (
+                token in used or connection.execute(_KEPT, {"service": one.service, "key": one[1]}).first() is not None
+            )
+            used.add(token)
+            if not spent:  # one whose token was used says nothing of its id: it may be anybody's
+                known = _known_by_id(connection, one)
+                key = keys.setdefault((one.service, one.sender_id), known.delivery_key)
+                one = known._replace(delivery_key=key)  # noqa: PLW2901
         found.append(one)
     return found
 

@@ -14,7 +14,7 @@ from tests.events.senders.sample import NOW
 from moorline.errors import InvalidSignature
 from moorline.events import StandardWebhooks, verify
 
-SVIX = StandardWebhooks(env="SVIX_SECRET", prefix="svix-", aliases=("webhook-",), id="header:svix-id|header:webhook-id")
+SVIX = StandardWebhooks(env="SVIX_SECRET", prefix="svix-", aliases=("webhook-",), id="header:svix-id")
 SECRET, OTHER = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
