@@ -122,10 +122,14 @@ def _begin_immediate(connection: Connection) -> None:
 
 def _postgres(url: URL) -> Engines:
     options: dict[str, Any] = {"hide_parameters": True, "pool_use_lifo": True}
-    arguments = {"connect_timeout": 5, "application_name": "moorline", "keepalives_idle": 30}
+    arguments: dict[str, Any] = {"connect_timeout": 5, "application_name": "moorline"}
+    # A server that a cut line or a dead machine took away is noticed in seconds, by us and by the server, which must
+    # not keep the locks of a transaction whose end will never come.
+    arguments |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 8_000}
     # Every statement of the writer has an index that serves it, and its tables change faster than statistics do: a
     # planner that believes the table to be empty, or unchanged since yesterday, must not choose to read all of it.
-    plans = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    gone = "-c idle_in_transaction_session_timeout=10000 -c tcp_user_timeout=8000 -c tcp_keepalives_idle=10 "
+    plans = gone + "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
     arguments = {key: value for key, value in arguments.items() if key not in url.query}
     try:
         write = sa.create_engine(url, pool_size=1, connect_args=arguments | {"options": plans}, **options)
