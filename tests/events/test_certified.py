@@ -288,7 +288,10 @@ async def test_the_same_event_under_a_new_token_is_a_duplicate(inbox: Inbox):
     assert [one.duplicate for one in stored] == [False, True, False, True]
     assert stored[1].event_id == stored[0].event_id
     # The fourth has a token of the first and an id of the third: a spent token says nothing of an id.
-    assert {one.id: one.duplicates for one in await inbox.recent()} == {sample.id: 2, sample.id.replace("WH-8", "WH-9"): 0}
+    assert {one.id: one.duplicates for one in await inbox.recent()} == {
+        sample.id: 2,
+        sample.id.replace("WH-8", "WH-9"): 0,
+    }
     other = dataclasses.replace(event("t9"), service="mailgun")
     assert not (await inbox.add(other)).duplicate
 
