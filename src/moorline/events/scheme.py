@@ -112,22 +112,22 @@ class Scheme(Located, ABC):
         proof = self.check(delivery, secrets, now=now, tolerance=tolerance, certificates=certificates)
         return self.read(delivery, proof.secret_index, proof.timestamp)
 
-    @abstractmethod
     def sign(
         self,
-        body: bytes,
-        secret: Key,
+        body: bytes,  # noqa: ARG002
+        secret: Key,  # noqa: ARG002
         *,
-        now: float | None = None,
-        id: str = "",
-        url: str = "",
-        method: str = "POST",
-        key: Key | None = None,
+        now: float | None = None,  # noqa: ARG002
+        id: str = "",  # noqa: ARG002
+        url: str = "",  # noqa: ARG002
+        method: str = "POST",  # noqa: ARG002
+        key: Key | None = None,  # noqa: ARG002
     ) -> dict[str, str]:
-        """The headers that a sender would add: for tests and the sandbox.
+        """The headers that a sender would add: for tests and the sandbox; none where all is in the body (see ``seal``).
 
         ``id`` is the delivery's, where it is signed; ``key`` the private key in PEM, for schemes that sign with one.
         """
+        return {}
 
     def seal(
         self,

@@ -71,20 +71,6 @@ class SecretInBody(Scheme):
     def _missing(self) -> InvalidSignature:
         return InvalidSignature(f"there is no {self.field} in each event", reason="missing")
 
-    def sign(
-        self,
-        body: bytes,  # noqa: ARG002
-        secret: Key,  # noqa: ARG002
-        *,
-        now: float | None = None,  # noqa: ARG002
-        id: str = "",  # noqa: ARG002
-        url: str = "",  # noqa: ARG002
-        method: str = "POST",  # noqa: ARG002
-        key: Key | None = None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """No header: see ``seal``."""
-        return {}
-
     def seal(
         self,
         body: bytes,

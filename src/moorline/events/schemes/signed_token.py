@@ -86,20 +86,6 @@ class SignedToken(Scheme):
         timely(timestamp, now, self.tolerance if tolerance is None else tolerance)
         return Proof(index, timestamp)
 
-    def sign(
-        self,
-        body: bytes,  # noqa: ARG002
-        secret: Key,  # noqa: ARG002
-        *,
-        now: float | None = None,  # noqa: ARG002
-        id: str = "",  # noqa: ARG002
-        url: str = "",  # noqa: ARG002
-        method: str = "POST",  # noqa: ARG002
-        key: Key | None = None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """No headers: see ``seal``."""
-        return {}
-
     def seal(
         self,
         body: bytes,
