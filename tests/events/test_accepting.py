@@ -164,7 +164,7 @@ async def test_a_content_encoding_is_named_in_any_case(
     assert await status(receiver, "s", encoding=encoding) == 200
 
 
-@pytest.mark.parametrize("more", [b"x", gzip.compress(b"more")])
+@pytest.mark.parametrize("more", [b"x", gzip.compress(b"more", mtime=0)])
 async def test_what_follows_a_compressed_body_is_refused(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
