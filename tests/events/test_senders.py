@@ -17,9 +17,11 @@ from moorline import registry
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, InvalidSignature
 from moorline.events import Inbox, Receiver, verify, verify_each
+from moorline.events.export import exported
 from moorline.events.intake import scheme_named
 from moorline.secrets import Secret
 from moorline.store.store import Store
+from moorline.testing import delivery
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name in registry.names() if scheme_named(name) is not None]
@@ -299,6 +301,22 @@ async def test_its_handshakes_are_answered(sample: Sample, inbox: Inbox, monkeyp
             forged = dataclasses.replace(sample.signed(body=handshake.body, other=True), method=handshake.method)
             assert (await deliver(receiver, forged)).status == 401
     assert await inbox.recent() == []
+
+
+def test_what_was_stored_can_be_delivered_anew(sample: Sample, tmp_path: Path):
+    """Exported, read back and signed anew by ``moorline.testing``, it is the same event to one's own application."""
+    signed = sample.signed()
+    events = verify_each(
+        sample.service, secrets=sample.secret, now=NOW, certificates=sample.certificates, **signed.to_verify()
+    )
+    path = tmp_path / "event.json"
+    path.write_text(json.dumps(exported(events[0])))
+    sent = delivery(path, secret=sample.secret, key=sample.key, url=sample.address, now=NOW)
+    again = verify_each(
+        sample.service, headers=sent.headers, body=sent.body, url=f"https://shop.example{sent.path}",
+        secrets=sample.secret, now=NOW, certificates=sample.certificates,
+    )  # fmt: skip
+    assert [(one.id, one.type, one.action) for one in again] == [(events[0].id, events[0].type, events[0].action)]
 
 
 # --- the documentation

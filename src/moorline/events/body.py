@@ -20,9 +20,9 @@ from moorline.events import markup
 from moorline.events.delivery import FORM, pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces", "streamed", "unambiguous"]
+__all__ = ["FORM_FIELD", "document", "fields", "is_xml", "parsed", "pieces", "streamed", "unambiguous", "wrapped"]
 
 FORM_FIELD = b"payload="
 """How a form begins that holds JSON in its only field."""
@@ -187,6 +187,23 @@ def _is_json(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def wrapped(piece: bytes, each: str, media: str = "", *, beside: Mapping[str, str] | None = None) -> bytes:
+    """A body with that one event, where ``each`` says that events lie: what ``pieces`` would find it in.
+
+    ``beside`` are fields of the whole delivery, where that is a JSON object.
+    """
+    names = [] if each == "lines" else each.split(".")
+    if is_xml(media):
+        for name in reversed(names[:-1]):  # the last is the piece's own
+            piece = f"<{name}>".encode() + piece + f"</{name}>".encode()
+        return piece
+    for name in reversed(names):
+        piece = b"[" + piece + b"]" if name == "*" else b"{" + json.dumps(name).encode() + b":" + piece + b"}"
+    if beside and piece.startswith(b"{"):
+        return json.dumps(beside)[:-1].encode() + b"," + piece[1:]
+    return piece
 
 
 def _skip(text: str, at: int) -> int:

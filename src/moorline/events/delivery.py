@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, InvalidSignature
 
-__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply", "pairs", "query_of"]
+__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply", "media_of", "pairs", "query_of"]
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -50,8 +50,8 @@ class Delivery:
 
     @property
     def media(self) -> str:
-        """The media type, in lower case, without its parameters."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        """See ``media_of``."""
+        return media_of(self.headers)
 
     @cached_property
     def query(self) -> list[tuple[str, str]]:
@@ -80,6 +80,11 @@ def query_of(url: str) -> str:
         return urlsplit(url).query
     except ValueError:
         raise InvalidSignature("the address is none", reason="malformed") from None
+
+
+def media_of(headers: Mapping[str, str]) -> str:
+    """The media type, in lower case, without its parameters; empty when none is named."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def pairs(text: str) -> list[tuple[str, str]]:

@@ -66,11 +66,11 @@ class Event:
         """
         if self._payload is ...:  # a value that JSON does not have, and that pickles as itself
             from moorline.events.body import parsed
+            from moorline.events.delivery import media_of
 
             if self.pruned:
                 raise EventPruned(f"event {self.inbox_id}: its body is no longer kept (webhooks.keep_days)")
-            media = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-            object.__setattr__(self, "_payload", parsed(self.body, media))
+            object.__setattr__(self, "_payload", parsed(self.body, media_of(self.headers)))
         return self._payload
 
     @property

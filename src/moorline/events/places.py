@@ -26,7 +26,7 @@ from moorline.events.markup import parse
 if TYPE_CHECKING:
     from moorline.events.delivery import Delivery
 
-__all__ = ["MAX_ID", "ONCE", "Located", "Verified", "check_place", "look"]
+__all__ = ["MAX_ID", "ONCE", "WHOLE", "Located", "Verified", "check_place", "look"]
 
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
@@ -35,7 +35,8 @@ ONCE = "once:"
 """How the key begins of an event that is deduplicated by a text of which its sender makes a new one each time."""
 
 _NOTHING: Mapping[str, Any] = {}
-_WHOLE: Final = "whole:"
+WHOLE: Final = "whole:"
+"""How a place begins that lies in the whole delivery."""
 _DOT: Final = re.compile(r"(?<!\\)\.")
 BATCH = "batch"
 """The type of a delivery that holds several events of different types."""
@@ -241,7 +242,7 @@ class Located:
         ids, types, refuse = _several(self.id), _several(self.type), tuple(self.refuse.items())
         places = (*ids, *types, self.action or "", self.once, *self.refuse)
         single = [one.removeprefix("has:") for place in places for one in place.split("|") if one]
-        whole = _top_names(one.removeprefix(_WHOLE) for one in single if one.startswith(_WHOLE))
+        whole = _top_names(one.removeprefix(WHOLE) for one in single if one.startswith(WHOLE))
         forms = self.forms or any(one.startswith("form:") for one in single)
         believed = bool(ids) and not self.once and self.dedup == "id" and self.believes(ids[-1])
         plan = _Plan(ids, types, _top_names(single), whole, forms, refuse, believed)
@@ -262,7 +263,7 @@ class Located:
 def check_place(name: str, place: str) -> None:
     """Raises ConfigurationError that begins with *name* unless something can be found there."""
     for one in place.split("|"):
-        single = one.removeprefix("has:").removeprefix(_WHOLE)
+        single = one.removeprefix("has:").removeprefix(WHOLE)
         where, colon, rest = single.partition(":")
         known = where in ("header", "query", "form") and rest if colon and not single.startswith("=") else single
         if not known or not one.isprintable():
@@ -306,7 +307,7 @@ def _fields(body: bytes, delivery: Delivery, names: tuple[str, ...], *, forms: b
 
 def _of_whole(delivery: Delivery, names: tuple[str, ...]) -> dict[str, Any]:
     found, _ = _fields(delivery.body, delivery, names, forms=False)
-    return {_WHOLE + name: value for name, value in found.items()}
+    return {WHOLE + name: value for name, value in found.items()}
 
 
 def _top_names(places: Iterable[str]) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ class SignedFields(Scheme):
         """The form (which may be a GET's query) or the JSON object with time stamp and signature."""
         is_json = body.startswith(b"{")
         said = [*_of_json(body), (self.timestamp, written(now))] if is_json else pairs(body.decode())
-        found = dict(said) | {self.timestamp: written(now)}
+        found = {name: value for name, value in said if name != self.signature} | {self.timestamp: written(now)}
         found[self.signature] = _digest(key_bytes(secret), _text(found)).hex()
         return json.dumps(found).encode() if is_json else urlencode(found).encode()
 
