@@ -11,6 +11,7 @@ from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
 from moorline.events.body import pieces, streamed, unambiguous
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import Key, accepted, decoded, encoded, hex_key, match
+from moorline.events.where import MISSING, deeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -89,20 +90,6 @@ class SignedItems(Scheme):
             return self.otherwise.parts(delivery, secret_index, timestamp)
         return super(SignedItems, self).parts(delivery, secret_index, timestamp)
 
-    def sign(
-        self,
-        body: bytes,  # noqa: ARG002
-        secret: Key,  # noqa: ARG002
-        *,
-        now: float | None = None,  # noqa: ARG002
-        id: str = "",  # noqa: ARG002
-        url: str = "",  # noqa: ARG002
-        method: str = "POST",  # noqa: ARG002
-        key: Key | None = None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """No headers: see ``seal``."""
-        return {}
-
     def seal(
         self,
         body: bytes,
@@ -151,9 +138,8 @@ def _item(item: bytes) -> Mapping[str, Any]:
 
 def _at(found: Any, place: str) -> str:
     """The text or whole number there; an empty one when there is nothing. Raises InvalidSignature for anything else."""
-    for name in place.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    if found is None:
+    found = deeper(found, place.split("."))
+    if found is None or found is MISSING:
         return ""
     if isinstance(found, str):
         return found
