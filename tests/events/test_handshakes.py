@@ -20,7 +20,8 @@ from moorline.errors import InvalidSignature, UnusableEvent
 from moorline.events import Reply, verify
 from moorline.events.delivery import Delivery
 from moorline.events.handshakes import BodyEcho, Handshake, QueryDigest, QueryEcho
-from moorline.events.intake import Ask, Entry, Intake, Refused
+from moorline.events.intake import Ask, Entry, Intake
+from moorline.events.refused import Refused
 from moorline.secrets import Secret
 from moorline.services import Meta, MicrosoftGraph, Slack, X, Zoom
 

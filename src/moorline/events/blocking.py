@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError, InvalidSignature, StoreOverloaded
+from moorline.errors import CallError, ConfigurationError, StoreOverloaded
 from moorline.events.admission import Overloads
 from moorline.events.fetching import fetch_sync
-from moorline.events.intake import CLOSE, UNAVAILABLE, UNREACHED, Ask, Entry, Found, Intake, Refused, announced
-from moorline.events.scheme import NeedsCertificate
+from moorline.events.intake import UNAVAILABLE, Ask, Entry, Found, Intake, announced
+from moorline.events.refused import CLOSE, Portion, Refused
 
 if TYPE_CHECKING:
     from moorline.events.delivery import Reply
@@ -56,13 +56,16 @@ class BlockingReceiver:
         folded = dict(headers)
         url = partial(self.intake.origin.url, scheme, host, path, query, headers=folded, client=client)
         ask = Ask(name, method, folded, query, url)
+        portion = Portion(self.intake.held)
         try:
-            reply = self._received(ask, read)
+            reply = self._received(ask, read, portion)
         except Refused as refused:
             reply = self.intake.refused(ask, refused)
+        finally:
+            portion.release()
         return replace(reply, body=b"") if method == "HEAD" else reply
 
-    def _received(self, ask: Ask, read: Read) -> Reply:
+    def _received(self, ask: Ask, read: Read, portion: Portion) -> Reply:
         intake = self.intake
         entry = intake.admit(ask)
         if not isinstance(entry, Entry):
@@ -76,13 +79,10 @@ class BlockingReceiver:
             if isinstance(error, StoreOverloaded):
                 self._overloads.report(error, self._clock.monotonic())
             raise intake.unavailable(error, told=isinstance(error, StoreOverloaded)) from error
-        body = self._body(entry, read)
-        try:
-            found = intake.check(entry, body)
-        except NeedsCertificate as need:
-            found = self._with_certificate(entry, body, need.url)
+        body = self._body(entry, read, portion)
+        found = self._judged(intake.judged(entry, body, portion))
         if found.reply is not None:
-            return self._confirmed(found)
+            return found.reply
         try:
             stored: Sequence[Any] = intake.inbox.add_all_sync(found.events) if found.events else ()
         except UNAVAILABLE as error:
@@ -94,25 +94,22 @@ class BlockingReceiver:
                 return asyncio.run(intake.answers.answered(event)) or reply
         return reply
 
-    def _with_certificate(self, entry: Entry, body: bytes, url: str) -> Found:
+    def _judged(self, steps: Generator[str, bytes, Found]) -> Found:
+        """What the steps come to, with what they ask for."""
         try:
-            self.intake.certificates.keep(url, self.fetch(url))
-            return self.intake.check(entry, body)
-        except UNREACHED as error:
-            raise self.intake.unavailable(error) from error
-        except InvalidSignature as error:
-            raise Refused(401, error.reason, forged=True) from error
+            url = next(steps)
+            while True:
+                try:
+                    got = self.fetch(url)
+                except CallError as error:
+                    url = steps.throw(error)
+                else:
+                    url = steps.send(got)
+        except StopIteration as ended:
+            found: Found = ended.value
+            return found
 
-    def _confirmed(self, found: Found) -> Reply:
-        if found.confirm is not None:
-            try:
-                self.fetch(found.confirm.url)
-            except UNREACHED as error:
-                raise self.intake.unavailable(error) from error
-        assert found.reply is not None
-        return found.reply
-
-    def _body(self, entry: Entry, read: Read) -> bytes:
+    def _body(self, entry: Entry, read: Read, portion: Portion) -> bytes:
         length = announced(entry.ask.headers)
         if length > entry.max_body:
             raise Refused(413, f"{length} bytes announced", CLOSE)
@@ -120,10 +117,11 @@ class BlockingReceiver:
         parts: list[bytes] = []
         size = 0
         while part := read(_CHUNK):
-            parts.append(part)
             size += len(part)
             if size > entry.max_body:
                 raise Refused(413, f"more than {entry.max_body} bytes", CLOSE)
+            portion.add(len(part))
+            parts.append(part)
             if self._clock.monotonic() > until:
                 raise Refused(408, f"the body was not there after {self._body_timeout:g} s", CLOSE)
         return b"".join(parts)

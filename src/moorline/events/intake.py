@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -31,6 +31,8 @@ from moorline.events.handshakes import Confirm
 from moorline.events.ledger import UNKNOWN
 from moorline.events.origin import Origin
 from moorline.events.places import digest
+from moorline.events.refused import CLOSE, ERRORS, Held, Portion, Refused
+from moorline.events.scheme import NeedsCertificate
 from moorline.events.verification import event_from, scheme_of
 from moorline.telemetry import logger
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
-__all__ = ["MAX_BODY", "Ask", "Entry", "Found", "Intake", "Refused", "scheme_named"]
+__all__ = ["MAX_BODY", "Ask", "Entry", "Found", "Intake", "scheme_named"]
 
 MAX_BODY: Final = 1024 * 1024
 """Bytes of a body, unless the receiver or the sender's scheme says otherwise."""
@@ -54,37 +56,7 @@ _STORED: Final = Reply(200, b'{"status":"stored"}')
 _DUPLICATE: Final = Reply(200, b'{"status":"duplicate"}')
 _NOTHING: Final = Reply(200, b'{"status":"nothing"}')
 _EMPTY: Final = Reply(200, b"")
-ERRORS: Final = {
-    400: b'{"error":"unusable event"}',
-    401: b'{"error":"unauthorized"}',
-    403: b'{"error":"forbidden"}',
-    404: b'{"error":"not found"}',
-    405: b'{"error":"method not allowed"}',
-    408: b'{"error":"request timeout"}',
-    413: b'{"error":"body too large"}',
-    415: b'{"error":"unsupported media type"}',
-    503: b'{"error":"try again later"}',
-}
-CLOSE: Final = ("connection", "close")
-
 log = logger("events")
-
-
-class Refused(Exception):
-    """The answer is this status; ``reason`` is for the operator. ``forged`` when the signature was not good."""
-
-    def __init__(self, status: int, reason: str, *headers: tuple[str, str], forged: bool = False) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-        self.forged = forged
-        self.body: bytes | None = None
-
-    @property
-    def reply(self) -> Reply:
-        """What the sender sees of it."""
-        return Reply(self.status, ERRORS[self.status], headers=self.headers)
 
 
 class Ask(NamedTuple):
@@ -98,7 +70,7 @@ class Ask(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A delivery that may come in: who it is for, and how much of it."""
+    """A delivery that may come in: who it is for, how much of it, and how it is compressed."""
 
     service: str
     token: str
@@ -106,6 +78,7 @@ class Entry(NamedTuple):
     scheme: Scheme
     secrets: Sequence[Key]
     max_body: int
+    encoding: str
 
 
 class Found(NamedTuple):
@@ -142,6 +115,7 @@ class Intake:
         self._clock = clock
         self.certificates = Certificates(clock)
         self.answers = answers
+        self.held = Held()
 
     @staticmethod
     def prepare() -> None:
@@ -165,10 +139,10 @@ class Intake:
                 return reply
         if ask.method not in scheme.methods:
             raise Refused(405, f"method {ask.method}", ("allow", ", ".join(scheme.methods)))
-        encoding = _encoding(ask)
+        encoding = ask.headers.get("content-encoding", "").strip().lower()
         if encoding and encoding not in _ENCODINGS:
             raise Refused(415, f"content-encoding {encoding[:40]!r}", ("accept-encoding", "gzip, deflate"))
-        return Entry(service, token, ask, scheme, secrets, self._max_body or scheme.largest or MAX_BODY)
+        return Entry(service, token, ask, scheme, secrets, self._max_body or scheme.largest or MAX_BODY, encoding)
 
     def _configured(self, service: str) -> tuple[Scheme, Sequence[Key]]:
         if not service or len(service) > LONGEST_NAME:
@@ -189,16 +163,39 @@ class Intake:
             try:
                 own = self._environment.of(handshake.env) if handshake.env else secrets
                 reply = handshake.opening(ask.query, ask.method, own) if own else None
-            except (ConfigurationError, InvalidSignature, ValueError) as error:
+            except ConfigurationError as error:
+                raise _unusable(error) from error
+            except (InvalidSignature, ValueError) as error:
                 raise Refused(404, f"the handshake cannot be answered: {error}") from error
             if reply is not None and reply.status in ERRORS:
                 raise Refused(reply.status, "the handshake's token is not ours", forged=True)
             if reply is not None:
-                log.info("event_handshake", service=scheme.env, status=reply.status)
+                log.info("event_handshake", service=ask.name.partition("/")[0], status=reply.status)
                 return reply
         return None
 
     # --- with the body
+
+    def judged(self, entry: Entry, body: bytes, portion: Portion) -> Generator[str, bytes, Found]:
+        """As ``check``, with all that must be asked for it: yields an address, and is resumed with what stands there.
+
+        A driver throws the CallError in if that cannot be had. Raises Refused.
+        """
+        if entry.encoding in _COMPRESSED:
+            portion.add(entry.max_body)
+        try:
+            try:
+                found = self.check(entry, body)
+            except NeedsCertificate as need:
+                self.certificates.keep(need.url, (yield need.url))
+                found = self.check(entry, body)
+            if found.confirm is not None:
+                yield found.confirm.url
+        except CallError as error:
+            raise self.unavailable(error) from error
+        except InvalidSignature as error:  # what was fetched is no certificate that is valid now
+            raise Refused(401, error.reason, forged=True) from error
+        return found
 
     def check(self, entry: Entry, body: bytes) -> Found:
         """The events of a delivery that is signed well. Raises Refused, and NeedsCertificate for one to be fetched."""
@@ -213,7 +210,7 @@ class Intake:
         now = self._clock.wall()
         delivery = Delivery(ask.headers, body, method=ask.method, url=ask.url, token=entry.token, received_at=now)
         try:
-            if _encoding(ask) in _COMPRESSED:
+            if entry.encoding in _COMPRESSED:
                 delivery = _inflated(delivery, entry.max_body, ask, entry.token)
             proof = scheme.check(delivery, entry.secrets, now=now, certificates=self.certificates)
             if scheme.handshakes:
@@ -308,9 +305,6 @@ class Intake:
 
 UNAVAILABLE: Final = (StoreError, Misuse)
 """What the store raises when nothing can be stored now."""
-UNREACHED: Final = (CallError,)
-"""What a fetch raises."""
-
 _COMPRESSED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _ENCODINGS: Final = frozenset({"identity"}) | _COMPRESSED
 
@@ -324,10 +318,6 @@ def _shown(scheme: Scheme, headers: Mapping[str, str]) -> Mapping[str, str]:
 def _unusable(error: ConfigurationError) -> Refused:
     """The answer when what is set cannot be used: the sender comes again, when somebody has mended it."""
     return Refused(503, f"the secret cannot be used: {error}", ("retry-after", str(_MENDED_SECONDS)))
-
-
-def _encoding(ask: Ask) -> str:
-    return ask.headers.get("content-encoding", "").strip().lower()
 
 
 def _inflated(delivery: Delivery, most: int, ask: Ask, token: str) -> Delivery:

@@ -21,31 +21,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, MutableMapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from moorline.clock import SYSTEM
-from moorline.errors import ConfigurationError, InvalidSignature, StoreOverloaded
+from moorline.errors import CallError, ConfigurationError, StoreOverloaded
 from moorline.events.admission import Admission
 from moorline.events.fetching import fetch
 from moorline.events.intake import (
-    CLOSE,
     MAX_BODY,
     UNAVAILABLE,
-    UNREACHED,
     Ask,
     Entry,
     Found,
     Intake,
-    Refused,
     announced,
     folded,
     log,
     scheme_named,
 )
-from moorline.events.scheme import NeedsCertificate
+from moorline.events.refused import CLOSE, Portion, Refused
 from moorline.events.stepping import first_step
 
 if TYPE_CHECKING:
@@ -118,13 +115,16 @@ class Receiver:
             await _not_http(scope, receive, send)
             return
         ask = self._ask(scope)
+        portion = Portion(self.intake.held)
         try:
-            reply = await self._received(ask, receive)
+            reply = await self._received(ask, receive, portion)
         except Refused as refused:
             reply = self.intake.refused(ask, refused)
         except _Disconnected:
             log.info("event_sender_left", service=ask.name.partition("/")[0])
             return
+        finally:
+            portion.release()
         await _send(send, reply, head=ask.method == "HEAD")
 
     def _ask(self, scope: MutableMapping[str, Any]) -> Ask:
@@ -143,7 +143,7 @@ class Receiver:
         peer = client[0] if client else None
         return self.intake.origin.url(scope.get("scheme", "http"), host, path, query, headers=headers, client=peer)
 
-    async def _received(self, ask: Ask, receive: Receive) -> Reply:
+    async def _received(self, ask: Ask, receive: Receive, portion: Portion) -> Reply:
         """The answer to a good delivery. Raises Refused for every other."""
         intake = self.intake
         entry = intake.admit(ask)
@@ -153,13 +153,16 @@ class Receiver:
             self._admission.check()
         except UNAVAILABLE as error:
             raise intake.unavailable(error, told=isinstance(error, StoreOverloaded)) from error
-        body = await self._body(entry, receive)
+        body = await self._body(entry, receive, portion)
+        steps = intake.judged(entry, body, portion)
         try:
-            found = intake.check(entry, body)
-        except NeedsCertificate as need:
-            found = await self._with_certificate(entry, body, need.url)
+            url = next(steps)
+        except StopIteration as ended:
+            found: Found = ended.value
+        else:
+            found = await self._fetched(steps, url)
         if found.reply is not None:
-            return await self._confirmed(found)
+            return found.reply
         events = found.events
         try:
             if len(events) == 1:
@@ -175,25 +178,21 @@ class Receiver:
                 return await intake.answers.answered(event) or reply
         return reply
 
-    async def _with_certificate(self, entry: Entry, body: bytes, url: str) -> Found:
+    async def _fetched(self, steps: Generator[str, bytes, Found], url: str) -> Found:
+        """What the steps come to, with what they ask for."""
         try:
-            self.intake.certificates.keep(url, await self.fetch(url))
-            return self.intake.check(entry, body)
-        except UNREACHED as error:
-            raise self.intake.unavailable(error) from error
-        except InvalidSignature as error:
-            raise Refused(401, error.reason, forged=True) from error
+            while True:
+                try:
+                    got = await self.fetch(url)
+                except CallError as error:
+                    url = steps.throw(error)
+                else:
+                    url = steps.send(got)
+        except StopIteration as ended:
+            found: Found = ended.value
+            return found
 
-    async def _confirmed(self, found: Found) -> Reply:
-        if found.confirm is not None:
-            try:
-                await self.fetch(found.confirm.url)
-            except UNREACHED as error:
-                raise self.intake.unavailable(error) from error
-        assert found.reply is not None
-        return found.reply
-
-    async def _body(self, entry: Entry, receive: Receive) -> bytes:
+    async def _body(self, entry: Entry, receive: Receive, portion: Portion) -> bytes:
         """All of it, within size and time. What is too large is read a while longer, so that its sender sees why."""
         headers = entry.ask.headers
         length = announced(headers)
@@ -210,7 +209,7 @@ class Receiver:
                 if waiting is not None:
                     message = await waiting
                 assert message is not None
-                return await _rest(message, receive, entry.max_body)
+                return await _rest(message, receive, entry.max_body, portion)
         except TimeoutError as error:
             raise Refused(408, f"the body was not there after {self.body_timeout:g} s", CLOSE) from error
 
@@ -230,7 +229,7 @@ def below_mount(scope: MutableMapping[str, Any]) -> str:
     return path
 
 
-async def _rest(message: Message, receive: Receive, most: int) -> bytes:
+async def _rest(message: Message, receive: Receive, most: int, portion: Portion) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -239,6 +238,7 @@ async def _rest(message: Message, receive: Receive, most: int) -> bytes:
         part: bytes = message.get("body", b"")
         size += len(part)
         if size <= most:
+            portion.add(len(part))
             parts.append(part)
         else:
             parts.clear()
