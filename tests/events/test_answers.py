@@ -169,3 +169,27 @@ def test_a_reply_that_cannot_be_sent_is_refused(wrong: dict[str, Any]):
     """No redirect, no 'gone', no header that could be two."""
     with pytest.raises(ConfigurationError):
         Reply(**wrong)
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_what_was_cancelled_before_it_began_gives_its_place_back(steps: int, monkeypatch: pytest.MonkeyPatch):
+    """Else a process whose senders leave early would answer nobody after a while."""
+    answers = Answers(at_once=1)
+    answers.on(GitHub)(lambda _: "pong")
+
+    async def no_thread_is_free(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(answers._threads, "run", no_thread_is_free)
+        task = asyncio.ensure_future(answers.answered(event()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    reply = await answers.answered(event())
+    assert reply is not None
+    assert reply.body == b"pong"

@@ -44,6 +44,36 @@ class _Answering:
     name: str
 
 
+class _Slot:
+    """One of those under way, given back once."""
+
+    def __init__(self, slots: threading.BoundedSemaphore) -> None:
+        self._slots = slots
+        self._lock = threading.Lock()
+        self._held = True
+        self._in_thread = False
+
+    def release(self) -> None:
+        """A second time is harmless."""
+        with self._lock:
+            held, self._held = self._held, False
+        if held:
+            self._slots.release()
+
+    def within(self, function: Callable[[Event], Any], event: Event) -> Any:
+        """What the function returns, in a thread that holds the slot until then."""
+        self._in_thread = True
+        try:
+            return function(event)
+        finally:
+            self.release()
+
+    def ended(self, _: object) -> None:
+        """The task has ended, perhaps before it began. A thread that runs cannot be stopped: it keeps the slot."""
+        if not self._in_thread:
+            self.release()
+
+
 class Answers:
     """The answering functions of one application: at most one for each pattern."""
 
@@ -93,8 +123,10 @@ class Answers:
             log.warning("answer_left_out", function=answering.name, reason="too many are under way")
             return None
         # A task of its own: whatever it does with its cancellation, the sender does not wait longer.
-        task = asyncio.ensure_future(self._called(answering, event))
+        slot = _Slot(self._slots)
+        task = asyncio.ensure_future(self._called(answering, event, slot))
         self._left.add(task)
+        task.add_done_callback(slot.ended)
         task.add_done_callback(self._ended)
         try:
             async with asyncio.timeout(answering.within):
@@ -121,22 +153,12 @@ class Answers:
                 return found
         return None
 
-    async def _called(self, answering: _Answering, event: Event) -> Any:
+    async def _called(self, answering: _Answering, event: Event, slot: _Slot) -> Any:
         function = answering.function
-        if not inspect.iscoroutinefunction(function):
-            # The slot is the thread's, which cannot be stopped, and not that of who waits for it.
-            result = await self._threads.run(self._in_thread, [function, event], {})
-            return await result if inspect.iscoroutine(result) else result
-        try:
+        if inspect.iscoroutinefunction(function):
             return await function(event)
-        finally:
-            self._slots.release()
-
-    def _in_thread(self, function: Callable[[Event], Any], event: Event) -> Any:
-        try:
-            return function(event)
-        finally:
-            self._slots.release()
+        result = await self._threads.run(slot.within, [function, event], {})
+        return await result if inspect.iscoroutine(result) else result
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)
