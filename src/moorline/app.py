@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
-from moorline import redaction, registry
+from moorline import registry
 from moorline import settings as _settings
 from moorline.calls.call import Call
 from moorline.calls.guards import PROCESS
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import CallError, ConfigurationError, Misuse, OutcomeUnknown, StoreError
+from moorline.durable import DurableCalls
+from moorline.errors import ConfigurationError, StoreError
 from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.answers import Answers
 from moorline.events.ending import ending_secrets, senders, with_secrets
@@ -26,8 +26,6 @@ from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, below_mount
 from moorline.events.sources import Sources
 from moorline.jobs.brokers.sql import SqlBroker
-from moorline.jobs.enqueue import EnqueueOptions
-from moorline.jobs.outcome import Discard
 from moorline.jobs.registry import Jobs
 from moorline.policies.policy import Policy
 from moorline.store import Store
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     from moorline.jobs.chores import Chore
     from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
-    from moorline.jobs.job import Claim, JobHandle
+    from moorline.jobs.job import JobHandle
     from moorline.jobs.registry import JobFunction
     from moorline.jobs.worker import Worker
 
@@ -59,9 +57,6 @@ R = TypeVar("R")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-CALL_JOB = "call"
-"""The name under which durable Calls are stored as jobs."""
 
 _CHORE_SECONDS = 60.0
 
@@ -100,8 +95,8 @@ class Moorline:
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         self.inbox = Inbox(self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, **compressing)
         self.jobs = Jobs(SqlBroker(self.store), clock=clock)
-        self.jobs.handler(CALL_JOB, self._run_call)
         self._services: dict[str, Service] = {}
+        self._durable = DurableCalls(self.jobs, self._services, self._service_for)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._opening: asyncio.Future[Store] | None = None
         self._tapped = False
@@ -440,40 +435,7 @@ class Moorline:
 
         Raises ConfigurationError for an option that is none, Misuse for a Call that no queue can carry.
         """
-        unknown = sorted(set(options) - set(EnqueueOptions.__slots__))
-        if unknown:
-            known = ", ".join(("retries", *EnqueueOptions.__slots__))
-            raise ConfigurationError(f"enqueue: {unknown[0]!r} is no option of a job; known: {known}")
-        _check_retries(retries)
-        for service in call.services:
-            if self._services.get(service.name) is not service:
-                raise Misuse(
-                    f"{service.name}: this is not the first {type(service).__name__} of the application, and a worker"
-                    " would send the Call with the other one's key and options; enqueue a job that makes the Call"
-                )
-        payload = json.dumps(call.to_payload()).encode()
-        return self.jobs.enqueue(CALL_JOB, payload, max_attempts=retries + 1, options=EnqueueOptions(**options))
-
-    async def _run_call(self, claim: Claim) -> Any:
-        call: Call[Any] = Call.from_payload(json.loads(claim.payload), self._service_for, attempt=claim.deliveries)
-        safe = call.repeatable
-        if claim.crashes and not safe:
-            return Discard("a worker died while this was being sent: it may have been done, and is not safe to repeat")
-        try:
-            await call
-        except asyncio.CancelledError:
-            if safe:
-                raise  # it is given back
-            # The worker stops, and what it gives back would be sent again: this must not be.
-            return Discard("the worker stopped while this was sent: it may have been done, and is not safe to repeat")
-        except CallError as error:
-            # With a key the service answers a repetition with the first result; without one, repeating acts again.
-            if error.outcome == "unknown" and not safe:
-                return Discard(redaction.text(str(error)))
-            if error.retryable or isinstance(error, OutcomeUnknown):
-                raise
-            return Discard(redaction.text(str(error)))
-        return None
+        return self._durable.enqueue(call, retries, options)
 
     def _service_for(self, name: str) -> Service:
         known = self._services.get(name)
@@ -499,8 +461,3 @@ def _posting(url: str | None) -> list[Callable[[Alert], object]]:
     from moorline.events.alert_post import AlertPost
 
     return [AlertPost(url)]
-
-
-def _check_retries(retries: object) -> None:
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigurationError(f"retries: expected a whole number, 0 or more, got {retries!r}")

@@ -16,6 +16,7 @@ from moorline.events.models import Model, model_of
 from moorline.events.ordering import Key, Ordering
 from moorline.events.verification import scheme_of
 from moorline.events.where import Filter, Where, filter_of
+from moorline.jobs.enqueue import check_retries
 from moorline.jobs.intake import Batching
 from moorline.jobs.order import OnDead
 
@@ -120,7 +121,7 @@ class Handlers:
         """
         sender = self._sender(service)
         check_pattern(type)
-        _check_retries(retries)
+        check_retries(retries)
         if on_mismatch not in get_args(OnMismatch):
             raise ConfigurationError(f'on_mismatch: expected "dead" or "skip", got {on_mismatch!r}')
         if on_dead != "block" and key is None:
@@ -187,11 +188,6 @@ def check_pattern(pattern: object) -> None:
 def _check_name(name: object) -> None:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise ConfigurationError(f"name: expected a non-empty text, got {name!r}")
-
-
-def _check_retries(retries: object) -> None:
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise ConfigurationError(f"retries: expected a whole number, 0 or more, got {retries!r}")
 
 
 def _name_for(function: Callable[..., Any], sender: str, name: str | None) -> str:

@@ -14,7 +14,7 @@ from moorline.errors import ConfigurationError, Misuse
 from moorline.jobs.broker import Broker
 from moorline.jobs.job import LOWEST_PRIORITY, JobRow
 
-__all__ = ["EnqueueOptions", "Enqueued"]
+__all__ = ["EnqueueOptions", "Enqueued", "check_retries"]
 
 T = TypeVar("T")
 
@@ -149,3 +149,9 @@ def _in_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def check_retries(retries: object) -> None:
+    """Raises ConfigurationError unless it is a whole number, 0 or more."""
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise ConfigurationError(f"retries: expected a whole number, 0 or more, got {retries!r}")
