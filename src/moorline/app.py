@@ -19,11 +19,13 @@ from moorline.durable import DurableCalls
 from moorline.errors import ConfigurationError, StoreError
 from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.answers import Answers
+from moorline.events.delivery import Reply
 from moorline.events.ending import ending_secrets, senders, with_secrets
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
-from moorline.events.receiver import Receiver, below_mount
+from moorline.events.receiver import Receiver, below_mount, send_reply
+from moorline.events.refused import ERRORS
 from moorline.events.sources import Sources
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.registry import Jobs
@@ -395,14 +397,12 @@ class Moorline:
                 return
 
     async def _health(self, path: str, scope: Scope, send: Send) -> None:
-        status, body, more = 200, b'{"status":"ok"}', []
+        reply = Reply(200, b'{"status":"ok"}')
         if scope["method"] not in ("GET", "HEAD"):
-            status, body, more = 405, b'{"error":"method not allowed"}', [(b"allow", b"GET, HEAD")]
+            reply = Reply(405, ERRORS[405], headers=(("allow", "GET, HEAD"),))
         elif path == "/readyz" and not await self._ready():
-            status, body, more = 503, b'{"status":"the database does not answer"}', [(b"retry-after", b"5")]
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *more]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+            reply = Reply(503, b'{"status":"the database does not answer"}', headers=(("retry-after", "5"),))
+        await send_reply(send, reply, head=scope["method"] == "HEAD")
 
     async def _ready(self) -> bool:
         try:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
-__all__ = ["MAX_BODY", "Receiver", "below_mount", "scheme_named"]
+__all__ = ["MAX_BODY", "Receiver", "below_mount", "scheme_named", "send_reply"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -125,7 +125,7 @@ class Receiver:
             return
         finally:
             portion.release()
-        await _send(send, reply, head=ask.method == "HEAD")
+        await send_reply(send, reply, head=ask.method == "HEAD")
 
     def _ask(self, scope: MutableMapping[str, Any]) -> Ask:
         below = below_mount(scope)
@@ -250,7 +250,8 @@ async def _rest(message: Message, receive: Receive, most: int, portion: Portion)
         message = await receive()
 
 
-async def _send(send: Send, reply: Reply, *, head: bool) -> None:
+async def send_reply(send: Send, reply: Reply, *, head: bool) -> None:
+    """Send it over ASGI; ``head`` leaves the body out."""
     # Fresh objects each time: middleware changes what passes through it.
     body = reply.body
     plain = [(b"content-length", str(len(body)).encode())]
