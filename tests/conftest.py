@@ -11,13 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from tests.machines import why_no_machines
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
 
-from moorline import telemetry
+from moorline import live_values, telemetry
 
 _SHARED_STATE = "MOORLINE_TEST_STATE"
 _OWNER = "MOORLINE_TEST_OWNER"
@@ -120,6 +121,18 @@ def _logs_as_before() -> Iterator[None]:
         root.removeHandler(handler)
     for name, old in levels.items():
         logging.getLogger(name).setLevel(old)
+
+
+@pytest.fixture(autouse=True)
+def _live_values_as_before() -> Iterator[None]:
+    """A secret of one test (``Secret("token")``) must not mask the words of those that run after it."""
+    tables: list[dict[Any, Any]] = [live_values._values, live_values._anchors, live_values._odd]
+    kept = [(table, table.copy()) for table in tables]
+    yield
+    with live_values._lock:
+        for table, before in kept:
+            table.clear()
+            table.update(before)
 
 
 @pytest.fixture(scope="session")
