@@ -22,6 +22,7 @@ BUSY_SECONDS = 5.0
 
 READERS = 4
 _SQLITE_BUSY = 5
+_STATEMENTS = 512  # that stay prepared; an insertion has one for each number of its rows
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the same again may succeed
 _UNDEFINED = frozenset({"42P01", "42703"})  # no such table, no such column
 
@@ -76,7 +77,12 @@ def _sqlite(url: URL) -> Engines:
     options: dict[str, Any] = {
         "hide_parameters": True,
         # isolation_level None: transactions begin where we say so, not before the first INSERT.
-        "connect_args": {"isolation_level": None, "check_same_thread": False, "timeout": BUSY_SECONDS},
+        "connect_args": {
+            "isolation_level": None,
+            "check_same_thread": False,
+            "timeout": BUSY_SECONDS,
+            "cached_statements": _STATEMENTS,
+        },
     }
     write = sa.create_engine(url, pool_size=1, **options)
     read = sa.create_engine(url, pool_size=READERS, max_overflow=2, **options)
@@ -92,10 +98,12 @@ def _sqlite_writer(connection: sqlite3.Connection, _record: object) -> None:
         "journal_mode = WAL",
         "synchronous = FULL",  # what was acknowledged survives a power cut
         "fullfsync = ON",  # macOS: fsync alone does not reach the disk there
-        "wal_autocheckpoint = 4000",
+        "wal_autocheckpoint = 1000",  # 8 MB: the commit that copies them back holds all others up meanwhile
         "journal_size_limit = 67108864",
         "temp_store = MEMORY",
         "cache_size = -8192",
+        # SQLite's own wait sleeps up to 100 ms between tries, and starves one of two busy processes: we wait ourselves.
+        "busy_timeout = 0",
     ):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -106,9 +114,7 @@ def _sqlite_reader(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    # SQLite's own busy handler sleeps up to 100 ms between tries, and starves one of two busy processes.
     until = SYSTEM.monotonic() + BUSY_SECONDS
-    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
     while True:
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

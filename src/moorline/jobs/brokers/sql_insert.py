@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -17,35 +18,40 @@ from moorline.store.schema import jobs
 __all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "insertion"]
 
 _COLUMNS: Final = ", ".join(JobRow._fields)
-_CHUNKS: Final = (64, 32, 16, 8, 4, 2, 1)
+_LARGEST: Final = 64  # rows of one of SQLite's statements
 _PLACES: Final = "?, " * len(JobRow._fields)
 _TYPES: Final = ("text", "text", "bytea", "float8", "float8", "text", "int2", "int4", "text", "text", "text")
 
 
 class Insertion(NamedTuple):
-    """An INSERT of jobs in the forms of both databases; ``state`` is None where each row ends with its own."""
+    """An INSERT of jobs; ``state`` is None where each row ends with its own, ``end`` is how the statement ends."""
 
     state: State | None
-    sqlite: dict[int, str]
+    end: str
     postgres: str
+
+    def sqlite(self, rows: int) -> str:
+        """For so many rows."""
+        return _sqlite_insert("?" if self.state is None else f"'{self.state}'", self.end, rows)
 
 
 def insertion(state: State | None, end: str = "") -> Insertion:
     """Inserts jobs in that state; ``end`` is how the statement ends."""
-    place, types = ("?", (*_TYPES, "text")) if state is None else (f"'{state}'", _TYPES)
-    # Chunks of fixed sizes: SQLite runs many rows in one step (each step gives up the interpreter's lock), and the
-    # prepared statements stay few.
-    sqlite = {
-        size: f"INSERT INTO jobs ({_COLUMNS}, state) VALUES " + ", ".join([f"({_PLACES}{place})"] * size) + end  # noqa: S608
-        for size in _CHUNKS
-    }
-    arrays = ", ".join(f"%s::{kind}[]" for kind in types)
-    constant = "" if state is None else f", {place}"
+    arrays = ", ".join(f"%s::{kind}[]" for kind in (*_TYPES, *(("text",) if state is None else ())))
+    constant = "" if state is None else f", '{state}'"
     return Insertion(
         state,
-        sqlite,
+        end,
         f"INSERT INTO jobs ({_COLUMNS}, state) SELECT *{constant} FROM unnest({arrays}){end}",  # noqa: S608
     )
+
+
+@cache
+def _sqlite_insert(place: str, end: str, rows: int) -> str:
+    # Many rows in one statement: each one that is run gives the interpreter's lock up, several times, and waits for it
+    # again against a busy event loop.
+    places = ", ".join([f"({_PLACES}{place})"] * rows)
+    return f"INSERT INTO jobs ({_COLUMNS}, state) VALUES {places}{end}"  # noqa: S608
 
 
 _READY: Final = insertion("ready")
@@ -96,7 +102,7 @@ def insert_rows(connection: Connection, how: Insertion, rows: Sequence[tuple[Any
     """Insert job rows as they are."""
     driver = connection.dialect.driver
     if driver == "pysqlite":
-        _insert_chunks(connection, how.sqlite, rows)
+        _insert_chunks(connection, how, rows)
     elif driver == "psycopg":
         connection.exec_driver_sql(how.postgres, tuple(map(list, zip(*rows, strict=True))))
     else:
@@ -134,13 +140,10 @@ def _states(connection: Connection, rows: list[JobRow], *, brief: bool) -> list[
     return states
 
 
-def _insert_chunks(connection: Connection, statements: dict[int, str], rows: Sequence[tuple[Any, ...]]) -> None:
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            part = rows[start : start + size]
-            connection.exec_driver_sql(statements[size], tuple(value for row in part for value in row))
-            start += size
+def _insert_chunks(connection: Connection, how: Insertion, rows: Sequence[tuple[Any, ...]]) -> None:
+    for start in range(0, len(rows), _LARGEST):
+        part = rows[start : start + _LARGEST]
+        connection.exec_driver_sql(how.sqlite(len(part)), tuple([value for row in part for value in row]))
 
 
 def _insert_unique(connection: Connection, row: JobRow) -> str:
