@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,12 @@ def receiver(machine: Machine, ledger: Ledger, url: str) -> Kept:
     return kept(machine, ledger, url, "serve", "ledger_app:app", "--host", machine.address, "--port", str(PORT))
 
 
+def _listens(address: tuple[str, int]) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(address) == 0
+
+
 async def test_machines_die_and_links_are_cut(network: Network, database_url: str, tmp_path: Path) -> None:
     """A receiver and a worker are killed, then the others' links are cut for seconds: nothing lost, nothing twice."""
     ledger = Ledger(tmp_path)
@@ -60,6 +68,8 @@ async def test_machines_die_and_links_are_cut(network: Network, database_url: st
             await stack.enter_async_context(kept(machine, ledger, database_url, "worker", "ledger_app:app"))
             for machine in machines[2:]
         ]
+        for address in addresses:  # else the one that is ready first may get all that is allowed
+            await so(partial(_listens, address))
         async with asyncio.TaskGroup() as group:
             crowd.allowed = EVENTS // 3
             group.create_task(crowd.send())
