@@ -21,6 +21,8 @@ __all__ = [
 MAX_CRASHES: Final = 3
 """A job whose worker died this many times is dead: it is the job that kills."""
 
+_SHOWN_ERROR: Final = 500  # characters
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
@@ -59,6 +61,11 @@ class Completion(NamedTuple):
     reason: str | None = None
     error: JobFailure | None = None
     order_key: str | None = None
+
+    @property
+    def last_error(self) -> str | None:
+        """The failure in a line, as the job shows it."""
+        return None if self.error is None else f"{self.error.type}: {self.error.message}"[:_SHOWN_ERROR]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +173,10 @@ class Broker(Protocol):
 
     async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
         """Delete up to *limit* jobs that were done or cancelled before then. Dead letters stay."""
+        ...
+
+    def close(self) -> None:
+        """Send what waits, and end what it has opened itself."""
         ...
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:

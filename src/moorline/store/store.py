@@ -174,6 +174,22 @@ class Store:
                     raise translated(error) from error
         raise AssertionError("unreachable")
 
+    def shared_with(self, connection: object) -> Connection:
+        """The connection, for writing in its transaction. Raises ConfigurationError unless it is to this database."""
+        if not isinstance(connection, Connection):
+            raise ConfigurationError(f"within: {type(connection).__name__} is not a SQLAlchemy connection")
+        theirs = connection.engine.url
+        same = theirs.get_backend_name() == self.dialect
+        if same and self.dialect == "sqlite":
+            # Two paths to one file are one database, so the file is compared, not its name.
+            same = self.read_sync(_sqlite_file) == _sqlite_file(connection)
+        if not same:
+            other, own = (url.render_as_string(hide_password=True) for url in (theirs, self._url))
+            raise ConfigurationError(
+                f"within: the connection is to {other}, and jobs are kept in {own}: they cannot share a transaction"
+            )
+        return connection
+
     # --- waking each other
 
     def notify(self, channel: str, *, delay: float = 0.0) -> None:
@@ -252,3 +268,8 @@ def _opened(part: T | None) -> T:
 
 def _signals(url: sa.URL) -> Signals:
     return SqliteSignals(str(url.database)) if url.get_backend_name() == "sqlite" else PostgresSignals(url)
+
+
+def _sqlite_file(connection: Connection) -> str:
+    main = "SELECT file FROM pragma_database_list WHERE name = 'main'"
+    return str(connection.exec_driver_sql(main).scalar_one())

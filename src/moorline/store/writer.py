@@ -13,7 +13,8 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Final, TypeAlias, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -22,7 +23,7 @@ from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
 from moorline.store.engines import is_conflict, is_disconnect, translated
 from moorline.store.pressure import Pressure
 
-__all__ = ["Apply", "Writer"]
+__all__ = ["Apply", "Session", "Writer"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -31,9 +32,24 @@ Apply: TypeAlias = Callable[[Connection, list[P]], Sequence[R | Exception]]
 that payload's submitter alone; an exception that is raised rolls the group back, and each payload is tried alone. It
 may be called again for the same payload, so it does nothing but database work."""
 
+AnyApply: TypeAlias = Callable[[Any, list[P]], Sequence[R | Exception]]
+"""As ``Apply``, on whatever ``connect`` gives."""
+
 MAX_GROUP: Final = 2_000
 _PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
 _TRIES: Final = 3
+
+
+class Session(Protocol):
+    """What the writer needs of a connection: SQLAlchemy's, or one where every write is a transaction of its own."""
+
+    def begin(self) -> AbstractContextManager[Any]:
+        """A transaction, which can ``commit``."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect."""
+        ...
 
 
 class _Item:
@@ -51,14 +67,14 @@ class _Item:
 class Writer:
     """The writer thread. ``connect`` opens the connection that it alone uses; at most ``max_waiting`` payloads wait."""
 
-    def __init__(self, connect: Callable[[], Connection], *, max_waiting: int, clock: Clock = SYSTEM) -> None:
+    def __init__(self, connect: Callable[[], Session], *, max_waiting: int, clock: Clock = SYSTEM) -> None:
         self._connect = connect
         self._max_waiting = max_waiting
         self._clock = clock
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._queued = 0
         self._turns: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
-        self._connection: Connection | None = None
+        self._connection: Session | None = None
         self._down_until = 0.0
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -98,7 +114,7 @@ class Writer:
                 later = 5.0 if wait == math.inf else max(1.0, wait)
                 raise StoreOverloaded(f"{waiting} writes wait, one more would for {wait:.2f} s", retry_after=later)
 
-    def submit(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> Future[R]:
+    def submit(self, apply: AnyApply[P, R], payload: P, *, within: float | None = None) -> Future[R]:
         """Queue *payload*; the future is done after the commit.
 
         Raises StoreOverloaded as ``admit`` does; the future raises StoreUnavailable when the database is down.
@@ -110,7 +126,7 @@ class Writer:
             self._put([_Item(apply, payload, future, None)])
         return future
 
-    def submit_async(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
+    def submit_async(self, apply: AnyApply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
         """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group.
 
         What is submitted in one turn of the loop is queued at its end: a writer that is woken by the first of many
@@ -217,7 +233,7 @@ class Writer:
                     raise
         raise AssertionError("unreachable")
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> Session:
         if self._connection is None:
             try:
                 self._connection = self._connect()

@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from moorline.errors import ConfigurationError, JobNotFound, JobStateError
+from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs, insert_missing
@@ -83,25 +83,9 @@ class SqlBroker:
 
     def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``. The connection's database must be the one that jobs are kept in."""
-        if not isinstance(connection, Connection):
-            raise ConfigurationError(f"within: {type(connection).__name__} is not a SQLAlchemy connection")
-        self._same_database(connection)
-        ids = insert_jobs(connection, rows, brief=False)
+        ids = insert_jobs(self.store.shared_with(connection), rows, brief=False)
         self.store.notify(CHANNEL, delay=_COMMIT_SOON)
         return ids
-
-    def _same_database(self, connection: Connection) -> None:
-        ours, theirs = self.store.url, connection.engine.url
-        same = theirs.get_backend_name() == ours.get_backend_name()
-        if same and self.store.dialect == "sqlite":
-            # Two paths to one file are one database, so the file is compared, not its name.
-            ours_file = self.store.read_sync(_sqlite_file)
-            same = ours_file == _sqlite_file(connection)
-        if not same:
-            raise ConfigurationError(
-                f"within: the connection is to {theirs.render_as_string(hide_password=True)},"
-                f" and jobs are kept in {ours.render_as_string(hide_password=True)}: they cannot share a transaction"
-            )
 
     # --- the worker's part
 
@@ -337,6 +321,9 @@ class SqlBroker:
         """See ``Broker``."""
         return await self.store.write(_prune, (ended_before, limit))
 
+    def close(self) -> None:
+        """See ``Broker``: the store is its caller's."""
+
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See ``Broker``."""
         return self.store.listen(CHANNEL, callback)
@@ -443,7 +430,3 @@ def _list(connection: Connection, which: JobFilter) -> list[Job]:
 def _counts(connection: Connection) -> dict[tuple[str, State], int]:
     query = sa.select(jobs.c.queue, jobs.c.state, sa.func.count()).group_by(jobs.c.queue, jobs.c.state)
     return {(queue, state): count for queue, state, count in connection.execute(query)}
-
-
-def _sqlite_file(connection: Connection) -> str:
-    return str(connection.exec_driver_sql("PRAGMA database_list").one()[2])

@@ -278,5 +278,5 @@ class _Postgres:
 
 
 def _flat(one: Completion) -> tuple[Any, ...]:
-    error = None if one.error is None else f"{one.error.type}: {one.error.message}"[:500]
-    return one.id, one.deliveries, one.state, one.run_at, int(one.refund), int(one.snoozed), one.reason, error
+    refund, snoozed = int(one.refund), int(one.snoozed)
+    return one.id, one.deliveries, one.state, one.run_at, refund, snoozed, one.reason, one.last_error
