@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -280,10 +280,23 @@ def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
 
 
 class RedisServer:
-    """A Redis for one ``with`` block, that a test may freeze, kill and start again on the same port."""
+    """A Redis for one ``with`` block, that a test may freeze, kill and start again on the same port.
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    With a *folder* it keeps there what it acknowledged, and has it again after a ``kill -9``.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path | None = None,
+        options: Sequence[str] = (),
+        port: int | None = None,
+        configuration: Path | None = None,
+    ) -> None:
+        self._folder = folder
+        self._options = options
+        self._configuration = configuration
+        self.port = free_port() if port is None else port
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -298,7 +311,14 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        if self._folder is None:
+            command += ["--appendonly", "no"]
+        else:
+            command += ["--appendonly", "yes", "--appendfsync", "always", "--dir", str(self._folder)]
+        if self._configuration is not None:  # of a sentinel
+            command = ["redis-server", str(self._configuration), "--port", str(self.port), "--sentinel"]
+        command += self._options
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, cwd=tempfile.gettempdir())
         until(self._listens)
@@ -320,6 +340,90 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def ask(self, *words: str) -> str:
+        """What redis-cli prints."""
+        command = ["redis-cli", "-p", str(self.port), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class RedisCluster:
+    """Three Redis nodes that are a cluster, for one ``with`` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._nodes: list[RedisServer] = []
+        for number in range(3):
+            (folder / str(number)).mkdir()
+            options = ["--cluster-enabled", "yes", "--dir", str(folder / str(number))]
+            self._nodes.append(RedisServer(options=options, port=_port_for_a_node()))
+        self.url = f"redis+cluster://127.0.0.1:{self._nodes[0].port}"
+
+    def __enter__(self) -> Self:
+        slots = [0, 5461, 10_923, 16_384]
+        for node, first, after in zip(self._nodes, slots, slots[1:], strict=False):
+            node.start()
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(after - 1))
+        for node in self._nodes[1:]:
+            self._nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", str(node.port))
+        for node in self._nodes:
+            until(lambda node=node: _agrees(node.ask("CLUSTER", "INFO")))  # type: ignore[misc]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for node in self._nodes:
+            node.kill()
+
+    def empty(self) -> None:
+        """Forget every key."""
+        for node in self._nodes:
+            node.ask("FLUSHALL")
+
+
+def _agrees(told: str) -> bool:
+    return "cluster_state:ok" in told and "cluster_known_nodes:3" in told and "cluster_slots_ok:16384" in told
+
+
+def _port_for_a_node() -> int:
+    """Nodes talk to each other 10,000 ports higher."""
+    while True:
+        port = free_port()
+        if port < 55_000:
+            return port
+
+
+class Sentinels:
+    """A Redis, its replica, and a sentinel that lets the one take the other's place, for one ``with`` block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._server = RedisServer()
+        self._replica = RedisServer(options=["--replicaof", "127.0.0.1", str(self._server.port)])
+        configuration = folder / "sentinel.conf"
+        configuration.write_text(
+            f"sentinel monitor jobs 127.0.0.1 {self._server.port} 1\n"
+            "sentinel down-after-milliseconds jobs 300\nsentinel failover-timeout jobs 2000\n"
+        )
+        self._sentinel = RedisServer(configuration=configuration)
+        self.url = f"redis+sentinel://127.0.0.1:{self._sentinel.port}/jobs"
+
+    def __enter__(self) -> Self:
+        for one in (self._server, self._replica):
+            one.start()
+        until(lambda: "master_link_status:up" in self._replica.ask("INFO", "replication"))
+        self._sentinel.start()
+        until(lambda: str(self._replica.port) in self._sentinel.ask("SENTINEL", "REPLICAS", "jobs"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for one in (self._sentinel, self._replica, self._server):
+            one.kill()
+
+    def wait_for_replica(self) -> None:
+        """Until the replica has all that the server has."""
+        until(lambda: self._server.ask("WAIT", "1", "1000").strip() == "1")
+
+    def kill_server(self) -> None:
+        """``kill -9``."""
+        self._server.kill()

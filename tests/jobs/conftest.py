@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.jobs.brokers import opened
+from tests.servers import RedisServer
 
 from moorline.clock import ManualClock
 from moorline.jobs.brokers.sql import SqlBroker
@@ -19,6 +21,31 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/moorline.db"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("redis", marks=pytest.mark.redis),
+    ]
+)
+def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of every broker; on Redis with a file that is flushed at each write."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/moorline.db"
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("durable_redis")
+        return server.url
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def durable_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that has what it acknowledged after a ``kill -9``."""
+    with RedisServer(folder=tmp_path) as server:
+        yield server
 
 
 @pytest.fixture
@@ -36,3 +63,10 @@ def store(database_url: str) -> Iterator[Store]:
 @pytest.fixture
 def jobs(store: Store) -> Jobs:
     return Jobs(SqlBroker(store))
+
+
+@pytest.fixture
+def any_jobs(broker_url: str) -> Iterator[Jobs]:
+    """Jobs on each broker."""
+    with opened(broker_url) as broker:
+        yield Jobs(broker)

@@ -1,4 +1,4 @@
-"""The worker process that the crash tests kill. Arguments: database URL, folder of journals."""
+"""The worker process that the crash tests kill. Arguments: broker URL, folder of journals."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
-from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
-from moorline.store import Store
 
 journal = os.open(f"{sys.argv[2]}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -27,8 +26,11 @@ async def poison(number: int) -> None:
 
 
 if __name__ == "__main__":
-    with Store(sys.argv[1]) as store:
-        jobs = Jobs(SqlBroker(store))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.jobs.brokers import opened
+
+    with opened(sys.argv[1], migrate=False) as broker:
+        jobs = Jobs(broker)
         jobs.function(innocent)
         jobs.function(poison)
         asyncio.run(Worker(jobs, concurrency=10, lease=1.0, poll=0.1).run())

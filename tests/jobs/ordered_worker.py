@@ -1,4 +1,4 @@
-"""A worker process for the tests of order. Arguments: database URL, folder of journals.
+"""A worker process for the tests of order. Arguments: broker URL, folder of journals.
 
 Each job notes in a file of its key when it begins and when it ends; a write to the kernel outlives the process.
 """
@@ -8,11 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
-from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
-from moorline.store import Store
 
 
 async def step(key: str, number: int) -> None:
@@ -27,7 +26,10 @@ async def step(key: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    with Store(sys.argv[1]) as store:
-        jobs = Jobs(SqlBroker(store))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from tests.jobs.brokers import opened
+
+    with opened(sys.argv[1], migrate=False) as broker:
+        jobs = Jobs(broker)
         jobs.function(step)
         asyncio.run(Worker(jobs, concurrency=10, lease=1.0, poll=0.1, quarantine=0.1).run())

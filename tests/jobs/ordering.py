@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.jobs.conformance import LEASE, done, enqueue, worker
+from tests.jobs.conformance import LEASE, done, enqueue, row, worker
 
 from moorline.clock import ManualClock
 from moorline.errors import JobStateError
@@ -184,3 +184,19 @@ class OrderConformance:
                 job_id for job_id, own in zip(ids, keys, strict=True) if own == key
             )
         assert len(claimed) == 1000
+
+
+class KnownIds:
+    """For brokers that know the ids of what they have: nothing is enqueued twice."""
+
+    async def test_what_is_enqueued_again_is_left_as_it_is(self, broker: Broker, clock: ManualClock) -> None:
+        """Whatever became of a job, its row changes nothing; a new one of its key does not wait for it."""
+        rows = [row(clock), row(clock, order_key=KEY), row(clock, order_key=KEY), row(clock, order_key=KEY)]
+        ids = [one.id for one in rows]
+        await broker.enqueue(rows[:2])
+        claims = (await broker.claim(worker(clock), 10)).jobs
+        await broker.finish([done(claim)._replace(order_key=claim.order_key) for claim in claims])
+        assert await broker.enqueue(rows, again=True) == ids
+        assert await states(broker, ids) == ["done", "done", "ready", "blocked"]
+        assert await broker.enqueue(rows, again=True) == ids
+        assert await states(broker, ids) == ["done", "done", "ready", "blocked"]

@@ -39,15 +39,18 @@ async def hit_twice(jobs: Jobs) -> bool:
     return any(job.crashes > 1 for some in waiting for job in some)
 
 
-async def test_killed_workers_lose_nothing_and_only_poison_dies(jobs: Jobs, database_url: str, tmp_path: Path) -> None:
+async def test_killed_workers_lose_nothing_and_only_poison_dies(
+    any_jobs: Jobs, broker_url: str, tmp_path: Path
+) -> None:
     """After 15 kills every job ran at least once; the dead are exactly the poison, three crashes each."""
+    jobs = any_jobs
     random_moments = random.Random(20261123)
     journals = tmp_path / "journals"
     journals.mkdir()
     good, bad = jobs.function(innocent), jobs.function(poison)
     numbers = 0
     kills = 0
-    process = start(database_url, journals)
+    process = start(broker_url, journals)
     try:
         for number in range(POISON):
             await bad.enqueue(number)
@@ -61,20 +64,20 @@ async def test_killed_workers_lose_nothing_and_only_poison_dies(jobs: Jobs, data
                 # A third hit of ours would make it dead, and rightly: nothing tells it from poison.
                 assert time.monotonic() < until
                 if process.poll() is not None:
-                    process = start(database_url, journals)
+                    process = start(broker_url, journals)
                 await asyncio.sleep(0.01)
             if process.poll() is None:
                 process.kill()
                 kills += 1
             process.wait()
-            process = start(database_url, journals)
+            process = start(broker_url, journals)
         while True:
             assert time.monotonic() < until, await jobs.broker.counts()
             counts = await jobs.broker.counts()
             if not any(counts.get(("default", state)) for state in ("ready", "running")):
                 break
             if process.poll() is not None:
-                process = start(database_url, journals)
+                process = start(broker_url, journals)
             await asyncio.sleep(0.1)
     finally:
         process.terminate()

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.jobs.brokers import opened, opened_empty
+from tests.servers import RedisServer
 
 from moorline.clock import ManualClock
 from moorline.errors import JobStateError
-from moorline.jobs.broker import Completion, JobFilter, WorkerInfo
+from moorline.jobs.broker import Broker, Completion, JobFilter, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim, Job, JobRow, State
 from moorline.jobs.order import YIELDS, is_head, order_key
-from moorline.store import Store
 from moorline.store.ids import new_id
 
 LEASE = 10.0
@@ -29,10 +32,9 @@ class OrderedJobs(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
-        self.store = Store(f"sqlite:///{self.folder.name}/jobs.db", clock=self.clock).open()
-        self.broker = SqlBroker(self.store)
+        self.closing = contextlib.ExitStack()
+        self.broker = self.opened()
         self.loop = asyncio.new_event_loop()
         self.me = self.worker()
         self.held: list[Claim] = []
@@ -40,11 +42,14 @@ class OrderedJobs(RuleBasedStateMachine):
         self.touched: set[str] = set()  # by a person: a retried job runs after what it once preceded
         self.ran: dict[str, list[str]] = {}
 
+    def opened(self) -> Broker:
+        folder = self.closing.enter_context(tempfile.TemporaryDirectory())
+        return self.closing.enter_context(opened(f"sqlite:///{folder}/jobs.db", clock=self.clock))
+
     def teardown(self) -> None:
         self.end_all()
-        self.store.close()
+        self.closing.close()
         self.loop.close()
-        self.folder.cleanup()
 
     def worker(self) -> WorkerInfo:
         now = self.clock.wall()
@@ -61,22 +66,6 @@ class OrderedJobs(RuleBasedStateMachine):
     def enqueue(self, keys: list[str | None], delay: float) -> None:
         now = self.clock.wall()
         self.run(self.broker.enqueue([JobRow(new_id(now), "n", b"", now + delay, now, order_key=key) for key in keys]))
-
-    @rule(key=st.sampled_from(KEYS[1:]), limit=st.integers(1, 3))
-    def enqueue_elsewhere(self, key: str, limit: int) -> None:
-        """In a transaction that knows nothing of the heads, as a caller's own on PostgreSQL."""
-        now = self.clock.wall()
-
-        def insert(connection, payloads):
-            for _ in range(limit):
-                connection.exec_driver_sql(
-                    "INSERT INTO jobs (id, name, queue, priority, payload, state, run_at, max_attempts, created_at,"
-                    " order_key) VALUES (?, 'n', 'default', 5, x'', 'blocked', ?, 6, ?, ?)",
-                    (new_id(now), now, now, key),
-                )
-            return payloads
-
-        self.store.write_sync(insert, None)
 
     @rule(limit=st.integers(1, 4), alone=st.booleans())
     def claim(self, limit: int, alone: bool) -> None:
@@ -190,8 +179,50 @@ class OrderedJobs(RuleBasedStateMachine):
         raise AssertionError(left)
 
 
-TestOrderedJobs = OrderedJobs.TestCase
+class SqlOrderedJobs(OrderedJobs):
+    """With what a caller's own transaction may add."""
+
+    broker: SqlBroker
+
+    @rule(key=st.sampled_from(KEYS[1:]), limit=st.integers(1, 3))
+    def enqueue_elsewhere(self, key: str, limit: int) -> None:
+        """In a transaction that knows nothing of the heads, as a caller's own on PostgreSQL."""
+        now = self.clock.wall()
+
+        def insert(connection, payloads):
+            for _ in range(limit):
+                connection.exec_driver_sql(
+                    "INSERT INTO jobs (id, name, queue, priority, payload, state, run_at, max_attempts, created_at,"
+                    " order_key) VALUES (?, 'n', 'default', 5, x'', 'blocked', ?, 6, ?, ?)",
+                    (new_id(now), now, now, key),
+                )
+            return payloads
+
+        self.broker.store.write_sync(insert, None)
+
+
+class RedisOrderedJobs(OrderedJobs):
+    """The same on Redis."""
+
+    server: ClassVar[RedisServer]
+
+    def opened(self) -> Broker:
+        return self.closing.enter_context(opened_empty(self.server, self.clock))
+
+
+TestOrderedJobs = SqlOrderedJobs.TestCase
 TestOrderedJobs.settings = settings(
     max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestOrderedJobs.__doc__ = "One head a key, in order, and none blocked for ever, whatever the order of things."
+
+
+@pytest.mark.redis
+class TestRedisOrderedJobs(RedisOrderedJobs.TestCase):  # type: ignore[misc,valid-type]
+    """As above, by the script's rules."""
+
+    settings = TestOrderedJobs.settings
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        RedisOrderedJobs.server = cls.enterClassContext(RedisServer())

@@ -135,12 +135,13 @@ async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(
     assert found == (0,)
 
 
-async def test_killed_workers_keep_the_order(jobs: Jobs, database_url: str, tmp_path: Path) -> None:
+async def test_killed_workers_keep_the_order(any_jobs: Jobs, broker_url: str, tmp_path: Path) -> None:
     """After kills at random moments a job may have begun twice, but never beside or after a later one of its key."""
+    jobs = any_jobs
     chance = random.Random(20261127)
     number = 0
     began = time.monotonic()
-    with workers(database_url, tmp_path) as running:
+    with workers(broker_url, tmp_path) as running:
         for _ in range(6):
             for _ in range(4):
                 await enqueue(jobs, number)
@@ -149,7 +150,7 @@ async def test_killed_workers_keep_the_order(jobs: Jobs, database_url: str, tmp_
             victim = chance.randrange(2)
             running[victim].kill()
             running[victim].wait(30)
-            running[victim] = start(database_url, tmp_path)
+            running[victim] = start(broker_url, tmp_path)
             # No third crash of a job: it would be taken for poison.
             await asyncio.sleep(1.5)
         while not await all_done(jobs, number * KEYS):

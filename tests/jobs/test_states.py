@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.jobs.brokers import opened, opened_empty
+from tests.servers import RedisServer
 
 from moorline.clock import ManualClock
 from moorline.errors import JobStateError
-from moorline.jobs.broker import MAX_CRASHES, Completion, JobFilter, WorkerInfo
-from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, WorkerInfo
 from moorline.jobs.job import Claim, JobRow, State
-from moorline.store import Store
 from moorline.store.ids import new_id
 
 LEASE = 10.0
@@ -49,21 +52,22 @@ class JobStates(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
-        self.store = Store(f"sqlite:///{self.folder.name}/jobs.db", clock=self.clock).open()
-        self.store.write_sync(_without_fsync, None)
-        self.broker = SqlBroker(self.store)
+        self.closing = contextlib.ExitStack()
+        self.broker = self.opened()
         self.loop = asyncio.new_event_loop()
         self.models: dict[str, Model] = {}
         self.hands = [self.worker(), self.worker()]
         self.leases: dict[str, float] = {}
         self.late: list[Claim] = []
 
+    def opened(self) -> Broker:
+        folder = self.closing.enter_context(tempfile.TemporaryDirectory())
+        return self.closing.enter_context(opened(f"sqlite:///{folder}/jobs.db", clock=self.clock))
+
     def teardown(self) -> None:
-        self.store.close()
+        self.closing.close()
         self.loop.close()
-        self.folder.cleanup()
 
     def worker(self) -> Hand:
         now = self.clock.wall()
@@ -222,9 +226,13 @@ class JobStates(RuleBasedStateMachine):
         assert all(0 <= job.attempts <= MAX_ATTEMPTS for job in jobs)
 
 
-def _without_fsync(connection, payloads):
-    connection.connection.driver_connection.execute("PRAGMA cache_size = -512")
-    return payloads
+class RedisJobStates(JobStates):
+    """The same on Redis."""
+
+    server: ClassVar[RedisServer]
+
+    def opened(self) -> Broker:
+        return self.closing.enter_context(opened_empty(self.server, self.clock))
 
 
 TestJobStates = JobStates.TestCase
@@ -235,3 +243,14 @@ TestJobStates.__doc__ = (
     "No job is lost or claimed by two at once, a late finisher changes nothing, and three crashes are dead, "
     "whatever the order of things."
 )
+
+
+@pytest.mark.redis
+class TestRedisJobStates(RedisJobStates.TestCase):  # type: ignore[misc,valid-type]
+    """As above, by the script's rules."""
+
+    settings = TestJobStates.settings
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        RedisJobStates.server = cls.enterClassContext(RedisServer())

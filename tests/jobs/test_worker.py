@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.jobs.brokers import opened
 
 from moorline.clock import ManualClock
 from moorline.errors import CircuitOpen, ConfigurationError, Misuse, StoreUnavailable
@@ -38,6 +39,11 @@ async def ran(jobs: Jobs, function: JobFunction[..., object], *args: object, tim
     for _ in range(times):
         await Worker(jobs, seed=SLOWLY).drain()
     return await only_job(jobs)
+
+
+@pytest.fixture
+def jobs(any_jobs: Jobs) -> Jobs:
+    return any_jobs
 
 
 async def test_async_and_plain_functions_run_with_their_arguments(jobs: Jobs) -> None:
@@ -71,14 +77,14 @@ async def test_jobs_do_not_see_each_others_context(jobs: Jobs) -> None:
     assert seen == [0] * 5
 
 
-async def test_a_failing_job_backs_off_and_dies(database_url: str, clock: ManualClock) -> None:
+async def test_a_failing_job_backs_off_and_dies(broker_url: str, clock: ManualClock) -> None:
     """It is tried once and ``retries`` times more, later each time, and is then dead with its errors kept redacted."""
 
     async def fails() -> None:
         raise ValueError("the key sk_live_abcdefghijklmnopqrstuvwx was wrong\x00")
 
-    with Store(database_url, clock=clock, auto_migrate=True) as store:
-        jobs = Jobs(SqlBroker(store), clock=clock)
+    with opened(broker_url, clock=clock) as broker:
+        jobs = Jobs(broker, clock=clock)
         await jobs.function(fails, retries=2).enqueue()
         for attempt in range(1, 4):
             assert await Worker(jobs, clock=clock).drain() == 1
@@ -156,7 +162,7 @@ async def test_a_job_cannot_end_its_worker(jobs: Jobs, error: BaseException) -> 
     assert jobs_now["stays"].state == "done"
 
 
-async def test_an_unknown_name_waits_for_a_newer_program(jobs: Jobs, store: Store) -> None:
+async def test_an_unknown_name_waits_for_a_newer_program(jobs: Jobs) -> None:
     """A job that this program does not know is put off without spending an attempt."""
 
     async def known() -> None: ...

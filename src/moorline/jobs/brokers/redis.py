@@ -1,0 +1,348 @@
+"""The broker on Redis or Valkey: hashes, sorted sets, and one script (``redis.lua``) for all that changes them.
+
+Why not streams with consumer groups: here a lease is a worker's, not an entry's, jobs have priorities and are cancelled
+by their id, and all that must survive a crash of the answer; a stream has none of that, so each job would need a second
+record beside its entry.
+
+One thread sends what changes anything. What is asked while it waits for the server goes together with the next, so that
+concurrent ``enqueue`` and ``finish`` share round trips, in both colours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
+from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, jobs, listed, told
+from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
+from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox
+from moorline.jobs.job import Job, JobFailure, JobRow, State
+from moorline.store.store import Store
+from moorline.store.writer import Writer
+from moorline.telemetry import logger
+
+__all__ = ["RedisBroker"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_CHANNEL: Final = "jobs"
+_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
+_FAILURE: Final = msgspec.msgpack.Decoder(JobFailure).decode
+
+log = logger("jobs")
+
+
+class RedisBroker:
+    """Keeps the contract of ``Broker`` on one Redis, by sentinels or a cluster too; see ``Where`` for the URL.
+
+    All its keys begin with ``{prefix:jobs}:``. It connects when it is first used; ``close()`` ends its threads. What
+    the server may lose is logged once (``queue_may_lose``). ``outbox`` is the store whose transactions ``within=`` may
+    enqueue in; some process must run a ``Relay`` for it.
+
+    Raises ConfigurationError for a URL that it cannot use; every method StoreUnavailable when Redis does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "moorline",
+        outbox: Store | None = None,
+        max_waiting: int = 10_000,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        if not prefix or not prefix.isprintable() or set(prefix) & set("{}: "):
+            raise ConfigurationError(f"prefix: {prefix!r} is not a name")
+        self.where = Where(url)
+        self._prefix = f"{{{prefix}:jobs}}:"
+        self._outbox = None if outbox is None else SqlBroker(outbox)
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._writer: Writer | None = None
+        self._reading: Link | None = None
+        self._signals = RedisSignals(self.where, self._prefix + "wake")
+        self._told = False
+
+    def __repr__(self) -> str:
+        return f"RedisBroker({self.where.shown!r})"
+
+    def close(self) -> None:
+        """Send what waits and disconnect. It opens again when it is used again."""
+        with self._lock:
+            writer, self._writer = self._writer, None
+            reading, self._reading = self._reading, None
+        if writer is not None:
+            writer.close()
+        self._signals.close()
+        self._signals = RedisSignals(self.where, self._prefix + "wake")
+        if reading is not None:
+            reading.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def ping(self) -> None:
+        """Raises StoreUnavailable unless the server answers, ConfigurationError unless it can keep jobs."""
+        self._link().check()
+
+    def _connect(self) -> Link:
+        """For the writer's thread, each time when it needs a new connection."""
+        link = Link(self.where.connect(), self._prefix)
+        losses = link.check()
+        if losses and not self._told:
+            self._told = True
+            for loss in losses:
+                log.warning("queue_may_lose", where=self.where.shown, what=loss)
+        return link
+
+    def _started(self) -> Writer:
+        writer = self._writer
+        if writer is None:
+            with self._lock:
+                writer = self._writer
+                if writer is None:
+                    writer = Writer(self._connect, max_waiting=self._max_waiting, clock=self._clock)
+                    writer.start()
+                    self._writer = writer
+        return writer
+
+    async def _write(self, apply: Callable[[Link, list[P]], Sequence[R | Exception]], payload: P) -> R:
+        return await self._started().submit_async(apply, payload)
+
+    def _write_sync(self, apply: Callable[[Link, list[P]], Sequence[R | Exception]], payload: P) -> R:
+        return self._started().submit(apply, payload).result()
+
+    def _link(self) -> Link:
+        """For reading, from any thread."""
+        link = self._reading
+        if link is None:
+            with self._lock:
+                link = self._reading = self._reading or Link(self.where.connect(), self._prefix)
+        return link
+
+    # --- enqueue
+
+    async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
+        """See ``Broker``. Rows whose ids are there are left as they are, with *again* and without."""
+        del again  # it is always so
+        ids = await self._write(_enqueue, _checked(rows))
+        self._signals.notify(_CHANNEL)
+        return ids
+
+    def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ids = self._write_sync(_enqueue, _checked(rows))
+        self._signals.notify(_CHANNEL)
+        return ids
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``: they wait in that database until they are relayed. Unique keys are looked at only then."""
+        if self._outbox is None:
+            raise ConfigurationError("within: jobs are kept in Redis, which has no part in that transaction")
+        store = self._outbox.store
+        insert_outbox(store.shared_with(connection), _checked(rows))
+        store.notify(OUTBOX, delay=_COMMIT_SOON)
+        return [row.id for row in rows]
+
+    # --- the worker's part
+
+    async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
+        """See ``Broker``."""
+        return await self._write(self._claim, (worker, limit, alone))
+
+    def _claim(self, link: Link, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
+        answers = []
+        for worker, limit, alone in payloads:
+            now, lease = self._lease(worker)
+            found = link.do("claim", *lease, repr(now), limit, "1" if alone else "", *worker.queues)
+            claims = [claim(*found[at : at + FACTS]) for at in range(1, len(found), FACTS)]
+            answers.append(Claimed(claims, float(found[0]) if found[0] else None))
+        return answers
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """See ``Broker``."""
+        stored, freed = await self._write(self._finish, completions)
+        if freed:
+            self._signals.notify(_CHANNEL)
+        return stored
+
+    def _finish(self, link: Link, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
+        arguments = [fact for part in payloads for one in part for fact in told(one)]
+        freed, *stored = link.do("finish", repr(self._clock.wall()), *arguments)
+        answers = iter(stored)
+        return [([answer == 1 for answer in islice(answers, len(part))], freed == 1) for part in payloads]
+
+    async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
+        """See ``Broker``."""
+        return await self._write(_give_back, (worker.id, held))
+
+    def heartbeat(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        self._write_sync(self._beat, worker)
+
+    def _beat(self, link: Link, payloads: list[WorkerInfo]) -> list[None]:
+        for worker in payloads:
+            link.do("beat", *self._lease(worker)[1])
+        return [None] * len(payloads)
+
+    async def leave(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        await self._write(_leave, worker.id)
+
+    async def rescue(self, worker: WorkerInfo) -> Rescued:
+        """See ``Broker``. No key is ever without its head here: who ends frees the next in the same step."""
+        rescued = await self._write(self._rescue, worker)
+        if rescued.ready or rescued.dead:
+            self._signals.notify(_CHANNEL)
+        return rescued
+
+    def _rescue(self, link: Link, payloads: list[WorkerInfo]) -> list[Rescued]:
+        answers = []
+        for worker in payloads:
+            now, lease = self._lease(worker)
+            suspects, _, *taken = link.do("rescue", *lease, repr(now), "", "", *worker.queues)
+            states = dict(zip(map(bytes.decode, taken[::2]), taken[1::2], strict=True))
+            ready = tuple(id_ for id_, state in states.items() if state == b"ready")
+            dead = tuple(id_ for id_, state in states.items() if state == b"dead")
+            answers.append(Rescued(ready, dead, suspects == b"1"))
+        return answers
+
+    def _lease(self, worker: WorkerInfo) -> tuple[float, tuple[str, bytes, str]]:
+        now = self._clock.wall()
+        return now, (worker.id, msgspec.json.encode(worker), repr(now + worker.lease))
+
+    # --- the operator's part
+
+    async def get(self, job_id: str) -> Job:
+        """See ``Broker``. One that waits in the outbox is shown too."""
+        try:
+            return await asyncio.to_thread(self._get, job_id)
+        except JobNotFound:
+            if self._outbox is None:
+                raise
+            return await self._outbox.get(job_id)
+
+    def _get(self, job_id: str) -> Job:
+        found = jobs(self._link(), [job_id])
+        if not found:
+            raise _not_found(job_id)
+        return found[0]
+
+    async def failures(self, job_id: str) -> list[JobFailure]:
+        """See ``Broker``."""
+        link = self._link()
+        (found,) = await asyncio.to_thread(link.read, lambda p: lambda key: p.lrange(key, 0, -1), [f"errors:{job_id}"])
+        return [_FAILURE(one) for one in reversed(found)]
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        """See ``Broker``."""
+        found = await asyncio.to_thread(self._link().do, "counts")
+        counts = {(found[at].decode(), found[at + 1].decode()): found[at + 2] for at in range(0, len(found), 3)}
+        waiting = {} if self._outbox is None else await self._outbox.counts()
+        return counts | {lane: count for lane, count in waiting.items() if lane[1] == "outbox"}
+
+    async def retry(self, job_id: str) -> Job:
+        """See ``Broker``."""
+        asked: tuple[str, ...] = ("retry", job_id, repr(self._clock.wall()))
+        what, *who = await self._write(_one_deed, asked)
+        if what == b"unique":
+            raise JobStateError(f"job {job_id} cannot be retried: job {who[0].decode()} has its unique key")
+        job = await self._after(job_id, what)
+        self._signals.notify(_CHANNEL)
+        return job
+
+    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
+        """See ``Broker``."""
+        return await self._call_off(job_id, reason or "cancelled", ("ready", "blocked"))
+
+    async def skip(self, job_id: str) -> Job:
+        """See ``Broker``."""
+        return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead"))
+
+    async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
+        (what,) = await self._write(_one_deed, ("call_off", job_id, repr(self._clock.wall()), reason, *states))
+        job = await self._after(job_id, what)
+        if job.order_key is not None:
+            self._signals.notify(_CHANNEL)
+        return job
+
+    async def _after(self, job_id: str, what: bytes) -> Job:
+        if what == b"missing":
+            raise _not_found(job_id)
+        if what != b"ok":
+            raise JobStateError(f"job {job_id} is {what.decode()}: that cannot be done to it now")
+        return await self.get(job_id)
+
+    async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
+        """See ``Broker``."""
+        return await self._write(_prune, (ended_before, limit))
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See ``Broker``."""
+        return self._signals.listen(_CHANNEL, callback)
+
+    async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
+        """See ``Broker``. What no index serves (a name) is read through, a page after the other."""
+        if which.state == "outbox":
+            return [] if self._outbox is None else await self._outbox.list(which)
+        return await asyncio.to_thread(listed, self._link(), which)
+
+
+def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
+    if any(row.unique_key is not None and row.order_key is not None for row in rows):
+        raise Misuse("a job has either a unique key or an order key")
+    return rows
+
+
+def _enqueue(link: Link, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
+    arguments: list[Any] = []
+    for rows in payloads:
+        for row in rows:
+            arguments += (
+                row.id, row.queue, row.priority, repr(row.run_at), row.unique_key or "", row.order_key or "",
+                row.event_id or "", encoded(row),
+            )  # fmt: skip
+    ids = map(bytes.decode, link.do("enqueue", *arguments) if arguments else ())
+    return [list(islice(ids, len(rows))) for rows in payloads]
+
+
+def _give_back(link: Link, payloads: list[tuple[str, Sequence[str]]]) -> list[int]:
+    return [link.do("give_back", worker, *held) for worker, held in payloads]
+
+
+def _leave(link: Link, payloads: list[str]) -> list[None]:
+    for worker in payloads:
+        link.do("leave", worker)
+    return [None] * len(payloads)
+
+
+def _one_deed(link: Link, payloads: list[tuple[str, ...]]) -> list[Any]:
+    answers: list[Any] = []
+    for deed, *arguments in payloads:
+        try:
+            answers.append(link.do(deed, *arguments))
+        except StoreError as error:
+            answers.append(error)
+    return answers
+
+
+def _prune(link: Link, payloads: list[tuple[float, int]]) -> list[int]:
+    return [link.do("prune", repr(before), limit) for before, limit in payloads]
+
+
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"no job has the id {job_id!r}")

@@ -1,0 +1,121 @@
+"""Jobs as Redis keeps and gives them: the facts of a claim, of a completion, and of a job to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from moorline.jobs.broker import Completion, JobFilter
+from moorline.jobs.brokers.redis_link import Link
+from moorline.jobs.job import Claim, Job, JobRow
+
+__all__ = ["FACTS", "claim", "encoded", "jobs", "listed", "told"]
+
+FACTS: Final = 7
+"""Of each job that is claimed: the arguments of ``claim``."""
+
+_PAGE: Final = 500  # jobs that one look at a list reads
+_ROW: Final = msgspec.msgpack.Decoder(JobRow).decode
+
+encoded = msgspec.msgpack.Encoder().encode
+"""A row or a failure, as it is stored."""
+
+
+def claim(
+    row: bytes, attempts: int, deliveries: int, crashes: int, snoozes: int, run_at: bytes, order_key: bytes
+) -> Claim:
+    """What a worker gets, from what the script answers for each job."""
+    made = _ROW(row)
+    return Claim(
+        made.id, made.name, made.queue, made.priority, made.payload, float(run_at), attempts, made.max_attempts,
+        deliveries, crashes, snoozes, made.event_id, made.created_at, order_key.decode() or None,
+    )  # fmt: skip
+
+
+def told(one: Completion) -> Iterable[str | bytes | int]:
+    """A completion as the script wants it."""
+    error = one.error
+    return (
+        one.id, one.deliveries, one.state, "" if one.run_at is None else repr(one.run_at), int(one.refund),
+        int(one.snoozed), one.reason or "", b"" if error is None else encoded(error),
+        one.last_error or "",
+    )  # fmt: skip
+
+
+def jobs(link: Link, ids: Sequence[str]) -> list[Job]:
+    """Those that are there, in their order, the blocked ones with what they are blocked behind."""
+    hashes = link.read(lambda pipeline: pipeline.hgetall, [f"job:{id_}" for id_ in ids])
+    found = [{name.decode(): value for name, value in one.items()} for one in hashes if one]
+    keys = list({one["o"].decode() for one in found if one["s"] == b"blocked"})
+    heads = dict(zip(keys, link.read(lambda pipeline: pipeline.get, [f"head:{key}" for key in keys]), strict=True))
+    return [_job(one, heads) for one in found]
+
+
+def _job(facts: dict[str, bytes], heads: dict[str, bytes | None]) -> Job:
+    row = _ROW(facts["d"])
+    state: Any = facts["s"].decode()
+    order_key = _text(facts, "o")
+    head = heads.get(order_key or "") if state == "blocked" else None
+    return Job(
+        id=row.id,
+        name=row.name,
+        queue=row.queue,
+        priority=row.priority,
+        payload=row.payload,
+        state=state,
+        run_at=float(facts["t"]),
+        attempts=int(facts["a"]),
+        max_attempts=row.max_attempts,
+        deliveries=int(facts["v"]),
+        crashes=int(facts["c"]),
+        snoozes=int(facts["z"]),
+        worker=_text(facts, "w"),
+        event_id=row.event_id,
+        unique_key=row.unique_key,
+        created_at=row.created_at,
+        started_at=_moment(facts, "b"),
+        finished_at=_moment(facts, "f"),
+        last_error=_text(facts, "e"),
+        reason=_text(facts, "r"),
+        order_key=order_key,
+        blocked_behind=None if head is None else head.decode(),
+    )
+
+
+def _text(facts: dict[str, bytes], name: str) -> str | None:
+    return facts.get(name, b"").decode() or None
+
+
+def _moment(facts: dict[str, bytes], name: str) -> float | None:
+    value = facts.get(name)
+    return float(value) if value else None
+
+
+def listed(link: Link, which: JobFilter) -> list[Job]:
+    """See ``Broker.list``."""
+    found: list[Job] = []
+    before = which.before or ""
+    while len(found) < which.limit:
+        # By the event's index the others' filters still have to be looked at, and by no other one more than the name.
+        size = min(_PAGE, which.limit) if which.name is None and which.event_id is None else _PAGE
+        ids = [
+            one.decode()
+            for one in link.do("page", which.state or "", which.queue or "", which.event_id or "", before, size)
+        ]
+        found += [job for job in jobs(link, ids) if _fits(job, which)]
+        if len(ids) < size:
+            break
+        before = ids[-1]
+    return found[: which.limit]
+
+
+def _fits(job: Job, which: JobFilter) -> bool:
+    wanted = (
+        (which.name, job.name),
+        (which.queue, job.queue),
+        (which.state, job.state),
+        (which.event_id, job.event_id),
+    )
+    return all(value is None or value == own for value, own in wanted)

@@ -1,0 +1,256 @@
+"""The connection to Redis: its URL, the script, what its failures mean, what it may lose, and who is woken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from hashlib import sha1
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl, urlsplit
+
+from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
+from moorline.store.signals import Signals
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["Link", "RedisSignals", "Where"]
+
+Argument = str | bytes | int | float
+
+_SCHEMES: Final = {
+    "redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss",
+    "redis+sentinel": "redis", "rediss+sentinel": "rediss", "redis+cluster": "redis", "rediss+cluster": "rediss",
+}  # fmt: skip
+_CONNECT: Final = 5.0  # seconds
+_ANSWER: Final = 10.0  # seconds; a script over thousands of jobs takes some hundredths
+_CHECK: Final = 30.0  # seconds of rest after which a connection is tried before it is used
+_RECONNECT: Final = 1.0
+_LISTEN: Final = 0.5  # seconds between two looks whether to stop
+_SENTINEL_PORT: Final = 26_379
+_OLDEST: Final = (6, 2)
+_NOT_NOW: Final = ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
+
+log = logger("jobs")
+
+
+class Where:
+    """A server, a cluster, or what sentinels say is the server, by one URL.
+
+    ``redis://``, ``rediss://`` (TLS), ``unix://`` or the same with ``valkey``;
+    ``redis+sentinel://HOST[:26379][,HOST…]/NAME[/DATABASE]``; ``redis+cluster://HOST:6379``. ``repr`` and ``shown``
+    leave user and password out. Raises ConfigurationError, without the URL, which may hold a password.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in _SCHEMES or not rest:
+            raise ConfigurationError(f"the URL of the queue must begin with one of {', '.join(_SCHEMES)}, then ://")
+        self.kind = scheme.partition("+")[2] or "server"
+        self._plain = f"{_SCHEMES[scheme]}://{rest}"
+        self._tls = scheme.startswith("rediss")
+        self.shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+    def __repr__(self) -> str:
+        return f"<Where {self.shown}>"
+
+    def connect(self) -> redis.Redis:
+        """A client, which connects when it is first used, and never sends anything twice by itself."""
+        try:
+            import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError as error:
+            raise ConfigurationError("the queue needs redis-py; pip install 'moorline[redis]'") from error
+        options: dict[str, Any] = {
+            "socket_connect_timeout": _CONNECT,
+            "socket_timeout": _ANSWER,
+            "health_check_interval": _CHECK,
+            # A claim that is sent twice would hold jobs of which its worker does not know.
+            "retry": Retry(NoBackoff(), 0),
+            "client_name": "moorline",
+            "protocol": 2,
+        }
+        try:
+            if self.kind == "cluster":
+                from redis.cluster import RedisCluster
+
+                clustered: Any = RedisCluster.from_url(self._plain, **options)
+                return clustered  # type: ignore[no-any-return]  # it answers to the same calls
+            if self.kind == "sentinel":
+                return self._by_sentinels(options)
+            return redis.Redis.from_url(self._plain, **options)
+        except (ValueError, TypeError):
+            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read") from None
+        except redis.exceptions.RedisError as error:
+            raise translated(error) from None
+
+    def _by_sentinels(self, options: dict[str, Any]) -> redis.Redis:
+        from redis.sentinel import Sentinel
+
+        parts = urlsplit(self._plain)
+        hosts = [_host(one) for one in parts.netloc.rpartition("@")[2].split(",")]
+        name, _, database = parts.path.strip("/").partition("/")
+        if not name or not all(host for host, _ in hosts):
+            raise ValueError
+        own = {"username": parts.username, "password": parts.password, "ssl": self._tls, "db": int(database or 0)}
+        asking = {key: options[key] for key in ("socket_connect_timeout", "socket_timeout")}
+        for key, value in parse_qsl(parts.query):
+            if key == "sentinel_password":
+                asking["password"] = value
+        untyped: Any = Sentinel
+        server: redis.Redis = untyped(hosts, sentinel_kwargs=asking).master_for(name, **options, **own)
+        return server
+
+
+def _host(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
+    return host.strip("[]"), int(port or _SENTINEL_PORT)
+
+
+class Link:
+    """One thread's way to the server. Also what the store's writer takes for a connection: there is no transaction to
+    begin or commit, since every deed is one.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self.client = client
+        self.prefix = prefix
+
+    def begin(self) -> Self:
+        """See above."""
+        return self
+
+    def commit(self) -> None:
+        """See above."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def close(self) -> None:
+        """Close the connections; the next deed opens new ones."""
+        self.client.close()
+
+    def do(self, deed: str, *arguments: Argument) -> Any:
+        """One deed of ``redis.lua``. Raises StoreUnavailable, and StoreError for what the server refuses."""
+        from redis.exceptions import NoScriptError, RedisError
+
+        text, digest = _script()
+        try:
+            try:
+                return self.client.evalsha(digest, 1, self.prefix, deed, *arguments)
+            except NoScriptError:  # it was started anew
+                return self.client.eval(text, 1, self.prefix, deed, *arguments)
+        except (RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def read(self, ask: Callable[[Any], Any], keys: Sequence[str]) -> list[Any]:
+        """What the server answers to *ask*(pipeline, key) for each key below the prefix. Raises as ``do``."""
+        from redis.exceptions import RedisError
+
+        try:
+            with self.client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    ask(pipeline)(self.prefix + key)
+                return list(pipeline.execute())
+        except (RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def check(self) -> list[str]:
+        """What of it may lose jobs, in words for the operator. Raises ConfigurationError when it is too old, or would
+        throw jobs away to make room.
+        """
+        from redis.exceptions import RedisError, ResponseError
+
+        try:
+            facts = _one(self.client.info())
+        except (RedisError, OSError) as error:
+            raise translated(error) from error
+        version = str(facts.get("redis_version", ""))
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
+            raise ConfigurationError(f"the queue's Redis {version} is too old: 6.2 is needed")
+        try:
+            told = _one(self.client.config_get("append*", "maxmemory*"))
+        except ResponseError:  # managed servers do not tell
+            told = {}
+        policy = str(facts.get("maxmemory_policy", "noeviction"))
+        if policy.startswith("allkeys") and int(facts.get("maxmemory", 0)):
+            raise ConfigurationError(
+                f"the queue's Redis throws keys away when it is full (maxmemory-policy {policy}), and a job is one:"
+                " set it to noeviction"
+            )
+        if not int(facts.get("aof_enabled", 0)):
+            return ["it keeps no append-only file: all jobs since its last snapshot are lost when it crashes"]
+        if told.get("appendfsync") == "always":
+            return []
+        return ["it flushes its file each second: the jobs of the last one are lost when its machine crashes"]
+
+
+def _one(answer: Any) -> dict[str, Any]:
+    """A cluster answers for each of its nodes; they are set up alike."""
+    nested = [one for one in answer.values() if isinstance(one, dict) and "redis_version" in one]
+    return nested[0] if nested else answer
+
+
+@cache
+def _script() -> tuple[str, str]:
+    text = resources.files("moorline.jobs.brokers").joinpath("redis.lua").read_text("utf-8")
+    return text, sha1(text.encode()).hexdigest()  # noqa: S324 -- the name that Redis gives to a script
+
+
+def translated(error: Exception) -> StoreError:
+    """The moorline error for a failure of the server or the way to it; holds no argument."""
+    from redis import exceptions
+
+    words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return StoreUnavailable("the queue's Redis is full (maxmemory)")
+    lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
+    if isinstance(error, lost):
+        return StoreUnavailable(f"Redis did not answer: {words}")
+    if isinstance(error, exceptions.ResponseError) and words.startswith(
+        ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
+    ):
+        return StoreUnavailable(f"Redis cannot take jobs now: {words}")
+    return StoreError(f"Redis refused: {words}")
+
+
+class RedisSignals(Signals):
+    """Wakes through Redis Pub/Sub, which forgets: who listens also polls."""
+
+    def __init__(self, where: Where, channel: str) -> None:
+        super().__init__()
+        self._where = where
+        self._name = channel
+
+    def _run(self) -> None:
+        away = threading.Event()
+        while not self._closed.is_set():
+            try:
+                self._hear()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, workers poll meanwhile
+                if not away.is_set():
+                    log.warning("queue_wakes_lost", where=self._where.shown, error=type(error).__name__)
+                away.set()
+                self._closed.wait(_RECONNECT)
+            else:
+                away.clear()
+
+    def _hear(self) -> None:
+        client = self._where.connect()
+        try:
+            untyped: Any = client
+            with untyped.pubsub(ignore_subscribe_messages=True) as heard:
+                heard.subscribe(self._name)
+                self._call_all()  # whatever came while nobody listened
+                while not self._closed.is_set():
+                    if heard.get_message(timeout=_LISTEN) is not None:
+                        self._call_all()
+        finally:
+            client.close()

@@ -1,0 +1,209 @@
+"""The Redis broker keeps the contract on a real server, and says what that server may lose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from tests.jobs.conformance import BrokerConformance, done, enqueue, row, worker
+from tests.jobs.ordering import KnownIds, OrderConformance
+from tests.servers import RedisCluster, RedisServer, Sentinels
+
+from moorline.clock import ManualClock
+from moorline.errors import ConfigurationError, JobNotFound, Misuse, StoreUnavailable
+from moorline.events import Relay
+from moorline.jobs.broker import JobFilter
+from moorline.jobs.brokers.redis import RedisBroker
+from moorline.jobs.registry import Jobs
+from moorline.store import Store
+
+pytestmark = pytest.mark.redis
+
+
+class TestRedisBroker(BrokerConformance, OrderConformance, KnownIds):
+    @pytest.fixture
+    def broker(self, redis_server: RedisServer, clock: ManualClock) -> Iterator[RedisBroker]:
+        with RedisBroker(redis_server.url, clock=clock) as broker:
+            yield broker
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    with RedisCluster(tmp_path_factory.mktemp("cluster")) as nodes:
+        yield nodes
+
+
+class TestRedisClusterBroker(BrokerConformance, OrderConformance, KnownIds):
+    """The same over three nodes, each with a third of the slots."""
+
+    @pytest.fixture
+    def broker(self, cluster: RedisCluster, clock: ManualClock) -> Iterator[RedisBroker]:
+        cluster.empty()
+        with RedisBroker(cluster.url, clock=clock) as broker:
+            yield broker
+
+
+async def test_what_was_acknowledged_is_there_after_a_kill(durable_redis: RedisServer, clock: ManualClock) -> None:
+    """With a file that is flushed at each write. Meanwhile everything raises StoreUnavailable, and then goes on."""
+    with RedisBroker(durable_redis.url, clock=clock) as broker:
+        ids = await enqueue(broker, clock, 50)
+        me = worker(clock)
+        claims = (await broker.claim(me, 20)).jobs
+        assert all(await broker.finish([done(claim) for claim in claims[:10]]))
+        durable_redis.kill()
+        for question in (enqueue(broker, clock), broker.claim(me, 1), broker.get(ids[0]), broker.counts()):
+            with pytest.raises(StoreUnavailable):
+                await question
+        durable_redis.start()
+        clock.advance(1)
+        while True:
+            try:
+                counts = await broker.counts()
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+        assert counts == {("default", "done"): 10, ("default", "running"): 10, ("default", "ready"): 30}
+        assert all(await broker.finish([done(claim) for claim in claims[10:]]))
+        assert len((await broker.claim(me, 100)).jobs) == 30
+
+
+async def test_sentinels_name_the_new_server(tmp_path: Path, clock: ManualClock) -> None:
+    """After the first one is killed the broker goes on with its replica, and has what that had got."""
+    with Sentinels(tmp_path) as sentinels, RedisBroker(sentinels.url, clock=clock) as broker:
+        await enqueue(broker, clock, 20)
+        sentinels.wait_for_replica()
+        sentinels.kill_server()
+        while True:
+            try:
+                await enqueue(broker, clock)
+                break
+            except StoreUnavailable:
+                clock.advance(1)
+                await asyncio.sleep(0.1)
+        assert (await broker.counts())["default", "ready"] == 21
+
+
+async def test_concurrent_enqueues_share_round_trips(redis_server: RedisServer) -> None:
+    """A thousand at once are a handful of scripts."""
+
+    async def job(number: int) -> None: ...
+
+    with RedisBroker(redis_server.url) as broker, redis.Redis.from_url(redis_server.url) as client:
+        function = Jobs(broker).function(job)
+        await function.enqueue(0)
+        client.config_resetstat()
+        await asyncio.gather(*(_awaited(function.enqueue(number)) for number in range(1000)))
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] < 50
+        assert (await broker.counts())["default", "ready"] == 1001
+
+
+async def _awaited(enqueued):
+    return await enqueued
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--appendonly", "no"], "no append-only file"),
+        (["--appendonly", "yes", "--appendfsync", "everysec"], "each second"),
+        (["--appendonly", "yes", "--appendfsync", "always"], None),
+    ],
+)
+async def test_what_the_server_may_lose_is_said_once(
+    options: list[str], words: str | None, clock: ManualClock, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """In the log, when the broker is first used."""
+    with RedisServer(options=[*options, "--dir", str(tmp_path)]) as server, RedisBroker(server.url) as broker:
+        await enqueue(broker, clock)
+        await enqueue(broker, clock)
+    told = [one.getMessage() for one in caplog.records if "queue_may_lose" in one.getMessage()]
+    assert len(told) == (words is not None)
+    assert words is None or words in told[0]
+
+
+async def test_a_server_that_throws_keys_away_is_refused(clock: ManualClock) -> None:
+    """Eviction would take jobs; volatile policies do not, as no job has a time to live."""
+    full = ["--maxmemory", "50mb", "--maxmemory-policy"]
+    with RedisServer(options=[*full, "allkeys-lru"]) as server, RedisBroker(server.url) as broker:
+        with pytest.raises(ConfigurationError, match="noeviction"):
+            await enqueue(broker, clock)
+        with pytest.raises(ConfigurationError, match="noeviction"):
+            broker.ping()
+    with RedisServer(options=[*full, "volatile-lru"]) as server, RedisBroker(server.url) as broker:
+        await enqueue(broker, clock)
+
+
+async def test_a_full_server_takes_no_job_and_loses_none(clock: ManualClock) -> None:
+    """It says so; what is there can be worked off, after which there is room again."""
+    with (
+        RedisServer(options=["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]) as server,
+        RedisBroker(server.url, clock=clock) as broker,
+    ):
+        taken: list[str] = []
+        with pytest.raises(StoreUnavailable, match="full"):
+            await _fill(broker, clock, taken)
+        assert (await broker.counts()) == {("default", "ready"): len(taken)}
+
+
+async def _fill(broker: RedisBroker, clock: ManualClock, taken: list[str]) -> None:
+    while True:
+        taken += await enqueue(broker, clock, payload=b"x" * 100_000)
+
+
+def test_a_wrong_url_is_named_without_its_password() -> None:
+    """So is a prefix that is none."""
+    for url in ("amqp://u:hunter22@host/", "redis://", "redis+sentinel://u:hunter22@host/", "redis://u:hunter22@h:x/0"):
+        with pytest.raises(ConfigurationError) as caught:
+            RedisBroker(url).ping()
+        assert "hunter22" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="prefix"):
+        RedisBroker("redis://localhost", prefix="a:b")
+    assert repr(RedisBroker("redis://u:hunter22@localhost:6379/1?x=1")) == "RedisBroker('redis://localhost:6379/1')"
+
+
+async def test_prefixes_share_a_server(redis_server: RedisServer, clock: ManualClock) -> None:
+    """Applications with names of their own see nothing of each other."""
+    with RedisBroker(redis_server.url, prefix="a") as first, RedisBroker(redis_server.url, prefix="b") as second:
+        (job_id,) = await enqueue(first, clock)
+        with pytest.raises(JobNotFound):
+            await second.get(job_id)
+        assert await second.counts() == {}
+
+
+async def test_a_key_is_unique_or_ordered(redis_server: RedisServer, clock: ManualClock) -> None:
+    """Not both, as on the other brokers."""
+    with RedisBroker(redis_server.url) as broker, pytest.raises(Misuse):
+        await broker.enqueue([row(clock, unique_key="u", order_key="=n\tk")])
+
+
+async def test_a_callers_transaction_enqueues_through_the_outbox(redis_server: RedisServer, tmp_path: Path) -> None:
+    """What it rolls back is no job; what it commits waits in its database until it is relayed."""
+
+    async def job(number: int) -> None: ...
+
+    with (
+        Store(f"sqlite:///{tmp_path}/a.db") as store,
+        Store(f"sqlite:///{tmp_path}/b.db") as other,
+        RedisBroker(redis_server.url, outbox=store) as broker,
+    ):
+        function = Jobs(broker).function(job)
+        with Session(sa.create_engine(store.url)) as session:
+            await function.using(within=session).enqueue(1)
+            session.rollback()
+            kept = await function.using(within=session).enqueue(2)
+            session.commit()
+        assert await broker.counts() == {("default", "outbox"): 1}
+        assert [one.id for one in await broker.list(JobFilter(state="outbox"))] == [kept.id]
+        assert (await broker.get(kept.id)).state == "outbox"
+        with Session(sa.create_engine(other.url)) as session, pytest.raises(ConfigurationError, match="within"):
+            await function.using(within=session).enqueue(3)
+        assert (await Relay(store, broker).run_once()).jobs == 1
+        assert await broker.counts() == {("default", "ready"): 1}
+        assert (await broker.get(kept.id)).state == "ready"
+    with RedisBroker(redis_server.url) as alone, pytest.raises(ConfigurationError, match="Redis"):
+        alone.enqueue_within(object(), [])
