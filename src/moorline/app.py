@@ -26,8 +26,9 @@ from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, below_mount, send_reply
 from moorline.events.refused import ERRORS
+from moorline.events.relay import Relay
 from moorline.events.sources import Sources
-from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.registry import Jobs
 from moorline.policies.policy import Policy
 from moorline.store import Store
@@ -95,12 +96,17 @@ class Moorline:
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
-        self.inbox = Inbox(self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, **compressing)
-        self.jobs = Jobs(SqlBroker(self.store), clock=clock)
+        queue, waiting = self.settings.queue_url, self.settings.max_waiting
+        self.jobs = Jobs(broker_at(queue, self.store, clock=clock, max_waiting=waiting), clock=clock)
+        self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
+        self.inbox = Inbox(
+            self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
+        )
         self._services: dict[str, Service] = {}
         self._durable = DurableCalls(self.jobs, self._services, self._service_for)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._opening: asyncio.Future[Store] | None = None
+        self._relaying: asyncio.Task[int] | None = None
         self._tapped = False
         self._webhook_secrets = EnvironmentSecrets(self.sources.scheme, _sandbox_secrets)
         self.receiver = Receiver(
@@ -233,13 +239,19 @@ class Moorline:
     # --- opening and closing
 
     async def open(self) -> Self:
-        """Connect to the database and bring it up to date. Opening twice is harmless. Raises StoreError."""
+        """Connect to the database and bring it up to date. Opening twice is harmless. Raises StoreError.
+
+        With a ``queue_url`` it also begins to relay the jobs of events there; one process does it at a time.
+        """
         if not self.store.is_open:
             loop = asyncio.get_running_loop()
             if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
                 # One try for all who wait: a database that hangs is not asked by each request in turn.
                 self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
             await asyncio.shield(self._opening)
+        if self.relay is not None and (self._relaying is None or self._relaying.done()):
+            self._relaying = asyncio.create_task(self.relay.run(), name="moorline-relay")
+            self._relaying.add_done_callback(_relay_ended)
         if self.settings.tap and not self._tapped:
             self._tapped = True
             open_tap()
@@ -252,6 +264,11 @@ class Moorline:
             await asyncio.to_thread(close_tap)
         for service in self._services.values():
             await service.aclose()
+        relaying, self._relaying = self._relaying, None
+        if self.relay is not None and relaying is not None:
+            self.relay.stop()
+            await asyncio.wait([relaying])
+        await asyncio.to_thread(self.jobs.broker.close)
         await asyncio.to_thread(self.store.close)
 
     async def __aenter__(self) -> Self:
@@ -264,7 +281,10 @@ class Moorline:
     def opened(self) -> Iterator[Inbox]:
         """Open for the length of a block, blocking: for scripts and commands."""
         with self.store:
-            yield self.inbox
+            try:
+                yield self.inbox
+            finally:
+                self.jobs.broker.close()
 
     @contextlib.asynccontextmanager
     async def running(self, *, worker: bool = False) -> AsyncIterator[Self]:
@@ -453,6 +473,12 @@ def _sandbox_secrets(service: str) -> Sequence[str]:
 
     record = registrations().get(service)
     return (record.secret,) if record is not None and record.secret else ()
+
+
+def _relay_ended(task: asyncio.Task[int]) -> None:
+    """It ends by itself only for what time does not mend."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("relay_ended", reason=str(error))
 
 
 def _posting(url: str | None) -> list[Callable[[Alert], object]]:

@@ -58,6 +58,7 @@ P = TypeVar("P", Policy, Retry, Breaker, Bulkhead)
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+_QUEUES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
 def _split(value: object) -> object:
@@ -298,8 +299,9 @@ class Settings(BaseSettings):
 
     database_url: Annotated[str, Field(repr=False)] = "sqlite:///moorline.db"
     """Where events and jobs are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
-    queue_url: str | None = None
-    """Where jobs wait, if not in the database."""
+    queue_url: Annotated[str | None, Field(repr=False)] = None
+    """Where jobs wait, if not in the database: ``redis://HOST:6379/0``, ``redis+sentinel://HOST,HOST/NAME``,
+    ``redis+cluster://HOST``, ``rediss`` for TLS."""
     migrate: bool = True
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
@@ -325,8 +327,8 @@ class Settings(BaseSettings):
     @field_validator("queue_url")
     @classmethod
     def _known_queue(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise ValueError("jobs wait in the database in this version; leave it out")
+        if value is not None and value.partition("://")[0].partition("+")[0] not in _QUEUES:
+            raise ValueError("must begin with redis://, rediss://, redis+sentinel:// or redis+cluster://")
         return value
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 from collections.abc import AsyncIterator
@@ -26,13 +27,23 @@ KILLS = 16
 POISONED = (4, 8)
 """Before which kills a poison job is enqueued."""
 SENDERS = 6
+_UNFINISHED = ("outbox", "ready", "running")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/day.db"
-    return str(request.getfixturevalue("postgres_url"))
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("sqlite and redis", marks=pytest.mark.redis),
+    ]
+)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the events; in the last case the jobs wait in Redis."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_url"))
+    if request.param != "sqlite":
+        monkeypatch.setenv("MOORLINE_QUEUE_URL", request.getfixturevalue("redis_server").url)
+    return f"sqlite:///{tmp_path}/day.db"
 
 
 def environment(journals: Path, url: str) -> dict[str, str]:
@@ -44,6 +55,7 @@ def environment(journals: Path, url: str) -> dict[str, str]:
         "MOORLINE_LOG__LEVEL": "WARNING",
         "JOURNALS": str(journals),
         "GITHUB_WEBHOOK_SECRET": SECRET,
+        **{name: os.environ[name] for name in ("MOORLINE_QUEUE_URL",) if name in os.environ},
     }
 
 
@@ -109,7 +121,7 @@ class Day:
     async def settled(self) -> None:
         """Until no job waits or runs."""
         async with asyncio.timeout(PATIENCE):
-            while any(state in ("ready", "running") for _, state in await self.app.jobs.broker.counts()):  # noqa: ASYNC110
+            while any(state in _UNFINISHED for _, state in await self.app.jobs.broker.counts()):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
     async def hit_twice(self) -> bool:

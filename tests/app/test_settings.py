@@ -55,7 +55,7 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_file(
         ("MOORLINE_SERVICES__STRIPE__RETRY_BUDGET", "-0.1", "services.stripe.retry_budget"),
         ("MOORLINE_DATABSE_URL", "sqlite:///x", "did you mean MOORLINE_DATABASE_URL"),
         ("MOORLINE_LOG__FORMAT", "xml", "log.format"),
-        ("MOORLINE_QUEUE_URL", "redis://127.0.0.1", "queue_url"),
+        ("MOORLINE_QUEUE_URL", "kafka://127.0.0.1", "queue_url"),
         ("MOORLINE_SETTINGS", "nowhere.toml", "MOORLINE_SETTINGS"),
     ],
 )

@@ -159,16 +159,19 @@ def _each(
 
 
 def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
-    from moorline.jobs.brokers.sql import SqlBroker
+    from moorline.jobs.brokers.choice import broker_at
+    from moorline.settings import load
 
     store = opened_store(database_url)
+    broker = broker_at(load(database_url=database_url).queue_url, store)
 
     async def main() -> T:
-        return await use(SqlBroker(store))
+        return await use(broker)
 
     try:
         return asyncio.run(main())
     finally:
+        broker.close()
         store.close()
 
 
