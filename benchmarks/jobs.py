@@ -1,66 +1,174 @@
-"""Jobs enqueued and drained a second, durable. ``python benchmarks/jobs.py [DATABASE_URL …]`` (default: SQLite)."""
+"""Jobs enqueued and drained a second, durable, and how soon an idle worker picks one up.
+
+    python benchmarks/jobs.py [--brokers sqlite,postgresql,redis] [--jobs 20000] [--peers] [--json]
+
+One producer, then one worker at concurrency 50, in this process; no-op async jobs. SQLite runs with synchronous=FULL,
+PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its peer does. ``--peers`` measures
+BullMQ on a Redis of the same kind in the same run; the first run installs it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
+import json
 import os
 import platform
-import resource
+import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from moorline.jobs.appetite import MAX_AHEAD
-from moorline.jobs.brokers.sql import SqlBroker
-from moorline.jobs.completions import BATCH
-from moorline.jobs.registry import Jobs
-from moorline.jobs.worker import Worker
-from moorline.store import Store
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
-COUNT = 20_000
+from benchmarks.receive import database, redis_with_log  # noqa: E402
+
+from moorline.jobs.appetite import MAX_AHEAD  # noqa: E402
+from moorline.jobs.broker import Broker  # noqa: E402
+from moorline.jobs.brokers.redis import RedisBroker  # noqa: E402
+from moorline.jobs.brokers.sql import SqlBroker  # noqa: E402
+from moorline.jobs.completions import BATCH  # noqa: E402
+from moorline.jobs.registry import Jobs  # noqa: E402
+from moorline.jobs.worker import Worker  # noqa: E402
+from moorline.store import Store  # noqa: E402
+
 SUBMITTERS = 50
+BULK = 1000
+PICKED = 300
+
+DURABLE = {
+    "sqlite": "WAL, synchronous=FULL",
+    "postgresql": "synchronous_commit=on",
+    "redis": "appendonly, appendfsync everysec",
+}
 
 
-async def noop(number: int) -> None: ...
+class Counted:
+    """A no-op job that tells when it has run so often."""
+
+    def __init__(self, jobs: Jobs, times: int) -> None:
+        self.left = times
+        self.over = asyncio.Event()
+        self.function = jobs.function(self.noop, name="noop")
+
+    async def noop(self, number: int) -> None:
+        del number
+        self.left -= 1
+        if not self.left:
+            self.over.set()
 
 
-async def measure(store: Store) -> None:
-    jobs = Jobs(SqlBroker(store))
-    function = jobs.function(noop)
+@contextlib.contextmanager
+def broker_of(kind: str) -> Iterator[Broker]:
+    """An empty one on this machine."""
+    if kind == "redis":
+        with redis_with_log() as port, RedisBroker(f"redis://127.0.0.1:{port}/0") as broker:
+            yield broker
+        return
+    with database(kind) as url, Store(url, auto_migrate=True) as store:
+        yield SqlBroker(store)
+
+
+async def measure(broker: Broker, count: int) -> dict[str, float]:
+    """Jobs a second, and milliseconds."""
+    jobs = Jobs(broker)
+    counted = Counted(jobs, 2 * count)
+    function = counted.function
 
     async def submit() -> None:
-        for number in range(COUNT // SUBMITTERS):
+        for number in range(count // SUBMITTERS):
             await function.enqueue(number)
 
     began = time.perf_counter()
     await asyncio.gather(*(submit() for _ in range(SUBMITTERS)))
-    print(f"  enqueued one by one ({SUBMITTERS} at a time): {COUNT / (time.perf_counter() - began):10,.0f} jobs/s")
+    one_by_one = count / (time.perf_counter() - began)
     began = time.perf_counter()
-    for start in range(0, COUNT, 1000):
-        await function.enqueue_many([(number,) for number in range(start, start + 1000)])
-    print(f"  enqueued in bulk (1,000 a commit):    {COUNT / (time.perf_counter() - began):10,.0f} jobs/s")
+    for start in range(0, count, BULK):
+        await function.enqueue_many([(number,) for number in range(start, start + BULK)])
+    bulk = count / (time.perf_counter() - began)
     began = time.perf_counter()
-    drained = await Worker(jobs).drain()
-    print(f"  drained (async no-op, 50 slots):      {drained / (time.perf_counter() - began):10,.0f} jobs/s")
-    assert drained == 2 * COUNT, drained
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"  peak memory of this process:          {peak:10,.0f} MB")
+    worker = Worker(jobs)
+    running = asyncio.create_task(worker.run(signals=False))
+    await counted.over.wait()
+    worker.stop()
+    drained = await running  # when the last results are stored
+    took = time.perf_counter() - began
+    assert drained == 2 * count, drained
+    return {"one_by_one": one_by_one, "bulk": bulk, "drained": drained / took, **await latency(jobs)}
 
 
-def fsync_setting(store: Store) -> str:
-    if store.dialect == "sqlite":
-        return "WAL, synchronous=FULL"
-    return "synchronous_commit=" + str(store.read_sync(lambda c: c.exec_driver_sql("SHOW synchronous_commit").scalar()))
+async def latency(jobs: Jobs) -> dict[str, float]:
+    """From enqueueing to the job's first line, one job at a time, the worker idle before each."""
+    found: list[float] = []
+    began = asyncio.Event()
+
+    async def picked(at: float) -> None:
+        found.append(time.perf_counter() - at)
+        began.set()
+
+    function = jobs.function(picked)
+    worker = Worker(jobs)
+    running = asyncio.create_task(worker.run(signals=False))
+    await asyncio.sleep(0.5)
+    for _ in range(PICKED):
+        began.clear()
+        await function.enqueue(time.perf_counter())
+        await began.wait()
+        await asyncio.sleep(0.005)
+    worker.stop()
+    await running
+    found.sort()
+    return {"p50_ms": found[len(found) // 2] * 1000, "p99_ms": found[len(found) * 99 // 100] * 1000}
+
+
+def bullmq(count: int) -> dict[str, float]:
+    """The same with BullMQ."""
+    here = Path(__file__).resolve().parent / "node"
+    if not (here / "node_modules" / "bullmq").exists():
+        subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=here, check=True, stdout=sys.stderr)
+    with redis_with_log() as port:
+        done = subprocess.run(
+            ["node", str(here / "jobs.mjs"), str(port), str(count)], check=True, capture_output=True, text=True
+        )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
-    print(f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}; claims up to {MAX_AHEAD}"
-          f" ahead, results up to {BATCH} a batch")  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        for url in sys.argv[1:] or [f"sqlite:///{folder}/bench.db"]:
-            with Store(url, auto_migrate=True) as store:
-                print(f"{store.dialect}: {fsync_setting(store)}")
-                asyncio.run(measure(store))
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--brokers", default="sqlite", help="sqlite, postgresql, redis, with commas")
+    parser.add_argument("--jobs", type=int, default=20_000, help="enqueued one by one, and as many in bulk")
+    parser.add_argument("--peers", action="store_true", help="measure BullMQ too")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results: dict[str, Any] = {
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
+        "batches": f"claims up to {MAX_AHEAD} ahead, results up to {BATCH}",
+        "brokers": {},
+    }
+    for kind in options.brokers.split(","):
+        with broker_of(kind) as broker:
+            results["brokers"][kind] = asyncio.run(measure(broker, options.jobs))
+    if options.peers:
+        results["brokers"]["BullMQ"] = bullmq(options.jobs)
+    if options.json:
+        print(json.dumps(results))
+        return
+    print(results["machine"], results["batches"], sep="; ")
+    for kind, found in results["brokers"].items():
+        ratio = ""
+        if "BullMQ" in results["brokers"] and kind != "BullMQ":
+            ratio = f"   drained {found['drained'] / results['brokers']['BullMQ']['drained']:.2f} of BullMQ"
+        idle = f"   idle p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms" if "p50_ms" in found else ""
+        print(
+            f"{kind:<11}enqueued {found['one_by_one']:>8,.0f}/s, in bulk {found['bulk']:>8,.0f}/s"
+            f"   drained {found['drained']:>8,.0f}/s{idle}{ratio}   ({DURABLE.get(kind, DURABLE['redis'])})"
+        )
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 -- KEYS[1] begins every key, and holds the hash tag that keeps them in one slot of a cluster. ARGV[1] is the deed, the rest
 -- as its function says. Times are seconds since the epoch, as text; absent values are the empty text.
 --
---   job:<id>                a hash: d (the row as it came) q (queue) p (priority) s (state) t (due) a (attempts)
---                           v (deliveries) c (crashes) z (snoozes) w (worker) u (unique key) o (order key) g (event)
---                           b (started) f (finished) e (last error) r (reason)
+--   job:<id>                a hash: d (the row as it came) q (queue) p (priority) s (state) t (due), and what is not
+--                           0 or empty of a (attempts) v (deliveries) c (crashes) z (snoozes) w (worker) u (unique
+--                           key) o (order key) g (event) b (started) f (finished) e (last error) r (reason);
+--                           x says that there is one of c, z, u, o, r
 --   errors:<id>             its last failures, newest first
 --   ready:<queue>:<0 to 9>  ids by the time at which they are due;  suspects:<queue>  those whose worker died
---   in:<queue>:<state>      ids in that state, in their own order, for lists and counts
+--   all                     every id, in their own order;  in:<queue>:<state>  the same of the rarer states
+--   counts                  how many there are, by queue and state
 --   head:<order key>        the id of the head;  blocked:<order key>  the ids behind it
 --   unique:<unique key>     the id that has it
 --   event:<id>              ids of the jobs of an event
@@ -17,14 +19,14 @@
 --   queues                  all names
 
 local PREFIX = KEYS[1]
-local CRASHES, ERRORS, BATCH, SHOWN = 3, 10, 1000, 3600
-local STATES = {'ready', 'running', 'blocked', 'done', 'dead', 'cancelled'}
+local CRASHES, ERRORS, BATCH, SHOWN, LOOKED = 3, 10, 1000, 3600, 5000
+local RARE = {blocked = true, dead = true, cancelled = true}
 local call = redis.call
 
 local function job(id) return PREFIX .. 'job:' .. id end
 
-local function each(list, size, act)
-  for first = 1, #list, size do act(unpack(list, first, math.min(first + size - 1, #list))) end
+local function each(list, size, act, from)
+  for first = from or 1, #list, size do act(unpack(list, first, math.min(first + size - 1, #list))) end
 end
 
 local function wake() call('PUBLISH', PREFIX .. 'wake', '') end
@@ -37,14 +39,23 @@ end
 local function load(id)
   local f = call('HMGET', job(id), 'q', 'p', 's', 't', 'a', 'v', 'c', 'z', 'w', 'u', 'o')
   if not f[1] then return nil end
-  return {id = id, q = f[1], p = f[2], s = f[3], t = f[4], a = tonumber(f[5]), v = tonumber(f[6]), c = tonumber(f[7]),
-    z = tonumber(f[8]), w = f[9] or '', u = f[10] or '', o = f[11] or ''}
+  return {id = id, q = f[1], p = f[2], s = f[3], t = f[4], a = tonumber(f[5] or 0), v = tonumber(f[6] or 0),
+    c = tonumber(f[7] or 0), z = tonumber(f[8] or 0), w = f[9] or '', u = f[10] or '', o = f[11] or ''}
+end
+
+-- Counted here, and written once at the end of the deed.
+local counted = {}
+local function count(queue, state, more)
+  local lane = queue .. '\t' .. state
+  counted[lane] = (counted[lane] or 0) + more
 end
 
 -- The job leaves the lists of its state and enters those of the other; the caller writes the hash.
 local function move(h, to)
-  call('ZREM', PREFIX .. 'in:' .. h.q .. ':' .. h.s, h.id)
-  call('ZADD', PREFIX .. 'in:' .. h.q .. ':' .. to, 0, h.id)
+  if RARE[h.s] then call('ZREM', PREFIX .. 'in:' .. h.q .. ':' .. h.s, h.id) end
+  if RARE[to] then call('ZADD', PREFIX .. 'in:' .. h.q .. ':' .. to, 0, h.id) end
+  count(h.q, h.s, -1)
+  count(h.q, to, 1)
   h.s = to
 end
 
@@ -97,7 +108,7 @@ local deeds = {}
 -- rows of 8: id, queue, priority, due, unique key, order key, event, the row. The id under which each is kept. A row whose
 -- id is there is left as it is.
 function deeds.enqueue()
-  local ids, queues, ready = {}, {}, false
+  local ids, queues, everyone, ready = {}, {}, {}, false
   for at = 2, #ARGV, 8 do
     local id, q, p, t, u, o, g = unpack(ARGV, at, at + 6)
     local kept = id
@@ -116,14 +127,21 @@ function deeds.enqueue()
           call('SET', PREFIX .. 'head:' .. o, id)
         end
       end
-      call('HSET', job(id), 'd', ARGV[at + 7], 'q', q, 'p', p, 's', s, 't', t, 'a', 0, 'v', 0, 'c', 0, 'z', 0, 'u', u,
-        'o', o, 'g', g)
-      call('ZADD', PREFIX .. 'in:' .. q .. ':' .. s, 0, id)
+      call('HSET', job(id), 'd', ARGV[at + 7], 'q', q, 'p', p, 's', s, 't', t)
+      if u ~= '' or o ~= '' then call('HSET', job(id), 'u', u, 'o', o, 'x', 1) end
+      if g ~= '' then
+        call('HSET', job(id), 'g', g)
+        call('ZADD', PREFIX .. 'event:' .. g, 0, id)
+      end
+      everyone[#everyone + 1] = 0
+      everyone[#everyone + 1] = id
+      count(q, s, 1)
       if s == 'ready' then
         call('ZADD', PREFIX .. 'ready:' .. q .. ':' .. p, t, id)
         ready = true
+      else
+        call('ZADD', PREFIX .. 'in:' .. q .. ':' .. s, 0, id)
       end
-      if g ~= '' then call('ZADD', PREFIX .. 'event:' .. g, 0, id) end
       if not queues[q] then
         queues[q] = true
         call('SADD', PREFIX .. 'queues', q)
@@ -131,6 +149,7 @@ function deeds.enqueue()
     end
     ids[#ids + 1] = kept
   end
+  each(everyone, BATCH, function(...) call('ZADD', PREFIX .. 'all', ...) end)
   if ready then wake() end
   return ids
 end
@@ -150,37 +169,47 @@ local function suspects(now)
 end
 
 -- worker, its facts, end of its lease, now, limit, '1' for suspects alone, queues. First when the next one is due, then
--- for each job the row, attempts, deliveries, crashes, snoozes, due, order key.
+-- for each job the row, attempts, deliveries, due, and crashes, snoozes and order key with tabs between, if it has any.
 function deeds.claim()
   local worker, info, lease, now, limit, alone = unpack(ARGV, 2, 7)
   limit = tonumber(limit)
   beat(worker, info, lease)
   local taken, found = {}, {''}
-  local function take(id)
-    local f = call('HMGET', job(id), 'd', 'a', 'v', 'c', 'z', 't', 'o', 'q')
-    local a, v = f[2] + 1, f[3] + 1
-    call('HSET', job(id), 's', 'running', 'w', worker, 'b', now, 'a', a, 'v', v)
-    call('ZREM', PREFIX .. 'in:' .. f[8] .. ':ready', id)
-    call('ZADD', PREFIX .. 'in:' .. f[8] .. ':running', 0, id)
+  local function take(id, due)
+    local key = job(id)
+    local f = call('HMGET', key, 'd', 'a', 'v', 'x')
+    local a, v, more = (f[2] or 0) + 1, (f[3] or 0) + 1, ''
+    if f[4] then
+      local rare = call('HMGET', key, 'c', 'z', 'o')
+      more = (rare[1] or 0) .. '\t' .. (rare[2] or 0) .. '\t' .. (rare[3] or '')
+    end
+    call('HSET', key, 's', 'running', 'w', worker, 'b', now, 'a', a, 'v', v)
     local n = #found
-    found[n + 1], found[n + 2], found[n + 3], found[n + 4] = f[1], a, v, tonumber(f[4])
-    found[n + 5], found[n + 6], found[n + 7] = tonumber(f[5]), f[6], f[7] or ''
+    found[n + 1], found[n + 2], found[n + 3], found[n + 4], found[n + 5] = f[1], a, v, due, more
     taken[#taken + 1] = id
+  end
+  local function begun(queue, jobs)
+    count(queue, 'ready', -jobs)
+    count(queue, 'running', jobs)
   end
   if alone == '1' then
     for _, h in ipairs(suspects(now)) do
       if #taken >= limit then break end
       call('ZREM', waiting(h), h.id)
-      take(h.id)
+      take(h.id, h.t)
+      begun(h.q, 1)
     end
   else
     for priority = 0, 9 do
       for at = 8, #ARGV do
         if #taken < limit then
-          local key = PREFIX .. 'ready:' .. ARGV[at] .. ':' .. priority
-          local ids = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit - #taken)
-          each(ids, BATCH, function(...) call('ZREM', key, ...) end)
-          for _, id in ipairs(ids) do take(id) end
+          local queue = ARGV[at]
+          local key = PREFIX .. 'ready:' .. queue .. ':' .. priority
+          local due = call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit - #taken)
+          local from = #taken
+          for n = 1, #due, 2 do take(due[n], due[n + 1]) end
+          begun(queue, #taken - from)
+          each(taken, BATCH, function(...) call('ZREM', key, ...) end, from + 1)
         end
       end
     end
@@ -202,31 +231,65 @@ function deeds.claim()
   return found
 end
 
--- now, then of each completion 9: id, deliveries, state, due, attempts to give back, snoozes to add, reason, failure, the
--- failure in a line. First whether others became ready, then 1 for each that was still its holder's.
+-- One that ended in another way than well. Whether others became ready.
+local function settle(h, to, due, refund, snoozed, reason, line, now)
+  local key = job(h.id)
+  if tonumber(refund) > 0 then call('HSET', key, 'a', h.a - refund) end
+  if tonumber(snoozed) > 0 then call('HSET', key, 'z', h.z + snoozed, 'x', 1) end
+  if line ~= '' then call('HSET', key, 'e', line) end
+  if reason ~= '' then call('HSET', key, 'r', reason, 'x', 1) else call('HDEL', key, 'r') end
+  if to ~= 'ready' then return ends(h, to, now) end
+  drop(h)
+  if due ~= '' then h.t = due end
+  move(h, 'ready')
+  call('HSET', key, 's', 'ready', 't', h.t, 'w', '')
+  call('ZADD', waiting(h), h.t, h.id)
+  return tonumber(h.t) <= tonumber(now)
+end
+
+-- now, how many ended well, of each of those id and deliveries; then of each other one 9: id, deliveries, state, due,
+-- attempts to give back, snoozes to add, reason, failure, the failure in a line. First whether others became ready, then
+-- 1 for each that was still its holder's.
 function deeds.finish()
-  local now, freed, answer = ARGV[2], 0, {0}
-  for at = 3, #ARGV, 9 do
-    local id, held, to, due, refund, snoozed, reason, failure, line = unpack(ARGV, at, at + 8)
+  local now, last = ARGV[2], 3 + 2 * ARGV[3]
+  local freed, answer, held, ended, done = 0, {0}, {}, {}, {}
+  for at = 4, last, 2 do
+    local id, key = ARGV[at], job(ARGV[at])
+    local f = call('HMGET', key, 's', 'v', 'w', 'q', 'x')
+    local ours = f[1] == 'running' and f[2] == ARGV[at + 1]
+    answer[#answer + 1] = ours and 1 or 0
+    if ours and f[5] then
+      if ends(load(id), 'done', now) then freed = 1 end
+      call('HDEL', key, 'r')
+    elseif ours then
+      -- As nearly all end; what they have in common is written for all at once.
+      call('HSET', key, 's', 'done', 'f', now)
+      local of = held[f[3]]
+      if not of then
+        of = {}
+        held[f[3]] = of
+      end
+      of[#of + 1] = id
+      ended[#ended + 1] = now
+      ended[#ended + 1] = id
+      done[f[4]] = (done[f[4]] or 0) + 1
+    end
+  end
+  for queue, jobs in pairs(done) do
+    count(queue, 'running', -jobs)
+    count(queue, 'done', jobs)
+  end
+  for worker, ids in pairs(held) do
+    each(ids, BATCH, function(...) call('SREM', PREFIX .. 'held:' .. worker, ...) end)
+  end
+  each(ended, BATCH, function(...) call('ZADD', PREFIX .. 'ended', ...) end)
+  for at = last + 1, #ARGV, 9 do
+    local id, delivery, to, due, refund, snoozed, reason, failure, line = unpack(ARGV, at, at + 8)
     local h = load(id)
-    local ours = h and h.s == 'running' and h.v == tonumber(held)
+    local ours = h and h.s == 'running' and h.v == tonumber(delivery)
     answer[#answer + 1] = ours and 1 or 0
     if ours then
-      local news = {'a', h.a - refund, 'z', h.z + snoozed}
-      if reason ~= '' then news[5], news[6] = 'r', reason end
-      if line ~= '' then news[#news + 1], news[#news + 2] = 'e', line end
-      if to == 'ready' then
-        drop(h)
-        if due ~= '' then h.t = due end
-        move(h, 'ready')
-        call('HSET', job(id), 's', 'ready', 't', h.t, 'w', '', unpack(news))
-        if reason == '' then call('HDEL', job(id), 'r') end
-        call('ZADD', waiting(h), h.t, id)
-        if tonumber(h.t) <= tonumber(now) then freed = 1 end
-      else
-        call('HSET', job(id), unpack(news))
-        if ends(h, to, now) then freed = 1 end
-      end
+      if settle(h, to, due, refund, snoozed, reason, line, now) then freed = 1 end
       if failure ~= '' then
         call('LPUSH', PREFIX .. 'errors:' .. id, failure)
         call('LTRIM', PREFIX .. 'errors:' .. id, 0, ERRORS - 1)
@@ -280,7 +343,7 @@ function deeds.rescue()
         left = left - 1
         drop(h)
         h.c = h.c + 1
-        call('HSET', job(id), 'c', h.c, 'a', h.a - 1, 'w', '', 'e', 'its worker died')
+        call('HSET', job(id), 'c', h.c, 'a', h.a - 1, 'w', '', 'e', 'its worker died', 'x', 1)
         if h.c >= CRASHES then
           call('HSET', job(id), 'r', 'crashed')
           freed = ends(h, 'dead', now) or freed
@@ -359,46 +422,89 @@ function deeds.prune()
   local ids = call('ZRANGEBYSCORE', PREFIX .. 'ended', '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
   for _, id in ipairs(ids) do
     local f = call('HMGET', job(id), 'q', 's', 'g')
-    call('ZREM', PREFIX .. 'in:' .. f[1] .. ':' .. f[2], id)
-    if f[3] ~= '' then call('ZREM', PREFIX .. 'event:' .. f[3], id) end
+    if RARE[f[2]] then call('ZREM', PREFIX .. 'in:' .. f[1] .. ':' .. f[2], id) end
+    if f[3] then call('ZREM', PREFIX .. 'event:' .. f[3], id) end
     call('DEL', job(id), PREFIX .. 'errors:' .. id)
+    count(f[1], f[2], -1)
   end
   each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'ended', ...) end)
+  each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'all', ...) end)
   return #ids
 end
 
--- Queue, state and number of all that are not 0.
+-- Queue and state (a tab between), and number.
 function deeds.counts()
+  return call('HGETALL', PREFIX .. 'counts')
+end
+
+-- Ids of one state that few jobs are in at a time, or nothing when they are many after all.
+local function few(state, queues)
   local found = {}
-  for _, q in ipairs(call('SMEMBERS', PREFIX .. 'queues')) do
-    for _, s in ipairs(STATES) do
-      local count = call('ZCARD', PREFIX .. 'in:' .. q .. ':' .. s)
-      if count > 0 then
-        local n = #found
-        found[n + 1], found[n + 2], found[n + 3] = q, s, count
-      end
+  local function add(ids) for _, id in ipairs(ids) do found[#found + 1] = id end end
+  if state == 'running' then
+    for _, holder in ipairs(call('SMEMBERS', PREFIX .. 'holders')) do add(call('SMEMBERS', PREFIX .. 'held:' .. holder)) end
+    return found
+  end
+  for _, q in ipairs(queues) do
+    add(call('ZRANGE', PREFIX .. 'suspects:' .. q, 0, LOOKED))
+    for priority = 0, 9 do add(call('ZRANGE', PREFIX .. 'ready:' .. q .. ':' .. priority, 0, LOOKED)) end
+    if #found > LOOKED then return nil end
+  end
+  return found
+end
+
+local function fitting(ids, state, queue, before, limit)
+  local found = {}
+  for _, id in ipairs(ids) do
+    if #found >= limit then break end
+    if before == '' or id < before then
+      local f = call('HMGET', job(id), 's', 'q')
+      if (state == '' or f[1] == state) and (queue == '' or f[2] == queue) then found[#found + 1] = id end
     end
   end
   return found
 end
 
--- state, queue, event, the id before which to begin, how many: ids, newest first.
+-- state, queue, event, the id before which to begin, how many. First the id before which to go on (empty: that was all),
+-- then ids, newest first.
 function deeds.page()
   local state, queue, event, before, limit = unpack(ARGV, 2, 6)
-  local keys, found = {}, {}
-  if event ~= '' then
-    keys[1] = PREFIX .. 'event:' .. event
-  else
-    for _, q in ipairs(queue ~= '' and {queue} or call('SMEMBERS', PREFIX .. 'queues')) do
-      for _, s in ipairs(state ~= '' and {state} or STATES) do keys[#keys + 1] = PREFIX .. 'in:' .. q .. ':' .. s end
-    end
-  end
+  limit = tonumber(limit)
+  local queues = queue ~= '' and {queue} or call('SMEMBERS', PREFIX .. 'queues')
   local from = before ~= '' and '(' .. before or '+'
-  for _, key in ipairs(keys) do
-    for _, id in ipairs(call('ZREVRANGEBYLEX', key, from, '-', 'LIMIT', 0, limit)) do found[#found + 1] = id end
+  local newest = function(x, y) return x > y end
+  local found, more
+  if state ~= '' and (state == 'running' or state == 'ready') then
+    local ids = few(state, queues)
+    if ids then
+      table.sort(ids, newest)
+      found = fitting(ids, state, queue, before, limit)
+      more = #found >= limit and found[limit] or ''
+    end
+  elseif RARE[state] then
+    found = {}
+    for _, q in ipairs(queues) do
+      local ids = call('ZREVRANGEBYLEX', PREFIX .. 'in:' .. q .. ':' .. state, from, '-', 'LIMIT', 0, limit)
+      for _, id in ipairs(ids) do found[#found + 1] = id end
+    end
+    table.sort(found, newest)
+    found = {unpack(found, 1, math.min(#found, limit))}
+    more = #found >= limit and found[limit] or ''
   end
-  table.sort(found, function(x, y) return x > y end)
-  return {unpack(found, 1, math.min(#found, tonumber(limit)))}
+  if not found then
+    local key = event ~= '' and PREFIX .. 'event:' .. event or PREFIX .. 'all'
+    local look = (state == '' and queue == '') and limit or LOOKED
+    local ids = call('ZREVRANGEBYLEX', key, from, '-', 'LIMIT', 0, look)
+    found = fitting(ids, state, queue, '', limit)
+    more = ''
+    if #found >= limit then more = found[limit] elseif #ids >= look then more = ids[look] end
+  end
+  table.insert(found, 1, more)
+  return found
 end
 
-return deeds[ARGV[1]]()
+local answer = deeds[ARGV[1]]()
+for lane, more in pairs(counted) do
+  if more ~= 0 then call('HINCRBY', PREFIX .. 'counts', lane, more) end
+end
+return answer

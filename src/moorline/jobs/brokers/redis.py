@@ -4,8 +4,9 @@ Why not streams with consumer groups: here a lease is a worker's, not an entry's
 by their id, and all that must survive a crash of the answer; a stream has none of that, so each job would need a second
 record beside its entry.
 
-One thread sends what changes anything. What is asked while it waits for the server goes together with the next, so that
-concurrent ``enqueue`` and ``finish`` share round trips, in both colours.
+One thread sends what changes anything, but for claims, which have one of their own: the answer to one is large, and is
+read while the results of others are written. What is asked while a thread waits for the server goes together with the
+next, so that concurrent ``enqueue`` and ``finish`` share round trips, in both colours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import msgspec
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
-from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, jobs, listed, told
+from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, ended_well, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox
@@ -69,7 +70,7 @@ class RedisBroker:
         self._max_waiting = max_waiting
         self._clock = clock
         self._lock = threading.Lock()
-        self._writer: Writer | None = None
+        self._threads: dict[str, Writer] = {}
         self._reading: Link | None = None
         self._signals = RedisSignals(self.where, self._prefix + "wake")
         self._told = False
@@ -80,10 +81,10 @@ class RedisBroker:
     def close(self) -> None:
         """Send what waits and disconnect. It opens again when it is used again."""
         with self._lock:
-            writer, self._writer = self._writer, None
+            threads, self._threads = self._threads, {}
             reading, self._reading = self._reading, None
-        if writer is not None:
-            writer.close()
+        for thread in threads.values():
+            thread.close()
         self._signals.close()
         self._signals = RedisSignals(self.where, self._prefix + "wake")
         if reading is not None:
@@ -109,22 +110,22 @@ class RedisBroker:
                 log.warning("queue_may_lose", where=self.where.shown, what=loss)
         return link
 
-    def _started(self) -> Writer:
-        writer = self._writer
+    def _thread(self, name: str = "all") -> Writer:
+        writer = self._threads.get(name)
         if writer is None:
             with self._lock:
-                writer = self._writer
+                writer = self._threads.get(name)
                 if writer is None:
                     writer = Writer(self._connect, max_waiting=self._max_waiting, clock=self._clock)
                     writer.start()
-                    self._writer = writer
+                    self._threads[name] = writer
         return writer
 
     async def _write(self, apply: Callable[[Link, list[P]], Sequence[R | Exception]], payload: P) -> R:
-        return await self._started().submit_async(apply, payload)
+        return await self._thread().submit_async(apply, payload)
 
     def _write_sync(self, apply: Callable[[Link, list[P]], Sequence[R | Exception]], payload: P) -> R:
-        return self._started().submit(apply, payload).result()
+        return self._thread().submit(apply, payload).result()
 
     def _link(self) -> Link:
         """For reading, from any thread."""
@@ -162,7 +163,7 @@ class RedisBroker:
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
         """See ``Broker``."""
-        return await self._write(self._claim, (worker, limit, alone))
+        return await self._thread("claims").submit_async(self._claim, (worker, limit, alone))
 
     def _claim(self, link: Link, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
         answers = []
@@ -181,10 +182,12 @@ class RedisBroker:
         return stored
 
     def _finish(self, link: Link, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
-        arguments = [fact for part in payloads for one in part for fact in told(one)]
-        freed, *stored = link.do("finish", repr(self._clock.wall()), *arguments)
-        answers = iter(stored)
-        return [([answer == 1 for answer in islice(answers, len(part))], freed == 1) for part in payloads]
+        completions = [one for part in payloads for one in part]
+        freed, *stored = link.do("finish", repr(self._clock.wall()), *told(completions))
+        well = sum(map(ended_well, completions))
+        of_well, of_others = iter(stored[:well]), iter(stored[well:])
+        answers = iter([next(of_well if ended_well(one) else of_others) == 1 for one in completions])
+        return [(list(islice(answers, len(part))), freed == 1) for part in payloads]
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
         """See ``Broker``."""
@@ -251,7 +254,8 @@ class RedisBroker:
     async def counts(self) -> dict[tuple[str, State], int]:
         """See ``Broker``."""
         found = await asyncio.to_thread(self._link().do, "counts")
-        counts = {(found[at].decode(), found[at + 1].decode()): found[at + 2] for at in range(0, len(found), 3)}
+        lanes = zip(found[::2], map(int, found[1::2]), strict=True)
+        counts: dict[tuple[str, State], int] = {_lane(lane): count for lane, count in lanes if count}
         waiting = {} if self._outbox is None else await self._outbox.counts()
         return counts | {lane: count for lane, count in waiting.items() if lane[1] == "outbox"}
 
@@ -346,3 +350,8 @@ def _prune(link: Link, payloads: list[tuple[float, int]]) -> list[int]:
 
 def _not_found(job_id: str) -> JobNotFound:
     return JobNotFound(f"no job has the id {job_id!r}")
+
+
+def _lane(text: bytes) -> Any:
+    queue, _, state = text.decode().rpartition("\t")
+    return queue, state

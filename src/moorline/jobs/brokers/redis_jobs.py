@@ -11,9 +11,9 @@ from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis_link import Link
 from moorline.jobs.job import Claim, Job, JobRow
 
-__all__ = ["FACTS", "claim", "encoded", "jobs", "listed", "told"]
+__all__ = ["FACTS", "claim", "encoded", "ended_well", "jobs", "listed", "told"]
 
-FACTS: Final = 7
+FACTS: Final = 5
 """Of each job that is claimed: the arguments of ``claim``."""
 
 _PAGE: Final = 500  # jobs that one look at a list reads
@@ -23,25 +23,35 @@ encoded = msgspec.msgpack.Encoder().encode
 """A row or a failure, as it is stored."""
 
 
-def claim(
-    row: bytes, attempts: int, deliveries: int, crashes: int, snoozes: int, run_at: bytes, order_key: bytes
-) -> Claim:
+def claim(row: bytes, attempts: int, deliveries: int, run_at: bytes, rare: bytes) -> Claim:
     """What a worker gets, from what the script answers for each job."""
     made = _ROW(row)
+    crashes, snoozes, order_key = rare.decode().split("\t", 2) if rare else (0, 0, "")
     return Claim(
         made.id, made.name, made.queue, made.priority, made.payload, float(run_at), attempts, made.max_attempts,
-        deliveries, crashes, snoozes, made.event_id, made.created_at, order_key.decode() or None,
+        deliveries, int(crashes), int(snoozes), made.event_id, made.created_at, order_key or None,
     )  # fmt: skip
 
 
-def told(one: Completion) -> Iterable[str | bytes | int]:
-    """A completion as the script wants it."""
-    error = one.error
-    return (
-        one.id, one.deliveries, one.state, "" if one.run_at is None else repr(one.run_at), int(one.refund),
-        int(one.snoozed), one.reason or "", b"" if error is None else encoded(error),
-        one.last_error or "",
-    )  # fmt: skip
+def ended_well(one: Completion) -> bool:
+    """Whether there is nothing to say of it: as of nearly all."""
+    return one.state == "done" and one.error is None and one.reason is None
+
+
+def told(completions: Iterable[Completion]) -> list[str | bytes | int]:
+    """Completions as the script wants them: those that ended well, then the others."""
+    well: list[str | bytes | int] = []
+    others: list[str | bytes | int] = []
+    for one in completions:
+        if ended_well(one):
+            well += one[:2]
+            continue
+        error = one.error
+        others += (
+            one.id, one.deliveries, one.state, "" if one.run_at is None else repr(one.run_at), int(one.refund),
+            int(one.snoozed), one.reason or "", b"" if error is None else encoded(error), one.last_error or "",
+        )  # fmt: skip
+    return [len(well) // 2, *well, *others]
 
 
 def jobs(link: Link, ids: Sequence[str]) -> list[Job]:
@@ -66,11 +76,11 @@ def _job(facts: dict[str, bytes], heads: dict[str, bytes | None]) -> Job:
         payload=row.payload,
         state=state,
         run_at=float(facts["t"]),
-        attempts=int(facts["a"]),
+        attempts=int(facts.get("a", 0)),
         max_attempts=row.max_attempts,
-        deliveries=int(facts["v"]),
-        crashes=int(facts["c"]),
-        snoozes=int(facts["z"]),
+        deliveries=int(facts.get("v", 0)),
+        crashes=int(facts.get("c", 0)),
+        snoozes=int(facts.get("z", 0)),
         worker=_text(facts, "w"),
         event_id=row.event_id,
         unique_key=row.unique_key,
@@ -98,16 +108,12 @@ def listed(link: Link, which: JobFilter) -> list[Job]:
     found: list[Job] = []
     before = which.before or ""
     while len(found) < which.limit:
-        # By the event's index the others' filters still have to be looked at, and by no other one more than the name.
         size = min(_PAGE, which.limit) if which.name is None and which.event_id is None else _PAGE
-        ids = [
-            one.decode()
-            for one in link.do("page", which.state or "", which.queue or "", which.event_id or "", before, size)
-        ]
-        found += [job for job in jobs(link, ids) if _fits(job, which)]
-        if len(ids) < size:
+        more, *ids = link.do("page", which.state or "", which.queue or "", which.event_id or "", before, size)
+        found += [job for job in jobs(link, [one.decode() for one in ids]) if _fits(job, which)]
+        before = more.decode()
+        if not before:
             break
-        before = ids[-1]
     return found[: which.limit]
 
 
