@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +329,40 @@ async def test_a_claim_whose_answer_was_lost_runs_after_all(jobs: Jobs, monkeypa
     worker.stop()
     await running
     assert lost
+    assert (await only_job(jobs)).attempts == 1
+
+
+async def test_a_claim_that_was_carried_out_late_runs_after_all(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was frozen may do a claim after the worker had asked what it holds."""
+    finished = asyncio.Event()
+
+    async def job() -> None:
+        finished.set()
+
+    claim, give_back = jobs.broker.claim, jobs.broker.give_back
+    late: list[tuple[WorkerInfo, int]] = []
+
+    async def frozen(worker: WorkerInfo, limit: int, *, alone: bool = False):
+        if not late and not alone:
+            late.append((worker, limit))
+            raise StoreUnavailable("no answer")
+        return await claim(worker, limit, alone=alone)
+
+    async def thawed(worker: WorkerInfo, held: Sequence[str]) -> int:
+        given = await give_back(worker, held)
+        if len(late) == 1:
+            late.append(late[0])
+            assert (await claim(*late[0])).jobs
+        return given
+
+    monkeypatch.setattr(jobs.broker, "claim", frozen)
+    monkeypatch.setattr(jobs.broker, "give_back", thawed)
+    await jobs.function(job).enqueue()
+    worker = Worker(jobs, lease=1.0)
+    running = asyncio.create_task(worker.run(signals=False))
+    await asyncio.wait_for(finished.wait(), 10)
+    worker.stop()
+    await running
     assert (await only_job(jobs)).attempts == 1
 
 

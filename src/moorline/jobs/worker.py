@@ -39,6 +39,7 @@ _PATIENCE: Final = 60.0  # seconds without new claims, so that a suspect can run
 _LATER: Final = 300.0  # seconds until the next such try
 _SAVE_AT_END: Final = 5.0  # seconds that storing results may take after the last job
 _UNWIND: Final = 2.0  # seconds that a cancelled job may take to end
+_DOUBTS: Final = 3  # looks after a failure: a claim that got no answer may be carried out later than what followed it
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
@@ -117,6 +118,7 @@ class Worker:
         self._taking_back = False
         self._plenty = True
         self._doubt = False
+        self._doubts_left = 0
         self._suspects = True
         self._suspects_after = 0.0
         self._rescue_after = 0.0
@@ -300,6 +302,7 @@ class Worker:
         self._log.warning(event, worker=self.id, error=str(error))
         if isinstance(error, StoreUnavailable):
             self._doubt = True
+            self._doubts_left = _DOUBTS
             # Others could not beat either: give them a lease's time before their jobs are taken for orphans.
             self._rescue_after = self._clock.monotonic() + self._lease
 
@@ -430,6 +433,10 @@ class Worker:
             # Not all workers at the same moments.
             await asyncio.sleep(self._lease * _RESCUE_SHARE * self._random.uniform(0.8, 1.2))
             now = self._clock.monotonic()
+            if self._doubts_left:
+                self._doubts_left -= 1
+                self._doubt = True
+                self._kick.set()
             if self._intake and now - self._taken_in_at > _STALE and len(self._tasks) >= self._concurrency:
                 self._shed()
             try:
