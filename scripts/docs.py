@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+from brokers import brokers_page
 from outcomes import outcomes_page
 from pipeline import picture
 from senders import senders_page
@@ -141,6 +142,7 @@ PAGES = {
     "commands.md": commands_page,
     "services.md": services_page,
     "senders.md": senders_page,
+    "brokers.md": brokers_page,
 }
 
 

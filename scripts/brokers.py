@@ -1,0 +1,65 @@
+"""The page of what each broker guarantees, read off the conformance suites that the tests run for it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SURVIVES = {
+    "SQLite": "all (synchronous=FULL)",
+    "PostgreSQL": "all (its default)",
+    "Redis": "all with `appendfsync always`; with `everysec` all but the last second",
+    "Redis Cluster": "as Redis; a failover loses what the replica had not got",
+}
+"""What of that which was acknowledged is there after the machine lost its power."""
+
+
+def brokers_page() -> str:
+    """One row for each promise, one column for each broker; a promise is a test, and CI runs it on the real server."""
+    sys.path.insert(0, str(ROOT))
+    from tests.jobs.conformance import BrokerConformance
+    from tests.jobs.ordering import KnownIds, OrderConformance
+    from tests.jobs.test_redis_broker import TestRedisBroker, TestRedisClusterBroker
+    from tests.jobs.test_sql_broker import TestSqlBroker
+
+    brokers: dict[str, type] = {
+        "SQLite": TestSqlBroker,
+        "PostgreSQL": TestSqlBroker,
+        "Redis": TestRedisBroker,
+        "Redis Cluster": TestRedisClusterBroker,
+    }
+    lines = [
+        "# Brokers",
+        "",
+        "What holds for jobs, wherever they wait. Each row is a test of the suite that every broker",
+    ]
+    lines += ["inherits; a column says yes where that test runs against the real server in CI.", ""]
+    lines += [f"| | {' | '.join(brokers)} |", f"| --- |{' --- |' * len(brokers)}"]
+    lines.append(f"| **kept when the power fails** | {' | '.join(SURVIVES[name] for name in brokers)} |")
+    for title, suite in (("jobs", BrokerConformance), ("order keys", OrderConformance), ("known ids", KnownIds)):
+        lines.append(f"| **{title}** |{' |' * len(brokers)}")
+        for name, said in _promises(suite):
+            cells = ["yes" if _inherits(kind, suite, name) else "no" for kind in brokers.values()]
+            lines.append(f"| {said} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Every broker but the cluster also passes the random walks (states, order keys) and the tests that kill",
+    ]
+    lines += ["workers with -9 under load. At least once means that a job may run twice; so write it to bear that."]
+    return "\n".join(lines) + "\n"
+
+
+def _promises(suite: type) -> Iterator[tuple[str, str]]:
+    for name, test in vars(suite).items():
+        if name.startswith("test_"):
+            words = name.removeprefix("test_").replace("_", " ")
+            yield name, f"{words[0].upper()}{words[1:]}. {' '.join((inspect.getdoc(test) or '').split())}"
+
+
+def _inherits(kind: Any, suite: type, name: str) -> bool:
+    return issubclass(kind, suite) and getattr(kind, name) is getattr(suite, name)
