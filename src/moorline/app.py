@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from moorline import registry
 from moorline import settings as _settings
+from moorline.asgi import Receive, Scope, Send, health, lifespan
 from moorline.calls.call import Call
 from moorline.calls.guards import PROCESS
 from moorline.calls.tap import close_tap, open_tap
@@ -19,22 +20,24 @@ from moorline.durable import DurableCalls
 from moorline.errors import ConfigurationError, StoreError
 from moorline.events.accepting import EnvironmentSecrets
 from moorline.events.answers import Answers
-from moorline.events.delivery import Reply
 from moorline.events.ending import ending_secrets, senders, with_secrets
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
-from moorline.events.receiver import Receiver, below_mount, send_reply
-from moorline.events.refused import ERRORS
+from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.registry import Jobs
+from moorline.jobs.schedule import Schedule, seconds_of
+from moorline.jobs.schedules import Schedules
 from moorline.policies.policy import Policy
 from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from moorline.calls.adapters.functions import Resilient
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.job import JobHandle
     from moorline.jobs.registry import JobFunction
+    from moorline.jobs.schedule import CatchUp
     from moorline.jobs.worker import Worker
 
 __all__ = ["Moorline"]
@@ -57,11 +61,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 _CHORE_SECONDS = 60.0
+_SCHEDULE_SECONDS = 1.0
 
 log = logger("app")
 
@@ -98,6 +99,7 @@ class Moorline:
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         queue, waiting = self.settings.queue_url, self.settings.max_waiting
         self.jobs = Jobs(broker_at(queue, self.store, clock=clock, max_waiting=waiting), clock=clock)
+        self.schedules = Schedules(self.store, self.jobs.broker)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
             self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
@@ -236,6 +238,32 @@ class Moorline:
             return self.jobs.function(function)
         return lambda decorated: self.jobs.function(decorated, **options)
 
+    def schedule(
+        self,
+        when: str | float | timedelta,
+        job: JobFunction[..., Any],
+        *,
+        args: Sequence[Any] = (),
+        name: str | None = None,
+        tz: str = "UTC",
+        catch_up: CatchUp = "latest",
+        overlap: bool = False,
+    ) -> None:
+        """Enqueue a job again and again: ``app.schedule("0 9 * * 1-5", report, tz="Europe/Berlin")``.
+
+        *when* is a cron expression of five fields, or the seconds (a number, a timedelta) between two times. However
+        many workers there are, each time makes one job. *catch_up* says what becomes of times at which no worker ran:
+        the ``"latest"`` is made up for, ``"all"`` are, or ``"none"``. Without *overlap* a time is left out while the
+        job of the one before has not ended. *name* is the job's unless another is given.
+
+        Raises ConfigurationError naming the argument, InvalidArguments for *args* that do not fit.
+        """
+        row = job.row(*args)
+        wanted = Schedule(
+            name=name or row.name, when=seconds_of(when), row=row, tz=tz, catch_up=catch_up, overlap=overlap
+        )
+        self.schedules.add(wanted)
+
     # --- opening and closing
 
     async def open(self) -> Self:
@@ -289,11 +317,11 @@ class Moorline:
     @contextlib.asynccontextmanager
     async def running(self, *, worker: bool = False) -> AsyncIterator[Self]:
         """Open for the length of a block, with a worker in this loop if wanted: for another framework's lifespan."""
-        async with self, self._working() if worker else self._watching():
+        async with self, self._working() if worker else self.watching():
             yield self
 
     @contextlib.asynccontextmanager
-    async def _watching(self) -> AsyncIterator[None]:
+    async def watching(self) -> AsyncIterator[None]:
         """Look for alerts: where no worker is alive, nobody else would tell of it."""
         from moorline.jobs.chores import look_after
         from moorline.store.ids import new_id
@@ -337,7 +365,10 @@ class Moorline:
 
         retention = self.retention()
         pruning = Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))
-        return [pruning, self._alert_chore()]
+        chores = [pruning, self._alert_chore()]
+        if len(self.schedules):
+            chores.append(Chore("schedules", _SCHEDULE_SECONDS, self.schedules.run_once))
+        return chores
 
     def _alert_chore(self) -> Chore:
         from moorline.jobs.chores import Chore
@@ -384,54 +415,17 @@ class Moorline:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await lifespan(self, receive, send)
             return
         path = below_mount(scope) if "path" in scope else ""
         if scope["type"] == "http" and path in ("/healthz", "/readyz"):
-            await self._health(path, scope, send)
+            await health(self, path, scope, send)
             return
         if not self.store.is_open:
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
         await self.receiver(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        watching = contextlib.AsyncExitStack()
-        while True:
-            message = await receive()
-            try:
-                if message["type"] == "lifespan.startup":
-                    self.receiver.intake.prepare()
-                    await self.open()
-                    await watching.enter_async_context(self._watching())
-                else:
-                    await watching.aclose()
-                    await self.close()
-            except StoreError as error:
-                log.error("lifespan_failed", phase=message["type"], reason=str(error))
-                await send({"type": f"{message['type']}.failed", "message": str(error)})
-                return
-            await send({"type": f"{message['type']}.complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-
-    async def _health(self, path: str, scope: Scope, send: Send) -> None:
-        reply = Reply(200, b'{"status":"ok"}')
-        if scope["method"] not in ("GET", "HEAD"):
-            reply = Reply(405, ERRORS[405], headers=(("allow", "GET, HEAD"),))
-        elif path == "/readyz" and not await self._ready():
-            reply = Reply(503, b'{"status":"the database does not answer"}', headers=(("retry-after", "5"),))
-        await send_reply(send, reply, head=scope["method"] == "HEAD")
-
-    async def _ready(self) -> bool:
-        try:
-            await self.open()
-            await asyncio.to_thread(self.store.ping)
-        except StoreError as error:
-            log.warning("not_ready", reason=str(error))
-            return False
-        return True
 
     # --- joining the rooms
 

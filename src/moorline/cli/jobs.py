@@ -158,6 +158,27 @@ def _each(
         raise typer.Exit(1)
 
 
+@cli.command()
+def schedules(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """List the schedules that a worker has looked at: up to when their jobs were made, and when the next one is due."""
+    from moorline.jobs.schedules import known_schedules
+
+    store = opened_store(database_url)
+    try:
+        known = store.read_sync(known_schedules)
+    finally:
+        store.close()
+    if as_json:
+        print_json([one._asdict() for one in known])
+        return
+    lines = ((one.name, one.job, _often(one.when), one.tz, when(one.last), when(one.next)) for one in known)
+    rows(("name", "job", "when", "time zone", "made up to", "next"), lines, empty="no schedule")
+
+
+def _often(schedule: str | float) -> str:
+    return schedule if isinstance(schedule, str) else f"every {schedule:g} s"
+
+
 def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
     from moorline.jobs.brokers.choice import broker_at
     from moorline.settings import load

@@ -228,6 +228,10 @@ class JobFunction(Generic[P, R]):
         options = replace(self._options, **changes)
         return JobFunction(self._jobs, self._function, self._handler, self._max_attempts, options)
 
+    def row(self, *args: P.args, **kwargs: P.kwargs) -> JobRow:
+        """What ``enqueue`` would store. Raises InvalidArguments."""
+        return self._row(args, kwargs)
+
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobRow:
         assert self._handler.codec is not None
         payload = self._handler.codec.encode(args, kwargs)
