@@ -31,13 +31,15 @@ class Codec:
     and containers of these. A parameter without annotation takes plain JSON values.
     """
 
-    __slots__ = ("_function", "_model", "_parameters", "_signature", "_skip_first")
+    __slots__ = ("_function", "_model", "_needed", "_parameters", "_plain", "_signature", "_skip_first")
 
     def __init__(self, function: Callable[..., Any], *, skip_first: bool = False) -> None:
         self._function = function
         self._skip_first = skip_first
         self._signature: inspect.Signature | None = None
         self._parameters: dict[str, inspect.Parameter] = {}
+        self._plain: dict[str, inspect.Parameter] = {}  # all of them, if each may be given in either way
+        self._needed: frozenset[str] = frozenset()
         self._model: type[BaseModel] | None = None
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -87,6 +89,11 @@ class Codec:
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self._signature is not None
+        if self._plain:
+            given = {**dict(zip(self._plain, args, strict=False)), **kwargs}
+            # Each argument once, none unknown, none missing: what binding would come to, in a tenth of the time.
+            if len(given) == len(args) + len(kwargs) and self._needed <= given.keys() <= self._plain.keys():
+                return given
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -128,6 +135,9 @@ class Codec:
             parameters = list(signature.parameters.values())[1 if self._skip_first else 0 :]
             self._signature = signature.replace(parameters=parameters)
             self._parameters = {parameter.name: parameter for parameter in parameters}
+            if all(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
+                self._plain = self._parameters
+                self._needed = frozenset(one.name for one in parameters if one.default is inspect.Parameter.empty)
             self._model = self._make_model()
         return self._model
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -89,3 +91,32 @@ def test_stored_arguments_of_another_version_are_named(stored: bytes, named: str
 
     with pytest.raises(InvalidArguments, match=named):
         Codec(function).decode(b'{"v":1,"args":' + stored + b"}")
+
+
+def _plain(a, b, c=3): ...
+def _named(a, *, b=2): ...
+def _rest(a, *more, **others): ...
+def _none(): ...
+
+
+_NAMES = st.sampled_from(["a", "b", "c", "d"])
+
+
+@given(
+    st.sampled_from([_plain, _named, _rest, _none]),
+    st.lists(st.integers(), max_size=4),
+    st.dictionaries(_NAMES, st.integers(), max_size=3),
+)
+def test_arguments_are_bound_as_python_binds_them(
+    function: Callable[..., None], args: list[int], kwargs: dict[str, int]
+) -> None:
+    """By position, by name, or both; and what Python refuses is refused."""
+    codec = Codec(function)
+    try:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+    except TypeError:
+        with pytest.raises(InvalidArguments):
+            codec.encode(tuple(args), kwargs)
+        return
+    positional, keywords = codec.decode(codec.encode(tuple(args), kwargs))
+    assert inspect.signature(function).bind(*positional, **keywords) == bound
