@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, ClassVar
 
@@ -144,6 +145,11 @@ class OrderedJobs(RuleBasedStateMachine):
         for job in jobs:
             assert job.state != "blocked" or job.blocked_behind == heads.get(str(job.order_key))
             assert job.state != "blocked" or job.order_key is not None
+
+    @invariant()
+    def the_counts_are_right(self) -> None:
+        """They are those of the jobs that are there, blocked ones included."""
+        assert self.run(self.broker.counts()) == Counter((job.queue, job.state) for job in self.jobs())
 
     @invariant()
     def a_key_runs_in_order(self) -> None:

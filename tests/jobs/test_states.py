@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -224,6 +225,8 @@ class JobStates(RuleBasedStateMachine):
             for job_id, model in self.models.items()
         }
         assert all(0 <= job.attempts <= MAX_ATTEMPTS for job in jobs)
+        counts = Counter(("default", model.state) for model in self.models.values())
+        assert self.loop.run_until_complete(self.broker.counts()) == counts
 
 
 class RedisJobStates(JobStates):
