@@ -287,9 +287,9 @@ class TestTheResolver:
         """A literal address asks nobody; a name is asked once, by one thread, and is known for a while."""
         names, resolver = Names(["8.8.8.8"]), Resolver()
         assert resolver.resolve("::1", 1, 1.0, names) == ("::1",)
-        assert resolver._threads == 0
+        assert resolver._crew.threads == 0
         assert {tuple(resolver.resolve("name", 1, 5.0, names)) for _ in range(50)} == {("8.8.8.8",)}
-        assert (len(names.asked), resolver._threads) == (1, 1)
+        assert (len(names.asked), resolver._crew.threads) == (1, 1)
 
     def test_failures_are_not_kept(self):
         """A name that could not be resolved is asked again, and each caller gets an error of its own."""
@@ -305,6 +305,27 @@ class TestTheResolver:
                 resolver.resolve("name", 1, 5.0, broken)
         assert asked == ["name", "name"]
 
+    def test_a_thread_that_is_asked_while_all_is_forgotten_answers(self):
+        """It works on for who had asked it, and nobody waits for a thread that is not there."""
+        resolver = Resolver(threads=1)
+        answers = [resolver.resolve(f"name{number}", 1, 5.0, Names(["8.8.8.8"])) for number in range(3)]
+        crew, asking, go = resolver._crew, threading.Event(), threading.Event()
+
+        def slow(_host: str, _port: int) -> list[str]:
+            asking.set()
+            go.wait(10)
+            return ["9.9.9.9"]
+
+        before = crew.lookup("slow", 1, slow)
+        assert asking.wait(5)
+        resolver.forget()
+        assert resolver.resolve("name", 1, 5.0, Names(["8.8.4.4"])) == ("8.8.4.4",)
+        go.set()
+        assert before.done.wait(5)
+        assert (before.result(), answers) == (("9.9.9.9",), [("8.8.8.8",)] * 3)
+        assert resolver._crew is not crew
+        assert (crew.threads, resolver._crew.threads) == (1, 1)
+
     def test_threads_have_a_bound(self):
         """Silent name servers hold no more threads than allowed, one question each, and all waiters leave in time."""
         hang, resolver = threading.Event(), Resolver(threads=2)
@@ -316,7 +337,7 @@ class TestTheResolver:
         for name in ("a", "a", "b", "c", "d"):
             with pytest.raises(TimeoutError):
                 resolver.resolve(name, 1, 0.02, silent)
-        assert resolver._threads == 2
+        assert resolver._crew.threads == 2
         hang.set()
         assert resolver.resolve("d", 1, 5.0, silent) == ("8.8.8.8",)
 

@@ -78,20 +78,62 @@ class _Lookup:
         return self.found
 
 
+class _Crew:
+    """The threads, what they are asked, and what they found. Its threads know no other crew."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._more = threading.Condition(threading.Lock())
+        self._known: dict[tuple[Resolve, str, int], _Lookup] = {}
+        self._queue: deque[_Lookup] = deque()
+        self.threads = self._idle = 0
+
+    def lookup(self, host: str, port: int, ask: Resolve) -> _Lookup:
+        """The question about that name, new or under way or answered."""
+        key = (ask, host, port)
+        with self._more:
+            lookup = self._known.get(key)
+            if lookup is not None and not _stale(lookup):
+                return lookup
+            if len(self._known) >= _MOST_KEPT:
+                self._known = {name: each for name, each in self._known.items() if not _stale(each)}
+                while len(self._known) >= _MOST_KEPT:
+                    self._known.pop(next(iter(self._known)))
+            lookup = self._known[key] = _Lookup(ask, host, port)
+            self._queue.append(lookup)
+            if self._idle >= len(self._queue):
+                self._more.notify()
+            elif self.threads < self._most:
+                self.threads += 1
+                threading.Thread(target=self._work, name="moorline-resolver", daemon=True).start()
+        return lookup
+
+    def _work(self) -> None:
+        while True:
+            with self._more:
+                self._idle += 1
+                self._more.wait_for(lambda: self._queue, _LINGER)
+                self._idle -= 1
+                if not self._queue:
+                    self.threads -= 1
+                    return
+                lookup = self._queue.popleft()
+            lookup.run()
+
+
 class Resolver:
     """Asks on up to *threads* daemon threads, which end when idle. Equal questions under way are asked once."""
 
     def __init__(self, threads: int = _MOST_THREADS) -> None:
         self._most = threads
-        self.forget()
+        self._crew = _Crew(threads)
 
     def forget(self) -> None:
-        """Begin anew: nothing is known, no thread runs. In a forked child that is so."""
-        self._lock = threading.Lock()
-        self._more = threading.Condition(self._lock)
-        self._known: dict[tuple[Resolve, str, int], _Lookup] = {}
-        self._queue: deque[_Lookup] = deque()
-        self._threads = self._idle = 0
+        """Begin anew: nothing is known, no thread runs. In a forked child that is so.
+
+        Threads that do run finish what they were asked, for who asked it.
+        """
+        self._crew = _Crew(self._most)
 
     def resolve(self, host: str, port: int, timeout: float | None, ask: Resolve = system) -> Sequence[str]:
         """The addresses of *host*, the same ones for some seconds. Raises OSError, TimeoutError after *timeout*
@@ -99,7 +141,7 @@ class Resolver:
         """
         if _is_address(host):
             return (host,)
-        lookup = self._lookup(host, port, ask)
+        lookup = self._crew.lookup(host, port, ask)
         if not lookup.done.is_set() and not lookup.done.wait(timeout):
             raise TimeoutError
         return lookup.result()
@@ -108,7 +150,7 @@ class Resolver:
         """As ``resolve``, on the event loop; cancelling it leaves the question to the others."""
         if _is_address(host):
             return (host,)
-        lookup = self._lookup(host, port, ask)
+        lookup = self._crew.lookup(host, port, ask)
         if not lookup.done.is_set():
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
@@ -126,37 +168,6 @@ class Resolver:
             lookup.when_done(wake)
             await future
         return lookup.result()
-
-    def _lookup(self, host: str, port: int, ask: Resolve) -> _Lookup:
-        key = (ask, host, port)
-        with self._lock:
-            lookup = self._known.get(key)
-            if lookup is not None and not _stale(lookup):
-                return lookup
-            if len(self._known) >= _MOST_KEPT:
-                self._known = {name: each for name, each in self._known.items() if not _stale(each)}
-                while len(self._known) >= _MOST_KEPT:
-                    self._known.pop(next(iter(self._known)))
-            lookup = self._known[key] = _Lookup(ask, host, port)
-            self._queue.append(lookup)
-            if self._idle >= len(self._queue):
-                self._more.notify()
-            elif self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=self._work, name="moorline-resolver", daemon=True).start()
-        return lookup
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-                self._more.wait_for(lambda: self._queue, _LINGER)
-                self._idle -= 1
-                if not self._queue:
-                    self._threads -= 1
-                    return
-                lookup = self._queue.popleft()
-            lookup.run()
 
 
 def _stale(lookup: _Lookup) -> bool:
