@@ -184,9 +184,10 @@ def test_the_deadline_holds_for_dripping_bodies(aws):
 def test_the_deadline_holds_for_silence(aws):
     """A server that says nothing is left at the deadline; a write's outcome is unknown."""
     with FaultServer(fault_server.silent) as server:
+        sqs = client(aws, "sqs", server.url, Policy(deadline=0.4))
         begun = time.monotonic()
         with pytest.raises(botocore.exceptions.ReadTimeoutError) as caught:
-            send(client(aws, "sqs", server.url, Policy(deadline=0.4)))
+            send(sqs)
         assert isinstance(caught.value, errors.OutcomeUnknown)
         assert 0.3 < time.monotonic() - begun < 0.6
         assert b"canary" not in pickle.dumps(caught.value)
