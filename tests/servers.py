@@ -271,6 +271,13 @@ def _until(seconds: float) -> Iterator[None]:
         time.sleep(0.02)
 
 
+def listens(address: tuple[str, int]) -> bool:
+    """Whether somebody does at that address."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(address) == 0
+
+
 def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
     """Wait for a fact about another process, which can be seen only by looking. Raises AssertionError after *seconds*."""
     for _ in _until(seconds):
@@ -346,8 +353,7 @@ class RedisServer:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
     def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return listens(("127.0.0.1", self.port))
 
 
 class RedisCluster:

@@ -271,13 +271,15 @@ class Moorline:
 
         With a ``queue_url`` it also begins to relay the jobs of events there; one process does it at a time.
         """
+        loop = asyncio.get_running_loop()
         if not self.store.is_open:
-            loop = asyncio.get_running_loop()
             if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
                 # One try for all who wait: a database that hangs is not asked by each request in turn.
                 self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
             await asyncio.shield(self._opening)
-        if self.relay is not None and (self._relaying is None or self._relaying.done()):
+        if self.relay is not None and (
+            self._relaying is None or self._relaying.done() or self._relaying.get_loop() is not loop
+        ):
             self._relaying = asyncio.create_task(self.relay.run(), name="moorline-relay")
             self._relaying.add_done_callback(_relay_ended)
         if self.settings.tap and not self._tapped:

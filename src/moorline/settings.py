@@ -58,7 +58,6 @@ P = TypeVar("P", Policy, Retry, Breaker, Bulkhead)
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
-_QUEUES: Final = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
 def _split(value: object) -> object:
@@ -327,8 +326,11 @@ class Settings(BaseSettings):
     @field_validator("queue_url")
     @classmethod
     def _known_queue(cls, value: str | None) -> str | None:
-        if value is not None and value.partition("://")[0].partition("+")[0] not in _QUEUES:
-            raise ValueError("must begin with redis://, rediss://, redis+sentinel:// or redis+cluster://")
+        if value is not None:
+            from moorline.jobs.brokers.redis_link import SCHEMES
+
+            if value.partition("://")[0] not in SCHEMES:
+                raise ValueError(f"must begin with one of {', '.join(SCHEMES)}, then ://")
         return value
 
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from tests.campaign import APP_FOLDER, Crowd, Ledger, compared
 from tests.machines import Machine, Network
 from tests.processes import Kept, moorline_command, so
-from tests.servers import PostgresServer
+from tests.servers import PostgresServer, listens
 
 from moorline.store import Store
 
@@ -48,12 +47,6 @@ def receiver(machine: Machine, ledger: Ledger, url: str) -> Kept:
     return kept(machine, ledger, url, "serve", "ledger_app:app", "--host", machine.address, "--port", str(PORT))
 
 
-def _listens(address: tuple[str, int]) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(address) == 0
-
-
 async def test_machines_die_and_links_are_cut(network: Network, database_url: str, tmp_path: Path) -> None:
     """A receiver and a worker are killed, then the others' links are cut for seconds: nothing lost, nothing twice."""
     ledger = Ledger(tmp_path)
@@ -69,7 +62,7 @@ async def test_machines_die_and_links_are_cut(network: Network, database_url: st
             for machine in machines[2:]
         ]
         for address in addresses:  # else the one that is ready first may get all that is allowed
-            await so(partial(_listens, address))
+            await so(partial(listens, address))
         async with asyncio.TaskGroup() as group:
             crowd.allowed = EVENTS // 3
             group.create_task(crowd.send())

@@ -17,12 +17,15 @@ from tests.servers import RedisCluster, RedisServer, Sentinels
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, JobNotFound, Misuse, StoreUnavailable
 from moorline.events import Relay
-from moorline.jobs.broker import JobFilter
+from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis import RedisBroker
+from moorline.jobs.job import JobFailure
 from moorline.jobs.registry import Jobs
 from moorline.store import Store
 
 pytestmark = pytest.mark.redis
+
+FAILURE = JobFailure(1, 0.0, "ValueError", "no", "trace")
 
 
 class TestRedisBroker(BrokerConformance, OrderConformance, KnownIds):
@@ -139,7 +142,7 @@ async def test_a_server_that_throws_keys_away_is_refused(clock: ManualClock) -> 
 
 
 async def test_a_full_server_takes_no_job_and_loses_none(clock: ManualClock) -> None:
-    """It says so; what is there can be worked off, after which there is room again."""
+    """It says so; what is there is worked off all the same, and when that is pruned there is room again."""
     with (
         RedisServer(options=["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]) as server,
         RedisBroker(server.url, clock=clock) as broker,
@@ -148,6 +151,15 @@ async def test_a_full_server_takes_no_job_and_loses_none(clock: ManualClock) -> 
         with pytest.raises(StoreUnavailable, match="full"):
             await _fill(broker, clock, taken)
         assert (await broker.counts()) == {("default", "ready"): len(taken)}
+        me = worker(clock)
+        claims = (await broker.claim(me, 1000)).jobs
+        assert [one.id for one in claims] == taken
+        failed = Completion(claims[0].id, claims[0].deliveries, "dead", reason="failed", error=FAILURE)
+        assert all(await broker.finish([failed, *(done(one) for one in claims[1:])]))
+        await broker.rescue(me)
+        await broker.retry(claims[0].id)
+        assert await broker.prune(clock.wall() + 1) == len(taken) - 1
+        assert await enqueue(broker, clock)
 
 
 async def _fill(broker: RedisBroker, clock: ManualClock, taken: list[str]) -> None:

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.jobs.brokers import opened
+from tests.jobs.conformance import done, worker
+from tests.servers import until
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
-from moorline.jobs.broker import Broker, Completion, JobFilter
+from moorline.jobs.broker import Broker, JobFilter
 from moorline.jobs.job import JobRow
 from moorline.jobs.schedule import MOST_MISSED, Schedule, job_id
 from moorline.jobs.schedules import LEASE, Schedules, known_schedules
@@ -181,8 +183,6 @@ async def test_without_overlap_a_time_is_left_out_while_the_last_job_is_not_over
     store: Store, broker: Broker, clock: ManualClock
 ) -> None:
     """The job that waits is the only one; after its end the next time makes another."""
-    from tests.jobs.conformance import done, worker
-
     one = schedules(store, broker, schedule(60.0))
     await one.run_once("w0")
     for _ in range(3):
@@ -193,8 +193,7 @@ async def test_without_overlap_a_time_is_left_out_while_the_last_job_is_not_over
     clock.advance(60)
     await one.run_once("w0")
     assert claim.id == waiting.id
-    completion: Completion = done(claim)
-    await broker.finish([completion])
+    await broker.finish([done(claim)])
     clock.advance(60)
     await one.run_once("w0")
     assert [job.state for job in await broker.list(JobFilter())] == ["ready", "done"]
@@ -233,11 +232,11 @@ def test_workers_tick_and_the_command_shows_it(tmp_path: Path) -> None:
     workers = [subprocess.Popen(work, cwd=tmp_path, env=environment) for _ in range(2)]
     book = tmp_path / "ticks.txt"
     try:
-        _wait_for(lambda: book.exists() and len(book.read_text().split()) >= 3)
+        until(lambda: book.exists() and len(book.read_text().split()) >= 3, seconds=60)
         workers[0].kill()
         workers[0].wait()
         before = len(book.read_text().split())
-        _wait_for(lambda: len(book.read_text().split()) >= before + 3)
+        until(lambda: len(book.read_text().split()) >= before + 3, seconds=60)
     finally:
         for one in workers:
             if one.poll() is None:
@@ -251,9 +250,3 @@ def test_workers_tick_and_the_command_shows_it(tmp_path: Path) -> None:
     with Store(f"sqlite:///{tmp_path}/c.db") as store:
         found = store.read_sync(lambda c: c.exec_driver_sql("SELECT run_at FROM jobs").scalars().all())
     assert len(found) == len(set(found))
-
-
-def _wait_for(condition, seconds: float = 60.0) -> None:
-    from tests.servers import until
-
-    until(condition, seconds=seconds)

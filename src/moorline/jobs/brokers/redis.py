@@ -103,7 +103,11 @@ class RedisBroker:
     def _connect(self) -> Link:
         """For the writer's thread, each time when it needs a new connection."""
         link = Link(self.where.connect(), self._prefix)
-        losses = link.check()
+        try:
+            losses = link.check()
+        except (StoreError, ConfigurationError):
+            link.close()
+            raise
         if losses and not self._told:
             self._told = True
             for loss in losses:
@@ -134,6 +138,10 @@ class RedisBroker:
             with self._lock:
                 link = self._reading = self._reading or Link(self.where.connect(), self._prefix)
         return link
+
+    async def _read(self, ask: Callable[[Link], R]) -> R:
+        """In a thread, connecting included: a cluster is asked for its nodes then."""
+        return await asyncio.to_thread(lambda: ask(self._link()))
 
     # --- enqueue
 
@@ -233,27 +241,21 @@ class RedisBroker:
     async def get(self, job_id: str) -> Job:
         """See ``Broker``. One that waits in the outbox is shown too."""
         try:
-            return await asyncio.to_thread(self._get, job_id)
+            return await self._read(lambda link: _get(link, job_id))
         except JobNotFound:
             if self._outbox is None:
                 raise
             return await self._outbox.get(job_id)
 
-    def _get(self, job_id: str) -> Job:
-        found = jobs(self._link(), [job_id])
-        if not found:
-            raise _not_found(job_id)
-        return found[0]
-
     async def failures(self, job_id: str) -> list[JobFailure]:
         """See ``Broker``."""
-        link = self._link()
-        (found,) = await asyncio.to_thread(link.read, lambda p: lambda key: p.lrange(key, 0, -1), [f"errors:{job_id}"])
+        keys = [f"errors:{job_id}"]
+        (found,) = await self._read(lambda link: link.read(lambda p: lambda key: p.lrange(key, 0, -1), keys))
         return [_FAILURE(one) for one in reversed(found)]
 
     async def counts(self) -> dict[tuple[str, State], int]:
         """See ``Broker``."""
-        found = await asyncio.to_thread(self._link().do, "counts")
+        found = await self._read(lambda link: link.do("counts"))
         lanes = zip(found[::2], map(int, found[1::2]), strict=True)
         counts: dict[tuple[str, State], int] = {_lane(lane): count for lane, count in lanes if count}
         waiting = {} if self._outbox is None else await self._outbox.counts()
@@ -303,7 +305,7 @@ class RedisBroker:
         """See ``Broker``. What no index serves (a name) is read through, a page after the other."""
         if which.state == "outbox":
             return [] if self._outbox is None else await self._outbox.list(which)
-        return await asyncio.to_thread(listed, self._link(), which)
+        return await self._read(lambda link: listed(link, which))
 
 
 def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
@@ -332,6 +334,13 @@ def _leave(link: Link, payloads: list[str]) -> list[None]:
     for worker in payloads:
         link.do("leave", worker)
     return [None] * len(payloads)
+
+
+def _get(link: Link, job_id: str) -> Job:
+    found = jobs(link, [job_id])
+    if not found:
+        raise _not_found(job_id)
+    return found[0]
 
 
 def _one_deed(link: Link, payloads: list[tuple[str, ...]]) -> list[Any]:

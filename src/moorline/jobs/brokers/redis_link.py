@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha1
@@ -17,11 +16,11 @@ from moorline.telemetry import logger
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["Link", "RedisSignals", "Where"]
+__all__ = ["SCHEMES", "Link", "RedisSignals", "Where"]
 
 Argument = str | bytes | int | float
 
-_SCHEMES: Final = {
+SCHEMES: Final = {
     "redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss",
     "redis+sentinel": "redis", "rediss+sentinel": "rediss", "redis+cluster": "redis", "rediss+cluster": "rediss",
 }  # fmt: skip
@@ -31,7 +30,8 @@ _CHECK: Final = 30.0  # seconds of rest after which a connection is tried before
 _RECONNECT: Final = 1.0
 _LISTEN: Final = 0.5  # seconds between two looks whether to stop
 _SENTINEL_PORT: Final = 26_379
-_OLDEST: Final = (6, 2)
+_OLDEST: Final = (7, 0)  # scripts that may write when memory is full
+_ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
 _NOT_NOW: Final = ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
 
 log = logger("jobs")
@@ -47,10 +47,10 @@ class Where:
 
     def __init__(self, url: str) -> None:
         scheme, separator, rest = url.partition("://")
-        if not separator or scheme not in _SCHEMES or not rest:
-            raise ConfigurationError(f"the URL of the queue must begin with one of {', '.join(_SCHEMES)}, then ://")
+        if not separator or scheme not in SCHEMES or not rest:
+            raise ConfigurationError(f"the URL of the queue must begin with one of {', '.join(SCHEMES)}, then ://")
         self.kind = scheme.partition("+")[2] or "server"
-        self._plain = f"{_SCHEMES[scheme]}://{rest}"
+        self._plain = f"{SCHEMES[scheme]}://{rest}"
         self._tls = scheme.startswith("rediss")
         self.shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
@@ -141,7 +141,7 @@ class Link:
         """One deed of ``redis.lua``. Raises StoreUnavailable, and StoreError for what the server refuses."""
         from redis.exceptions import NoScriptError, RedisError
 
-        text, digest = _script()
+        text, digest = _script(full_too=deed != _ADDS)
         try:
             try:
                 return self.client.evalsha(digest, 1, self.prefix, deed, *arguments)
@@ -174,7 +174,7 @@ class Link:
             raise translated(error) from error
         version = str(facts.get("redis_version", ""))
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
-            raise ConfigurationError(f"the queue's Redis {version} is too old: 6.2 is needed")
+            raise ConfigurationError(f"the queue's Redis {version} is too old: 7.0 is needed")
         try:
             told = _one(self.client.config_get("append*", "maxmemory*"))
         except ResponseError:  # managed servers do not tell
@@ -194,13 +194,16 @@ class Link:
 
 def _one(answer: Any) -> dict[str, Any]:
     """A cluster answers for each of its nodes; they are set up alike."""
-    nested = [one for one in answer.values() if isinstance(one, dict) and "redis_version" in one]
-    return nested[0] if nested else answer
+    nested = [one for one in answer.values() if isinstance(one, dict)]
+    return nested[0] if nested and len(nested) == len(answer) else answer
 
 
 @cache
-def _script() -> tuple[str, str]:
-    text = resources.files("moorline.jobs.brokers").joinpath("redis.lua").read_text("utf-8")
+def _script(*, full_too: bool) -> tuple[str, str]:
+    """The script and its digest. *full_too*: it runs on a server that is full, since only it makes room."""
+    flags = "allow-oom" if full_too else ""
+    text = f"#!lua flags={flags}\n"
+    text += resources.files("moorline.jobs.brokers").joinpath("redis.lua").read_text("utf-8")
     return text, sha1(text.encode()).hexdigest()  # noqa: S324 -- the name that Redis gives to a script
 
 
@@ -214,9 +217,7 @@ def translated(error: Exception) -> StoreError:
     lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
     if isinstance(error, lost):
         return StoreUnavailable(f"Redis did not answer: {words}")
-    if isinstance(error, exceptions.ResponseError) and words.startswith(
-        ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
-    ):
+    if isinstance(error, exceptions.ResponseError) and words.startswith(_NOT_NOW):
         return StoreUnavailable(f"Redis cannot take jobs now: {words}")
     return StoreError(f"Redis refused: {words}")
 
@@ -228,19 +229,17 @@ class RedisSignals(Signals):
         super().__init__()
         self._where = where
         self._name = channel
+        self._away = False
 
     def _run(self) -> None:
-        away = threading.Event()
         while not self._closed.is_set():
             try:
                 self._hear()
             except Exception as error:  # noqa: BLE001 -- whatever it is, workers poll meanwhile
-                if not away.is_set():
+                if not self._away:  # once for each time
                     log.warning("queue_wakes_lost", where=self._where.shown, error=type(error).__name__)
-                away.set()
+                self._away = True
                 self._closed.wait(_RECONNECT)
-            else:
-                away.clear()
 
     def _hear(self) -> None:
         client = self._where.connect()
@@ -248,6 +247,7 @@ class RedisSignals(Signals):
             untyped: Any = client
             with untyped.pubsub(ignore_subscribe_messages=True) as heard:
                 heard.subscribe(self._name)
+                self._away = False
                 self._call_all()  # whatever came while nobody listened
                 while not self._closed.is_set():
                     if heard.get_message(timeout=_LISTEN) is not None:
