@@ -1,4 +1,4 @@
-"""A real server on loopback that allows a hundred calls in two seconds, and says so."""
+"""A real server on loopback that allows a hundred calls, in two seconds or once, and says so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from tests.calls.ledger import Ledger
-from tests.policies.limited_server import EPOCH, FixedWindow
+from tests.policies.limited_server import EPOCH, FixedWindow, Server
 
 from moorline.calls.service import RateLimitHeaders
 
@@ -23,8 +23,8 @@ class Metered(Ledger):
 class Limited:
     """What the server does: a window that begins anew every 2 s, of which each answer tells, and 429 beyond."""
 
-    def __init__(self) -> None:
-        self.model = FixedWindow(ALLOWED, WINDOW, "x")
+    def __init__(self, model: Server | None = None) -> None:
+        self.model = model or FixedWindow(ALLOWED, WINDOW, "x")
 
     async def __call__(self, _head: bytes, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)

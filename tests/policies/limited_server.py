@@ -88,6 +88,19 @@ class FixedWindow(Server):
         return (self.number + 1) * self.window - now
 
 
+class Quota(Server):
+    """Lets its calls through once, and always says that the next are an hour away."""
+
+    def admit(self, now: float) -> bool:
+        return self.served < self.limit
+
+    def left(self, now: float) -> int:
+        return self.limit - self.served
+
+    def resets(self, now: float) -> float:
+        return 3600.0
+
+
 class SlidingWindow(Server):
     """Counts the calls of the last window; its reset is when the oldest of them is forgotten."""
 
