@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the servers that the tests start for themselves, where they are missing: Redis and PostgreSQL; and `ip`, with
-# which they make machines of their own.
+# Install the servers that the tests start for themselves, where they are missing: Redis, RabbitMQ and PostgreSQL; and
+# `ip`, with which they make machines of their own.
 #
 # Only the programs are wanted: no cluster is made and no service started. When we may not install, say so and go on; the
 # tests then leave out what needs the server (and in CI, fail).
@@ -11,6 +11,13 @@ if ! command -v redis-server >/dev/null 2>&1; then
     echo "== installing Redis for the tests (they start it for themselves)" >&2
     RUNLEVEL=1 scripts/apt-install.sh redis-server || {
         echo "== Redis is missing; the tests that need it will be left out" >&2
+        [ "${CI:-}" != true ] || exit 1
+    }
+fi
+if ! command -v rabbitmq-server >/dev/null 2>&1; then
+    echo "== installing RabbitMQ for the tests (they start it for themselves)" >&2
+    RUNLEVEL=1 scripts/apt-install.sh rabbitmq-server || {
+        echo "== RabbitMQ is missing; the tests that need it will be left out" >&2
         [ "${CI:-}" != true ] || exit 1
     }
 fi

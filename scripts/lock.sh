@@ -19,4 +19,4 @@ compile() {
 
 compile build.txt "$@" requirements/build.in
 compile run.txt "$@" pyproject.toml
-compile dev.txt "$@" --extra aws --extra fast --extra postgres --extra redis --group dev pyproject.toml
+compile dev.txt "$@" --extra aws --extra fast --extra postgres --extra rabbitmq --extra redis --group dev pyproject.toml

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from tests.machines import why_no_machines
+from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
 
 from moorline import live_values, telemetry
@@ -61,6 +62,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     address = state / "postgres.json"
     if address.exists():
         RunningPostgres(**json.loads(address.read_text())).stop()
+    address = state / "rabbit.json"
+    if address.exists():
+        end_processes(json.loads(address.read_text())["mapper"])
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -69,6 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needs = {
         "postgres_url": "postgres",
         "redis_server": "redis",
+        "rabbit_url": "rabbitmq",
         "contracts_dir": "contracts",
         "payloads_dir": "payloads",
     }
@@ -82,6 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing["postgres"] = "PostgreSQL is not installed (apt-get install postgresql)"
     if shutil.which("redis-server") is None:
         missing["redis"] = "Redis is not installed (apt-get install redis-server)"
+    if rabbit_program() is None:
+        missing["rabbitmq"] = "RabbitMQ is not installed (apt-get install rabbitmq-server)"
     if not _contracts_folder().is_dir():
         missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
     if not _payloads_folder().is_dir():
@@ -113,7 +120,7 @@ def _logs_as_before() -> Iterator[None]:
     """What a test configures of the logs ends with it: the next one's lines must not depend on the order."""
     root, output = logging.getLogger(), telemetry._Output.current
     level = root.level
-    levels = {name: logging.getLogger(name).level for name in telemetry._TALKATIVE}
+    levels = {name: logging.getLogger(name).level for name in (*telemetry._TALKATIVE, *telemetry._ALARMED)}
     yield
     telemetry._Output.current = output
     root.setLevel(level)
@@ -162,6 +169,24 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis of the test's own, which it may kill."""
     with RedisServer() as server:
         yield server
+
+
+_outlives_us: list[RabbitServer] = []
+
+
+@pytest.fixture(scope="session")
+def rabbit_url() -> str:
+    """The URL of one RabbitMQ for the whole run, all workers included: tests keep apart by their prefixes."""
+    state = Path(os.environ[_SHARED_STATE])
+    address = state / "rabbit.json"
+    with (state / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            server = RabbitServer(int(os.environ[_OWNER]))
+            _outlives_us.append(server.__enter__())
+            address.write_text(json.dumps({"url": server.url, "mapper": server.mapper}))
+        url: str = json.loads(address.read_text())["url"]
+        return url
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FORMATS: Final = ("auto", "json", "console")
 # These log whole URLs, queries included, at INFO, or each statement's parameters, or every step of a migration.
 _TALKATIVE: Final = ("alembic", "httpcore2", "httpx2", "httpx", "sqlalchemy.engine", "urllib3")
+_ALARMED: Final = ("pika",)
+"""Libraries that log as a warning, or worse, what they also raise."""
 
 
 class Log:
@@ -196,6 +198,8 @@ def configure(level: str = "INFO", format: Format = "auto") -> None:
     root.setLevel(chosen)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _ALARMED:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _utc(seconds: float | None) -> Any:

@@ -36,14 +36,14 @@ class OrderConformance:
         (third,) = await enqueue(broker, clock, order_key=KEY)
         (other,) = await enqueue(broker, clock, order_key=order_key("name", "b"))
         (free,) = await enqueue(broker, clock)
-        assert await states(broker, [*first, third, other, free]) == ["ready", "blocked", "blocked", "ready", "ready"]
+        assert await states(broker, [*first, third, other]) == ["ready", "blocked", "blocked", "ready"]
         assert {(await broker.get(one)).blocked_behind for one in (first[1], third)} == {first[0]}
         listed = await broker.list(JobFilter(state="blocked"))
         assert [(job.id, job.blocked_behind) for job in listed] == [(third, first[0]), (first[1], first[0])]
         claims = (await broker.claim(worker(clock), 10)).jobs
-        assert [(claim.id, claim.order_key) for claim in claims] == [
-            (first[0], KEY), (other, order_key("name", "b")), (free, None),
-        ]  # fmt: skip
+        assert {claim.id: claim.order_key for claim in claims} == {
+            first[0]: KEY, other: order_key("name", "b"), free: None,
+        }  # fmt: skip
         assert (await broker.counts())["default", "blocked"] == 2
 
     @pytest.mark.parametrize("state", ["done", "cancelled"])

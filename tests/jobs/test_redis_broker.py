@@ -10,7 +10,7 @@ import pytest
 import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
-from tests.jobs.conformance import BrokerConformance, done, enqueue, row, worker
+from tests.jobs.conformance import BrokerConformance, RecordConformance, done, enqueue, row, worker
 from tests.jobs.ordering import KnownIds, OrderConformance
 from tests.servers import RedisCluster, RedisServer, Sentinels
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.redis
 FAILURE = JobFailure(1, 0.0, "ValueError", "no", "trace")
 
 
-class TestRedisBroker(BrokerConformance, OrderConformance, KnownIds):
+class TestRedisBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds):
     @pytest.fixture
     def broker(self, redis_server: RedisServer, clock: ManualClock) -> Iterator[RedisBroker]:
         with RedisBroker(redis_server.url, clock=clock) as broker:
@@ -41,7 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
         yield nodes
 
 
-class TestRedisClusterBroker(BrokerConformance, OrderConformance, KnownIds):
+class TestRedisClusterBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds):
     """The same over three nodes, each with a third of the slots."""
 
     @pytest.fixture

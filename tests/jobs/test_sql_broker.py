@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.jobs.conformance import BrokerConformance
+from tests.jobs.conformance import BrokerConformance, RecordConformance
 from tests.jobs.ordering import KnownIds, OrderConformance
 
 from moorline.clock import ManualClock
@@ -13,7 +13,7 @@ from moorline.jobs.brokers.sql import SqlBroker
 from moorline.store import Store
 
 
-class TestSqlBroker(BrokerConformance, OrderConformance, KnownIds):
+class TestSqlBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds):
     @pytest.fixture
     def broker(self, database_url: str, clock: ManualClock) -> Iterator[SqlBroker]:
         with Store(database_url, clock=clock, auto_migrate=True) as store:

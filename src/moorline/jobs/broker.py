@@ -88,6 +88,16 @@ class JobFilter:
     before: str | None = None
     limit: int = 50
 
+    def fits(self, job: Job) -> bool:
+        """Whether it is one of those, of whatever page."""
+        wanted = (
+            (self.name, job.name),
+            (self.queue, job.queue),
+            (self.state, job.state),
+            (self.event_id, job.event_id),
+        )
+        return all(value is None or value == own for value, own in wanted)
+
 
 class Broker(Protocol):
     """All methods raise StoreUnavailable when the broker does not answer: nothing is lost, and all may be repeated."""

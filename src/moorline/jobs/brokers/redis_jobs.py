@@ -110,18 +110,8 @@ def listed(link: Link, which: JobFilter) -> list[Job]:
     while len(found) < which.limit:
         size = min(_PAGE, which.limit) if which.name is None and which.event_id is None else _PAGE
         more, *ids = link.do("page", which.state or "", which.queue or "", which.event_id or "", before, size)
-        found += [job for job in jobs(link, [one.decode() for one in ids]) if _fits(job, which)]
+        found += [job for job in jobs(link, [one.decode() for one in ids]) if which.fits(job)]
         before = more.decode()
         if not before:
             break
     return found[: which.limit]
-
-
-def _fits(job: Job, which: JobFilter) -> bool:
-    wanted = (
-        (which.name, job.name),
-        (which.queue, job.queue),
-        (which.state, job.state),
-        (which.event_id, job.event_id),
-    )
-    return all(value is None or value == own for value, own in wanted)

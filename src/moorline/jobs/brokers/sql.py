@@ -66,25 +66,29 @@ class SqlBroker:
         self._swept = ""  # the order key that the last look for headless ones ended with
         self._log = logger("jobs")
 
+    def _announce(self, *, delay: float = 0.0) -> None:
+        """Wake who listens: there may be something to claim."""
+        self.store.notify(CHANNEL, delay=delay)
+
     # --- enqueue
 
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``."""
         insert = _insert_missing if again else _insert
         ids = await self.store.write(*apart(insert, rows, [row.order_key for row in rows]))
-        self.store.notify(CHANNEL)
+        self._announce()
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
         ids = self.store.write_sync(*apart(_insert, rows, [row.order_key for row in rows]))
-        self.store.notify(CHANNEL)
+        self._announce()
         return ids
 
     def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``. The connection's database must be the one that jobs are kept in."""
         ids = insert_jobs(self.store.shared_with(connection), rows, brief=False)
-        self.store.notify(CHANNEL, delay=_COMMIT_SOON)
+        self._announce(delay=_COMMIT_SOON)
         return ids
 
     # --- the worker's part
@@ -111,7 +115,7 @@ class SqlBroker:
             *apart(self._finish, completions, [one.order_key for one in completions])
         )
         if freed:
-            self.store.notify(CHANNEL)
+            self._announce()
         return stored
 
     def _finish(self, connection: Connection, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
@@ -189,7 +193,7 @@ class SqlBroker:
         rescued = await self.store.write(self._rescue, worker)
         freed = await self._free_headless()
         if rescued.ready or rescued.dead or freed:
-            self.store.notify(CHANNEL)
+            self._announce()
         return rescued
 
     async def _free_headless(self) -> int:
@@ -238,7 +242,7 @@ class SqlBroker:
     async def retry(self, job_id: str) -> Job:
         """See ``Broker``."""
         job: Job = await self.store.write(self._retry, job_id)
-        self.store.notify(CHANNEL)
+        self._announce()
         return job
 
     def _retry(self, connection: Connection, payloads: list[str]) -> list[Job | Exception]:
@@ -286,7 +290,7 @@ class SqlBroker:
     async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
         job: Job = await self.store.write(self._cancel, (job_id, reason, states))
         if job.order_key is not None:
-            self.store.notify(CHANNEL)
+            self._announce()
         return job
 
     def _cancel(

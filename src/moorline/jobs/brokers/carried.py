@@ -1,0 +1,485 @@
+"""The broker on a carrier (RabbitMQ, SQS): the carrier has the waiting jobs, and a database what cannot be carried.
+
+::
+
+    enqueue ─> carrier ─> claim ─> done:   settled
+                  ^          └───> later:  sent again, then settled
+                  └── retry ─ dead <────── dead: sent among the dead, then settled
+
+Nothing is settled before what follows is durable, so a crash between the two doubles a job and loses none. What a
+carrier cannot hold waits in the database and is claimed there: jobs with a unique key, and those with an order key.
+
+A message that comes again was with a worker that died, or was cut off: its job is a suspect, runs alone, and is dead
+after ``MAX_CRASHES``. A carrier cannot find one message among many, so a job that waits there is neither shown by its
+id nor called off, and one that is done leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import JobNotFound, JobStateError
+from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.carrier import Carrier, Lane, Letter, Taken
+from moorline.jobs.brokers.kept import InDatabase, Keeper, Nowhere
+from moorline.jobs.brokers.parcel import Parcel, of_row, undecodable, unpacked
+from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.store.ids import new_id
+from moorline.store.store import Store
+from moorline.store.writer import Writer
+from moorline.telemetry import logger
+
+__all__ = ["CarriedBroker"]
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+_EARLY: Final = 0.005  # seconds: clocks and timers are not exact
+_LOOK: Final = 10_000  # dead letters that are looked through for one
+_MOST_LATE: Final = 10_000
+
+log = logger("jobs")
+
+
+class _Held(NamedTuple):
+    """A job that a worker of ours runs."""
+
+    parcel: Parcel
+    taken: Taken
+    worker: str
+
+
+class _Nothing:
+    """What the writer threads take for a connection: the carrier has its own."""
+
+    def begin(self) -> Self:
+        return self
+
+    def commit(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class CarriedBroker:
+    """Keeps the contract of ``Broker`` on a carrier as far as one can; see above and ``docs/reference/brokers.md``.
+
+    ``outbox`` is the database for what cannot be carried, and the one whose transactions ``within=`` may enqueue in;
+    without it, unique and order keys raise ConfigurationError. ``close()`` ends its threads; it opens again when used.
+    """
+
+    def __init__(
+        self, carrier: Carrier, *, outbox: Store | None = None, max_waiting: int = 10_000, clock: Clock = SYSTEM
+    ) -> None:
+        self.carrier = carrier
+        self._kept: Keeper = Nowhere() if outbox is None else InDatabase(outbox)
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._threads: dict[str, Writer] = {}
+        self._held: dict[str, _Held] = {}
+        self._late: dict[str, Completion] = {}
+        self._queues = {"default"}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.carrier.shown!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send what waits and disconnect. It opens again when it is used again."""
+        with self._lock:
+            threads, self._threads = self._threads, {}
+        for thread in threads.values():
+            thread.close()
+        self._kept.close()
+        self.carrier.close()
+
+    def _thread(self, name: str) -> Writer:
+        with self._lock:
+            writer = self._threads.get(name)
+            if writer is None:
+                writer = self._threads[name] = Writer(_Nothing, max_waiting=self._max_waiting, clock=self._clock)
+                writer.start()
+            return writer
+
+    # --- enqueue
+
+    async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
+        """See ``Broker``. What is carried may be delivered twice when it is enqueued *again*."""
+        carried, kept = self._parted(rows)
+        if carried:
+            await self._thread("all").submit_async(self._post, carried)
+        ids = await self._kept.enqueue(kept, again=again) if kept else []
+        return _together(rows, kept, ids)
+
+    def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        carried, kept = self._parted(rows)
+        if carried:
+            self._thread("all").submit(self._post, carried).result()
+        return _together(rows, kept, self._kept.enqueue_sync(kept) if kept else [])
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``: they wait in that database, until they are relayed or, if they stay there, claimed."""
+        carried, kept = self._parted(rows)
+        return _together(rows, kept, self._kept.both_within(connection, carried, kept))
+
+    def _parted(self, rows: Sequence[JobRow]) -> tuple[list[JobRow], list[JobRow]]:
+        carried: list[JobRow] = []
+        kept: list[JobRow] = []
+        for row in rows:
+            self._queues.add(row.queue)
+            (carried if row.unique_key is None and row.order_key is None else kept).append(row)
+        if kept:
+            self._kept.check()
+        return carried, kept
+
+    def _post(self, _: Any, payloads: list[list[JobRow]]) -> list[None]:
+        now = self._clock.wall()
+        self._send([of_row(row).letter(now) for rows in payloads for row in rows])
+        return [None] * len(payloads)
+
+    def _send(self, letters: Sequence[Letter]) -> None:
+        """Those that are to wait for longer than the carrier can are sent on by who takes them too early."""
+        if not letters:
+            return
+        longest = self.carrier.longest_delay
+        self.carrier.post([one if one.delay <= longest else one._replace(delay=longest) for one in letters])
+
+    # --- the worker's part
+
+    async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
+        """See ``Broker``. By priority then time among what the carrier hands out; its high lanes come first."""
+        self._queues.update(worker.queues)
+        take = self._claim_suspect if alone else self._claim
+        claims = await self._thread("claims").submit_async(take, (worker, limit))
+        room = limit - len(claims)
+        kept = await self._kept.claim(worker, room, alone=alone) if room > 0 else Claimed([])
+        return Claimed([*claims, *kept.jobs], kept.next_at)
+
+    def _claim(self, _: Any, payloads: list[tuple[WorkerInfo, int]]) -> list[list[Claim]]:
+        answers = []
+        for worker, limit in payloads:
+            claims: list[Claim] = []
+            while len(claims) < limit:
+                taken = self.carrier.take(worker, limit - len(claims))
+                if not taken:
+                    break
+                claims += self._sorted_out(worker, taken)
+            claims.sort(key=lambda claim: (claim.priority, claim.run_at, claim.id))
+            answers.append(claims)
+        return answers
+
+    def _claim_suspect(self, _: Any, payloads: list[tuple[WorkerInfo, int]]) -> list[list[Claim]]:
+        answers = []
+        for worker, _limit in payloads:
+            claims: list[Claim] = []
+            while not claims:
+                suspect = self.carrier.take_suspect(worker)
+                if suspect is None:
+                    break
+                claims = self._sorted_out(worker, [suspect])
+            answers.append(claims)
+        return answers
+
+    def _sorted_out(self, worker: WorkerInfo, taken: Sequence[Taken]) -> list[Claim]:
+        """Those to run; the others are sent to where they belong."""
+        now = self._clock.wall()
+        claims: list[Claim] = []
+        letters: list[Letter] = []
+        moved: list[Taken] = []
+        for one in taken:
+            parcel = unpacked(one.body)
+            if parcel is None:
+                strange = undecodable(one.body, one.lane.queue, new_id(now), now)
+                log.error("job_undecodable", queue=one.lane.queue, bytes=len(one.body), kept_as=strange.id)
+                letters.append(strange.letter(now, dead=True))
+                moved.append(one)
+                continue
+            if one.again and self._known_again(parcel, one, letters, moved):
+                continue
+            if parcel.id in self._held:  # sent twice: by a relay that began again, or before a crash
+                moved.append(one)
+                continue
+            if one.again:
+                parcel.crashed()
+            if one.again or parcel.run_at > now + _EARLY:
+                letters.append(self._after_crash(parcel, now) if one.again else parcel.letter(now))
+                moved.append(one)
+                continue
+            claims.append(parcel.claimed())
+            self._held[parcel.id] = _Held(parcel, one, worker.id)
+        if moved:
+            self._send(letters)
+            self.carrier.settle(moved)
+        return claims
+
+    def _known_again(self, parcel: Parcel, again: Taken, letters: list[Letter], moved: list[Taken]) -> bool:
+        """Whether that job is, or was, with a worker of ours that was only cut off: then nothing crashed."""
+        late = self._late.pop(parcel.id, None)
+        if late is not None:  # it has ended meanwhile, and could not say so
+            parcel.claimed()
+            letters += self._what_follows(parcel.after(late), late)
+            moved.append(again)
+            return True
+        held = self._held.get(parcel.id)
+        if held is None or held.parcel.deliveries != parcel.deliveries + 1:
+            return False
+        self._held[parcel.id] = held._replace(taken=again)
+        return True
+
+    def _after_crash(self, parcel: Parcel, now: float) -> Letter:
+        if parcel.crashes < MAX_CRASHES:
+            log.warning("job_suspected", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
+            return parcel.letter(now)
+        log.error("job_crashed", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
+        parcel.reason, parcel.finished_at = "crashed", now
+        return parcel.letter(now, dead=True)
+
+    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
+        """See ``Broker``."""
+        mine = [one for one in completions if one.id in self._held]
+        stored = await self._thread("all").submit_async(self._finish, mine) if mine else []
+        if len(mine) == len(completions):
+            return stored
+        others = [one for one in completions if one.id not in {known.id for known in mine}]
+        kept = iter(await self._kept.finish(others))
+        ours = dict(zip((one.id for one in mine), stored, strict=True))
+        return [ours[one.id] if one.id in ours else next(kept) for one in completions]
+
+    def _finish(self, _: Any, payloads: list[list[Completion]]) -> list[list[bool]]:
+        letters: list[Letter] = []
+        ended: list[_Held] = []
+        answers: list[list[bool]] = []
+        for part in payloads:
+            answers.append([])
+            for one in part:
+                held = self._held.get(one.id)
+                heard = held is not None and held.parcel.deliveries == one.deliveries
+                if held is not None and heard and not self.carrier.holds(held.taken):
+                    self._too_late(one)
+                    heard = False
+                elif held is not None and heard:
+                    if one.state != "done":
+                        letters += self._what_follows(held.parcel.after(one), one)
+                    ended.append(held)
+                answers[-1].append(heard)
+        self._send(letters)
+        self.carrier.settle([one.taken for one in ended])
+        for done in ended:
+            self._held.pop(done.parcel.id, None)
+        return answers
+
+    def _too_late(self, end: Completion) -> None:
+        """It was cut off from us while it ran. If it comes back to us, it need not run again."""
+        self._held.pop(end.id, None)
+        if len(self._late) >= _MOST_LATE:
+            self._late.pop(next(iter(self._late)))
+        self._late[end.id] = end
+
+    def _what_follows(self, parcel: Parcel, end: Completion) -> list[Letter]:
+        now = self._clock.wall()
+        if end.state == "ready":
+            return [parcel.letter(now)]
+        if end.state == "dead":
+            parcel.finished_at = now
+            return [parcel.letter(now, dead=True)]
+        return []
+
+    async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
+        """See ``Broker``."""
+        keep = set(held)
+        back = [
+            Completion(one.parcel.id, one.parcel.deliveries, "ready", refund=True)
+            for one in list(self._held.values())
+            if one.worker == worker.id and one.parcel.id not in keep
+        ]
+        given = await self._thread("all").submit_async(self._finish, back) if back else []
+        return sum(given) + await self._kept.give_back(worker, held)
+
+    def heartbeat(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        self.carrier.keep([one.taken for one in list(self._held.values()) if one.worker == worker.id])
+        self._thread("claims").submit(self._share, (worker, False)).result()
+        self._kept.heartbeat(worker)
+
+    async def leave(self, worker: WorkerInfo) -> None:
+        """See ``Broker``."""
+        await self._thread("claims").submit_async(self._share, (worker, True))
+        await self._kept.leave(worker)
+
+    def _share(self, _: Any, payloads: list[tuple[WorkerInfo, bool]]) -> list[None]:
+        """What waits for a worker that is busy or leaves is sent anew: else it would come again, as a suspect."""
+        now = self._clock.wall()
+        for worker, last in payloads:
+            spare = [(unpacked(one.body), one) for one in self.carrier.spare(worker, last=last) if not one.again]
+            back = [(parcel, one) for parcel, one in spare if parcel is not None]
+            self._send([parcel.letter(now) for parcel, _ in back])
+            self.carrier.settle([one for _, one in back])
+            if last:
+                self.carrier.dismiss(worker)
+                for id_ in [id_ for id_, one in list(self._held.items()) if one.worker == worker.id]:
+                    self._held.pop(id_, None)
+        return [None] * len(payloads)
+
+    async def rescue(self, worker: WorkerInfo) -> Rescued:
+        """See ``Broker``. The carrier gives what a lost worker had to the next one; only suspects are looked for."""
+        rescued = await self._kept.rescue(worker)
+        suspects = await asyncio.to_thread(self.carrier.suspects, worker)
+        return Rescued(rescued.ready, rescued.dead, rescued.suspects or suspects)
+
+    # --- the operator's part
+
+    async def get(self, job_id: str) -> Job:
+        """See ``Broker``: one that runs here, is dead, or is kept in the database. Raises JobNotFound for others."""
+        held = self._held.get(job_id)
+        if held is not None:
+            return held.parcel.job("running", held.worker)
+        parcel = await self._dead_one(job_id)
+        if parcel is not None:
+            return parcel.job("dead")
+        try:
+            return await self._kept.get(job_id)
+        except JobNotFound:
+            raise self._unseen(job_id) from None
+
+    def _unseen(self, job_id: str) -> JobNotFound:
+        return JobNotFound(
+            f"no job with the id {job_id!r} is dead, runs here, or is in the database;"
+            " one that waits elsewhere or is done cannot be seen there"
+        )
+
+    async def failures(self, job_id: str) -> list[JobFailure]:
+        """See ``Broker``; of a job that ``get`` can see."""
+        held = self._held.get(job_id)
+        parcel = await self._dead_one(job_id) if held is None else held.parcel
+        return await self._kept.failures(job_id) if parcel is None else list(parcel.errors)
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        """See ``Broker``; of the queues that this process has heard of, running only what runs here."""
+        counts: dict[tuple[str, State], int] = dict(await self._kept.counts())
+        waiting = await asyncio.to_thread(self.carrier.waiting, tuple(self._queues))
+        found: list[tuple[tuple[str, State], int]] = [
+            ((lane.queue, "dead" if lane.kind == "dead" else "ready"), count) for lane, count in waiting.items()
+        ]
+        found += [((one.parcel.queue, "running"), 1) for one in list(self._held.values())]
+        for key, count in found:
+            if count:
+                counts[key] = counts.get(key, 0) + count
+        return counts
+
+    async def retry(self, job_id: str) -> Job:
+        """See ``Broker``: a dead one, or one that is kept in the database."""
+        self._refuse_running(job_id)
+        found = await self._dead_one(job_id, self._again)
+        if found is None:
+            return await self._of_kept(job_id, self._kept.retry)
+        return found.once_more(self._clock.wall()).job("ready")
+
+    def _again(self, parcel: Parcel) -> None:
+        if parcel.reason == "undecodable":
+            raise JobStateError(f"job {parcel.id} cannot be retried: its bytes are none of ours")
+        now = self._clock.wall()
+        self._send([parcel.once_more(now).letter(now)])
+
+    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
+        """See ``Broker``; only what is kept in the database can be found."""
+        self._refuse_running(job_id)
+        if await self._dead_one(job_id) is not None:
+            raise JobStateError(f"job {job_id} is dead: that cannot be done to it now")
+        return await self._of_kept(job_id, lambda id_: self._kept.cancel(id_, reason=reason))
+
+    async def skip(self, job_id: str) -> Job:
+        """See ``Broker``: a dead one is deleted, as nothing here waits for it."""
+        self._refuse_running(job_id)
+        found = await self._dead_one(job_id, lambda _: None)
+        if found is None:
+            return await self._of_kept(job_id, self._kept.skip)
+        found.reason = "skipped"
+        return found.job("cancelled")
+
+    def _refuse_running(self, job_id: str) -> None:
+        if job_id in self._held:
+            raise JobStateError(f"job {job_id} is running: that cannot be done to it now")
+
+    async def _of_kept(self, job_id: str, deed: Callable[[str], Any]) -> Job:
+        try:
+            job: Job = await deed(job_id)
+        except JobNotFound:
+            raise self._unseen(job_id) from None
+        return job
+
+    async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
+        """See ``Broker``."""
+        return await self._kept.prune(ended_before, limit=limit)
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See ``Broker``."""
+        ends = contextlib.ExitStack()
+        ends.callback(self.carrier.listen(callback))
+        ends.callback(self._kept.listen(callback))
+        return ends.close
+
+    async def _dead_one(self, job_id: str, then: Callable[[Parcel], None] | None = None) -> Parcel | None:
+        """The dead letter of that id; with *then*, which makes durable what follows, it is taken away."""
+        for queue in sorted(self._queues):
+            found = await asyncio.to_thread(self._dead_in, queue, job_id, then)
+            if found is not None:
+                return found
+        return None
+
+    def _dead_in(self, queue: str, job_id: str, then: Callable[[Parcel], None] | None) -> Parcel | None:
+        found: list[Parcel] = []
+
+        def choose(taken: Sequence[Taken]) -> list[Taken]:
+            mine = [(one, parcel) for one, parcel in _parcels(taken) if parcel.id == job_id]
+            found.extend(parcel for _, parcel in mine)
+            if then is None or not mine:
+                return []
+            then(mine[0][1])
+            return [one for one, _ in mine]
+
+        self.carrier.look(Lane(queue, "dead"), _LOOK, choose)
+        return found[0] if found else None
+
+    async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
+        """See ``Broker``: what runs here, the dead, and what is kept in the database."""
+        jobs = [one.parcel.job("running", one.worker) for one in list(self._held.values())]
+        if which.state in (None, "dead"):
+            for queue in sorted(self._queues) if which.queue is None else [which.queue]:
+                taken = await asyncio.to_thread(self.carrier.look, Lane(queue, "dead"), _LOOK, lambda _: [])
+                jobs += [parcel.job("dead") for _, parcel in _parcels(taken)]
+        jobs = [job for job in jobs if which.fits(job) and (which.before is None or job.id < which.before)]
+        jobs += await self._kept.list(which)
+        jobs.sort(key=lambda job: job.id, reverse=True)
+        return jobs[: which.limit]
+
+
+def _parcels(taken: Sequence[Taken]) -> Iterator[tuple[Taken, Parcel]]:
+    for one in taken:
+        parcel = unpacked(one.body)
+        if parcel is not None:
+            yield one, parcel
+
+
+def _together(rows: Sequence[JobRow], kept: Sequence[JobRow], ids: Sequence[str]) -> list[str]:
+    """One id for each row, in their order; the kept ones may be another's."""
+    answered = dict(zip((row.id for row in kept), ids, strict=True))
+    return [answered.get(row.id, row.id) for row in rows]

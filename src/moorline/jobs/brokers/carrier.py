@@ -1,0 +1,107 @@
+"""What carries jobs and cannot look into what it carries: RabbitMQ, SQS. ``CarriedBroker`` makes a ``Broker`` of one.
+
+A carrier has lanes, each a queue of its own. A message is in one lane until it was *settled*; whoever took it and died
+loses it, and the next one who takes it is told that it comes again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from moorline.jobs.broker import WorkerInfo
+
+__all__ = ["Carrier", "Kind", "Lane", "Letter", "Taken"]
+
+Kind = Literal["high", "normal", "low", "suspects", "dead"]
+"""``high``, ``normal`` and ``low`` hold what waits; ``suspects`` what ran when its worker died."""
+
+
+class Lane(NamedTuple):
+    """One queue of the carrier, for a queue of jobs."""
+
+    queue: str
+    kind: Kind = "normal"
+
+
+class Letter(NamedTuple):
+    """What is sent: a job's ``body``, under its id and name; ``delay`` is seconds until it may be taken."""
+
+    lane: Lane
+    id: str
+    name: str
+    body: bytes
+    delay: float = 0.0
+
+
+class Taken(NamedTuple):
+    """What was taken from a lane; ``again`` if somebody had it before and did not settle it. ``handle`` is the
+    carrier's own.
+    """
+
+    lane: Lane
+    body: bytes
+    again: bool
+    handle: object
+
+
+class Carrier(Protocol):
+    """All methods may be called from any thread, and block. StoreUnavailable: the server does not answer.
+
+    ``shown`` is its address without a secret; ``longest_delay`` the seconds that a letter may be delayed.
+    """
+
+    shown: str
+    longest_delay: float
+
+    def post(self, letters: Sequence[Letter]) -> None:
+        """Send them; returns after they are durable. On failure some may have been sent."""
+        ...
+
+    def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
+        """Up to *limit* of what waits in the worker's queues, the high lanes first; empty if nothing does."""
+        ...
+
+    def take_suspect(self, worker: WorkerInfo) -> Taken | None:
+        """One suspect of the worker's queues."""
+        ...
+
+    def suspects(self, worker: WorkerInfo) -> bool:
+        """Whether there are suspects in the worker's queues."""
+        ...
+
+    def settle(self, taken: Sequence[Taken]) -> None:
+        """Delete them."""
+        ...
+
+    def holds(self, taken: Taken) -> bool:
+        """Whether it is still ours: False once others may have it."""
+        ...
+
+    def keep(self, taken: Sequence[Taken]) -> None:
+        """Keep others from having them for as long as a worker's lease."""
+        ...
+
+    def spare(self, worker: WorkerInfo, *, last: bool = False) -> list[Taken]:
+        """What it has ready for *worker* and others could take; with *last*, all, and it takes no more."""
+        ...
+
+    def dismiss(self, worker: WorkerInfo) -> None:
+        """Others may have what *worker* took and did not settle."""
+        ...
+
+    def waiting(self, queues: Sequence[str]) -> dict[Lane, int]:
+        """How many messages are in the lanes of those queues, roughly: not those taken."""
+        ...
+
+    def look(self, lane: Lane, limit: int, choose: Callable[[Sequence[Taken]], Sequence[Taken]]) -> list[Taken]:
+        """Look at up to *limit* messages of a lane. Those that *choose* gives are settled; all others stay."""
+        ...
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call *callback* on some thread when there may be something to take; returns the function that ends it."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect; it connects again when it is used again."""
+        ...

@@ -1,0 +1,150 @@
+"""A job as a carrier carries it: all that is known of it, in one JSON object."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from moorline.jobs.broker import Completion
+from moorline.jobs.brokers.carrier import Kind, Lane, Letter
+from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+
+__all__ = ["Parcel", "of_row", "undecodable", "unpacked"]
+
+KEPT_ERRORS: Final = 10
+_MIDDLE: Final = 5  # the priority of who asks for none
+
+
+class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """As ``Job``. The payload is ``text`` where it is UTF-8, so that people can read it, else ``raw`` in base64."""
+
+    id: str
+    name: str
+    queue: str = "default"
+    text: str | None = None
+    raw: bytes | None = None
+    priority: int = _MIDDLE
+    run_at: float = 0.0
+    created_at: float = 0.0
+    max_attempts: int = 6
+    event_id: str | None = None
+    attempts: int = 0
+    deliveries: int = 0
+    crashes: int = 0
+    snoozes: int = 0
+    errors: tuple[JobFailure, ...] = ()
+    reason: str | None = None
+    finished_at: float | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """What the job's function gets, encoded."""
+        return (self.raw or b"") if self.text is None else self.text.encode()
+
+    @property
+    def lane(self) -> Lane:
+        """Where it belongs while it waits."""
+        kind: Kind = "normal"
+        if self.crashes:
+            kind = "suspects"
+        elif self.priority != _MIDDLE:
+            kind = "high" if self.priority < _MIDDLE else "low"
+        return Lane(self.queue, kind)
+
+    def letter(self, now: float, *, dead: bool = False) -> Letter:
+        """To be sent to its lane, or among the dead."""
+        if dead:
+            return Letter(Lane(self.queue, "dead"), self.id, self.name, _ENCODE(self))
+        return Letter(self.lane, self.id, self.name, _ENCODE(self), max(self.run_at - now, 0.0))
+
+    def claimed(self) -> Claim:
+        """Count that it is taken."""
+        self.attempts += 1
+        self.deliveries += 1
+        return Claim(
+            self.id, self.name, self.queue, self.priority, self.payload, self.run_at, self.attempts, self.max_attempts,
+            self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at,
+        )  # fmt: skip
+
+    def crashed(self) -> None:
+        """Count that its worker died; the deliveries are of the claim that was cut short."""
+        self.crashes += 1
+        self.deliveries += 1
+
+    def after(self, end: Completion) -> Parcel:
+        """What it is after a claim ended in that way."""
+        errors = self.errors if end.error is None else (*self.errors, end.error)[-KEPT_ERRORS:]
+        return msgspec.structs.replace(
+            self,
+            attempts=self.attempts - end.refund,
+            snoozes=self.snoozes + end.snoozed,
+            run_at=self.run_at if end.run_at is None else end.run_at,
+            errors=errors,
+            reason=end.reason,
+        )
+
+    def once_more(self, now: float) -> Parcel:
+        """Due now, with all its attempts."""
+        return msgspec.structs.replace(
+            self, run_at=now, attempts=0, crashes=0, snoozes=0, reason=None, finished_at=None
+        )
+
+    def job(self, state: State, worker: str | None = None) -> Job:
+        """To be looked at."""
+        last = self.errors[-1] if self.errors else None
+        return Job(
+            id=self.id,
+            name=self.name,
+            queue=self.queue,
+            priority=self.priority,
+            payload=self.payload,
+            state=state,
+            run_at=self.run_at,
+            attempts=self.attempts,
+            max_attempts=self.max_attempts,
+            deliveries=self.deliveries,
+            crashes=self.crashes,
+            snoozes=self.snoozes,
+            worker=worker,
+            event_id=self.event_id,
+            unique_key=None,
+            created_at=self.created_at,
+            started_at=None,
+            finished_at=self.finished_at,
+            last_error=None if last is None else f"{last.type}: {last.message}"[:500],
+            reason=self.reason,
+        )
+
+
+_ENCODE: Final = msgspec.json.Encoder().encode
+_DECODE: Final = msgspec.json.Decoder(Parcel).decode
+
+
+def of_row(row: JobRow) -> Parcel:
+    """A new job. Unique and order keys are not carried."""
+    text: str | None = None
+    raw: bytes | None = None
+    try:
+        text = row.payload.decode()
+    except UnicodeDecodeError:
+        raw = row.payload
+    return Parcel(
+        id=row.id, name=row.name, queue=row.queue, text=text, raw=raw, priority=row.priority, run_at=row.run_at,
+        created_at=row.created_at, max_attempts=row.max_attempts, event_id=row.event_id,
+    )  # fmt: skip
+
+
+def unpacked(body: bytes) -> Parcel | None:
+    """None if it is none of ours."""
+    try:
+        return _DECODE(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def undecodable(body: bytes, queue: str, id_: str, now: float) -> Parcel:
+    """A dead one that keeps the bytes."""
+    return Parcel(
+        id=id_, name="?", queue=queue, raw=body, run_at=now, created_at=now, finished_at=now, reason="undecodable"
+    )

@@ -1,0 +1,357 @@
+"""The broker on RabbitMQ (3.10 or newer): durable queues, publisher confirms, consumers with a prefetch of their own.
+
+Two connections, because a server that is short of memory stops reading from those who publish: what settles must not
+stand behind them. What is published is sent in windows, each confirmed as a whole before the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, cast
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.jobs.broker import WorkerInfo
+from moorline.jobs.brokers.carried import CarriedBroker
+from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
+from moorline.jobs.brokers.rabbit_intake import Intake
+from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
+from moorline.jobs.brokers.rabbit_link import Channel, Link, RabbitWhere
+from moorline.store.store import Store
+
+__all__ = ["RabbitBroker", "RabbitCarrier"]
+
+_WINDOW: Final = 2_000  # messages
+_WINDOW_BYTES: Final = 4_000_000
+_CONFIRM: Final = 30.0  # seconds
+_PUSH: Final = 2.0  # seconds in which what waits in a queue should have been pushed to us
+_KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
+_CONTENT: Final = "application/json"
+_DURABLE: Final = 2
+_NOT_FOUND: Final = 404
+_MOST_LOOKED: Final = 65_535  # the largest prefetch
+_LONGEST_TYPE: Final = 80  # characters of a job's name; a short string has 255 bytes
+
+
+class RabbitBroker(CarriedBroker):
+    """Keeps the contract of ``Broker`` on RabbitMQ, as far as a carrier can (see ``CarriedBroker``).
+
+    ``url`` as ``RabbitWhere`` says; its queues and exchanges begin with *prefix*. It connects when it is first used.
+    Raises ConfigurationError for a URL that it cannot use; every method StoreUnavailable when RabbitMQ does not answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prefix: str = "moorline",
+        outbox: Store | None = None,
+        max_waiting: int = 10_000,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        carrier = RabbitCarrier(url, prefix=prefix, clock=clock)
+        super().__init__(carrier, outbox=outbox, max_waiting=max_waiting, clock=clock)
+
+
+class RabbitCarrier:
+    """See ``Carrier``."""
+
+    longest_delay = LONGEST_DELAY
+
+    def __init__(self, url: str, *, prefix: str = "moorline", clock: Clock = SYSTEM) -> None:
+        if not prefix or not prefix.isprintable() or set(prefix) & set("*#: "):
+            raise ConfigurationError(f"prefix: {prefix!r} is not a name")
+        self.where = RabbitWhere(url)
+        self.shown = self.where.shown
+        self._clock = clock
+        self._lanes = Lanes(prefix, self.where.kind)
+        self._lock = threading.Lock()
+        self._out: _Sender | None = None
+        self._in: Link | None = None
+        self._intakes: dict[str, Intake] = {}
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def close(self) -> None:
+        """See ``Carrier``."""
+        with self._lock:
+            sender, self._out = self._out, None
+            link, self._in = self._in, None
+            self._intakes.clear()
+        if sender is not None:
+            sender.link.close()
+        if link is not None:
+            link.close()
+
+    def _sender(self) -> _Sender:
+        with self._lock:
+            if self._out is None or self._out.lost:
+                if self._out is not None:
+                    self._out.link.close()
+                self._lanes.forget()
+                self._out = None
+                self._out = _Sender(Link(self.where, lambda: None), self._lanes)
+            return self._out
+
+    def _taker(self) -> Link:
+        with self._lock:
+            if self._in is None or self._in.lost:
+                if self._in is not None:
+                    self._in.close()
+                self._in = None
+                self._intakes.clear()
+                self._in = Link(self.where, self._wake)
+            return self._in
+
+    # --- sending
+
+    def post(self, letters: Sequence[Letter]) -> None:
+        """See ``Carrier``."""
+        sender = self._sender()
+        for window in _windows(letters):
+            sender.link.ask(sender.send(window), _CONFIRM)
+
+    # --- taking
+
+    def _intake(self, worker: WorkerInfo) -> Intake:
+        link = self._taker()
+        intake = self._intakes.get(worker.id)
+        if intake is None or intake.lost:
+            intake = self._intakes[worker.id] = Intake(link, self._lanes, worker.queues, self._wake, self._clock)
+        return intake
+
+    def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
+        """See ``Carrier``."""
+        intake = self._intake(worker)
+        link = self._taker()
+        if intake.wants(limit):
+            link.ask(intake.want(limit))
+        if not intake:
+            waiting = sum(self._counted(intake.served).values())
+            if waiting:
+                intake.wait(min(waiting, limit), _PUSH)
+        return intake.pop(limit)
+
+    def take_suspect(self, worker: WorkerInfo) -> Taken | None:
+        """See ``Carrier``."""
+        return self._taker().ask(self._intake(worker).suspect())
+
+    def suspects(self, worker: WorkerInfo) -> bool:
+        """See ``Carrier``."""
+        return any(self._counted([Lane(queue, "suspects") for queue in worker.queues]).values())
+
+    def settle(self, taken: Sequence[Taken]) -> None:
+        """See ``Carrier``. It is written soon; what is lost on the way comes again."""
+        tags: dict[Intake, list[int]] = {}
+        for one in taken:
+            intake, tag = _handle(one)
+            tags.setdefault(intake, []).append(tag)
+        for intake, theirs in tags.items():
+            intake.settle(theirs)
+
+    def holds(self, taken: Taken) -> bool:
+        """See ``Carrier``."""
+        return not _handle(taken)[0].lost
+
+    def keep(self, taken: Sequence[Taken]) -> None:
+        """See ``Carrier``: the connection's own heartbeat does it."""
+
+    def spare(self, worker: WorkerInfo, *, last: bool = False) -> list[Taken]:
+        """See ``Carrier``."""
+        intake = self._intakes.get(worker.id)
+        if intake is None or intake.lost:
+            return []
+        if not last and (not intake.stale or any(self._counted(intake.served).values())):
+            return []  # others have enough, and what is sent anew loses its place
+        return self._taker().ask(intake.spare(last=last))
+
+    def dismiss(self, worker: WorkerInfo) -> None:
+        """See ``Carrier``."""
+        intake = self._intakes.pop(worker.id, None)
+        if intake is not None and not intake.lost:
+            self._taker().ask(intake.close())
+
+    # --- looking
+
+    def waiting(self, queues: Sequence[str]) -> dict[Lane, int]:
+        """See ``Carrier``."""
+        counts = self._counted([Lane(queue, kind) for queue in queues for kind in _KINDS])
+        for intake in list(self._intakes.values()):
+            for lane, count in intake.here().items():
+                counts[lane] = counts.get(lane, 0) + count
+        return counts
+
+    def _counted(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
+        sender = self._sender()
+        return sender.link.ask(sender.count(lanes))
+
+    def look(self, lane: Lane, limit: int, choose: Callable[[Sequence[Taken]], Sequence[Taken]]) -> list[Taken]:
+        """See ``Carrier``. Others who look at the same moment see what is left."""
+        count = min(self._counted([lane])[lane], limit)
+        if not count:
+            return []
+        sender = self._sender()
+        channel, found = sender.link.ask(sender.look(lane, count))
+        chosen: Sequence[Taken] = ()
+        try:
+            chosen = choose(found)
+        finally:
+            sender.link.ask(sender.looked(channel, [cast("int", one.handle) for one in chosen]))
+        return found
+
+    # --- waking
+
+    def _wake(self) -> None:
+        for callback in list(self._callbacks.values()):
+            callback()
+
+    def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """See ``Carrier``: messages are pushed to who has taken before."""
+        key = object()
+        self._callbacks[key] = callback
+
+        def end() -> None:
+            self._callbacks.pop(key, None)
+
+        return end
+
+
+class _Sender:
+    """The connection that publishes, and looks. Its coroutines run on the link's loop."""
+
+    def __init__(self, link: Link, lanes: Lanes) -> None:
+        self.link = link
+        self._lanes = lanes
+        self._channel: Channel | None = None
+        self._turn = asyncio.Lock()
+        self._tag = 0  # of the last message that was published
+        self._open: set[int] = set()  # tags that are not confirmed
+        self._lowest = 1
+        self._refused = False
+        self._returned: list[str] = []
+        self._confirmed: asyncio.Future[Any] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is to be replaced."""
+        return self.link.lost
+
+    async def _opened(self) -> Channel:
+        if self._channel is None or self._channel.lost:
+            channel = await self.link.channel()
+            self._tag, self._lowest = 0, 1
+            await channel.answer(channel.raw.confirm_delivery, self._on_confirm)
+            channel.raw.add_on_return_callback(self._on_return)
+            self._channel = channel
+        return self._channel
+
+    async def send(self, letters: Sequence[Letter]) -> None:
+        """Returns when all are confirmed: they are in their queues, on the disk."""
+        async with self._turn:
+            channel = await self._opened()
+            for _ in range(2):
+                lanes = {one.lane for one in letters}
+                await self._lanes.declare(channel, lanes, delayed=any(one.delay > 0 for one in letters))
+                returned = await self._publish(channel, letters)
+                if not returned:
+                    return
+                self._lanes.forget()  # somebody deleted a queue
+                letters = [one for one in letters if one.id in returned]
+            raise StoreUnavailable(f"RabbitMQ has no queue for {len(letters)} jobs, though it was just declared")
+
+    async def _publish(self, channel: Channel, letters: Sequence[Letter]) -> set[str]:
+        """Publish and wait for the confirms; the ids of those that no queue took."""
+        from pika import BasicProperties
+
+        publish = channel.raw.basic_publish
+        self._refused, self._returned = False, []
+        self._open = set(range(self._tag + 1, self._tag + len(letters) + 1))
+        self._lowest = self._tag + 1
+        self._confirmed = confirmed = channel.future()
+        for one in letters:
+            exchange, key = self._lanes.way(one.lane, one.delay)
+            about = BasicProperties(
+                content_type=_CONTENT, delivery_mode=_DURABLE, message_id=one.id, type=one.name[:_LONGEST_TYPE]
+            )
+            self._tag += 1
+            publish(exchange, key, one.body, about, mandatory=True)
+        await confirmed
+        if self._refused:
+            raise StoreUnavailable("RabbitMQ refused a job: its queue is full, or it cannot write")
+        return set(self._returned)
+
+    def _on_confirm(self, frame: Any) -> None:
+        from pika.spec import Basic
+
+        tag = frame.method.delivery_tag
+        if frame.method.multiple:
+            self._open.difference_update(range(self._lowest, tag + 1))
+            self._lowest = tag + 1
+        else:
+            self._open.discard(tag)
+        if isinstance(frame.method, Basic.Nack):
+            self._refused = True
+        if not self._open and self._confirmed is not None and not self._confirmed.done():
+            self._confirmed.set_result(None)
+
+    def _on_return(self, _: Any, __: Any, properties: Any, ___: bytes) -> None:
+        self._returned.append(properties.message_id)
+
+    async def count(self, lanes: Sequence[Lane]) -> dict[Lane, int]:
+        """The messages that wait in each; those that are not there have none."""
+        counts = {}
+        channel = await self.link.channel()
+        for lane in lanes:
+            try:
+                answer = await channel.answer(channel.raw.queue_declare, self._lanes.name(lane), passive=True)
+                counts[lane] = answer.method.message_count
+            except Exception as error:
+                if getattr(error, "reply_code", None) != _NOT_FOUND:
+                    raise
+                counts[lane] = 0
+                channel = await self.link.channel()
+        await channel.close()
+        return counts
+
+    async def look(self, lane: Lane, count: int) -> tuple[Channel, list[Taken]]:
+        """Take that many, on a channel whose end gives them back."""
+        channel = await self.link.channel()
+        raw = channel.raw
+        found: list[Taken] = []
+        enough = channel.future()
+
+        def receive(_: Any, method: Any, __: Any, body: bytes) -> None:
+            found.append(Taken(lane, body, method.redelivered, method.delivery_tag))
+            if len(found) == count and not enough.done():
+                enough.set_result(None)
+
+        await channel.answer(raw.basic_qos, prefetch_count=min(count, _MOST_LOOKED))
+        await channel.answer(raw.basic_consume, self._lanes.name(lane), receive)
+        with contextlib.suppress(TimeoutError):  # somebody else took some
+            await asyncio.wait_for(enough, _PUSH)
+        return channel, list(found)
+
+    async def looked(self, channel: Channel, tags: Iterable[int]) -> None:
+        """Settle these, and give the others back."""
+        for tag in tags:
+            channel.raw.basic_ack(tag)
+        await channel.close()
+
+
+def _handle(taken: Taken) -> tuple[Intake, int]:
+    return cast("tuple[Intake, int]", taken.handle)
+
+
+def _windows(letters: Sequence[Letter]) -> Iterator[list[Letter]]:
+    window: list[Letter] = []
+    size = 0
+    for one in letters:
+        if window and (len(window) >= _WINDOW or size + len(one.body) > _WINDOW_BYTES):
+            yield window
+            window, size = [], 0
+        window.append(one)
+        size += len(one.body)
+    if window:
+        yield window
