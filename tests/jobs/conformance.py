@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from moorline.clock import ManualClock
+from moorline.clock import Clock, ManualClock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.job import Claim, JobFailure, JobRow, State
@@ -15,12 +15,12 @@ from moorline.store.ids import new_id
 LEASE = 10.0
 
 
-def worker(clock: ManualClock, *queues: str) -> WorkerInfo:
+def worker(clock: Clock, *queues: str) -> WorkerInfo:
     now = clock.wall()
     return WorkerInfo(new_id(now), "host", 1, queues or ("default",), now, LEASE)
 
 
-def row(clock: ManualClock, **changes) -> JobRow:
+def row(clock: Clock, **changes) -> JobRow:
     now = clock.wall()
     return JobRow(new_id(now), "name", b'{"a":1}', now, now)._replace(**changes)
 
@@ -29,7 +29,7 @@ def done(claim: Claim) -> Completion:
     return Completion(claim.id, claim.deliveries, "done")
 
 
-async def enqueue(broker: Broker, clock: ManualClock, count: int = 1, **changes) -> list[str]:
+async def enqueue(broker: Broker, clock: Clock, count: int = 1, **changes) -> list[str]:
     return await broker.enqueue([row(clock, **changes) for _ in range(count)])
 
 

@@ -12,15 +12,18 @@ from moorline.clock import SYSTEM, Clock
 from moorline.jobs.brokers.rabbitmq import RabbitBroker, RabbitCarrier
 from moorline.store import Store
 
-__all__ = ["rabbit_broker"]
+__all__ = ["own_url", "rabbit_broker"]
+
+
+def own_url(url: str, options: str = "") -> str:
+    """That server's, with a prefix that nobody else uses."""
+    return f"{url}?prefix=t{uuid4().hex[:12]}{options}"
 
 
 @contextlib.contextmanager
-def rabbit_broker(
-    url: str, *, prefix: str | None = None, outbox: Store | None = None, clock: Clock = SYSTEM
-) -> Iterator[RabbitBroker]:
+def rabbit_broker(url: str, *, outbox: Store | None = None, clock: Clock = SYSTEM) -> Iterator[RabbitBroker]:
     """With names that nobody else uses; what it has declared is deleted afterwards."""
-    with RabbitBroker(url, prefix=prefix or f"t{uuid4().hex[:12]}", outbox=outbox, clock=clock) as broker:
+    with RabbitBroker(url if "prefix=" in url else own_url(url), outbox=outbox, clock=clock) as broker:
         try:
             yield broker
         finally:

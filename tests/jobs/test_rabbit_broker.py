@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pika
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.jobs.carried import CarriedConformance
-from tests.jobs.rabbit import rabbit_broker
+from tests.jobs.conformance import done, enqueue, row, worker
+from tests.jobs.rabbit import own_url, rabbit_broker
+from tests.tcp_proxy import TcpProxy
 
-from moorline.clock import ManualClock
-from moorline.jobs.brokers.rabbitmq import RabbitBroker
+from moorline.clock import SYSTEM, ManualClock
+from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.jobs.broker import JobFilter
+from moorline.jobs.brokers.carrier import Lane
+from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
+from moorline.jobs.brokers.rabbit_link import RabbitWhere
+from moorline.jobs.brokers.rabbitmq import RabbitBroker, RabbitCarrier
+from moorline.jobs.registry import Jobs
+from moorline.jobs.worker import Worker
+from moorline.policies.retry import Retry
 from moorline.store import Store
 
 pytestmark = pytest.mark.rabbitmq
@@ -23,3 +38,237 @@ class TestRabbitBroker(CarriedConformance):
         with contextlib.ExitStack() as opened:
             store = opened.enter_context(Store(f"sqlite:///{tmp_path}/m.db", clock=clock, auto_migrate=True))
             yield opened.enter_context(rabbit_broker(rabbit_url, outbox=store, clock=clock))
+
+
+@pytest.fixture
+def broker(rabbit_url: str, clock: ManualClock) -> Iterator[RabbitBroker]:
+    with rabbit_broker(rabbit_url, clock=clock) as opened:
+        yield opened
+
+
+async def test_a_cut_connection_is_no_crash(rabbit_url: str, clock: ManualClock) -> None:
+    """What a worker ran goes on: the same worker is not given it again, and its results count when it is back."""
+    with TcpProxy(urlsplit(rabbit_url).port or 0) as proxy:
+        through = rabbit_url.replace(str(urlsplit(rabbit_url).port), str(proxy.port))
+        with rabbit_broker(through, clock=clock) as broker:
+            me = worker(clock)
+            ids = await enqueue(broker, clock, 3)
+            claims = (await broker.claim(me, 3)).jobs
+            assert len(claims) == 3
+            proxy.cut(refuse=True)
+            while broker.carrier.holds(broker._held[ids[0]].taken):  # noqa: ASYNC110 -- another thread finds out
+                await asyncio.sleep(0.001)
+            with pytest.raises(StoreUnavailable):
+                await broker.claim(me, 3)
+            assert await broker.finish([done(claims[0])]) == [False]  # nobody can know yet who has it
+            proxy.allow()
+            assert (await broker.claim(me, 3)).jobs == []
+            assert await broker.finish([done(claim) for claim in claims[1:]]) == [True, True]
+            await broker.leave(me)
+            other = worker(clock)
+            assert (await broker.claim(other, 10)).jobs == []
+            assert not (await broker.rescue(other)).suspects
+
+
+async def test_a_server_that_says_nothing_is_given_up(rabbit_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With StoreUnavailable, when its time is over."""
+    monkeypatch.setattr("moorline.jobs.brokers.rabbitmq._CONFIRM", 0.2)
+    with TcpProxy(urlsplit(rabbit_url).port or 0) as proxy:
+        through = rabbit_url.replace(str(urlsplit(rabbit_url).port), str(proxy.port))
+        with rabbit_broker(through) as broker:
+            await enqueue(broker, SYSTEM)
+            proxy.stall()
+            with pytest.raises(StoreUnavailable, match="did not answer"):
+                await enqueue(broker, SYSTEM)
+            proxy.flow()
+
+
+async def test_a_queue_that_was_deleted_is_made_again(rabbit_url: str, broker: RabbitBroker) -> None:
+    """A message that no queue takes comes back (mandatory), and is sent once there is one."""
+    await enqueue(broker, SYSTEM)
+    assert isinstance(broker.carrier, RabbitCarrier)
+    name = broker.carrier._lanes.name(Lane("default"))
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        connection.channel().queue_delete(name)
+    (job_id,) = await enqueue(broker, SYSTEM)
+    assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == [job_id]
+
+
+async def test_messages_can_be_read_by_people(rabbit_url: str, broker: RabbitBroker) -> None:
+    """Durable JSON under the job's id and name, in a quorum queue."""
+    (job_id,) = await enqueue(broker, SYSTEM, payload=b'{"user":"Zo\xc3\xab"}')
+    assert isinstance(broker.carrier, RabbitCarrier)
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        _, about, body = connection.channel().basic_get(broker.carrier._lanes.name(Lane("default")))
+    assert (about.message_id, about.type, about.content_type, about.delivery_mode) == (
+        job_id, "name", "application/json", 2,
+    )  # fmt: skip
+    assert b'"text":"{\\"user\\":\\"Zo\xc3\xab\\"}"' in body
+
+
+async def test_a_queue_with_other_settings_is_named(rabbit_url: str, broker: RabbitBroker) -> None:
+    """Nobody else's queue is used by mistake."""
+    assert isinstance(broker.carrier, RabbitCarrier)
+    name = broker.carrier._lanes.name(Lane("default"))
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        channel = connection.channel()
+        channel.queue_declare(name, durable=False)
+        with pytest.raises(ConfigurationError, match="other settings"):
+            await enqueue(broker, SYSTEM)
+        channel.queue_delete(name)
+    await enqueue(broker, SYSTEM)
+
+
+async def test_delays_of_any_length_come_in_the_order_of_their_times(rabbit_url: str) -> None:
+    """A long one before a short one holds nobody up."""
+    with rabbit_broker(rabbit_url) as broker:
+        now = SYSTEM.wall()
+        dues = [now + delay for delay in (1.0, 0.1, 0.6, 0.3, 0.001)]
+        await broker.enqueue([row(SYSTEM, run_at=due) for due in dues])
+        me = worker(SYSTEM)
+        came: list[float] = []
+        while len(came) < len(dues):
+            claims = (await broker.claim(me, 10)).jobs
+            assert all(claim.run_at <= SYSTEM.wall() + 0.01 for claim in claims)
+            came += [claim.run_at for claim in claims]
+            await asyncio.sleep(0.005)
+    assert came == sorted(dues)
+
+
+@given(st.floats(0.0, LONGEST_DELAY))
+def test_the_way_of_a_delay_takes_that_long(delay: float) -> None:
+    """The queues that its bits lead through add up to the delay, and at most one unit more."""
+    lanes = Lanes("p", "quorum")
+    exchange, key = lanes.way(Lane("q"), delay)
+    bits, _, name = key.rpartition(".p.q")[0], "", "p.q"
+    waited = sum(0.064 * 2 ** (13 - place) for place, bit in enumerate(bits.split(".")) if bit == "1") if bits else 0.0
+    assert delay - 1e-6 <= waited < delay + 0.064 + 1e-6
+    assert exchange == ("" if not waited else f"p:hold.{13 - bits.split('.').index('1'):02}")
+    assert key.endswith(name)
+
+
+async def test_a_classic_queue_is_believed_the_second_time(rabbit_url: str, clock: ManualClock) -> None:
+    """After the server died it marks all messages as redelivered: so the first time makes no suspect, and counts if
+    there is a second.
+    """
+    with rabbit_broker(own_url(rabbit_url, "&queues=classic"), clock=clock) as broker:
+        (job_id,) = await enqueue(broker, clock)
+        before = worker(clock)
+        await broker.claim(before, 1)
+        seen = []
+        for _ in range(2):
+            broker.carrier.dismiss(before)
+            broker._held.clear()  # it died: nobody knows here any more
+            before = worker(clock)
+            claims = (await broker.claim(before, 1)).jobs or (await broker.claim(before, 1, alone=True)).jobs
+            seen += [(claim.id, claim.crashes, claim.deliveries) for claim in claims]
+        assert seen == [(job_id, 0, 2), (job_id, 2, 3)]
+        broker.carrier.dismiss(before)
+        broker._held.clear()
+        assert (await broker.claim(worker(clock), 1, alone=True)).jobs == []
+        assert [(job.reason, job.crashes) for job in await broker.list(JobFilter(state="dead"))] == [("crashed", 3)]
+
+
+async def test_two_workers_share_what_waits(rabbit_url: str) -> None:
+    """Nobody holds back what others could run: each has at most what it asked for, and its high and low lanes' share."""
+    with rabbit_broker(rabbit_url) as broker:
+        await enqueue(broker, SYSTEM, 40)
+        one, other = worker(SYSTEM), worker(SYSTEM)
+        first = (await broker.claim(one, 10)).jobs
+        assert len(first) == 10
+        assert len((await broker.claim(other, 30)).jobs) == 30
+
+
+async def test_what_waits_with_a_busy_worker_is_given_to_others(rabbit_url: str, clock: ManualClock) -> None:
+    """When nothing is left for them in the queue: it was pushed here for a worker that was quick until now."""
+    with rabbit_broker(rabbit_url, clock=clock) as broker:
+        one, other = worker(clock), worker(clock)
+        await broker.claim(one, 50)
+        await enqueue(broker, clock, 50)
+        while len((await broker.claim(one, 5)).jobs) == 0:
+            pass
+        clock.advance(2)
+        assert (await broker.claim(other, 50)).jobs == []
+        await asyncio.to_thread(broker.heartbeat, one)
+        got = 0
+        while got < 30:
+            got += len((await broker.claim(other, 50)).jobs)
+        assert not (await broker.rescue(other)).suspects
+
+
+class TestWhere:
+    @pytest.mark.parametrize(
+        ("url", "shown", "vhost", "kind"),
+        [
+            ("amqp://h", "amqp://h", "/", "quorum"),
+            ("amqp://u:p%40ss@h:1234/", "amqp://h:1234/", "/", "quorum"),
+            ("amqps://u:secret@h1,h2:7/my%2Fhost?queues=classic", "amqps://h1,h2:7/my%2Fhost", "my/host", "classic"),
+        ],
+    )
+    def test_a_url_is_read(self, url: str, shown: str, vhost: str, kind: str) -> None:
+        """With all hosts, and without showing a password."""
+        where = RabbitWhere(url)
+        assert (where.shown, where.kind) == (shown, kind)
+        assert "secret" not in repr(where)
+        parameters = where.parameters()
+        assert [one.virtual_host for one in parameters] == [vhost] * (shown.count(",") + 1)
+        assert all((one.ssl_options is not None) == url.startswith("amqps") for one in parameters)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "amqp:/h", "http://h", "amqp://u:secret@h:port/", "amqp://", "amqp://u:secret@h/?queues=fast",
+            "amqp://u:secret@h/?prefix=a*", "amqp://u:secret@h/?heartbeat=soon", "amqp://u:secret@h/?surprise=1",
+        ],
+    )  # fmt: skip
+    def test_a_url_that_cannot_be_used_is_refused(self, url: str) -> None:
+        """Without showing a password."""
+        with pytest.raises(ConfigurationError) as refused:
+            RabbitBroker(url)
+        assert "secret" not in str(refused.value)
+
+    @pytest.mark.parametrize("queue", ["a*b", "#", "x" * 151, "new\nline"])
+    async def test_a_name_that_it_cannot_have_is_refused(self, broker: RabbitBroker, queue: str) -> None:
+        """Before anything is sent."""
+        with pytest.raises(ConfigurationError, match="cannot be the name"):
+            await broker.enqueue([row(SYSTEM, queue=queue)])
+
+    async def test_a_wrong_password_is_said(self, rabbit_url: str) -> None:
+        """As something to be mended, not to be waited for."""
+        with (
+            RabbitBroker(rabbit_url.replace("guest:guest", "guest:wrong")) as broker,
+            pytest.raises(ConfigurationError, match="user or password") as refused,
+        ):
+            await broker.counts()
+        assert "wrong" not in str(refused.value)
+
+
+async def test_a_worker_works_it_off(rabbit_url: str) -> None:
+    """Through the worker: retries, priorities, and what its handlers return."""
+    ran: list[tuple[str, int]] = []
+    with rabbit_broker(rabbit_url) as broker:
+        jobs = Jobs(broker)
+
+        async def flaky(number: int) -> None:
+            ran.append(("flaky", number))
+            if sum(one == ("flaky", number) for one in ran) < 2:
+                raise ValueError(number)
+
+        async def hopeless(number: int) -> None:
+            raise ValueError(number)
+
+        good = jobs.function(flaky, backoff=Retry(base=0.01))
+        bad = jobs.function(hopeless, retries=1, backoff=Retry(base=0.01))
+        await good.enqueue_many([(number,) for number in range(100)])
+        await bad.enqueue(1)
+        worker_ = Worker(jobs, concurrency=10)
+        running = asyncio.create_task(worker_.run(signals=False))
+        async with asyncio.timeout(30):
+            while len(ran) < 200 or not (await broker.counts()).get(("default", "dead")):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        worker_.stop()
+        await running
+        assert sorted(ran) == sorted([("flaky", number) for number in range(100)] * 2)
+        (dead,) = await broker.list(JobFilter(state="dead"))
+        assert (dead.reason, dead.attempts, len(await broker.failures(dead.id))) == ("failed", 2, 2)
+        assert await broker.counts() == {("default", "dead"): 1}

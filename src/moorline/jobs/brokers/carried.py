@@ -77,11 +77,18 @@ class CarriedBroker:
     """Keeps the contract of ``Broker`` on a carrier as far as one can; see above and ``docs/reference/brokers.md``.
 
     ``outbox`` is the database for what cannot be carried, and the one whose transactions ``within=`` may enqueue in;
-    without it, unique and order keys raise ConfigurationError. ``close()`` ends its threads; it opens again when used.
+    without it, unique and order keys raise ConfigurationError. Dead letters are looked for in *queues*, and in those
+    that it comes to hear of. ``close()`` ends its threads; it opens again when used.
     """
 
     def __init__(
-        self, carrier: Carrier, *, outbox: Store | None = None, max_waiting: int = 10_000, clock: Clock = SYSTEM
+        self,
+        carrier: Carrier,
+        *,
+        outbox: Store | None = None,
+        queues: Sequence[str] = ("default",),
+        max_waiting: int = 10_000,
+        clock: Clock = SYSTEM,
     ) -> None:
         self.carrier = carrier
         self._kept: Keeper = Nowhere() if outbox is None else InDatabase(outbox)
@@ -91,7 +98,8 @@ class CarriedBroker:
         self._threads: dict[str, Writer] = {}
         self._held: dict[str, _Held] = {}
         self._late: dict[str, Completion] = {}
-        self._queues = {"default"}
+        self._unsorted: dict[str, list[Taken]] = {}  # by worker: taken, and not moved to where they belong
+        self._queues = {"default", *queues}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.carrier.shown!r})"
@@ -179,7 +187,8 @@ class CarriedBroker:
         for worker, limit in payloads:
             claims: list[Claim] = []
             while len(claims) < limit:
-                taken = self.carrier.take(worker, limit - len(claims))
+                taken = [one for one in self._unsorted.pop(worker.id, ()) if self.carrier.holds(one)]
+                taken += self.carrier.take(worker, limit - len(claims))
                 if not taken:
                     break
                 claims += self._sorted_out(worker, taken)
@@ -199,8 +208,8 @@ class CarriedBroker:
             answers.append(claims)
         return answers
 
-    def _sorted_out(self, worker: WorkerInfo, taken: Sequence[Taken]) -> list[Claim]:
-        """Those to run; the others are sent to where they belong."""
+    def _sorted_out(self, worker: WorkerInfo, taken: Sequence[Taken], *, run: bool = True) -> list[Claim]:
+        """Those to run; the others are sent to where they belong. Unless *run*, all are."""
         now = self._clock.wall()
         claims: list[Claim] = []
         letters: list[Letter] = []
@@ -213,41 +222,48 @@ class CarriedBroker:
                 letters.append(strange.letter(now, dead=True))
                 moved.append(one)
                 continue
-            if one.again and self._known_again(parcel, one, letters, moved):
-                continue
-            if parcel.id in self._held:  # sent twice: by a relay that began again, or before a crash
-                moved.append(one)
+            if self._known(parcel, one, letters, moved):
                 continue
             if one.again:
-                parcel.crashed()
-            if one.again or parcel.run_at > now + _EARLY:
+                parcel.crashed(sure=one.sure)
+            if one.again or not run or parcel.run_at > now + _EARLY:
                 letters.append(self._after_crash(parcel, now) if one.again else parcel.letter(now))
                 moved.append(one)
                 continue
             claims.append(parcel.claimed())
             self._held[parcel.id] = _Held(parcel, one, worker.id)
         if moved:
-            self._send(letters)
+            try:
+                self._send(letters)
+            except BaseException:
+                self._unsorted.setdefault(worker.id, []).extend(moved)  # nobody else gets them: we have them
+                raise
             self.carrier.settle(moved)
         return claims
 
-    def _known_again(self, parcel: Parcel, again: Taken, letters: list[Letter], moved: list[Taken]) -> bool:
-        """Whether that job is, or was, with a worker of ours that was only cut off: then nothing crashed."""
-        late = self._late.pop(parcel.id, None)
-        if late is not None:  # it has ended meanwhile, and could not say so
+    def _known(self, parcel: Parcel, copy: Taken, letters: list[Letter], moved: list[Taken]) -> bool:
+        """Whether it is a claim that a worker of ours has or had: sent twice, as by a relay that began again, or back
+        after we were cut off. Then nothing crashed, and nobody else runs it. A retry has counted its delivery.
+        """
+        late = self._late.get(parcel.id)
+        if late is not None and late.deliveries == parcel.deliveries + 1:  # it has ended, and could not say so
             parcel.claimed()
             letters += self._what_follows(parcel.after(late), late)
-            moved.append(again)
+            moved.append(copy)
             return True
         held = self._held.get(parcel.id)
-        if held is None or held.parcel.deliveries != parcel.deliveries + 1:
+        if held is None or parcel.deliveries >= held.parcel.deliveries:
             return False
-        self._held[parcel.id] = held._replace(taken=again)
+        if self.carrier.holds(held.taken):
+            moved.append(copy)
+        else:
+            self._held[parcel.id] = held._replace(taken=copy)
         return True
 
     def _after_crash(self, parcel: Parcel, now: float) -> Letter:
         if parcel.crashes < MAX_CRASHES:
-            log.warning("job_suspected", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
+            tell = log.warning if parcel.crashes else log.debug
+            tell("job_suspected", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
             return parcel.letter(now)
         log.error("job_crashed", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
         parcel.reason, parcel.finished_at = "crashed", now
@@ -284,7 +300,8 @@ class CarriedBroker:
         self._send(letters)
         self.carrier.settle([one.taken for one in ended])
         for done in ended:
-            self._held.pop(done.parcel.id, None)
+            if self._held.get(done.parcel.id) is done:  # what followed may have been claimed already
+                del self._held[done.parcel.id]
         return answers
 
     def _too_late(self, end: Completion) -> None:
@@ -327,13 +344,10 @@ class CarriedBroker:
 
     def _share(self, _: Any, payloads: list[tuple[WorkerInfo, bool]]) -> list[None]:
         """What waits for a worker that is busy or leaves is sent anew: else it would come again, as a suspect."""
-        now = self._clock.wall()
         for worker, last in payloads:
-            spare = [(unpacked(one.body), one) for one in self.carrier.spare(worker, last=last) if not one.again]
-            back = [(parcel, one) for parcel, one in spare if parcel is not None]
-            self._send([parcel.letter(now) for parcel, _ in back])
-            self.carrier.settle([one for _, one in back])
+            self._sorted_out(worker, self.carrier.spare(worker, last=last), run=False)
             if last:
+                self._unsorted.pop(worker.id, None)
                 self.carrier.dismiss(worker)
                 for id_ in [id_ for id_, one in list(self._held.items()) if one.worker == worker.id]:
                     self._held.pop(id_, None)

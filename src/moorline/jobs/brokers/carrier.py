@@ -35,14 +35,15 @@ class Letter(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What was taken from a lane; ``again`` if somebody had it before and did not settle it. ``handle`` is the
-    carrier's own.
+    """What was taken from a lane; ``again`` if somebody had it before and did not settle it, ``sure`` if that is counted
+    and not only possible. ``handle`` is the carrier's own.
     """
 
     lane: Lane
     body: bytes
     again: bool
     handle: object
+    sure: bool = True
 
 
 class Carrier(Protocol):

@@ -17,7 +17,10 @@ _MIDDLE: Final = 5  # the priority of who asks for none
 
 
 class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """As ``Job``. The payload is ``text`` where it is UTF-8, so that people can read it, else ``raw`` in base64."""
+    """As ``Job``. The payload is ``text`` where it is UTF-8, so that people can read it, else ``raw`` in base64.
+
+    ``doubts`` is 1 if a worker may have died with it, and nothing else tells.
+    """
 
     id: str
     name: str
@@ -33,6 +36,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
     deliveries: int = 0
     crashes: int = 0
     snoozes: int = 0
+    doubts: int = 0
     errors: tuple[JobFailure, ...] = ()
     reason: str | None = None
     finished_at: float | None = None
@@ -67,10 +71,16 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at,
         )  # fmt: skip
 
-    def crashed(self) -> None:
-        """Count that its worker died; the deliveries are of the claim that was cut short."""
-        self.crashes += 1
+    def crashed(self, *, sure: bool) -> None:
+        """Count that its worker died; the deliveries are of the claim that was cut short. What is not sure counts from
+        the second time on.
+        """
         self.deliveries += 1
+        if sure or self.doubts or self.crashes:
+            self.crashes += 1 + self.doubts
+            self.doubts = 0
+        else:
+            self.doubts = 1
 
     def after(self, end: Completion) -> Parcel:
         """What it is after a claim ended in that way."""

@@ -29,11 +29,21 @@ class Intake:
     Its coroutines run on the link's loop; ``pop`` and ``wait`` may be called from any thread.
     """
 
-    def __init__(self, link: Link, lanes: Lanes, queues: Sequence[str], wake: Callable[[], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        link: Link,
+        lanes: Lanes,
+        queues: Sequence[str],
+        wake: Callable[[], None],
+        clock: Clock,
+        innocent: set[bytes],
+    ) -> None:
+        """*innocent* are bodies that were pushed here before and never handed out: nobody's worker died with them."""
         self._link = link
         self._lanes = lanes
         self._wake = wake
         self._clock = clock
+        self._innocent = innocent
         self.queues = tuple(queues)
         self.served = [Lane(queue, kind) for kind in _ORDER for queue in queues]
         self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in _ORDER}
@@ -84,8 +94,7 @@ class Intake:
     async def _stop(self) -> None:
         """Have nothing more pushed."""
         if self._channel is not None:
-            for tag in list(self._channel.raw.consumer_tags):
-                await self._channel.answer(self._channel.raw.basic_cancel, tag)
+            await self._channel.end_consumers()
         self._prefetch = 0
 
     def _receiver(self, lane: Lane) -> Callable[[Any, Any, Any, bytes], None]:
@@ -93,7 +102,11 @@ class Intake:
 
         def receive(_: Any, method: Any, __: Any, body: bytes) -> None:
             first = not self
-            buffer.append(Taken(lane, body, method.redelivered, (self, method.delivery_tag)))
+            again = method.redelivered
+            if again and body in self._innocent:
+                self._innocent.discard(body)
+                again = False
+            buffer.append(Taken(lane, body, again, (self, method.delivery_tag), self._lanes.counts))
             if first:
                 self._since = self._clock.monotonic()
                 self._wake()
@@ -101,6 +114,17 @@ class Intake:
                 self._rouse()
 
         return receive
+
+    async def waiting(self) -> int:
+        """How many are in the queues and not pushed yet. What was pushed before they were counted is here now: the
+        answer comes behind it, on the same channel.
+        """
+        channel = await self._open()
+        count = 0
+        for lane in self.served:
+            answer = await channel.answer(channel.raw.queue_declare, self._lanes.name(lane), passive=True)
+            count += answer.method.message_count
+        return count
 
     def pop(self, limit: int) -> list[Taken]:
         """Up to *limit* of what is here."""
@@ -122,6 +146,10 @@ class Intake:
         with self._came:
             self._came.notify_all()
 
+    def bodies(self) -> list[bytes]:
+        """Of what waits here, and was not before with a worker that died."""
+        return [one.body for buffer in self._buffers.values() for one in list(buffer) if not one.again]
+
     def here(self) -> dict[Lane, int]:
         """How many wait here, of each lane."""
         counts: dict[Lane, int] = {}
@@ -139,7 +167,7 @@ class Intake:
             if got is not None:
                 method, body = got
                 self.out += 1
-                return Taken(lane, body, method.redelivered, (self, method.delivery_tag))
+                return Taken(lane, body, method.redelivered, (self, method.delivery_tag), self._lanes.counts)
         return None
 
     def settle(self, tags: Sequence[int]) -> None:

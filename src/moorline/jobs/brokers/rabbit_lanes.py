@@ -34,6 +34,8 @@ class Lanes:
     def __init__(self, prefix: str, kind: str) -> None:
         self._prefix = prefix
         self._quorum = kind == "quorum"
+        self.counts = self._quorum
+        """Whether a message that is marked as redelivered was: after the server died, a classic queue marks all."""
         self.known: set[Lane] = set()
         self._holds = False
 

@@ -40,8 +40,9 @@ log = logger("jobs")
 class RabbitWhere:
     """``amqp://USER:PASSWORD@HOST[:5672][,HOST…]/VHOST``, ``amqps`` for TLS; several hosts are tried in turn.
 
-    ``?queues=classic`` for queues on one node only (they are quorum queues otherwise), ``heartbeat=15`` (seconds),
-    ``cafile=FILE``. ``repr`` and ``shown`` leave user and password out. Raises ConfigurationError, without the URL.
+    ``?queues=classic`` for queues on one node only (they are quorum queues otherwise), ``prefix=moorline`` of all names
+    there, ``heartbeat=15`` (seconds), ``cafile=FILE``. ``repr`` and ``shown`` leave user and password out. Raises
+    ConfigurationError, without the URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,6 +57,9 @@ class RabbitWhere:
         self.kind = options.pop("queues", _KINDS[0])
         if self.kind not in _KINDS:
             raise ConfigurationError(f"the URL of the queue: queues is one of {', '.join(_KINDS)}")
+        self.prefix = options.pop("prefix", "moorline")
+        if not self.prefix or not self.prefix.isprintable() or set(self.prefix) & set("*#: ") or len(self.prefix) > 50:
+            raise ConfigurationError("the URL of the queue: prefix is not a name")
         try:
             self.heartbeat = int(options.pop("heartbeat", _HEARTBEAT))
             self._hosts = [_host(one, _PORTS[scheme]) for one in hosts.split(",")]
@@ -242,6 +246,16 @@ class Channel:
     def _on_nothing(self, _: Any) -> None:
         if self._got is not None:
             _done(self._got, None)
+
+    async def end_consumers(self) -> None:
+        """Have nothing more pushed. What comes until the server has heard of it is received: pika alone would reject
+        it, and then it comes again with the mark of a message whose worker died.
+        """
+        for tag in list(self.raw.consumer_tags):
+            ended = self.future()
+            self.raw.basic_cancel(tag, callback=lambda frame, ended=ended: _done(ended, frame))
+            self.raw._cancelled.discard(tag)
+            await ended
 
     async def get(self, queue: str) -> tuple[Any, bytes] | None:
         """How one message was delivered, and its body; None if none waits. One call at a time."""

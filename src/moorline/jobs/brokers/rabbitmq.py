@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.errors import StoreUnavailable
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.carried import CarriedBroker
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
@@ -32,6 +32,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
 _CONTENT: Final = "application/json"
 _DURABLE: Final = 2
 _NOT_FOUND: Final = 404
+_MOST_INNOCENT: Final = 10_000
 _MOST_LOOKED: Final = 65_535  # the largest prefetch
 _LONGEST_TYPE: Final = 80  # characters of a job's name; a short string has 255 bytes
 
@@ -39,7 +40,7 @@ _LONGEST_TYPE: Final = 80  # characters of a job's name; a short string has 255 
 class RabbitBroker(CarriedBroker):
     """Keeps the contract of ``Broker`` on RabbitMQ, as far as a carrier can (see ``CarriedBroker``).
 
-    ``url`` as ``RabbitWhere`` says; its queues and exchanges begin with *prefix*. It connects when it is first used.
+    ``url`` as ``RabbitWhere`` says. It connects when it is first used.
     Raises ConfigurationError for a URL that it cannot use; every method StoreUnavailable when RabbitMQ does not answer.
     """
 
@@ -47,13 +48,13 @@ class RabbitBroker(CarriedBroker):
         self,
         url: str,
         *,
-        prefix: str = "moorline",
         outbox: Store | None = None,
+        queues: Sequence[str] = ("default",),
         max_waiting: int = 10_000,
         clock: Clock = SYSTEM,
     ) -> None:
-        carrier = RabbitCarrier(url, prefix=prefix, clock=clock)
-        super().__init__(carrier, outbox=outbox, max_waiting=max_waiting, clock=clock)
+        carrier = RabbitCarrier(url, clock=clock)
+        super().__init__(carrier, outbox=outbox, queues=queues, max_waiting=max_waiting, clock=clock)
 
 
 class RabbitCarrier:
@@ -61,17 +62,16 @@ class RabbitCarrier:
 
     longest_delay = LONGEST_DELAY
 
-    def __init__(self, url: str, *, prefix: str = "moorline", clock: Clock = SYSTEM) -> None:
-        if not prefix or not prefix.isprintable() or set(prefix) & set("*#: "):
-            raise ConfigurationError(f"prefix: {prefix!r} is not a name")
+    def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
         self.where = RabbitWhere(url)
         self.shown = self.where.shown
         self._clock = clock
-        self._lanes = Lanes(prefix, self.where.kind)
+        self._lanes = Lanes(self.where.prefix, self.where.kind)
         self._lock = threading.Lock()
         self._out: _Sender | None = None
         self._in: Link | None = None
         self._intakes: dict[str, Intake] = {}
+        self._innocent: set[bytes] = set()
         self._callbacks: dict[object, Callable[[], None]] = {}
 
     def close(self) -> None:
@@ -101,6 +101,8 @@ class RabbitCarrier:
                 if self._in is not None:
                     self._in.close()
                 self._in = None
+                for intake in self._intakes.values():
+                    self._clear(intake)
                 self._intakes.clear()
                 self._in = Link(self.where, self._wake)
             return self._in
@@ -119,8 +121,18 @@ class RabbitCarrier:
         link = self._taker()
         intake = self._intakes.get(worker.id)
         if intake is None or intake.lost:
-            intake = self._intakes[worker.id] = Intake(link, self._lanes, worker.queues, self._wake, self._clock)
+            if intake is not None:
+                self._clear(intake)
+                self._lanes.forget()  # somebody may have deleted a queue
+            intake = self._intakes[worker.id] = Intake(
+                link, self._lanes, worker.queues, self._wake, self._clock, self._innocent
+            )
         return intake
+
+    def _clear(self, lost: Intake) -> None:
+        """What it was pushed and had not handed out comes again, and nobody has died with it."""
+        if len(self._innocent) < _MOST_INNOCENT:
+            self._innocent.update(lost.bodies())
 
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         """See ``Carrier``."""
@@ -129,8 +141,8 @@ class RabbitCarrier:
         if intake.wants(limit):
             link.ask(intake.want(limit))
         if not intake:
-            waiting = sum(self._counted(intake.served).values())
-            if waiting:
+            waiting = link.ask(intake.waiting())
+            if waiting and not intake:
                 intake.wait(min(waiting, limit), _PUSH)
         return intake.pop(limit)
 
@@ -163,9 +175,10 @@ class RabbitCarrier:
         intake = self._intakes.get(worker.id)
         if intake is None or intake.lost:
             return []
-        if not last and (not intake.stale or any(self._counted(intake.served).values())):
+        link = self._taker()
+        if not last and (not intake.stale or link.ask(intake.waiting())):
             return []  # others have enough, and what is sent anew loses its place
-        return self._taker().ask(intake.spare(last=last))
+        return link.ask(intake.spare(last=last))
 
     def dismiss(self, worker: WorkerInfo) -> None:
         """See ``Carrier``."""
