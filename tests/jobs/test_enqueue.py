@@ -158,6 +158,7 @@ async def test_unique_is_by_key_or_by_arguments(function: JobFunction[[int], Non
         ({"priority": -1}, "priority"),
         ({"priority": 1.5}, "priority"),
         ({"queue": ""}, "queue"),
+        ({"queue": "\ud800"}, "queue"),
         ({"queue": 5}, "queue"),
         ({"unique": ""}, "unique"),
         ({"unique": 5}, "unique"),

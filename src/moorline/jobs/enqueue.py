@@ -51,7 +51,7 @@ class EnqueueOptions:
             raise ConfigurationError(f"at: {self.at!r} is not a moment")
         if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
             raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
-        if self.queue is not None and not (_is(self.queue, str) and self.queue):
+        if self.queue is not None and not (_is(self.queue, str) and self.queue and _is_text(self.queue)):
             raise ConfigurationError(f"queue: {self.queue!r} is not a name")
         if self.unique is not None and not (isinstance(self.unique, bool) or (_is(self.unique, str) and self.unique)):
             raise ConfigurationError(f"unique: {self.unique!r} is neither a key nor True")
@@ -141,6 +141,15 @@ def _is(value: object, *kinds: type) -> bool:
     if isinstance(value, bool):
         return False
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be written down: half of a surrogate pair cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _in_loop() -> bool:

@@ -110,6 +110,8 @@ class Jobs:
             raise ConfigurationError(
                 f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async"
             )
+        if backoff is not None and not callable(getattr(backoff, "delay", None)):
+            raise ConfigurationError(f"backoff: expected a Retry, got {backoff!r}")
         return Handler(name, function, is_async, backoff or _default_backoff(), timeout=timeout)
 
     def _register(self, handler: Handler) -> None:
