@@ -18,6 +18,7 @@ from hypothesis import settings
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
+from tests.sqs_servers import fauxqs_program
 
 from moorline import live_values, telemetry
 
@@ -80,6 +81,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for fixture in needs.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(needs[fixture])
+    if fauxqs_program() is None:  # a second opinion, in CI too: all that it is asked is asked of moto
+        _leave_out(config, items, "fauxqs", "fauxqs is not installed (npm install -g fauxqs)")
     if _IN_CI:
         return
     missing = {}
@@ -97,11 +100,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if no_machines is not None:
         missing["machines"] = no_machines
     for marker, reason in missing.items():
-        out = [item for item in items if item.get_closest_marker(marker)]
-        if out:
-            items[:] = [item for item in items if item not in set(out)]
-            config.hook.pytest_deselected(items=out)
-            _left_out[marker] = f"{len(out)} tests marked {marker} left out: {reason}"
+        _leave_out(config, items, marker, reason)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, reason: str) -> None:
+    out = [item for item in items if item.get_closest_marker(marker)]
+    if out:
+        items[:] = [item for item in items if item not in set(out)]
+        config.hook.pytest_deselected(items=out)
+        _left_out[marker] = f"{len(out)} tests marked {marker} left out: {reason}"
 
 
 _left_out: dict[str, str] = {}

@@ -97,8 +97,9 @@ class Moorline:
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
-        queue, waiting = self.settings.queue_url, self.settings.max_waiting
-        self.jobs = Jobs(broker_at(queue, self.store, clock=clock, max_waiting=waiting), clock=clock)
+        queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
+        broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
+        self.jobs = Jobs(broker, clock=clock)
         self.schedules = Schedules(self.store, self.jobs.broker)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(

@@ -300,7 +300,8 @@ class Settings(BaseSettings):
     """Where events and jobs are kept: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/NAME``."""
     queue_url: Annotated[str | None, Field(repr=False)] = None
     """Where jobs wait, if not in the database: ``redis://HOST:6379/0``, ``redis+sentinel://HOST,HOST/NAME``,
-    ``redis+cluster://HOST``, ``rediss`` for TLS."""
+    ``redis+cluster://HOST``, ``amqp://USER:PASSWORD@HOST/VHOST``, ``sqs://REGION``; ``rediss`` and ``amqps``
+    for TLS."""
     migrate: bool = True
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
@@ -327,7 +328,7 @@ class Settings(BaseSettings):
     @classmethod
     def _known_queue(cls, value: str | None) -> str | None:
         if value is not None:
-            from moorline.jobs.brokers.redis_link import SCHEMES
+            from moorline.jobs.brokers.choice import SCHEMES
 
             if value.partition("://")[0] not in SCHEMES:
                 raise ValueError(f"must begin with one of {', '.join(SCHEMES)}, then ://")

@@ -184,7 +184,8 @@ def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
     from moorline.settings import load
 
     store = opened_store(database_url)
-    broker = broker_at(load(database_url=database_url).queue_url, store)
+    settings = load(database_url=database_url)
+    broker = broker_at(settings.queue_url, store, queues=settings.worker.queues)
 
     async def main() -> T:
         return await use(broker)

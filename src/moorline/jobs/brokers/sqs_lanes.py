@@ -1,0 +1,117 @@
+"""The queues of an SQS carrier: their names, and how they come to be.
+
+Each lane is a standard queue: ``PREFIX-QUEUE`` for what waits, and ``-high``, ``-low``, ``-suspects``, ``-dead``. A
+queue is looked up before it is made, so that one that an administrator made, with whatever settings, is used as it is.
+Messages are kept for 14 days, which is the longest that SQS offers: a job that waits for longer is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from moorline.clock import Clock
+from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.jobs.brokers.carrier import Lane
+from moorline.jobs.brokers.sqs_link import MISSING, Link, Refused
+
+__all__ = ["Lanes", "lane_name"]
+
+_LONGEST_NAME: Final = 80  # characters, by the service model
+_LONGEST_KIND: Final = len("-suspects")
+_DELIVERIES: Final = 20  # of one message, before the server itself puts it among the dead
+_SETTINGS: Final = {
+    "MessageRetentionPeriod": "1209600",
+    "ReceiveMessageWaitTimeSeconds": "20",
+    "VisibilityTimeout": "30",
+}  # for who reads them besides us: we say what we want with each request
+_LOOK_AGAIN: Final = 60.0  # seconds after which a queue that was not there is looked for again
+_ODD: Final = re.compile(r"[^A-Za-z0-9_-]|-(?![A-Za-z0-9_])|-(?=(?:high|low|suspects|dead)\Z)")
+
+
+def lane_name(prefix: str, lane: Lane) -> str:
+    """Different for different lanes: what SQS does not allow, or what looks like a kind, is ``--`` and two hex digits.
+
+    Raises ConfigurationError for a name that is too long.
+    """
+    try:
+        name = _ODD.sub(lambda odd: "".join(f"--{byte:02X}" for byte in odd[0].encode()), lane.queue)
+    except UnicodeEncodeError:
+        name = ""
+    base = f"{prefix}-{name}"
+    if not name or len(base) + _LONGEST_KIND > _LONGEST_NAME:
+        raise ConfigurationError(f"queue: {lane.queue!r} cannot be the name of a queue in SQS: it is empty or too long")
+    return base if lane.kind == "normal" else f"{base}-{lane.kind}"
+
+
+class Lanes:
+    """Where the server says that each of them is. Its methods may be called from any thread."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._urls: dict[Lane, str] = {}
+        self._missed: dict[Lane, float] = {}
+
+    def name(self, lane: Lane) -> str:
+        """See ``lane_name``."""
+        return lane_name(self._link.where.prefix, lane)
+
+    def forget(self, lane: Lane) -> None:
+        """It is not there any more."""
+        self._urls.pop(lane, None)
+        self._missed.pop(lane, None)
+
+    def find(self, lane: Lane) -> str | None:
+        """Its URL; None if there was no such queue within the last minute."""
+        url = self._urls.get(lane)
+        if url is None:
+            missed = self._missed.get(lane)
+            now = self._clock.monotonic()
+            if missed is None or now - missed >= _LOOK_AGAIN:
+                url = self._looked_up(lane)
+                if url is None:
+                    self._missed[lane] = now
+        return url
+
+    def found(self, lanes: Sequence[Lane]) -> list[tuple[Lane, str]]:
+        """Those that there are, each with its URL."""
+        return [(lane, url) for lane in lanes if (url := self.find(lane)) is not None]
+
+    def url(self, lane: Lane) -> str:
+        """Its URL; it is made if there is no such queue. Raises ConfigurationError if we may not."""
+        return self._urls.get(lane) or self._looked_up(lane) or self._made(lane)
+
+    def _looked_up(self, lane: Lane) -> str | None:
+        try:
+            return self._known(lane, self._link.ask("get_queue_url", QueueName=self.name(lane)))
+        except Refused as refused:
+            if refused.code != MISSING:
+                raise
+            return None
+
+    def _known(self, lane: Lane, answer: dict[str, Any]) -> str:
+        url: str = answer["QueueUrl"]
+        self._urls[lane] = url
+        self._missed.pop(lane, None)
+        return url
+
+    def _made(self, lane: Lane) -> str:
+        settings: dict[str, str] = dict(_SETTINGS)
+        if lane.kind != "dead":
+            dead = self._link.ask(
+                "get_queue_attributes", QueueUrl=self.url(Lane(lane.queue, "dead")), AttributeNames=["QueueArn"]
+            )
+            redrive = {"deadLetterTargetArn": dead["Attributes"]["QueueArn"], "maxReceiveCount": _DELIVERIES}
+            settings["RedrivePolicy"] = json.dumps(redrive)
+        try:
+            return self._known(lane, self._link.ask("create_queue", QueueName=self.name(lane), Attributes=settings))
+        except Refused as refused:
+            if refused.code != "QueueNameExists":
+                raise
+        url = self._looked_up(lane)  # somebody made it at the same moment, in another way
+        if url is None:
+            raise StoreUnavailable(f"SQS at {self._link.where.shown} has the queue {self.name(lane)}, and has it not")
+        return url
