@@ -1,10 +1,11 @@
 """Jobs enqueued and drained a second, durable, and how soon an idle worker picks one up.
 
-    python benchmarks/jobs.py [--brokers sqlite,postgresql,redis] [--jobs 20000] [--peers] [--json]
+    python benchmarks/jobs.py [--brokers sqlite,postgresql,redis,rabbitmq] [--jobs 20000] [--peers] [--json]
 
 One producer, then one worker at concurrency 50, in this process; no-op async jobs. SQLite runs with synchronous=FULL,
-PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its peer does. ``--peers`` measures
-BullMQ on a Redis of the same kind in the same run; the first run installs it.
+PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its peer does; RabbitMQ with confirms,
+and quorum queues or (``rabbitmq-classic``) durable classic ones. ``--peers`` measures BullMQ on a Redis of the same
+kind in the same run; the first run installs it.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.receive import database, redis_with_log  # noqa: E402
+from tests.rabbit import RabbitServer  # noqa: E402
 
 from moorline.jobs.appetite import MAX_AHEAD  # noqa: E402
 from moorline.jobs.broker import Broker  # noqa: E402
+from moorline.jobs.brokers.rabbitmq import RabbitBroker  # noqa: E402
 from moorline.jobs.brokers.redis import RedisBroker  # noqa: E402
 from moorline.jobs.brokers.sql import SqlBroker  # noqa: E402
 from moorline.jobs.completions import BATCH  # noqa: E402
@@ -44,6 +47,8 @@ DURABLE = {
     "sqlite": "WAL, synchronous=FULL",
     "postgresql": "synchronous_commit=on",
     "redis": "appendonly, appendfsync everysec",
+    "rabbitmq": "quorum queues, publisher confirms",
+    "rabbitmq-classic": "durable classic queues, publisher confirms",
 }
 
 
@@ -68,6 +73,13 @@ def broker_of(kind: str) -> Iterator[Broker]:
     if kind == "redis":
         with redis_with_log() as port, RedisBroker(f"redis://127.0.0.1:{port}/0") as broker:
             yield broker
+        return
+    if kind.startswith("rabbitmq"):
+        with (
+            RabbitServer() as server,
+            RabbitBroker(f"{server.url}?queues={kind.partition('-')[2] or 'quorum'}") as rabbit,
+        ):
+            yield rabbit
         return
     with database(kind) as url, Store(url, auto_migrate=True) as store:
         yield SqlBroker(store)

@@ -58,14 +58,14 @@ def brokers_page() -> str:
     for title, suite in suites.items():
         lines.append(f"| **{title}** |{' |' * len(brokers)}")
         for name, said in _promises(suite):
-            no = "–" if suite is CarriedConformance else "no"
+            no = "-" if suite is CarriedConformance else "no"
             cells = ["yes" if _inherits(kind, suite, name) else no for kind in brokers.values()]
             lines.append(f"| {said} | {' | '.join(cells)} |")
     lines += [
         "",
-        "SQLite, PostgreSQL and Redis also pass the random walks (states, order keys); they and RabbitMQ the tests that",
-        "kill workers with -9 under load. SQS is an emulator here (moto). A dash: the question does not arise. At least",
-        "once means that a job may run twice; so write it to bear that.",
+        "SQLite, PostgreSQL and Redis also pass the random walks (states, order keys); they and RabbitMQ the tests",
+        "that kill workers with -9 under load. SQS is an emulator here (moto). A dash: the question does not arise.",
+        "At least once means that a job may run twice; so write it to bear that.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -35,8 +35,8 @@ class Letter(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """What was taken from a lane; ``again`` if somebody had it before and did not settle it, ``sure`` if that is counted
-    and not only possible. ``handle`` is the carrier's own.
+    """What was taken from a lane. ``again``: somebody had it before and did not settle it; ``sure``: that was counted,
+    and is not only possible. ``handle`` is the carrier's own.
     """
 
     lane: Lane
