@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,7 +14,7 @@ from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store,
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from moorline.jobs.broker import Broker
     from moorline.jobs.job import Job
@@ -23,7 +24,7 @@ __all__ = ["cli"]
 T = TypeVar("T")
 PAGE = 500
 
-cli = typer.Typer(help="List, show, retry, cancel and skip jobs.", no_args_is_help=True)
+cli = typer.Typer(help="List, show, retry, cancel, skip and move jobs.", no_args_is_help=True)
 
 State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead, cancelled or outbox.")]
 Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]
@@ -156,6 +157,55 @@ def _each(
         rows(("id", "result"), ((one["id"], one["result"]) for one in results), empty="no such job")
     if any(one["result"].startswith("failed") for one in results):
         raise typer.Exit(1)
+
+
+@cli.command()
+def drain(
+    to: Annotated[str, typer.Option(help="Where they go: a URL as of queue_url, or of a database.")],
+    queue: Annotated[
+        list[str] | None, typer.Option(help="This queue, or several; by default those of the worker.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Move what waits to another broker, both in use: change queue_url first, then drain the old one.
+
+    MOORLINE_QUEUE_URL (or none) names the old one here. What is dead stays. Ctrl-C stops it, and nothing is lost.
+    """
+    from moorline.jobs.moving import Moved, move
+    from moorline.settings import load
+
+    queues = queue or load(database_url=database_url).worker.queues
+
+    async def moved(source: Broker) -> dict[str, Any]:
+        result = Moved(0)
+        if not dry_run:
+            with _target(to, database_url) as target, console.status("moving") as status:
+                result = await move(source, target, queues=queues, progress=lambda n: status.update(f"{n:,} moved"))
+        left = await source.counts()
+        waits = {"ready", "blocked", "running", "dead"}
+        return asdict(result) | {"left": {f"{name} {state}": n for (name, state), n in left.items() if state in waits}}
+
+    result = _with(database_url, moved)
+    if as_json:
+        print_json(result)
+    else:
+        facts({"moved": result["jobs"], "kept in the database": result["kept"], **result["left"]}.items())
+
+
+@contextlib.contextmanager
+def _target(url: str, database_url: str | None) -> Iterator[Broker]:
+    from moorline.jobs.brokers.choice import SCHEMES, broker_at
+    from moorline.store import Store
+
+    queue = url.partition("://")[0] in SCHEMES
+    with Store(url, auto_migrate=True) if not queue else opened_store(database_url) as store:
+        broker = broker_at(url if queue else None, store)
+        try:
+            yield broker
+        finally:
+            broker.close()
 
 
 @cli.command()

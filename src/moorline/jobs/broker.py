@@ -102,6 +102,10 @@ class JobFilter:
 class Broker(Protocol):
     """All methods raise StoreUnavailable when the broker does not answer: nothing is lost, and all may be repeated."""
 
+    def home(self, *, keyed: bool = False) -> str | None:
+        """Where it keeps jobs, or those with a unique or order key: brokers of one home have the same ones."""
+        ...
+
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """Store *rows*; returns after they are durable, with one id each (another's, if the unique key is taken).
 

@@ -104,6 +104,10 @@ class CarriedBroker:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.carrier.shown!r})"
 
+    def home(self, *, keyed: bool = False) -> str | None:
+        """See ``Broker``."""
+        return self._kept.home() if keyed else self.carrier.home
+
     def __enter__(self) -> Self:
         return self
 

@@ -49,10 +49,12 @@ class Taken(NamedTuple):
 class Carrier(Protocol):
     """All methods may be called from any thread, and block. StoreUnavailable: the server does not answer.
 
-    ``shown`` is its address without a secret; ``longest_delay`` the seconds that a letter may be delayed.
+    ``shown`` is its address without a secret, ``home`` that with what tells one application from another there;
+    ``longest_delay`` the seconds that a letter may be delayed.
     """
 
     shown: str
+    home: str
     longest_delay: float
 
     def post(self, letters: Sequence[Letter]) -> None:

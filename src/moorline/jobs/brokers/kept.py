@@ -105,6 +105,10 @@ class Nowhere:
         self.check()
         return []
 
+    def home(self, *, keyed: bool = False) -> str | None:
+        """None."""
+        return None
+
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """Raises ConfigurationError."""
         self.check()

@@ -65,6 +65,7 @@ class RabbitCarrier:
     def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
         self.where = RabbitWhere(url)
         self.shown = self.where.shown
+        self.home = f"{self.where.shown} {self.where.prefix}"
         self._clock = clock
         self._lanes = Lanes(self.where.prefix, self.where.kind)
         self._lock = threading.Lock()

@@ -78,6 +78,11 @@ class RedisBroker:
     def __repr__(self) -> str:
         return f"RedisBroker({self.where.shown!r})"
 
+    def home(self, *, keyed: bool = False) -> str | None:
+        """See ``Broker``."""
+        del keyed  # all in one place
+        return f"{self.where.shown} {self._prefix}"
+
     def close(self) -> None:
         """Send what waits and disconnect. It opens again when it is used again."""
         with self._lock:

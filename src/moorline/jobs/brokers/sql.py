@@ -70,6 +70,12 @@ class SqlBroker:
         """Wake who listens: there may be something to claim."""
         self.store.notify(CHANNEL, delay=delay)
 
+    def home(self, *, keyed: bool = False) -> str | None:
+        """See ``Broker``."""
+        del keyed  # all in one place
+        url = self.store.url
+        return f"{url.get_backend_name()} {url.host}:{url.port} {url.database}"
+
     # --- enqueue
 
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:

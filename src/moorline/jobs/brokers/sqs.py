@@ -72,6 +72,7 @@ class SqsCarrier:
     def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
         self.where = SqsWhere(url)
         self.shown = self.where.shown
+        self.home = f"{self.where.shown} {self.where.prefix}"
         self.link = Link(self.where)
         self.lanes = Lanes(self.link, clock)
         self._bodies = Bodies(self.link)

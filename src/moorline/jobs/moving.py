@@ -1,0 +1,154 @@
+"""Moving what waits in one broker to another, while both are in use: ``moorline jobs drain --to URL``.
+
+::
+
+    claimed here ──> enqueued there, confirmed ──> ended here: cancelled, ``moved``
+
+It claims as a worker does, so nobody runs a job while it is moved, and one whose move is cut short is claimed again by
+whoever comes next: at least once, under the same id. Jobs of an order key go one after the other, in their order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import JobNotFound, JobStateError, Misuse
+from moorline.jobs.broker import Broker, Completion, JobFilter, WorkerInfo
+from moorline.jobs.job import Claim, Job, JobRow
+from moorline.store.ids import new_id
+
+__all__ = ["Moved", "move"]
+
+_BATCH: Final = 500
+_LEASE: Final = 60.0  # seconds; each batch extends it
+_MOVED: Final = "moved"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How many jobs were moved; ``kept`` are those with a key that both brokers keep in the same database."""
+
+    jobs: int
+    kept: int = 0
+
+
+async def move(
+    source: Broker,
+    target: Broker,
+    *,
+    queues: Sequence[str] = ("default",),
+    batch: int = _BATCH,
+    clock: Clock = SYSTEM,
+    progress: Callable[[int], None] | None = None,
+) -> Moved:
+    """Move all that waits in those queues, the delayed too; *progress* is told how many so far.
+
+    What is dead stays, and what waits behind a dead job of its order key. A job keeps its id, the attempts that it has
+    left, and its keys; its past errors stay here. What a carrier holds back until later comes when it is due: call
+    again until nothing is moved. Raises Misuse when both are the same, StoreUnavailable when one does not answer.
+    """
+    if source.home() == target.home():
+        raise Misuse("source and target are the same")
+    mover = _Mover(source, target, tuple(queues), batch, clock, progress)
+    try:
+        while await mover.claimed() or await mover.delayed():
+            pass
+    finally:
+        await mover.end()
+    return Moved(mover.jobs, len(mover.kept))
+
+
+class _Mover:
+    def __init__(
+        self,
+        source: Broker,
+        target: Broker,
+        queues: tuple[str, ...],
+        batch: int,
+        clock: Clock,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        now = clock.wall()
+        self._source = source
+        self._target = target
+        self._batch = batch
+        self._progress = progress
+        self._clock = clock
+        self._worker = WorkerInfo(new_id(now), socket.gethostname(), os.getpid(), queues, now, _LEASE)
+        self._stays = source.home(keyed=True) == target.home(keyed=True)
+        self.jobs = 0
+        self.kept: list[str] = []
+
+    async def claimed(self) -> int:
+        """Move what is due; how many."""
+        before = self.jobs
+        for alone in (False, True):
+            while claims := (await self._source.claim(self._worker, 1 if alone else self._batch, alone=alone)).jobs:
+                await self._move(claims)
+        return self.jobs - before
+
+    async def _move(self, claims: Sequence[Claim]) -> None:
+        jobs = [await self._source.get(claim.id) for claim in claims]  # a claim does not tell its unique key
+        moved = []
+        for claim, job in zip(claims, jobs, strict=True):
+            if self._is_kept(job):
+                self.kept.append(job.id)  # held until the end, lest it is claimed over and over
+            else:
+                moved.append((claim, job))
+        await self._target.enqueue([_row(job, claim.attempts - 1) for claim, job in moved], again=True)
+        await self._source.finish(
+            [
+                Completion(claim.id, claim.deliveries, "cancelled", reason=_MOVED, order_key=claim.order_key)
+                for claim, _ in moved
+            ]
+        )
+        self._count(len(moved))
+
+    def _is_kept(self, job: Job) -> bool:
+        return self._stays and (job.unique_key is not None or job.order_key is not None)
+
+    def _count(self, moved: int) -> None:
+        self.jobs += moved
+        if self._progress is not None:
+            self._progress(self.jobs)
+
+    async def delayed(self) -> int:
+        """Move what is not due yet, as far as the source can show it; how many."""
+        before = self.jobs
+        for queue in self._worker.queues:
+            last: str | None = None
+            while page := await self._source.list(
+                JobFilter(state="ready", queue=queue, before=last, limit=self._batch)
+            ):
+                last = page[-1].id
+                now = self._clock.wall()
+                later = [job for job in page if job.run_at > now and not self._is_kept(job)]
+                if later:
+                    await self._target.enqueue([_row(job, job.attempts) for job in later], again=True)
+                    self._count(sum([await self._called_off(job.id) for job in later]))
+        return self.jobs - before
+
+    async def _called_off(self, job_id: str) -> bool:
+        try:
+            await self._source.cancel(job_id, reason=_MOVED)
+        except (JobStateError, JobNotFound):
+            return False  # it became due, and somebody has it: it may run twice
+        return True
+
+    async def end(self) -> None:
+        """Give back what was held and not moved."""
+        await self._source.give_back(self._worker, [])
+        await self._source.leave(self._worker)
+
+
+def _row(job: Job, spent: int) -> JobRow:
+    """With the attempts that it has left."""
+    return JobRow(
+        job.id, job.name, job.payload, job.run_at, job.created_at, job.queue, job.priority,
+        max(job.max_attempts - spent, 1), job.event_id, job.unique_key, job.order_key,
+    )  # fmt: skip
