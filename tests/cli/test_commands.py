@@ -162,7 +162,7 @@ def test_a_dead_job_is_shown_mended_and_retried(shop: Path, running: int) -> Non
     assert _json(shop, "jobs", "cancel", waiting)[0]["result"] == "cancelled"
     assert _until(shop, waiting, "cancelled")["reason"]
     (shop / "mended").touch()
-    assert _json(shop, "jobs", "retry", waiting)[0]["result"] == "retried"
+    assert _json(shop, "jobs", "retry", waiting, "--rate", "100")[0]["result"] == "retried"
     _until(shop, waiting, "done")
     assert (shop / "greeted.txt").read_text() == "Ada\n"
 

@@ -9,7 +9,7 @@ import pytest
 from moorline.clock import Clock, ManualClock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, Rescued, WorkerInfo
-from moorline.jobs.job import Claim, JobFailure, JobRow, State
+from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.store.ids import new_id
 
 LEASE = 10.0
@@ -133,6 +133,27 @@ class BrokerConformance:
             await broker.retry(job_id)
         with pytest.raises(JobNotFound):
             await broker.retry("nothing")
+
+    async def test_many_dead_are_retried_at_once(self, broker: Broker, clock: ManualClock) -> None:
+        """Each is told of; one that cannot be retried keeps nobody else from it."""
+        ids = await enqueue(broker, clock, 40)
+        me = worker(clock)
+        claims: list[Claim] = []
+        while len(claims) < len(ids):
+            claims += (await broker.claim(me, 40)).jobs
+        running, *others = claims
+        await broker.finish([Completion(one.id, one.deliveries, "dead", reason="failed") for one in others])
+        dead = [one.id for one in others]
+        outcomes = await broker.retry_many([*dead[:30], running.id, "nothing"])
+        assert [(job.id, job.state) for job in outcomes[:30] if isinstance(job, Job)] == [
+            (one, "ready") for one in dead[:30]
+        ]
+        assert [type(one) for one in outcomes[30:]] == [JobStateError, JobNotFound]
+        assert {job.id for job in await broker.list(JobFilter(state="dead"))} == set(dead[30:])
+        again: list[str] = []
+        while len(again) < 30:
+            again += [claim.id for claim in (await broker.claim(me, 40)).jobs]
+        assert sorted(again) == sorted(dead[:30])
 
     async def test_retry_respects_a_unique_key(self, broker: Broker, clock: ManualClock) -> None:
         """A dead job does not come back beside a living one of its key."""

@@ -11,18 +11,20 @@ import typer
 
 from moorline import redaction
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
-from moorline.errors import ConfigurationError, JobNotFound, JobStateError
+from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from moorline.jobs.broker import Broker
+    from moorline.jobs.brokers.many import Outcome
     from moorline.jobs.job import Job
 
 __all__ = ["cli"]
 
 T = TypeVar("T")
 PAGE = 500
+_TOGETHER = 500  # jobs that something is done to at once
 
 cli = typer.Typer(help="List, show, retry, cancel, skip and move jobs.", no_args_is_help=True)
 
@@ -84,12 +86,14 @@ def retry(
     name: Name = None,
     queue: Queue = None,
     limit: Limit = 1000,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="At most so many a second.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Make jobs due now with all their attempts: those named, or all that fit (--state dead)."""
-    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "retried", lambda b, i: b.retry(i))
+    chosen = (state, name, queue, limit)
+    _each(ids, chosen, dry_run, as_json, database_url, "retried", lambda b, some: b.retry_many(some), rate)
 
 
 @cli.command()
@@ -105,7 +109,13 @@ def cancel(
 ) -> None:
     """Call off jobs that wait: those named, or all that fit (--name import_ledger)."""
     chosen = (state or ("ready" if not ids else None), name, queue, limit)
-    _each(ids, chosen, dry_run, as_json, database_url, "cancelled", lambda b, i: b.cancel(i, reason="by an operator"))
+    _each(ids, chosen, dry_run, as_json, database_url, "cancelled", _cancelled)
+
+
+def _cancelled(broker: Broker, some: Sequence[str]) -> Awaitable[list[Outcome]]:
+    from moorline.jobs.brokers.many import to_each
+
+    return to_each(some, lambda one: broker.cancel(one, reason="by an operator"))
 
 
 @cli.command()
@@ -120,7 +130,13 @@ def skip(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Let order keys go on without these jobs, waiting or dead: those named, or all that fit (--state dead)."""
-    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "skipped", lambda b, i: b.skip(i))
+    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "skipped", _skipped)
+
+
+def _skipped(broker: Broker, some: Sequence[str]) -> Awaitable[list[Outcome]]:
+    from moorline.jobs.brokers.many import to_each
+
+    return to_each(some, broker.skip)
 
 
 def _each(
@@ -130,7 +146,8 @@ def _each(
     as_json: bool,
     database_url: str | None,
     done: str,
-    act: Callable[[Broker, str], Awaitable[Job]],
+    act: Callable[[Broker, Sequence[str]], Awaitable[Sequence[Outcome]]],
+    rate: float | None = None,
 ) -> None:
     """Do it to each; one that cannot be done does not keep the others from it, and makes the exit code 1."""
     if not ids and not any(chosen[:3]):
@@ -139,15 +156,23 @@ def _each(
         raise ConfigurationError("give ids or --name and --queue, not both")
 
     async def all_of_them(broker: Broker) -> list[dict[str, str]]:
+        from moorline.jobs.brokers.many import to_each
+
         names = ids or [job.id for job in await broker.list(_filter(*chosen))]
+        size = _TOGETHER if rate is None else max(1, min(_TOGETHER, int(rate)))
         results = []
-        for one in names:
-            result = "would be " + done if dry_run else done
-            try:
-                await (broker.get(one) if dry_run else act(broker, one))
-            except (JobNotFound, JobStateError) as error:
-                result = f"failed: {error}"
-            results.append({"id": one, "result": result})
+        for start in range(0, len(names), size):
+            if start and rate is not None and not dry_run:
+                await asyncio.sleep(size / rate)
+            some = names[start : start + size]
+            outcomes: Sequence[object] = some  # as listed
+            if not dry_run:
+                outcomes = await act(broker, some)
+            elif ids:
+                outcomes = await to_each(some, broker.get)
+            for one, outcome in zip(some, outcomes, strict=True):
+                fine = "would be " + done if dry_run else done
+                results.append({"id": one, "result": f"failed: {outcome}" if isinstance(outcome, Exception) else fine})
         return results
 
     results = _with(database_url, all_of_them)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
+from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 
 __all__ = [
@@ -172,6 +173,10 @@ class Broker(Protocol):
 
         If its order key has another head, it is blocked until its turn comes.
         """
+        ...
+
+    async def retry_many(self, job_ids: Sequence[str]) -> list[Job | JobNotFound | JobStateError]:
+        """As ``retry``, for each of them; the job, or why not."""
         ...
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:

@@ -19,14 +19,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, JobFilter, Rescued, WorkerInfo
-from moorline.jobs.brokers.carrier import Carrier, Lane, Letter, Taken
+from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
+from moorline.jobs.brokers.dead_letters import DeadLetters
 from moorline.jobs.brokers.kept import InDatabase, Keeper, Nowhere
+from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.parcel import Parcel, of_row, undecodable, unpacked
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.store.ids import new_id
@@ -40,7 +42,6 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _EARLY: Final = 0.005  # seconds: clocks and timers are not exact
-_LOOK: Final = 10_000  # dead letters that are looked through for one
 _MOST_LATE: Final = 10_000
 
 log = logger("jobs")
@@ -100,6 +101,7 @@ class CarriedBroker:
         self._late: dict[str, Completion] = {}
         self._unsorted: dict[str, list[Taken]] = {}  # by worker: taken, and not moved to where they belong
         self._queues = {"default", *queues}
+        self._dead = DeadLetters(carrier, self._queues)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.carrier.shown!r})"
@@ -370,7 +372,7 @@ class CarriedBroker:
         held = self._held.get(job_id)
         if held is not None:
             return held.parcel.job("running", held.worker)
-        parcel = await self._dead_one(job_id)
+        parcel = await self._dead.one(job_id)
         if parcel is not None:
             return parcel.job("dead")
         try:
@@ -387,7 +389,7 @@ class CarriedBroker:
     async def failures(self, job_id: str) -> list[JobFailure]:
         """See ``Broker``; of a job that ``get`` can see."""
         held = self._held.get(job_id)
-        parcel = await self._dead_one(job_id) if held is None else held.parcel
+        parcel = await self._dead.one(job_id) if held is None else held.parcel
         return await self._kept.failures(job_id) if parcel is None else list(parcel.errors)
 
     async def counts(self) -> dict[tuple[str, State], int]:
@@ -405,29 +407,42 @@ class CarriedBroker:
 
     async def retry(self, job_id: str) -> Job:
         """See ``Broker``: a dead one, or one that is kept in the database."""
-        self._refuse_running(job_id)
-        found = await self._dead_one(job_id, self._again)
-        if found is None:
-            return await self._of_kept(job_id, self._kept.retry)
-        return found.once_more(self._clock.wall()).job("ready")
+        (outcome,) = await self.retry_many([job_id])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def _again(self, parcel: Parcel) -> None:
-        if parcel.reason == "undecodable":
-            raise JobStateError(f"job {parcel.id} cannot be retried: its bytes are none of ours")
+    async def retry_many(self, job_ids: Sequence[str]) -> list[Outcome]:
+        """See ``Broker``; the dead letters are looked through once."""
+        asked = [one for one in job_ids if one not in self._held]
+        dead = await self._dead.some(asked, self._again)
+        return await to_each(job_ids, lambda job_id: self._retried(job_id, dead.get(job_id)))
+
+    def _again(self, dead: Sequence[Parcel]) -> Sequence[Parcel]:
         now = self._clock.wall()
-        self._send([parcel.once_more(now).letter(now)])
+        ours = [one for one in dead if one.reason != "undecodable"]
+        self._send([one.once_more(now).letter(now) for one in ours])
+        return ours
+
+    async def _retried(self, job_id: str, dead: Parcel | None) -> Job:
+        if dead is None:
+            self._refuse_running(job_id)
+            return await self._of_kept(job_id, self._kept.retry)
+        if dead.reason == "undecodable":
+            raise JobStateError(f"job {job_id} cannot be retried: its bytes are none of ours")
+        return dead.once_more(self._clock.wall()).job("ready")
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """See ``Broker``; only what is kept in the database can be found."""
         self._refuse_running(job_id)
-        if await self._dead_one(job_id) is not None:
+        if await self._dead.one(job_id) is not None:
             raise JobStateError(f"job {job_id} is dead: that cannot be done to it now")
         return await self._of_kept(job_id, lambda id_: self._kept.cancel(id_, reason=reason))
 
     async def skip(self, job_id: str) -> Job:
         """See ``Broker``: a dead one is deleted, as nothing here waits for it."""
         self._refuse_running(job_id)
-        found = await self._dead_one(job_id, lambda _: None)
+        found = (await self._dead.some([job_id], lambda dead: dead)).get(job_id)
         if found is None:
             return await self._of_kept(job_id, self._kept.skip)
         found.reason = "skipped"
@@ -455,46 +470,15 @@ class CarriedBroker:
         ends.callback(self._kept.listen(callback))
         return ends.close
 
-    async def _dead_one(self, job_id: str, then: Callable[[Parcel], None] | None = None) -> Parcel | None:
-        """The dead letter of that id; with *then*, which makes durable what follows, it is taken away."""
-        for queue in sorted(self._queues):
-            found = await asyncio.to_thread(self._dead_in, queue, job_id, then)
-            if found is not None:
-                return found
-        return None
-
-    def _dead_in(self, queue: str, job_id: str, then: Callable[[Parcel], None] | None) -> Parcel | None:
-        found: list[Parcel] = []
-
-        def choose(taken: Sequence[Taken]) -> list[Taken]:
-            mine = [(one, parcel) for one, parcel in _parcels(taken) if parcel.id == job_id]
-            found.extend(parcel for _, parcel in mine)
-            if then is None or not mine:
-                return []
-            then(mine[0][1])
-            return [one for one, _ in mine]
-
-        self.carrier.look(Lane(queue, "dead"), _LOOK, choose)
-        return found[0] if found else None
-
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``: what runs here, the dead, and what is kept in the database."""
         jobs = [one.parcel.job("running", one.worker) for one in list(self._held.values())]
         if which.state in (None, "dead"):
-            for queue in sorted(self._queues) if which.queue is None else [which.queue]:
-                taken = await asyncio.to_thread(self.carrier.look, Lane(queue, "dead"), _LOOK, lambda _: [])
-                jobs += [parcel.job("dead") for _, parcel in _parcels(taken)]
+            jobs += [parcel.job("dead") for parcel in await self._dead.all(which.queue)]
         jobs = [job for job in jobs if which.fits(job) and (which.before is None or job.id < which.before)]
         jobs += await self._kept.list(which)
         jobs.sort(key=lambda job: job.id, reverse=True)
         return jobs[: which.limit]
-
-
-def _parcels(taken: Sequence[Taken]) -> Iterator[tuple[Taken, Parcel]]:
-    for one in taken:
-        parcel = unpacked(one.body)
-        if parcel is not None:
-            yield one, parcel
 
 
 def _together(rows: Sequence[JobRow], kept: Sequence[JobRow], ids: Sequence[str]) -> list[str]:

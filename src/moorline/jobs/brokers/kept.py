@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from moorline.errors import ConfigurationError, JobNotFound
 from moorline.jobs.broker import Broker, Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql import CHANNEL, SqlBroker
 from moorline.jobs.brokers.sql_insert import insert_missing
 from moorline.jobs.brokers.sql_order import apart
@@ -161,6 +162,10 @@ class Nowhere:
     async def retry(self, job_id: str) -> Job:
         """Raises JobNotFound."""
         return await self.get(job_id)
+
+    async def retry_many(self, job_ids: Sequence[str]) -> list[Outcome]:
+        """None is there."""
+        return await to_each(job_ids, self.get)
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """Raises JobNotFound."""

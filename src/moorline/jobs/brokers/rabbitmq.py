@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, cast
 
@@ -32,6 +33,8 @@ _KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
 _CONTENT: Final = "application/json"
 _DURABLE: Final = 2
 _NOT_FOUND: Final = 404
+_RETURNING: Final = 0.5  # seconds in which messages that were looked at are in their queue again
+_TRIES: Final = 10
 _MOST_INNOCENT: Final = 10_000
 _MOST_LOOKED: Final = 65_535  # the largest prefetch
 _LONGEST_TYPE: Final = 80  # characters of a job's name; a short string has 255 bytes
@@ -72,6 +75,7 @@ class RabbitCarrier:
         self._out: _Sender | None = None
         self._in: Link | None = None
         self._intakes: dict[str, Intake] = {}
+        self._looked: dict[Lane, tuple[int, float]] = {}
         self._innocent: set[bytes] = set()
         self._callbacks: dict[object, Callable[[], None]] = {}
 
@@ -203,7 +207,7 @@ class RabbitCarrier:
 
     def look(self, lane: Lane, limit: int, choose: Callable[[Sequence[Taken]], Sequence[Taken]]) -> list[Taken]:
         """See ``Carrier``. Others who look at the same moment see what is left."""
-        count = min(self._counted([lane])[lane], limit)
+        count = min(self._back(lane), limit)
         if not count:
             return []
         sender = self._sender()
@@ -213,7 +217,19 @@ class RabbitCarrier:
             chosen = choose(found)
         finally:
             sender.link.ask(sender.looked(channel, [cast("int", one.handle) for one in chosen]))
+            self._looked[lane] = len(found) - len(chosen), time.monotonic()
         return found
+
+    def _back(self, lane: Lane) -> int:
+        """How many are there, after those are back that we have looked at a moment ago."""
+        expected, at = self._looked.pop(lane, (0, 0.0))
+        recent = time.monotonic() - at < _RETURNING
+        for _ in range(_TRIES if recent else 1):
+            count = self._counted([lane])[lane]
+            if count >= expected:
+                break
+            time.sleep(_RETURNING / _TRIES)  # the server's time, whatever ours is
+        return count
 
     # --- waking
 

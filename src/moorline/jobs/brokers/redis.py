@@ -22,6 +22,7 @@ import msgspec
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, ended_well, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.sql import SqlBroker
@@ -275,6 +276,10 @@ class RedisBroker:
         job = await self._after(job_id, what)
         self._signals.notify(_CHANNEL)
         return job
+
+    async def retry_many(self, job_ids: Sequence[str]) -> list[Outcome]:
+        """See ``Broker``."""
+        return await to_each(job_ids, self.retry)
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """See ``Broker``."""

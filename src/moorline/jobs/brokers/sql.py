@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs, insert_missing
 from moorline.jobs.brokers.sql_order import (
@@ -284,6 +285,10 @@ class SqlBroker:
             return job
         lock(connection, [original(job.order_key)])
         return _get(connection, job_id)
+
+    async def retry_many(self, job_ids: Sequence[str]) -> list[Outcome]:
+        """See ``Broker``."""
+        return await to_each(job_ids, self.retry)
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """See ``Broker``."""
