@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Cancel", "Discard", "Job", "JobFunction", "Jobs", "Retry", "Snooze", "Worker"]
+__all__ = ["Broadcast", "Cancel", "Discard", "Job", "JobFunction", "Jobs", "Retry", "Snooze", "Worker"]
 
 _HOMES = {
+    "Broadcast": "moorline.jobs.broadcast",
     "Cancel": "moorline.jobs.outcome",
     "Discard": "moorline.jobs.outcome",
     "Job": "moorline.jobs.job",
