@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.app.conftest import SECRET
-from tests.app.test_queue_elsewhere import Push, deliver, until
+from tests.app.test_queue_elsewhere import Push, deliver, jobs_command, until
 from tests.jobs.rabbit import own_url, rabbit_broker
 
 from moorline import Moorline
@@ -66,17 +61,7 @@ async def test_the_commands_look_there(app: Moorline, queue_url: str, tmp_path: 
     async with app:
         handle = await hopeless.enqueue()
         await app.worker().drain()
-    environment = {
-        "MOORLINE_QUEUE_URL": queue_url,
-        "MOORLINE_DATABASE_URL": f"sqlite:///{tmp_path}/app.db",
-        "GITHUB_WEBHOOK_SECRET": SECRET,
-    }
-
-    def jobs(*words: str) -> Any:
-        command = [sys.executable, "-m", "moorline.cli", "jobs", *words, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        return json.loads(done.stdout)
-
+    jobs = jobs_command(queue_url, tmp_path)
     (dead,) = await asyncio.to_thread(jobs, "list", "--state", "dead")
     assert (dead["id"], dead["state"]) == (handle.id, "dead")
     assert (await asyncio.to_thread(jobs, "show", handle.id))["reason"] == "failed"

@@ -33,6 +33,22 @@ def app(redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return Moorline(f"sqlite:///{tmp_path}/app.db")
 
 
+def jobs_command(queue_url: str, folder: Path) -> Callable[..., Any]:
+    """What ``moorline jobs`` prints, of an application whose database is in *folder*."""
+    environment = {
+        "MOORLINE_QUEUE_URL": queue_url,
+        "MOORLINE_DATABASE_URL": f"sqlite:///{folder}/app.db",
+        "GITHUB_WEBHOOK_SECRET": SECRET,
+    }
+
+    def jobs(*words: str) -> Any:
+        command = [sys.executable, "-m", "moorline.cli", "jobs", *words, "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        return json.loads(done.stdout)
+
+    return jobs
+
+
 async def deliver(app: Moorline, push: Push, *identities: str) -> None:
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://app") as http:
         for identity in identities:
@@ -114,17 +130,7 @@ async def test_the_commands_look_there(app: Moorline, redis_server: RedisServer,
     async with app:
         handle = await hopeless.enqueue()
         await app.worker().drain()
-    environment = {
-        "MOORLINE_QUEUE_URL": redis_server.url,
-        "MOORLINE_DATABASE_URL": f"sqlite:///{tmp_path}/app.db",
-        "GITHUB_WEBHOOK_SECRET": SECRET,
-    }
-
-    def jobs(*words: str) -> Any:
-        command = [sys.executable, "-m", "moorline.cli", "jobs", *words, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        return json.loads(done.stdout)
-
+    jobs = jobs_command(redis_server.url, tmp_path)
     (dead,) = await asyncio.to_thread(jobs, "list", "--state", "dead")
     assert (dead["id"], dead["state"]) == (handle.id, "dead")
     assert (await asyncio.to_thread(jobs, "retry", handle.id))[0]["result"] == "retried"

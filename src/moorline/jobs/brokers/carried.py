@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypedDict, TypeVar
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import JobNotFound, JobStateError
@@ -36,7 +36,7 @@ from moorline.store.store import Store
 from moorline.store.writer import Writer
 from moorline.telemetry import logger
 
-__all__ = ["CarriedBroker"]
+__all__ = ["CarriedBroker", "Options"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -53,6 +53,14 @@ class _Held(NamedTuple):
     parcel: Parcel
     taken: Taken
     worker: str
+
+
+class Options(TypedDict, total=False):
+    """Of every broker on a carrier; see ``CarriedBroker``."""
+
+    outbox: Store | None
+    queues: Sequence[str]
+    max_waiting: int
 
 
 class _Nothing:

@@ -11,17 +11,16 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import StoreUnavailable
 from moorline.jobs.broker import WorkerInfo
-from moorline.jobs.brokers.carried import CarriedBroker
+from moorline.jobs.brokers.carried import CarriedBroker, Options
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
 from moorline.jobs.brokers.rabbit_intake import Intake
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
 from moorline.jobs.brokers.rabbit_link import Channel, Link, RabbitWhere
-from moorline.store.store import Store
 
 __all__ = ["RabbitBroker", "RabbitCarrier"]
 
@@ -47,17 +46,8 @@ class RabbitBroker(CarriedBroker):
     Raises ConfigurationError for a URL that it cannot use; every method StoreUnavailable when RabbitMQ does not answer.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        outbox: Store | None = None,
-        queues: Sequence[str] = ("default",),
-        max_waiting: int = 10_000,
-        clock: Clock = SYSTEM,
-    ) -> None:
-        carrier = RabbitCarrier(url, clock=clock)
-        super().__init__(carrier, outbox=outbox, queues=queues, max_waiting=max_waiting, clock=clock)
+    def __init__(self, url: str, *, clock: Clock = SYSTEM, **options: Unpack[Options]) -> None:
+        super().__init__(RabbitCarrier(url, clock=clock), clock=clock, **options)
 
 
 class RabbitCarrier:

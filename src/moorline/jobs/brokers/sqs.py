@@ -15,19 +15,18 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import MoorlineError, StoreError, StoreUnavailable
 from moorline.jobs.broker import WorkerInfo
-from moorline.jobs.brokers.carried import CarriedBroker
+from moorline.jobs.brokers.carried import CarriedBroker, Options
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
 from moorline.jobs.brokers.sqs_bodies import Bodies
 from moorline.jobs.brokers.sqs_intake import Grip, Intake, Out, grip_of
 from moorline.jobs.brokers.sqs_lanes import Lanes
 from moorline.jobs.brokers.sqs_link import MISSING, MOST, Link, Refused, SqsWhere, in_batches
 from moorline.jobs.brokers.sqs_sender import LONGEST_DELAY, Message, Sender
-from moorline.store.store import Store
 from moorline.telemetry import logger
 
 __all__ = ["SqsBroker", "SqsCarrier"]
@@ -51,17 +50,8 @@ class SqsBroker(CarriedBroker):
     use, and where AWS denies access; every method StoreUnavailable when SQS does not answer.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        outbox: Store | None = None,
-        queues: Sequence[str] = ("default",),
-        max_waiting: int = 10_000,
-        clock: Clock = SYSTEM,
-    ) -> None:
-        carrier = SqsCarrier(url, clock=clock)
-        super().__init__(carrier, outbox=outbox, queues=queues, max_waiting=max_waiting, clock=clock)
+    def __init__(self, url: str, *, clock: Clock = SYSTEM, **options: Unpack[Options]) -> None:
+        super().__init__(SqsCarrier(url, clock=clock), clock=clock, **options)
 
 
 class SqsCarrier:
