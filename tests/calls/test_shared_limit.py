@@ -19,7 +19,7 @@ import asyncio, sys
 import httpx2
 from moorline.calls.guards import Guards
 from moorline.calls.shared_store import SharedStore
-from moorline.errors import RateLimited
+from moorline.errors import DeadlineExceeded, RateLimited
 from moorline.policies.policy import Policy
 from moorline.transport import AsyncTransport
 
@@ -27,7 +27,7 @@ url, shared, first = sys.argv[1], sys.argv[2], sys.argv[3] == "0"
 guards = Guards(shared=SharedStore(shared, patience=10.0) if shared else None)  # a busy machine is no lost server
 
 async def main():
-    transport = AsyncTransport(Policy(deadline=8), name="metered", guards=guards)
+    transport = AsyncTransport(Policy(deadline=60), name="metered", guards=guards)
     async with httpx2.AsyncClient(transport=transport) as client:
         if first:
             await client.get(url)
@@ -38,7 +38,7 @@ async def main():
             try:
                 while True:
                     await client.get(url)
-            except RateLimited:  # given up, by the service or before it was sent
+            except (RateLimited, DeadlineExceeded):  # given up, by the service or before it was sent
                 pass
 
         await asyncio.gather(*(worker() for _ in range(12)))
@@ -64,7 +64,7 @@ def run_all(shared: str) -> Quota:
             worker.stdin.write(b"go\n")
             worker.stdin.flush()
         for worker in workers:
-            worker.communicate(timeout=60)
+            worker.communicate(timeout=120)
             assert worker.returncode == 0
     return quota
 
