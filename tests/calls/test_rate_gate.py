@@ -96,13 +96,10 @@ def service_async(url: str) -> None:
 
 @pytest.mark.parametrize("workers", [plain_sync, service_sync, plain_async, service_async])
 def test_fifty_workers_see_hardly_a_429(workers):
-    """At most 3 % of the requests are refused, and four fifths of what the service allows are used.
-
-    The 1 % that we promise is held in simulated time (tests/policies/test_rate.py): a busy machine sends some late.
-    """
+    """At most 1 % of the requests are refused, and four fifths of what the service allows are used."""
     limited = Limited()
     with FaultServer(limited) as server:
         workers(server.url)
     served, refused = limited.model.served, limited.model.refused
-    assert refused <= 0.03 * (served + refused)
+    assert refused <= 0.01 * (served + refused)
     assert served >= 0.8 * ALLOWED * WINDOWS

@@ -19,7 +19,7 @@ import asyncio, sys
 import httpx2
 from moorline.calls.guards import Guards
 from moorline.calls.shared_store import SharedStore
-from moorline.errors import DeadlineExceeded, RateLimited
+from moorline.errors import RateLimited
 from moorline.policies.policy import Policy
 from moorline.transport import AsyncTransport
 
@@ -38,7 +38,7 @@ async def main():
             try:
                 while True:
                     await client.get(url)
-            except (RateLimited, DeadlineExceeded):  # given up, by the service or before it was sent
+            except RateLimited:  # given up, by the service or before it was sent
                 pass
 
         await asyncio.gather(*(worker() for _ in range(12)))

@@ -18,7 +18,7 @@ from tests.jobs.rabbit import own_url, rabbit_broker
 from tests.tcp_proxy import TcpProxy
 
 from moorline.clock import SYSTEM, ManualClock
-from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
 from moorline.jobs.broker import JobFilter
 from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
@@ -169,6 +169,35 @@ async def test_a_classic_queue_is_believed_the_second_time(rabbit_url: str, cloc
         assert [(job.reason, job.crashes) for job in await broker.list(JobFilter(state="dead"))] == [("crashed", 3)]
 
 
+async def test_a_job_that_is_too_large_fails_alone(broker: RabbitBroker) -> None:
+    """For who enqueues it, with the limit; those that are enqueued at the same moment are sent."""
+    large = broker.enqueue([row(SYSTEM, payload=b"x" * 17_000_000)])
+    refused, ids = await asyncio.gather(large, enqueue(broker, SYSTEM), return_exceptions=True)
+    assert isinstance(refused, StoreError)
+    assert "16,777,216" in str(refused)
+    assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == ids
+
+
+async def test_what_the_server_gave_up_says_so(rabbit_url: str, broker: RabbitBroker) -> None:
+    """A message beyond its delivery limit is put among the dead by RabbitMQ itself, as it was: it killed workers."""
+    (job_id,) = await enqueue(broker, SYSTEM)
+    assert isinstance(broker.carrier, RabbitCarrier)
+    name = broker.carrier._lanes.name(Lane("default"))
+    await broker.claim(worker(SYSTEM), 1)  # so that all lanes are there
+    broker.close()
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        channel = connection.channel()
+        async with asyncio.timeout(20):
+            while not channel.queue_declare(f"{name}.dead", passive=True).method.message_count:
+                method, _, _ = channel.basic_get(name)
+                if method is not None:
+                    channel.basic_nack(method.delivery_tag, requeue=True)
+                await asyncio.sleep(0)
+    assert [(job.id, job.state, job.reason) for job in await broker.list(JobFilter(state="dead"))] == [
+        (job_id, "dead", "crashed")
+    ]
+
+
 async def test_two_workers_share_what_waits(rabbit_url: str) -> None:
     """Nobody holds back what others could run: each has at most what it asked for, and its high and low lanes' share."""
     with rabbit_broker(rabbit_url) as broker:
@@ -219,6 +248,8 @@ class TestWhere:
         [
             "amqp:/h", "http://h", "amqp://u:secret@h:port/", "amqp://", "amqp://u:secret@h/?queues=fast",
             "amqp://u:secret@h/?prefix=a*", "amqp://u:secret@h/?heartbeat=soon", "amqp://u:secret@h/?surprise=1",
+            "amqp://u:secret/x@h/", "amqp://u:12/secret@h/", "amqp://u:1?secret@h", "amqp://u:1#secret@h/",
+            "amqp://u:secret@h/?secret", "amqp://u:secret@h/?heartbeat=0", "amqp://u:secret@[h/",
         ],
     )  # fmt: skip
     def test_a_url_that_cannot_be_used_is_refused(self, url: str) -> None:

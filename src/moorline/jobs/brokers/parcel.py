@@ -123,7 +123,8 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             started_at=None,
             finished_at=self.finished_at,
             last_error=None if last is None else f"{last.type}: {last.message}"[:500],
-            reason=self.reason,
+            # The server itself puts a message among the dead that was delivered too often: then nobody has said why.
+            reason=self.reason or ("crashed" if state == "dead" else None),
         )
 
 

@@ -70,12 +70,13 @@ class Lanes:
         if delayed and not self._holds:
             await self._declare_holds(channel)
             self._holds = True
-        for lane in lanes - self.known:
+        dead = {Lane(lane.queue, "dead") for lane in lanes}  # or the server could not put anything among them
+        for lane in (lanes | dead) - self.known:
             name = self.name(lane)
             arguments: dict[str, Any] = {"x-consumer-timeout": _RUN_TIME} if self._quorum else {}
             if lane.kind != "dead" and self._quorum:
-                dead = self.name(Lane(lane.queue, "dead"))
-                arguments |= {"x-delivery-limit": _DELIVERIES} | self._dead_lettered("", dead)
+                to_dead = self._dead_lettered("", self.name(Lane(lane.queue, "dead")))
+                arguments |= {"x-delivery-limit": _DELIVERIES} | to_dead
             await channel.answer(raw.queue_declare, name, durable=True, arguments=arguments | self._type())
             self.known.add(lane)
         if delayed:

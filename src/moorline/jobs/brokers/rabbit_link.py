@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 import threading
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,7 @@ _BLOCKED: Final = 20.0  # seconds without room for more, after which we give up
 _HEARTBEAT: Final = 15  # seconds; a machine that vanished is noticed after two
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _KINDS: Final = ("quorum", "classic")
+_UNREADABLE: Final = "the URL of the queue cannot be read (are the odd characters of its password escaped?)"
 
 log = logger("jobs")
 
@@ -46,28 +48,34 @@ class RabbitWhere:
     """
 
     def __init__(self, url: str) -> None:
-        scheme, separator, rest = url.partition("://")
+        scheme, separator, _ = url.partition("://")
         if not separator or scheme not in SCHEMES:
             raise ConfigurationError(f"the URL of the queue must begin with one of {', '.join(SCHEMES)}, then ://")
-        parts = urlsplit(f"{scheme}://{rest}")
-        name, _, hosts = parts.netloc.rpartition("@")
+        try:
+            parts = urlsplit(url)
+            name, _, hosts = parts.netloc.rpartition("@")
+            self._hosts = [_host(one, _PORTS[scheme]) for one in hosts.split(",")]
+        except ValueError:
+            raise ConfigurationError(_UNREADABLE) from None
+        # What a password with one of /?#@ in it, not escaped, would leave behind: never to be shown.
+        if parts.fragment or "@" in parts.path + parts.query or not all(host for host, _ in self._hosts):
+            raise ConfigurationError(_UNREADABLE)
         user, _, password = name.partition(":")
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.shown = f"{scheme}://{hosts}{parts.path}"
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.kind = options.pop("queues", _KINDS[0])
         if self.kind not in _KINDS:
             raise ConfigurationError(f"the URL of the queue: queues is one of {', '.join(_KINDS)}")
         self.prefix = options.pop("prefix", "moorline")
         if not self.prefix or not self.prefix.isprintable() or set(self.prefix) & set("*#: ") or len(self.prefix) > 50:
             raise ConfigurationError("the URL of the queue: prefix is not a name")
-        try:
-            self.heartbeat = int(options.pop("heartbeat", _HEARTBEAT))
-            self._hosts = [_host(one, _PORTS[scheme]) for one in hosts.split(",")]
-        except ValueError:
-            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read") from None
+        heartbeat = options.pop("heartbeat", str(_HEARTBEAT))
+        if not re.fullmatch("[0-9]{1,3}", heartbeat) or not int(heartbeat):
+            raise ConfigurationError("the URL of the queue: heartbeat is from 1 to 999 seconds")
+        self.heartbeat = int(heartbeat)
         self._cafile = options.pop("cafile", None)
-        if options or not all(host for host, _ in self._hosts):
-            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read: {', '.join(options)}")
+        if options:
+            raise ConfigurationError("the URL of the queue: it has queues, prefix, heartbeat and cafile, and no others")
         self._user, self._password = unquote(user) or "guest", unquote(password) or "guest"
         self._vhost = unquote(parts.path[1:]) or "/"
         self._tls = scheme == "amqps"

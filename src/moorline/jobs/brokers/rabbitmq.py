@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Unpack, cast
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import StoreUnavailable
+from moorline.errors import StoreError, StoreUnavailable
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.carried import CarriedBroker, Options
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
@@ -26,6 +26,7 @@ __all__ = ["RabbitBroker", "RabbitCarrier"]
 
 _WINDOW: Final = 2_000  # messages
 _WINDOW_BYTES: Final = 4_000_000
+_LARGEST: Final = 16_777_216  # bytes of one message: the default of RabbitMQ 4 (max_message_size); 3.10 takes more
 _CONFIRM: Final = 30.0  # seconds
 _PUSH: Final = 2.0  # seconds in which what waits in a queue should have been pushed to us
 _KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
@@ -105,7 +106,10 @@ class RabbitCarrier:
     # --- sending
 
     def post(self, letters: Sequence[Letter]) -> None:
-        """See ``Carrier``."""
+        """See ``Carrier``. Raises StoreError if one is too large, and has sent nothing then."""
+        for one in letters:
+            if len(one.body) > _LARGEST:
+                raise StoreError(f"a job of {len(one.body):,} bytes: RabbitMQ takes {_LARGEST:,}")
         sender = self._sender()
         for window in _windows(letters):
             sender.link.ask(sender.send(window), _CONFIRM)
@@ -127,7 +131,7 @@ class RabbitCarrier:
     def _clear(self, lost: Intake) -> None:
         """What it was pushed and had not handed out comes again, and nobody has died with it."""
         if len(self._innocent) < _MOST_INNOCENT:
-            self._innocent.update(lost.bodies())
+            self._innocent.update(lost.digests())
 
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         """See ``Carrier``."""
