@@ -1,5 +1,5 @@
 # Everything here works on a machine with Python 3.11, make and git; the rest is installed into .venv/ (and, for the
-# tests, PostgreSQL by apt-get where we may).
+# tests, PostgreSQL, Redis and RabbitMQ by apt-get where we may).
 
 BIN := .venv/bin
 WORKERS ?= 2

@@ -15,8 +15,8 @@ SURVIVES = {
     "PostgreSQL": "all (its default)",
     "Redis": "all with `appendfsync always`; with `everysec` all but the last second",
     "Redis Cluster": "as Redis; a failover loses what the replica had not got",
-    "RabbitMQ": "all; quorum queues need a cluster for it, classic ones do not",
-    "SQS": "all",
+    "RabbitMQ": "all with `?queues=classic`; quorum queues are for a cluster (not tested here)",
+    "SQS": "all, by its own promise",
 }
 """What of that which was acknowledged is there after the machine lost its power."""
 

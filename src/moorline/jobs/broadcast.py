@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class _Here:
         pass
 
 
-class _Server:
+class _Server(ABC):
     """Through a server: a thread with a connection of its own for each subscription, one more connection to publish."""
 
     largest = _LARGEST
@@ -214,16 +215,16 @@ class _Server:
         self._sender: Any = None
         self._lock = threading.Lock()
 
-    def _connect(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _connect(self) -> Any: ...
 
-    def _send(self, connection: Any, name: str, body: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send(self, connection: Any, name: str, body: bytes) -> None: ...
 
+    @abstractmethod
     def _hear(self, connection: Any, names: tuple[str, ...], ready: Callable[[], None], stop: threading.Event,
               deliver: Deliver) -> None:  # fmt: skip
         """Until *stop*; raises when the connection is lost."""
-        raise NotImplementedError
 
     async def publish(self, name: str, body: bytes) -> None:
         await asyncio.to_thread(self._publish, name, body)
@@ -293,6 +294,8 @@ class _Redis(_Server):
         from moorline.jobs.brokers.redis_link import Where
 
         self._where = Where(url)
+        with contextlib.suppress(StoreUnavailable):  # only a cluster is asked already
+            self._where.connect().close()  # looks for the library, and reads the URL
 
     def _connect(self) -> Any:
         return self._where.connect()
@@ -319,15 +322,16 @@ class _Postgres(_Server):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        scheme, _, rest = url.partition("://")
-        self._url = f"{scheme.partition('+')[0]}://{rest}"
-
-    def _connect(self) -> Any:
         try:
             import psycopg
         except ImportError as error:
             raise ConfigurationError("this broadcast needs psycopg; pip install 'moorline[postgres]'") from error
-        return psycopg.connect(self._url, autocommit=True, connect_timeout=5)
+        self._driver = psycopg
+        scheme, _, rest = url.partition("://")
+        self._url = f"{scheme.partition('+')[0]}://{rest}"
+
+    def _connect(self) -> Any:
+        return self._driver.connect(self._url, autocommit=True, connect_timeout=5)
 
     def _send(self, connection: Any, name: str, body: bytes) -> None:
         connection.execute("SELECT pg_notify(%s, %s)", (name, body.decode()))
