@@ -138,17 +138,25 @@ def _legible(headers: Any) -> Iterator[tuple[str, str]]:
             yield name, ", ".join(headers.getall(name))
 
 
+def _gone() -> ConnectFailed:
+    """Pyreqwest closes a client in a thread of its own, and until that has run would still send."""
+    return ConnectFailed("could not connect (the client was closed)")
+
+
 class AsyncPyreqwestWire:
     """The wire of one event loop."""
 
-    __slots__ = ("_client", "_places")
+    __slots__ = ("_client", "_closed", "_places")
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._closed = False
         self._places = asyncio.Semaphore(MAX_CONNECTIONS)
 
     async def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
+        if self._closed:
+            raise _gone()
         builder, places = _builder(self._client, request), self._places
         placed = False
         collector = None
@@ -179,20 +187,24 @@ class AsyncPyreqwestWire:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        self._closed = True
         await self._client.close()
 
 
 class SyncPyreqwestWire:
     """The wire of blocking calls. Ctrl-C is heeded when the attempt is over: the wait is inside of Rust."""
 
-    __slots__ = ("_client", "_places")
+    __slots__ = ("_client", "_closed", "_places")
 
     def __init__(self, client: SyncClient) -> None:
         self._client = client
+        self._closed = False
         self._places = threading.Semaphore(MAX_CONNECTIONS)
 
     def send(self, request: ServiceRequest, timeout: float | None) -> Exchange:
         """The answer with its body."""
+        if self._closed:
+            raise _gone()
         builder = _builder(self._client, request)
         at = None if timeout is None else time.monotonic() + timeout
         if not self._places.acquire(timeout=timeout):
@@ -232,6 +244,7 @@ class SyncPyreqwestWire:
 
     def close(self) -> None:
         """Close the connections."""
+        self._closed = True
         self._client.close()
 
 
