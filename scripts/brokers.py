@@ -26,6 +26,7 @@ def brokers_page() -> str:
     sys.path.insert(0, str(ROOT))
     from tests.jobs.carried import CarriedConformance
     from tests.jobs.conformance import BrokerConformance, RecordConformance
+    from tests.jobs.noting import NotesConformance
     from tests.jobs.ordering import KnownIds, OrderConformance
     from tests.jobs.test_rabbit_broker import TestRabbitBroker
     from tests.jobs.test_redis_broker import TestRedisBroker, TestRedisClusterBroker
@@ -53,6 +54,7 @@ def brokers_page() -> str:
         "records of jobs": RecordConformance,
         "order keys": OrderConformance,
         "known ids": KnownIds,
+        "progress, results, stopping": NotesConformance,
         "what only carries": CarriedConformance,
     }
     for title, suite in suites.items():

@@ -225,6 +225,7 @@ class Moorline:
         priority: int = 5,
         timeout: float | None = None,
         backoff: Backoff | None = None,
+        keep_result: bool = False,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # the overloads say more than the implementation
@@ -233,7 +234,8 @@ class Moorline:
         """Make a function a job: ``await send_welcome.enqueue("u_1")`` then runs it in a worker, whatever happens.
 
         ``retries`` is how often a failed run is tried again; ``timeout`` (seconds) bounds one run; ``backoff`` says how
-        long to wait between runs (1, 2, 4, 8, 16 s, full jitter).
+        long to wait between runs (1, 2, 4, 8, 16 s, full jitter); ``keep_result`` stores what it returns, for
+        ``await handle.result()``. All options: see ``Jobs.function``.
         """
         if function is not None:
             return self.jobs.function(function)

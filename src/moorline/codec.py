@@ -18,10 +18,41 @@ from moorline.errors import ConfigurationError, InvalidArguments
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "decode_result", "encode_result"]
 
 _HEAD: Final = b'{"v":1,"args":'
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+def encode_result(value: object) -> bytes:
+    """What a function returned, as JSON. Raises InvalidArguments when there is no JSON for it."""
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        return to_json(value, bytes_mode="base64", inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError) as error:
+        raise InvalidArguments(f"the result cannot be stored: {type(value).__name__}: {error}") from None
+
+
+def decode_result(function: Callable[..., Any], data: bytes) -> Any:
+    """What *function* returned, by its annotation; plain JSON values without one. Raises InvalidArguments."""
+    from pydantic import ValidationError
+
+    kind = typing.get_type_hints(inspect.unwrap(function), include_extras=True).get("return", Any)
+    model = _model("Result", {"value": (Any if kind is object else kind, ...)}, "forbid")
+    try:
+        return model.model_validate_json(b'{"value":' + data + b"}").__dict__["value"]
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+        raise InvalidArguments(f"the stored result does not fit the function's annotation: {problem}") from None
+
+
+def _model(name: str, fields: dict[str, Any], extra: typing.Literal["allow", "forbid"]) -> type[BaseModel]:
+    """One for all, since a dataclass within takes the configuration of what it is in."""
+    from pydantic import ConfigDict, create_model
+
+    config = ConfigDict(extra=extra, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
+    return create_model(name, __config__=config, **fields)
 
 
 class Codec:
@@ -142,7 +173,7 @@ class Codec:
         return self._model
 
     def _make_model(self) -> type[BaseModel]:
-        from pydantic import ConfigDict, Field, create_model
+        from pydantic import Field
         from pydantic.errors import PydanticUserError
 
         hints = self._hints()
@@ -160,9 +191,8 @@ class Codec:
                 fields[f"f{index}"] = (kind, Field(alias=name))
             else:
                 fields[f"f{index}"] = (kind, Field(default=None, alias=name))
-        config = ConfigDict(extra=extra, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="constants")
         try:
-            return create_model("Arguments", __config__=config, **fields)
+            return _model("Arguments", fields, extra)
         except PydanticUserError as error:
             reason = str(error).splitlines()[0]
             raise ConfigurationError(f"{self._name}: an argument's type cannot be stored: {reason}") from error

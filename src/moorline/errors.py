@@ -43,6 +43,7 @@
     │   ├── UnknownJob                no function or operation is registered under that name
     │   ├── JobNotFound               no such job in the store
     │   ├── JobStateError             the job is in a state that does not allow it
+    │   ├── JobFailed                 the job whose result was asked for ended without one
     │   └── InvalidArguments          the arguments do not fit the function (also a TypeError)
     ├── StoreError
     │   ├── StoreUnavailable          the database is down, locked or full
@@ -388,6 +389,10 @@ class JobNotFound(JobError):
 
 class JobStateError(JobError):
     """The job is in a state that does not allow it, such as cancelling a finished one."""
+
+
+class JobFailed(JobError):
+    """The job whose result was asked for ended without one: dead, or cancelled. The message has its last error."""
 
 
 class InvalidArguments(JobError, TypeError):

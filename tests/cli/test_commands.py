@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 SHOP = """
-import os, pathlib
+import asyncio, os, pathlib
 from moorline import Moorline
+from moorline.jobs import current
 from moorline.services import GitHub
 
 app = Moorline()
@@ -32,6 +33,13 @@ def greet(name: str) -> None:
         raise RuntimeError("no greeting card for token sk_live_canary0canary0canary0")
     with open("greeted.txt", "a") as book:
         book.write(name + "\\n")
+
+@app.job(keep_result=True)
+async def scan() -> dict[str, int]:
+    current().progress(1, of=4, message="a page")
+    if not pathlib.Path("mended").exists():
+        await asyncio.sleep(3600)
+    return {"pages": 4}
 
 @app.job(retries=0)
 def hopeless() -> None:
@@ -165,6 +173,20 @@ def test_a_dead_job_is_shown_mended_and_retried(shop: Path, running: int) -> Non
     assert _json(shop, "jobs", "retry", waiting, "--rate", "100")[0]["result"] == "retried"
     _until(shop, waiting, "done")
     assert (shop / "greeted.txt").read_text() == "Ada\n"
+
+
+def test_a_running_job_is_watched_and_stopped(shop: Path, running: int) -> None:
+    """The operator sees how far it is, stops it, and sees what it came to when it is tried again."""
+    job = _enqueue(shop, "shop.scan.enqueue()")
+    for _ in range(200):
+        if (shown := _json(shop, "jobs", "show", job)).get("progress") == "25% a page":
+            break
+    assert (shown["state"], shown["result"]) == ("running", None)
+    assert _json(shop, "jobs", "stop", job) == [{"id": job, "result": "stopped"}]
+    assert _until(shop, job, "cancelled")["reason"] == "by an operator"
+    (shop / "mended").touch()
+    assert _json(shop, "jobs", "retry", job)[0]["result"] == "retried"
+    assert _until(shop, job, "done")["result"] == '{"pages":4}'
 
 
 def test_a_dead_job_that_blocks_others_is_seen_and_skipped(shop: Path, running: int) -> None:

@@ -11,6 +11,7 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from tests.jobs.conformance import BrokerConformance, RecordConformance, done, enqueue, row, worker
+from tests.jobs.noting import NotesConformance
 from tests.jobs.ordering import KnownIds, OrderConformance
 from tests.servers import RedisCluster, RedisServer, Sentinels
 
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.redis
 FAILURE = JobFailure(1, 0.0, "ValueError", "no", "trace")
 
 
-class TestRedisBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds):
+class TestRedisBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds, NotesConformance):
     @pytest.fixture
     def broker(self, redis_server: RedisServer, clock: ManualClock) -> Iterator[RedisBroker]:
         with RedisBroker(redis_server.url, clock=clock) as broker:
@@ -41,7 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
         yield nodes
 
 
-class TestRedisClusterBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds):
+class TestRedisClusterBroker(BrokerConformance, RecordConformance, OrderConformance, KnownIds, NotesConformance):
     """The same over three nodes, each with a third of the slots."""
 
     @pytest.fixture

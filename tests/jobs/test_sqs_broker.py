@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.jobs.carried import CarriedConformance
 from tests.jobs.conformance import done, enqueue, row, worker
+from tests.jobs.noting import NotesConformance
 from tests.servers import until
 from tests.sqs_servers import FauxqsServer, MotoServer, aws_environment
 
@@ -84,7 +85,7 @@ def opened(url: str, folder: Path, clock: Clock) -> Iterator[SqsBroker]:
         yield broker
 
 
-class TestOnMoto(CarriedConformance):
+class TestOnMoto(CarriedConformance, NotesConformance):
     delay = 1.0
 
     @pytest.fixture

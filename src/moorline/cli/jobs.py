@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moorline.jobs.broker import Broker
     from moorline.jobs.brokers.many import Outcome
     from moorline.jobs.job import Job
+    from moorline.jobs.notes import JobNote
 
 __all__ = ["cli"]
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 PAGE = 500
 _TOGETHER = 500  # jobs that something is done to at once
 
-cli = typer.Typer(help="List, show, retry, cancel, skip and move jobs.", no_args_is_help=True)
+cli = typer.Typer(help="List, show, retry, cancel, stop, skip and move jobs.", no_args_is_help=True)
 
 State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead, cancelled or outbox.")]
 Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]
@@ -65,14 +66,16 @@ def list_(
 def show(job_id: str, as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
     """Show one job with its arguments and its last errors."""
 
-    async def both(broker: Broker) -> tuple[Job, list[Any]]:
-        return await broker.get(job_id), await broker.failures(job_id)
+    async def all_of_it(broker: Broker) -> tuple[Job, JobNote | None, list[Any]]:
+        return await broker.get(job_id), await broker.notes.read(job_id), await broker.failures(job_id)
 
-    job, failures = _with(database_url, both)
+    job, note, failures = _with(database_url, all_of_it)
+    told = {} if note is None else _told(note)
     if as_json:
-        print_json({**_record(job), "failures": [asdict(one) for one in failures]})
+        print_json({**_record(job), **told, "failures": [asdict(one) for one in failures]})
         return
-    facts((name.replace("_", " "), value) for name, value in _record(job, shown=when).items() if value is not None)
+    known = {**_record(job, shown=when), **told}
+    facts((name.replace("_", " "), value) for name, value in known.items() if value is not None)
     for one in failures:
         console.print(f"\n[bold red]attempt {one.attempt}[/], {when(one.at)}: {one.type}")
         console.print(redaction.text(one.message), markup=False)
@@ -110,6 +113,31 @@ def cancel(
     """Call off jobs that wait: those named, or all that fit (--name import_ledger)."""
     chosen = (state or ("ready" if not ids else None), name, queue, limit)
     _each(ids, chosen, dry_run, as_json, database_url, "cancelled", _cancelled)
+
+
+@cli.command()
+def stop(
+    ids: Ids = None,
+    state: State = None,
+    name: Name = None,
+    queue: Queue = None,
+    limit: Limit = 1000,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Call off jobs that wait, and ask those that run to stop: those named, or all that fit (--state running).
+
+    An async function is cancelled within some seconds; a plain one ends when it looks at current().stopping.
+    """
+    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "stopped", _stopped)
+
+
+def _stopped(broker: Broker, some: Sequence[str]) -> Awaitable[list[Outcome]]:
+    from moorline.jobs.brokers.many import to_each
+    from moorline.jobs.watch import stop as stop_one
+
+    return to_each(some, lambda one: stop_one(broker, one, "by an operator"))
 
 
 def _cancelled(broker: Broker, some: Sequence[str]) -> Awaitable[list[Outcome]]:
@@ -291,6 +319,14 @@ def _record(job: Job, shown: Callable[[float | None], Any] = lambda seconds: sec
     for name in ("run_at", "created_at", "started_at", "finished_at"):
         record[name] = shown(record[name])
     return record
+
+
+def _told(note: JobNote) -> dict[str, Any]:
+    return {
+        "progress": None if note.done is None else f"{note.done:.0%} {note.message or ''}".strip(),
+        "result": None if note.result is None else note.result.decode("utf-8", "replace"),
+        "asked_to_stop": note.stop,
+    }
 
 
 def _state(job: Job) -> str:

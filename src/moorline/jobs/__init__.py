@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Broadcast", "Cancel", "Discard", "Job", "JobFunction", "Jobs", "Retry", "Snooze", "Worker"]
+if TYPE_CHECKING:
+    from moorline.jobs.broadcast import Broadcast
+    from moorline.jobs.context import JobContext, current
+    from moorline.jobs.job import Job, JobHandle
+    from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
+    from moorline.jobs.registry import JobFunction, Jobs
+    from moorline.jobs.watch import Progress
+    from moorline.jobs.worker import Worker
+
+__all__ = [
+    "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Progress", "Retry",
+    "Snooze", "Worker", "current",
+]  # fmt: skip
 
 _HOMES = {
     "Broadcast": "moorline.jobs.broadcast",
     "Cancel": "moorline.jobs.outcome",
     "Discard": "moorline.jobs.outcome",
     "Job": "moorline.jobs.job",
+    "JobContext": "moorline.jobs.context",
     "JobFunction": "moorline.jobs.registry",
+    "JobHandle": "moorline.jobs.job",
     "Jobs": "moorline.jobs.registry",
+    "Progress": "moorline.jobs.watch",
     "Retry": "moorline.jobs.outcome",
     "Snooze": "moorline.jobs.outcome",
     "Worker": "moorline.jobs.worker",
+    "current": "moorline.jobs.context",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.jobs.notes import Notes
 
 __all__ = [
     "MAX_CRASHES", "Broker", "Claimed", "Completion", "JobFilter", "Rescued", "WorkerInfo",
@@ -102,6 +103,9 @@ class JobFilter:
 
 class Broker(Protocol):
     """All methods raise StoreUnavailable when the broker does not answer: nothing is lost, and all may be repeated."""
+
+    notes: Notes
+    """What is told of jobs beside their state."""
 
     def home(self, *, keyed: bool = False) -> str | None:
         """Where it keeps jobs, or those with a unique or order key: brokers of one home have the same ones."""

@@ -1,21 +1,31 @@
-"""Stores how jobs ended, many at a time, and keeps what could not be stored until it can."""
+"""Stores how jobs ended, many at a time, and keeps what could not be stored until it can.
+
+What a job came to (its result) is stored before its end is: after a crash between the two it runs again.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
 from moorline.clock import Clock
 from moorline.errors import StoreError, StoreOverloaded, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion
+from moorline.jobs.notes import Note
 from moorline.telemetry import Log
 
-__all__ = ["Completions"]
+__all__ = ["Aftermath", "Completions"]
 
 BATCH: Final = 1_000
 _GATHER: Final = 0.005  # seconds in which a small batch may grow: a commit costs about as much
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
+
+
+class Aftermath(NamedTuple):
+    """What is to be stored before a job's end is."""
+
+    note: Note
 
 
 class Completions:
@@ -27,12 +37,15 @@ class Completions:
         self._log = log
         self._waiting: list[Completion] = []
         self._writing: list[Completion] = []
+        self._aftermaths: dict[str, Aftermath] = {}  # by job; few have one
         self._added = asyncio.Event()
         self._all_stored = asyncio.Event()
         self._all_stored.set()
 
-    def add(self, completion: Completion) -> None:
+    def add(self, completion: Completion, aftermath: Aftermath | None = None) -> None:
         """Store it soon."""
+        if aftermath is not None:
+            self._aftermaths[completion.id] = aftermath
         self._waiting.append(completion)
         if len(self._waiting) == 1:
             self._added.set()
@@ -69,6 +82,8 @@ class Completions:
         pause = _FIRST_PAUSE
         while True:
             try:
+                if self._aftermaths:
+                    await self._before(batch)
                 stored = await self._broker.finish(batch)
             except (StoreUnavailable, StoreOverloaded) as error:
                 # Kept until the database is back: what ran must not run again for want of a note.
@@ -80,16 +95,26 @@ class Completions:
                 return
             else:
                 for completion, kept in zip(batch, stored, strict=True):
+                    self._aftermaths.pop(completion.id, None)
                     if not kept:
                         # Its lease was over and somebody else has it now; that one's result counts.
                         self._log.warning("job_result_too_late", job=completion.id, state=completion.state)
                 return
+
+    async def _before(self, batch: list[Completion]) -> None:
+        """May be done again, whatever of it was done before."""
+        found = [self._aftermaths[one.id] for one in batch if one.id in self._aftermaths]
+        if found:
+            await self._broker.notes.write([one.note for one in found])
 
     async def _store_apart(self, batch: list[Completion], error: StoreError) -> None:
         """The database refuses something in the batch: only that one goes without its error text, or fails."""
         if len(batch) > 1:
             for completion in batch:
                 await self._store([completion])
+        elif self._aftermaths.pop(batch[0].id, None) is not None:
+            self._log.error("job_result_not_kept", job=batch[0].id, error=str(error))
+            await self._store(batch)
         elif batch[0].error is not None:
             self._log.error("job_error_not_kept", job=batch[0].id, error=str(error))
             await self._store([batch[0]._replace(error=None)])

@@ -13,7 +13,7 @@ from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Retry, Snooze
 
-__all__ = ["Backoff", "failed", "given_back", "settled", "unknown"]
+__all__ = ["Backoff", "failed", "given_back", "settled", "stopped", "unknown"]
 
 MAX_POSTPONED: Final = 100
 """How often a service that names a time may put a job off before that counts as an attempt."""
@@ -74,6 +74,11 @@ def unknown(claim: Claim, now: float) -> Completion:
     if now - claim.created_at < UNKNOWN_PATIENCE:
         return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=failure)
     return Completion(claim.id, claim.deliveries, "dead", reason="unknown", error=failure)
+
+
+def stopped(claim: Claim, reason: str) -> Completion:
+    """A person stopped it."""
+    return Completion(claim.id, claim.deliveries, "cancelled", reason=_clean(reason, _MESSAGE) or "stopped")
 
 
 def given_back(claim: Claim) -> Completion:

@@ -3,30 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from moorline.clock import Clock
+from moorline.codec import encode_result
+from moorline.errors import InvalidArguments
 from moorline.jobs.broker import Completion
+from moorline.jobs.completions import Aftermath
+from moorline.jobs.context import JobContext, entered
 from moorline.jobs.decision import failed, settled, unknown
 from moorline.jobs.job import Claim
+from moorline.jobs.notes import UNKEPT, Note, Reports
 from moorline.jobs.outcome import Each
 from moorline.jobs.registry import Handler, Jobs
 from moorline.jobs.threads import Threads
 
-__all__ = ["Execution"]
+if TYPE_CHECKING:
+    from moorline.telemetry import Log
+
+__all__ = ["LARGEST_RESULT", "Ended", "Execution"]
+
+LARGEST_RESULT: Final = 262_144
+"""Bytes of JSON; what is larger belongs into a storage, and its address into the result."""
 
 
-Ended = tuple[Completion, BaseException | None]
-"""How a job ended, and what it raised."""
+class Ended(NamedTuple):
+    """How a job ended, what it raised, and what is to be stored before."""
+
+    completion: Completion
+    error: BaseException | None = None
+    aftermath: Aftermath | None = None
 
 
 class Execution:
-    """Async functions run on the loop, in the task of the caller; plain ones in *threads*."""
+    """Async functions run on the loop, in the task of the caller; plain ones in *threads*.
 
-    def __init__(self, jobs: Jobs, threads: Threads, clock: Clock, random: Random) -> None:
+    *reports* takes what they tell of themselves; *stops* says which jobs are asked to stop, and why.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        threads: Threads,
+        clock: Clock,
+        random: Random,
+        reports: Reports,
+        stops: Mapping[str, str],
+        log: Log,
+    ) -> None:
+        self._reports = reports
+        self._stops = stops
+        self._log = log
         self._jobs = jobs
         self._threads = threads
         self._clock = clock
@@ -39,22 +70,25 @@ class Execution:
         """
         handler = self._jobs.find(claims[0].name)
         if handler is None:
-            return [(unknown(claim, self._clock.wall()), None) for claim in claims]
+            return [Ended(unknown(claim, self._clock.wall())) for claim in claims]
         try:
             result = await self._call(handler, claims)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
-            return [(self.failed(claim, error), error) for claim in claims]
+            return [Ended(self.failed(claim, error), error) for claim in claims]
         now = self._clock.wall()
         if handler.batch is None:
-            return [(settled(claims[0], result, now, handler.backoff, self._random), None)]
+            end = settled(claims[0], result, now, handler.backoff, self._random)
+            if handler.keep_result and end.state == "done":
+                return [Ended(end, None, Aftermath(self._noted(claims[0], result, now)))]
+            return [Ended(end)]
         if isinstance(result, Each):
             return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
-        return [(settled(claim, result, now, handler.backoff, self._random), None) for claim in claims]
+        return [Ended(settled(claim, result, now, handler.backoff, self._random)) for claim in claims]
 
     def _ended(self, handler: Handler, claim: Claim, result: object) -> Ended:
         if isinstance(result, BaseException):
-            return self.failed(claim, result), result
-        return settled(claim, result, self._clock.wall(), handler.backoff, self._random), None
+            return Ended(self.failed(claim, result), result)
+        return Ended(settled(claim, result, self._clock.wall(), handler.backoff, self._random))
 
     def failed(self, claim: Claim, error: BaseException) -> Completion:
         """How the job ends that raised *error*."""
@@ -62,11 +96,38 @@ class Execution:
         assert handler is not None
         return failed(claim, error, self._clock.wall(), handler.backoff, self._random)
 
+    def _noted(self, claim: Claim, result: object, now: float) -> Note:
+        """The result, with the last word of progress: after it there must come none."""
+        try:
+            kept = encode_result(result)
+        except InvalidArguments as error:
+            self._log.warning("job_result_not_kept", job=claim.id, name=claim.name, error=str(error))
+            kept = UNKEPT
+        if len(kept) > LARGEST_RESULT:
+            self._log.warning("job_result_not_kept", job=claim.id, name=claim.name, bytes=len(kept))
+            kept = UNKEPT
+        last = self._reports.last(claim.id)
+        message = None if last is None else last.message
+        return Note(claim.id, claim.deliveries, now, 1.0, message, kept)
+
+    def _enter(self, claim: Claim) -> None:
+        tell = functools.partial(self._tell, claim.id, claim.deliveries)
+        entered(
+            JobContext(
+                claim.id, claim.name, claim.queue, claim.attempts, claim.max_attempts, claim.deliveries, tell,
+                self._stops,
+            )
+        )  # fmt: skip
+
+    def _tell(self, job_id: str, deliveries: int, done: float, message: str) -> None:
+        self._reports.tell(Note(job_id, deliveries, self._clock.wall(), done, message or None))
+
     async def _call(self, handler: Handler, claims: Sequence[Claim]) -> Any:
         args: list[Any] = [list(claims)] if handler.batch is not None else [claims[0]]
         kwargs: dict[str, Any] = {}
         if handler.codec is not None:
             args, kwargs = handler.codec.decode(claims[0].payload)
+            self._enter(claims[0])
         if not handler.is_async:
             result = await self._threads.run(handler.function, args, kwargs)
             return await result if inspect.iscoroutine(result) else result

@@ -17,8 +17,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from moorline.errors import Misuse
+
+if TYPE_CHECKING:
+    from moorline.jobs.watch import Progress, Watch
 
 __all__ = ["LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
 
@@ -119,3 +124,34 @@ class JobHandle:
 
     id: str
     duplicate: bool = False
+    watch: Watch | None = field(default=None, repr=False, compare=False)
+
+    async def result(self, timeout: float = 60.0) -> Any:
+        """What the function returned, as its annotation says: waits up to *timeout* seconds for it.
+
+        Of functions with ``keep_result=True``; Misuse for others. Raises JobFailed when the job is dead or cancelled,
+        TimeoutError when it has not ended, JobNotFound when it is not there (any more).
+        """
+        return await self._watched.result(self.id, timeout)
+
+    async def progress(self) -> Progress | None:
+        """How far the job says it is; None if it has said nothing."""
+        return await self._watched.progress(self.id)
+
+    async def job(self) -> Job:
+        """The job as it is stored now. Raises JobNotFound."""
+        return await self._watched.job(self.id)
+
+    async def stop(self, reason: str = "") -> Job:
+        """Cancel the job if it waits, and ask it to stop if it runs; the job as it was.
+
+        An async function is cancelled and a process killed within some seconds; a plain function may look at
+        ``current().stopping``. Raises JobNotFound, JobStateError (it has ended).
+        """
+        return await self._watched.stop(self.id, reason)
+
+    @property
+    def _watched(self) -> Watch:
+        if self.watch is None:
+            raise Misuse("this handle was made by hand: ask the job's function for one, with handle(id)")
+        return self.watch

@@ -19,6 +19,7 @@ from moorline.jobs.enqueue import Enqueued, EnqueueOptions
 from moorline.jobs.intake import Batching
 from moorline.jobs.job import JobHandle, JobRow
 from moorline.jobs.order import order_key
+from moorline.jobs.watch import Watch
 from moorline.store.ids import new_id
 
 __all__ = ["Handler", "JobFunction", "Jobs"]
@@ -43,6 +44,7 @@ class Handler:
     codec: Codec | None = None
     timeout: float | None = None
     batch: Batching | None = None
+    keep_result: bool = False
 
 
 class Jobs:
@@ -63,11 +65,14 @@ class Jobs:
         priority: int = _DEFAULT_PRIORITY,
         timeout: float | None = None,
         backoff: Backoff | None = None,
+        keep_result: bool = False,
     ) -> JobFunction[P, R]:
         """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread.
 
         ``name`` (default: the function's own) is what is stored, so it must stay when the code moves. ``timeout``, in
-        seconds, is for one attempt of an async function. Raises ConfigurationError naming the argument.
+        seconds, is for one attempt of an async function. With ``keep_result`` what it returns is stored as JSON (up to
+        256 KiB), for as long as done jobs are kept, and ``JobHandle.result`` gives it. Raises ConfigurationError naming
+        the argument.
         """
         name = getattr(function, "__name__", "") if name is None else name
         if not name:
@@ -75,7 +80,7 @@ class Jobs:
         if retries < 0:
             raise ConfigurationError(f"retries: {retries!r} is negative")
         handler = self._handler(name, function, timeout, backoff)
-        handler = replace(handler, codec=Codec(function))
+        handler = replace(handler, codec=Codec(function), keep_result=keep_result)
         options = EnqueueOptions(queue=queue, priority=priority)
         self._register(handler)
         return JobFunction(self, function, handler, retries + 1, options)
@@ -144,7 +149,12 @@ class Jobs:
         if name not in self._handlers:
             raise UnknownJob(f"no job is registered under the name {name!r}")
         row = self.row(name, payload, max_attempts=max_attempts, event_id=event_id, options=options)
-        return Enqueued(self.broker, [row], options.within, functools.partial(_handle, row.id))
+        watch = self.watch(self._handlers[name])
+        return Enqueued(self.broker, [row], options.within, functools.partial(_handle, watch, row.id))
+
+    def watch(self, handler: Handler) -> Watch:
+        """What looks at the jobs of that name."""
+        return Watch(self.broker, self.clock, handler.name, handler.function, keeps=handler.keep_result)
 
     def row(
         self,
@@ -184,6 +194,7 @@ class JobFunction(Generic[P, R]):
         self._handler = handler
         self._max_attempts = max_attempts
         self._options = options
+        self._watch = jobs.watch(handler)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now."""
@@ -198,13 +209,19 @@ class JobFunction(Generic[P, R]):
         Raises InvalidArguments at once, naming the argument.
         """
         row = self._row(args, kwargs)
-        return Enqueued(self._jobs.broker, [row], self._options.within, functools.partial(_handle, row.id))
+        shape = functools.partial(_handle, self._watch, row.id)
+        return Enqueued(self._jobs.broker, [row], self._options.within, shape)
 
     def enqueue_many(self, calls: Iterable[tuple[Any, ...]]) -> Enqueued[list[JobHandle]]:
         """One job for each tuple of positional arguments, stored in one transaction."""
         rows = [self._row(args, {}) for args in calls]
         ids = [row.id for row in rows]
-        return Enqueued(self._jobs.broker, rows, self._options.within, functools.partial(_handles, ids))
+        shape = functools.partial(_handles, self._watch, ids)
+        return Enqueued(self._jobs.broker, rows, self._options.within, shape)
+
+    def handle(self, job_id: str) -> JobHandle:
+        """The handle of a job of this function that was enqueued before, perhaps in another process."""
+        return JobHandle(job_id, watch=self._watch)
 
     def using(
         self,
@@ -240,12 +257,12 @@ class JobFunction(Generic[P, R]):
         return self._jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
 
 
-def _handle(wanted: str, ids: list[str]) -> JobHandle:
-    return JobHandle(ids[0], duplicate=ids[0] != wanted)
+def _handle(watch: Watch, wanted: str, ids: list[str]) -> JobHandle:
+    return JobHandle(ids[0], duplicate=ids[0] != wanted, watch=watch)
 
 
-def _handles(wanted: list[str], ids: list[str]) -> list[JobHandle]:
-    return [_handle(row, [found]) for row, found in zip(wanted, ids, strict=True)]
+def _handles(watch: Watch, wanted: list[str], ids: list[str]) -> list[JobHandle]:
+    return [_handle(watch, row, [found]) for row, found in zip(wanted, ids, strict=True)]
 
 
 def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:  # noqa: FBT001 -- the option's type

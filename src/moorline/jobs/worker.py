@@ -14,16 +14,18 @@ from typing import Any, Final
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreUnavailable
 from moorline.jobs.appetite import Appetite
-from moorline.jobs.broker import Completion, WorkerInfo
+from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.chores import Chore, look_after
 from moorline.jobs.completions import Completions
-from moorline.jobs.decision import given_back
+from moorline.jobs.decision import given_back, stopped
 from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.heartbeat import Heartbeat
 from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
+from moorline.jobs.notes import Reports
 from moorline.jobs.registry import Jobs
 from moorline.jobs.signals import handled
+from moorline.jobs.stopping import Stops
 from moorline.jobs.threads import Threads
 from moorline.store.ids import new_id
 from moorline.telemetry import logger
@@ -102,7 +104,6 @@ class Worker:
         )
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
-        self._execution = Execution(self._jobs, self._threads, self._clock, self._random)
         self._completions = Completions(self._broker, self._clock, self._log)
         self._appetite = Appetite(self._concurrency)
         self._intake = Intake(self._jobs.batching)
@@ -110,6 +111,11 @@ class Worker:
         self._linger: asyncio.Task[None] | None = None
         self._linger_until = 0.0
         self._tasks: dict[str, tuple[tuple[Claim, ...], asyncio.Task[None]]] = {}  # by the first claim's id
+        self._reports = Reports(self._broker.notes, self._log)
+        self._stops = Stops(self._broker.notes, self._tasks, self._can_cancel, self._log)
+        self._execution = Execution(
+            self._jobs, self._threads, self._clock, self._random, self._reports, self._stops, self._log
+        )
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -145,7 +151,8 @@ class Worker:
         """
         async with self._session(signals=signals):
             chores = [look_after(one, self.id, self._log, self._random) for one in self._chores]
-            await self._first_failure(self._claim_for_ever(), self._maintain(), *chores, self._stop_asked.wait())
+            others = (self._maintain(), self._stops.run(self._random), *chores, self._stop_asked.wait())
+            await self._first_failure(self._claim_for_ever(), *others)
         return self._done
 
     async def drain(self) -> int:
@@ -178,6 +185,7 @@ class Worker:
         heartbeat = Heartbeat(self._broker, self._info, self._clock, self._log)
         unlisten = self._broker.listen(lambda: _wake(loop, self._kick))
         saver = loop.create_task(self._completions.run())
+        reporter = loop.create_task(self._reports.run())
         heartbeat.start()
         self._log.info("worker_started", worker=self.id, queues=self._queues, concurrency=self._concurrency)
         try:
@@ -194,6 +202,7 @@ class Worker:
                 await self._wind_up(saver)
             finally:
                 saver.cancel()
+                reporter.cancel()
                 unlisten()
                 await heartbeat.stop()
                 self._threads.close()
@@ -389,27 +398,39 @@ class Worker:
         ends: list[Ended] = []
         try:
             ends = await self._execution.run(claims)
-            if self._taking_back:  # what failed, failed because we stopped it
-                ends = [
-                    end if end[1] is None else (given_back(claim), end[1])
-                    for claim, end in zip(claims, ends, strict=True)
-                ]
+            ends = [
+                end if end.error is None else self._not_its_fault(claim, end)
+                for claim, end in zip(claims, ends, strict=True)
+            ]
         except asyncio.CancelledError as cancelled:
-            # Stopped by us, it is as if it had not run; cancelled by itself, it failed.
-            back = self._taking_back
-            ends = [(given_back(one) if back else self._execution.failed(one, cancelled), None) for one in claims]
+            # Cancelled by itself, it failed.
+            ends = [self._not_its_fault(one, Ended(self._execution.failed(one, cancelled))) for one in claims]
             raise
         finally:
             # A job that resisted being stopped was given back already.
             if self._tasks.pop(claims[0].id, None) is not None:
-                for claim, (completion, error) in zip(claims, ends, strict=True):
-                    self._ended(claim, completion, error, started)
+                for claim, end in zip(claims, ends, strict=True):
+                    self._ended(claim, end, started)
                 self._pump()
                 if self._plenty and self._appetite.low(self._intake.ready()):
                     self._kick.set()
 
-    def _ended(self, claim: Claim, completion: Completion, error: BaseException | None, started: float) -> None:
-        self._completions.add(completion if claim.order_key is None else completion._replace(order_key=claim.order_key))
+    def _can_cancel(self, name: str) -> bool:
+        handler = self._jobs.find(name)
+        return handler is not None and handler.is_async
+
+    def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
+        """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
+        if claim.id in self._stops:
+            return Ended(stopped(claim, self._stops[claim.id]))
+        return Ended(given_back(claim), end.error) if self._taking_back else end
+
+    def _ended(self, claim: Claim, end: Ended, started: float) -> None:
+        completion, error, aftermath = end
+        self._reports.last(claim.id)
+        self._stops.pop(claim.id, None)
+        keyed = completion if claim.order_key is None else completion._replace(order_key=claim.order_key)
+        self._completions.add(keyed, aftermath)
         self._done += 1
         self._appetite.ended()
         if error is not None or completion.state == "dead":
@@ -470,7 +491,8 @@ class Worker:
     async def _prune(self) -> None:
         more = True
         while more and not self._stop_asked.is_set():
-            more = await self._broker.prune(self._clock.wall() - self._keep) > 0
+            before = self._clock.wall() - self._keep
+            more = await self._broker.prune(before) + await self._broker.notes.prune(before) > 0
             await asyncio.sleep(_PAUSE)  # room for the real work between two batches
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "event_counts",
     "events",
     "job_errors",
+    "job_notes",
     "jobs",
     "meta",
     "metadata",
@@ -21,7 +22,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -128,6 +129,23 @@ job_errors = sa.Table(
     sa.Column("traceback", sa.Text, nullable=False),
     # The last errors of one job, and keeping only those.
     sa.Index("job_errors_job", "job_id", "id"),
+)
+
+# How far a job is, what it came to, and that it is asked to stop; apart from the job, which is claimed and finished by
+# the thousand, and kept longer where the job itself is on a carrier.
+job_notes = sa.Table(
+    "job_notes",
+    metadata,
+    sa.Column("job_id", Id, primary_key=True),
+    sa.Column("deliveries", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("done", sa.Double),
+    sa.Column("message", sa.Text),
+    sa.Column("result", sa.LargeBinary),
+    sa.Column("stop", sa.Text),
+    sa.Column("stop_deliveries", sa.Integer, nullable=False, server_default="0"),
+    # Pruning, oldest first.
+    sa.Index("job_notes_at", "at"),
 )
 
 workers = sa.Table(

@@ -15,6 +15,7 @@ from moorline.jobs.brokers.kept import Keeper
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.parcel import Parcel
 from moorline.jobs.job import Job, JobFailure, State
+from moorline.jobs.notes import Notes
 
 __all__ = ["Held", "Records"]
 
@@ -33,6 +34,7 @@ class Records:
     def __init__(self, carrier: Carrier, kept: Keeper, queues: set[str], clock: Clock) -> None:
         self.carrier = carrier
         self._kept = kept
+        self.notes: Notes = kept.notes
         self._queues = queues
         self._clock = clock
         self._held: dict[str, Held] = {}

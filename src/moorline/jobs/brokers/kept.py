@@ -15,6 +15,8 @@ from moorline.jobs.brokers.sql_insert import insert_missing
 from moorline.jobs.brokers.sql_order import apart
 from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox, remove
 from moorline.jobs.job import Job, JobFailure, JobRow, State
+from moorline.jobs.notes import Notes
+from moorline.jobs.notes import Nowhere as NoNotes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -96,6 +98,9 @@ class InDatabase(SqlBroker):
 
 class Nowhere:
     """There is no database, so there are no such jobs."""
+
+    def __init__(self) -> None:
+        self.notes: Notes = NoNotes()
 
     def check(self) -> None:
         """See ``Keeper``."""

@@ -17,6 +17,8 @@
 --   ended                   done and cancelled ids by the time of their end
 --   leases, workers         when each worker's lease ends, and what it is;  held:<worker>, holders  what it runs
 --   queues                  all names
+--   note:<id>               what is told of a job: v (the deliveries of the claim) t (when) n (the part that is done) m
+--                           (a message) y (a mark, then its result) s (why it is to stop) sv (which claim)
 
 local PREFIX = KEYS[1]
 local CRASHES, ERRORS, BATCH, SHOWN, LOOKED = 3, 10, 1000, 3600, 5000
@@ -430,6 +432,31 @@ function deeds.prune()
   each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'ended', ...) end)
   each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'all', ...) end)
   return #ids
+end
+
+-- seconds to keep them, then of 6: id, deliveries, when, part, message, a mark and the result. Those of a claim before the
+-- one that is known are left out.
+function deeds.note()
+  for at = 3, #ARGV, 6 do
+    local id, v, t, n, m, y = unpack(ARGV, at, at + 5)
+    local key = PREFIX .. 'note:' .. id
+    local known = tonumber(call('HGET', key, 'v') or 0)
+    if tonumber(v) >= known then
+      if tonumber(v) > known then call('HDEL', key, 'y') end
+      call('HSET', key, 'v', v, 't', t)
+      if n ~= '' then call('HSET', key, 'n', n) end
+      if m ~= '' then call('HSET', key, 'm', m) end
+      if y ~= '' then call('HSET', key, 'y', y) end
+      call('EXPIRE', key, ARGV[2])
+    end
+  end
+end
+
+-- seconds to keep it, id, deliveries of the claim, reason
+function deeds.ask_to_stop()
+  local key = PREFIX .. 'note:' .. ARGV[3]
+  call('HSET', key, 's', ARGV[5], 'sv', ARGV[4])
+  call('EXPIRE', key, ARGV[2])
 end
 
 -- Queue and state (a tab between), and number.

@@ -25,9 +25,11 @@ from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, Worker
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, ended_well, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
+from moorline.jobs.brokers.redis_notes import RedisNotes
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox
 from moorline.jobs.job import Job, JobFailure, JobRow, State
+from moorline.jobs.notes import Notes
 from moorline.store.store import Store
 from moorline.store.writer import Writer
 from moorline.telemetry import logger
@@ -67,6 +69,7 @@ class RedisBroker:
             raise ConfigurationError(f"prefix: {prefix!r} is not a name")
         self.where = Where(url)
         self._prefix = f"{{{prefix}:jobs}}:"
+        self.notes: Notes = RedisNotes(self._read)
         self._outbox = None if outbox is None else SqlBroker(outbox)
         self._max_waiting = max_waiting
         self._clock = clock

@@ -15,6 +15,7 @@ from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, Worker
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs, insert_missing
+from moorline.jobs.brokers.sql_notes import SqlNotes
 from moorline.jobs.brokers.sql_order import (
     UNFINISHED,
     apart,
@@ -26,6 +27,7 @@ from moorline.jobs.brokers.sql_order import (
     lock,
 )
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.jobs.notes import Notes
 from moorline.jobs.order import freed_by, is_head, original
 from moorline.store.schema import job_errors, jobs
 from moorline.store.store import Store
@@ -62,6 +64,7 @@ class SqlBroker:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.notes: Notes = SqlNotes(store)
         self._dialect = dialect_of(store.dialect)
         self._clock = store.clock
         self._swept = ""  # the order key that the last look for headless ones ended with

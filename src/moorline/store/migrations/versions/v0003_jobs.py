@@ -1,0 +1,31 @@
+"""Jobs to full depth: what is told of them while they run."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+_ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """Add tables."""
+    _notes()
+
+
+def _notes() -> None:
+    op.create_table(
+        "job_notes",
+        sa.Column("job_id", _ID, primary_key=True),
+        sa.Column("deliveries", sa.Integer, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.Column("done", sa.Double),
+        sa.Column("message", sa.Text),
+        sa.Column("result", sa.LargeBinary),
+        sa.Column("stop", sa.Text),
+        sa.Column("stop_deliveries", sa.Integer, nullable=False, server_default="0"),
+    )
+    op.create_index("job_notes_at", "job_notes", ["at"])
