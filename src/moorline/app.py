@@ -226,6 +226,7 @@ class Moorline:
         timeout: float | None = None,
         backoff: Backoff | None = None,
         keep_result: bool = False,
+        process: bool = False,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # the overloads say more than the implementation
@@ -358,6 +359,7 @@ class Moorline:
         return Worker(
             self.jobs,
             concurrency=chosen.concurrency if concurrency is None else concurrency,
+            processes=chosen.processes,
             lease=chosen.lease,
             grace=chosen.grace,
             queues=chosen.queues if queues is None else queues,

@@ -43,6 +43,7 @@
     │   ├── UnknownJob                no function or operation is registered under that name
     │   ├── JobNotFound               no such job in the store
     │   ├── JobStateError             the job is in a state that does not allow it
+    │   ├── JobProcessDied            the process in which the job ran was killed, or crashed
     │   ├── JobFailed                 the job whose result was asked for ended without one
     │   └── InvalidArguments          the arguments do not fit the function (also a TypeError)
     ├── StoreError
@@ -389,6 +390,10 @@ class JobNotFound(JobError):
 
 class JobStateError(JobError):
     """The job is in a state that does not allow it, such as cancelling a finished one."""
+
+
+class JobProcessDied(JobError):
+    """The process in which the job ran (``process=True``) was killed, or crashed; the message says by what."""
 
 
 class JobFailed(JobError):

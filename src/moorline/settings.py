@@ -198,6 +198,8 @@ class WorkerSettings(BaseModel):
 
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Jobs in flight in one process."""
+    processes: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    """Processes for jobs that compute (``process=True``); by default as many as there are cores."""
     lease: Seconds = 30.0
     """Seconds without a heartbeat after which a worker's jobs are taken over."""
     grace: Annotated[float, Field(ge=0)] = 25.0

@@ -22,7 +22,7 @@ class JobContext:
     of workers that died as well.
     """
 
-    __slots__ = ("_stops", "_tell", "attempt", "deliveries", "id", "max_attempts", "name", "queue")
+    __slots__ = ("_stops", "attempt", "deliveries", "id", "max_attempts", "name", "queue", "tell")
 
     def __init__(
         self,
@@ -41,11 +41,16 @@ class JobContext:
         self.attempt = attempt
         self.max_attempts = max_attempts
         self.deliveries = deliveries
-        self._tell = tell
+        self.tell = tell
         self._stops = stops
 
     def __repr__(self) -> str:
         return f"<run {self.attempt} of job {self.id} {self.name}>"
+
+    @property
+    def facts(self) -> tuple[str, str, str, int, int, int]:
+        """What it is made of, but for the two that belong to this process."""
+        return self.id, self.name, self.queue, self.attempt, self.max_attempts, self.deliveries
 
     @property
     def is_last_attempt(self) -> bool:
@@ -64,7 +69,7 @@ class JobContext:
         """
         if not (0 <= done <= of < math.inf and of > 0):
             raise ConfigurationError(f"progress: {done!r} of {of!r} is no part of a whole")
-        self._tell(done / of, message[:_MESSAGE])
+        self.tell(done / of, message[:_MESSAGE])
 
 
 _CURRENT: ContextVar[JobContext] = ContextVar("moorline_job")

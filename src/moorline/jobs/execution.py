@@ -19,6 +19,7 @@ from moorline.jobs.decision import failed, settled, unknown
 from moorline.jobs.job import Claim
 from moorline.jobs.notes import UNKEPT, Note, Reports
 from moorline.jobs.outcome import Each
+from moorline.jobs.processes import Processes
 from moorline.jobs.registry import Handler, Jobs
 from moorline.jobs.threads import Threads
 
@@ -40,7 +41,7 @@ class Ended(NamedTuple):
 
 
 class Execution:
-    """Async functions run on the loop, in the task of the caller; plain ones in *threads*.
+    """Async functions run on the loop, in the task of the caller; plain ones in *threads*, some in *processes*.
 
     *reports* takes what they tell of themselves; *stops* says which jobs are asked to stop, and why.
     """
@@ -49,6 +50,7 @@ class Execution:
         self,
         jobs: Jobs,
         threads: Threads,
+        processes: Processes,
         clock: Clock,
         random: Random,
         reports: Reports,
@@ -60,6 +62,7 @@ class Execution:
         self._log = log
         self._jobs = jobs
         self._threads = threads
+        self._processes = processes
         self._clock = clock
         self._random = random
 
@@ -110,14 +113,13 @@ class Execution:
         message = None if last is None else last.message
         return Note(claim.id, claim.deliveries, now, 1.0, message, kept)
 
-    def _enter(self, claim: Claim) -> None:
+    def _enter(self, claim: Claim) -> JobContext:
         tell = functools.partial(self._tell, claim.id, claim.deliveries)
-        entered(
-            JobContext(
-                claim.id, claim.name, claim.queue, claim.attempts, claim.max_attempts, claim.deliveries, tell,
-                self._stops,
-            )
-        )  # fmt: skip
+        context = JobContext(
+            claim.id, claim.name, claim.queue, claim.attempts, claim.max_attempts, claim.deliveries, tell, self._stops
+        )
+        entered(context)
+        return context
 
     def _tell(self, job_id: str, deliveries: int, done: float, message: str) -> None:
         self._reports.tell(Note(job_id, deliveries, self._clock.wall(), done, message or None))
@@ -127,7 +129,9 @@ class Execution:
         kwargs: dict[str, Any] = {}
         if handler.codec is not None:
             args, kwargs = handler.codec.decode(claims[0].payload)
-            self._enter(claims[0])
+            context = self._enter(claims[0])
+            if handler.process:
+                return await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
         if not handler.is_async:
             result = await self._threads.run(handler.function, args, kwargs)
             return await result if inspect.iscoroutine(result) else result

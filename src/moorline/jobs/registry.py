@@ -19,6 +19,7 @@ from moorline.jobs.enqueue import Enqueued, EnqueueOptions
 from moorline.jobs.intake import Batching
 from moorline.jobs.job import JobHandle, JobRow
 from moorline.jobs.order import order_key
+from moorline.jobs.process_child import check_importable
 from moorline.jobs.watch import Watch
 from moorline.store.ids import new_id
 
@@ -45,6 +46,12 @@ class Handler:
     timeout: float | None = None
     batch: Batching | None = None
     keep_result: bool = False
+    process: bool = False
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether it ends when its task is cancelled; a thread does not."""
+        return self.is_async or self.process
 
 
 class Jobs:
@@ -66,20 +73,24 @@ class Jobs:
         timeout: float | None = None,
         backoff: Backoff | None = None,
         keep_result: bool = False,
+        process: bool = False,
     ) -> JobFunction[P, R]:
-        """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread.
+        """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread; either with
+        ``process`` in a process of its own, for what computes for long.
 
         ``name`` (default: the function's own) is what is stored, so it must stay when the code moves. ``timeout``, in
-        seconds, is for one attempt of an async function. With ``keep_result`` what it returns is stored as JSON (up to
-        256 KiB), for as long as done jobs are kept, and ``JobHandle.result`` gives it. Raises ConfigurationError naming
-        the argument.
+        seconds, is for one attempt; a thread cannot be stopped, so a plain function needs ``process`` for it. With
+        ``keep_result`` what it returns is stored as JSON (up to 256 KiB), for as long as done jobs are kept, and
+        ``JobHandle.result`` gives it. Raises ConfigurationError naming the argument.
         """
         name = getattr(function, "__name__", "") if name is None else name
         if not name:
             raise ConfigurationError(f"name: {function!r} has none of its own, so the job needs one")
         if retries < 0:
             raise ConfigurationError(f"retries: {retries!r} is negative")
-        handler = self._handler(name, function, timeout, backoff)
+        if process:
+            check_importable(name, function)
+        handler = self._handler(name, function, timeout, backoff, process=process)
         handler = replace(handler, codec=Codec(function), keep_result=keep_result)
         options = EnqueueOptions(queue=queue, priority=priority)
         self._register(handler)
@@ -106,18 +117,24 @@ class Jobs:
         return None if handler is None else handler.batch
 
     def _handler(
-        self, name: str, function: Callable[..., Any], timeout: float | None, backoff: Backoff | None
+        self,
+        name: str,
+        function: Callable[..., Any],
+        timeout: float | None,
+        backoff: Backoff | None,
+        *,
+        process: bool = False,
     ) -> Handler:
         is_async = _is_async(function)
         if timeout is not None and not timeout > 0:
             raise ConfigurationError(f"timeout: {timeout!r} is not a positive number of seconds")
-        if timeout is not None and not is_async:
+        if timeout is not None and not is_async and not process:
             raise ConfigurationError(
-                f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async"
+                f"timeout: {name} is a plain function, and a thread cannot be stopped: make it async, or process=True"
             )
         if backoff is not None and not callable(getattr(backoff, "delay", None)):
             raise ConfigurationError(f"backoff: expected a Retry, got {backoff!r}")
-        return Handler(name, function, is_async, backoff or _default_backoff(), timeout=timeout)
+        return Handler(name, function, is_async, backoff or _default_backoff(), timeout=timeout, process=process)
 
     def _register(self, handler: Handler) -> None:
         known = self._handlers.get(handler.name)

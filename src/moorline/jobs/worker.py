@@ -23,6 +23,7 @@ from moorline.jobs.heartbeat import Heartbeat
 from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
 from moorline.jobs.notes import Reports
+from moorline.jobs.processes import Processes
 from moorline.jobs.registry import Jobs
 from moorline.jobs.signals import handled
 from moorline.jobs.stopping import Stops
@@ -47,7 +48,8 @@ _LONGEST_PAUSE: Final = 2.0
 
 
 class Worker:
-    """Runs the jobs of some queues, up to *concurrency* at a time.
+    """Runs the jobs of some queues, up to *concurrency* at a time; those that ask for a process, in up to *processes*
+    of them (default: as many as there are cores).
 
     ``lease`` (seconds): how soon the jobs of a worker that died are taken over; the clocks of all machines must agree
     to a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
@@ -61,6 +63,7 @@ class Worker:
         jobs: Jobs,
         *,
         concurrency: int = 50,
+        processes: int | None = None,
         lease: float = 30.0,
         grace: float = 25.0,
         queues: Sequence[str] = ("default",),
@@ -71,8 +74,9 @@ class Worker:
         chores: Sequence[Chore] = (),
         seed: int | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise ConfigurationError(f"concurrency: {concurrency!r} is not a positive number")
+        for name, number in {"concurrency": concurrency, "processes": 1 if processes is None else processes}.items():
+            if number < 1:
+                raise ConfigurationError(f"{name}: {number!r} is not a positive number")
         for name, seconds in {"lease": lease, "poll": poll, "quarantine": quarantine}.items():
             if not 0 < seconds < float("inf"):
                 raise ConfigurationError(f"{name}: {seconds!r} is not a positive number of seconds")
@@ -83,6 +87,7 @@ class Worker:
         self._jobs = jobs
         self._broker = jobs.broker
         self._concurrency = concurrency
+        self._process_limit = processes or os.cpu_count() or 1
         self._lease = lease
         self._grace = grace
         self._queues = tuple(queues)
@@ -104,6 +109,7 @@ class Worker:
         )
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
+        self._processes = Processes(self._process_limit, self._clock)
         self._completions = Completions(self._broker, self._clock, self._log)
         self._appetite = Appetite(self._concurrency)
         self._intake = Intake(self._jobs.batching)
@@ -114,7 +120,7 @@ class Worker:
         self._reports = Reports(self._broker.notes, self._log)
         self._stops = Stops(self._broker.notes, self._tasks, self._can_cancel, self._log)
         self._execution = Execution(
-            self._jobs, self._threads, self._clock, self._random, self._reports, self._stops, self._log
+            self._jobs, self._threads, self._processes, self._clock, self._random, self._reports, self._stops, self._log
         )
         self._kick = asyncio.Event()
         self._idle = asyncio.Event()
@@ -206,6 +212,7 @@ class Worker:
                 unlisten()
                 await heartbeat.stop()
                 self._threads.close()
+                self._processes.close()
                 self._active = False
                 self._log.info("worker_stopped", worker=self.id, done=self._done)
 
@@ -417,7 +424,7 @@ class Worker:
 
     def _can_cancel(self, name: str) -> bool:
         handler = self._jobs.find(name)
-        return handler is not None and handler.is_async
+        return handler is not None and handler.can_be_cancelled
 
     def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
         """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
