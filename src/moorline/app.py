@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from moorline import registry
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from moorline.calls.adapters.functions import Resilient
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
+    from moorline.codec import Upgrade
     from moorline.events.alert_watch import AlertWatch
     from moorline.events.alerts import Alert
     from moorline.events.event import Event
@@ -99,7 +100,7 @@ class Moorline:
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
         broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
-        self.jobs = Jobs(broker, clock=clock)
+        self.jobs = Jobs(broker, clock=clock, max_payload=self.settings.max_payload)
         self.schedules = Schedules(self.store, self.jobs.broker)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
@@ -227,6 +228,8 @@ class Moorline:
         backoff: Backoff | None = None,
         keep_result: bool = False,
         process: bool = False,
+        version: int = 1,
+        upgrades: Mapping[int, Upgrade] | None = None,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # the overloads say more than the implementation

@@ -2,6 +2,7 @@
 
 The format is ``{"v":1,"args":{name: value}}``. Names, not positions, so that what was written by one version of a
 program is read by the next one: a parameter that is new there takes its default, one that is gone is a clear error.
+For what names cannot mend, a function has a version of its own (``"of"``, if it is not 1) and upgrades from each one.
 Pydantic does the work and is loaded when the first arguments are encoded or decoded.
 """
 
@@ -10,18 +11,29 @@ from __future__ import annotations
 import inspect
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from moorline.errors import ConfigurationError, InvalidArguments
+from moorline.errors import ConfigurationError, InvalidArguments, PayloadFromNewer
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Codec", "decode_result", "encode_result"]
+__all__ = ["Codec", "Upgrade", "decode_result", "encode_result"]
 
 _HEAD: Final = b'{"v":1,"args":'
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _checked(version: int, upgrades: Mapping[int, Upgrade]) -> Mapping[int, Upgrade]:
+    if version is True or version < 1:
+        raise ConfigurationError(f"version: {version!r} is not a whole number, 1 or more")
+    if set(upgrades) != set(range(1, version)) or not all(map(callable, upgrades.values())):
+        raise ConfigurationError(
+            f"upgrades: version {version} needs a function for each version before it, by its number"
+            f" ({', '.join(map(str, range(1, version))) or 'none'}), got {sorted(upgrades)}"
+        )
+    return upgrades
 
 
 def encode_result(value: object) -> bytes:
@@ -55,16 +67,36 @@ def _model(name: str, fields: dict[str, Any], extra: typing.Literal["allow", "fo
     return create_model(name, __config__=config, **fields)
 
 
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+"""From the arguments of one version, as plain JSON values by name, to those of the next."""
+
+
 class Codec:
     """Encodes and decodes the arguments of *function*; ``skip_first`` leaves ``self`` out.
+
+    *upgrades* says for each earlier version how its arguments become those of the next one; ConfigurationError if one
+    is missing.
 
     Annotations may be whatever pydantic understands: dataclasses, datetimes, Decimal, Money, bytes (as base64), models,
     and containers of these. A parameter without annotation takes plain JSON values.
     """
 
-    __slots__ = ("_function", "_model", "_needed", "_parameters", "_plain", "_signature", "_skip_first")
+    __slots__ = (
+        "_function", "_head", "_model", "_needed", "_parameters", "_plain", "_signature", "_skip_first", "_upgrades",
+        "_version",
+    )  # fmt: skip
 
-    def __init__(self, function: Callable[..., Any], *, skip_first: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        skip_first: bool = False,
+        version: int = 1,
+        upgrades: Mapping[int, Upgrade] | None = None,
+    ) -> None:
+        self._upgrades = _checked(version, upgrades or {})
+        self._version = version
+        self._head = _HEAD if version == 1 else b'{"v":1,"of":%d,"args":' % version
         self._function = function
         self._skip_first = skip_first
         self._signature: inspect.Signature | None = None
@@ -85,14 +117,15 @@ class Codec:
         except ValidationError as error:
             raise InvalidArguments(self._message(error)) from None
         try:
-            return _HEAD + values.__pydantic_serializer__.to_json(values, by_alias=True, exclude_unset=True) + b"}"
+            return self._head + values.__pydantic_serializer__.to_json(values, by_alias=True, exclude_unset=True) + b"}"
         except PydanticSerializationError as error:
             raise InvalidArguments(f"{self._name}: {self._unserializable(given)}: {error}") from None
 
     def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """What ``encode`` was given, as positional and keyword arguments, ready for the call.
 
-        Raises InvalidArguments when the bytes are not that, or do not fit the function as it is now.
+        Raises InvalidArguments when the bytes are not that, or do not fit the function as it is now; PayloadFromNewer
+        when they are of a version that this program does not know yet.
         """
         model = self._prepared()
         from pydantic import ValidationError
@@ -108,15 +141,28 @@ class Codec:
         return getattr(self._function, "__qualname__", repr(self._function))
 
     def _body(self, data: bytes) -> bytes:
-        if data.startswith(_HEAD) and data.endswith(b"}"):
-            return data[len(_HEAD) : -1]
+        if data.startswith(self._head) and data.endswith(b"}"):
+            return data[len(self._head) : -1]
         try:
             envelope = json.loads(data)
         except ValueError:
             raise InvalidArguments(f"{self._name}: the stored arguments are not JSON") from None
         if not isinstance(envelope, dict) or envelope.get("v") != 1 or not isinstance(envelope.get("args"), dict):
             raise InvalidArguments(f"{self._name}: the stored arguments are of a format that this version cannot read")
-        return json.dumps(envelope["args"]).encode()
+        return json.dumps(self._upgraded(envelope.get("of", 1), envelope["args"])).encode()
+
+    def _upgraded(self, of: object, arguments: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(of, int) or of < 1:
+            raise InvalidArguments(f"{self._name}: the stored arguments are of version {of!r}, which is none")
+        if of > self._version:
+            raise PayloadFromNewer(
+                f"{self._name}: the stored arguments are of version {of}, and this program knows up to {self._version}"
+            )
+        for version in range(of, self._version):
+            arguments = self._upgrades[version](arguments)
+            if not isinstance(arguments, dict):
+                raise InvalidArguments(f"{self._name}: the upgrade from version {version} gave no arguments by name")
+        return arguments
 
     def _given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self._signature is not None

@@ -45,6 +45,7 @@
     │   ├── JobStateError             the job is in a state that does not allow it
     │   ├── JobProcessDied            the process in which the job ran was killed, or crashed
     │   ├── JobFailed                 the job whose result was asked for ended without one
+    │   ├── PayloadFromNewer          the arguments were stored by a newer program than this one
     │   └── InvalidArguments          the arguments do not fit the function (also a TypeError)
     ├── StoreError
     │   ├── StoreUnavailable          the database is down, locked or full
@@ -398,6 +399,10 @@ class JobProcessDied(JobError):
 
 class JobFailed(JobError):
     """The job whose result was asked for ended without one: dead, or cancelled. The message has its last error."""
+
+
+class PayloadFromNewer(JobError):
+    """The arguments are of a version of the function that this program does not know yet; a newer one runs the job."""
 
 
 class InvalidArguments(JobError, TypeError):

@@ -308,6 +308,8 @@ class Settings(BaseSettings):
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     """Writes that may wait for a commit; more is refused with 503 (and StoreOverloaded)."""
+    max_payload: Annotated[int, Field(ge=1)] = 1_048_576
+    """Bytes that the arguments of a job may take; larger ones are refused when it is enqueued."""
     wire: Wire = "httpx2"
     """The library that speaks HTTP; ``pyreqwest`` and ``aiohttp`` (extra ``fast``) are several times as fast."""
     shared_url: Annotated[str | None, Field(repr=False)] = None

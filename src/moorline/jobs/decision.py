@@ -8,12 +8,12 @@ from random import Random
 from typing import Final, Protocol
 
 from moorline import redaction
-from moorline.errors import CallError, PayloadMismatch, UnknownJob
+from moorline.errors import CallError, PayloadFromNewer, PayloadMismatch, UnknownJob
 from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Retry, Snooze
 
-__all__ = ["Backoff", "failed", "given_back", "settled", "stopped", "unknown"]
+__all__ = ["Backoff", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
 
 MAX_POSTPONED: Final = 100
 """How often a service that names a time may put a job off before that counts as an attempt."""
@@ -57,6 +57,8 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
 
 def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, random: Random) -> Completion:
     """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
+    if isinstance(error, PayloadFromNewer):
+        return _too_early(claim, error, now)
     failure = _failure(claim, now, type(error).__name__, str(error), _tail(error))
     if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
         return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
@@ -69,7 +71,17 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
 
 def unknown(claim: Claim, now: float) -> Completion:
     """No function of that name here: perhaps a newer program enqueued it, so it waits for that one, for a day."""
-    error = UnknownJob(f"no job is registered under the name {claim.name!r}")
+    return _too_early(claim, UnknownJob(f"no job is registered under the name {claim.name!r}"), now)
+
+
+def too_large(claim: Claim, now: float, limit: int) -> Completion:
+    """Somebody stored what ``enqueue`` would have refused; its bytes stay with the dead letter."""
+    message = f"its arguments take {len(claim.payload):,} bytes, and {limit:,} are allowed (max_payload)"
+    error = _failure(claim, now, "PayloadTooLarge", message, "")
+    return Completion(claim.id, claim.deliveries, "dead", reason="too large", error=error)
+
+
+def _too_early(claim: Claim, error: Exception, now: float) -> Completion:
     failure = _failure(claim, now, type(error).__name__, str(error), "")
     if now - claim.created_at < UNKNOWN_PATIENCE:
         return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=failure)

@@ -15,7 +15,7 @@ from moorline.errors import InvalidArguments
 from moorline.jobs.broker import Completion
 from moorline.jobs.completions import Aftermath
 from moorline.jobs.context import JobContext, entered
-from moorline.jobs.decision import failed, settled, unknown
+from moorline.jobs.decision import failed, settled, too_large, unknown
 from moorline.jobs.job import Claim
 from moorline.jobs.notes import UNKEPT, Note, Reports
 from moorline.jobs.outcome import Each
@@ -74,6 +74,9 @@ class Execution:
         handler = self._jobs.find(claims[0].name)
         if handler is None:
             return [Ended(unknown(claim, self._clock.wall())) for claim in claims]
+        limit = self._jobs.max_payload
+        if handler.codec is not None and len(claims[0].payload) > limit:
+            return [Ended(too_large(claims[0], self._clock.wall(), limit))]
         try:
             result = await self._call(handler, claims)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, ParamSpec, TypeVar
 
 from moorline.clock import SYSTEM, Clock
-from moorline.codec import Codec
-from moorline.errors import ConfigurationError, UnknownJob
+from moorline.codec import Codec, Upgrade
+from moorline.errors import ConfigurationError, InvalidArguments, UnknownJob
 from moorline.jobs.broker import Broker
 from moorline.jobs.decision import Backoff
 from moorline.jobs.enqueue import Enqueued, EnqueueOptions
@@ -29,6 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _PLAIN: Final = EnqueueOptions()
 _DEFAULT_PRIORITY: Final = 5
+MAX_PAYLOAD: Final = 1_048_576
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,12 @@ class Handler:
 
 
 class Jobs:
-    """The jobs of one application, kept by *broker*."""
+    """The jobs of one application, kept by *broker*; each with arguments of up to *max_payload* bytes."""
 
-    def __init__(self, broker: Broker, *, clock: Clock = SYSTEM) -> None:
+    def __init__(self, broker: Broker, *, clock: Clock = SYSTEM, max_payload: int = MAX_PAYLOAD) -> None:
+        if max_payload < 1:
+            raise ConfigurationError(f"max_payload: {max_payload!r} is not a positive number of bytes")
+        self.max_payload = max_payload
         self.broker = broker
         self.clock = clock
         self._handlers: dict[str, Handler] = {}
@@ -74,6 +78,8 @@ class Jobs:
         backoff: Backoff | None = None,
         keep_result: bool = False,
         process: bool = False,
+        version: int = 1,
+        upgrades: Mapping[int, Upgrade] | None = None,
     ) -> JobFunction[P, R]:
         """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread; either with
         ``process`` in a process of its own, for what computes for long.
@@ -81,7 +87,9 @@ class Jobs:
         ``name`` (default: the function's own) is what is stored, so it must stay when the code moves. ``timeout``, in
         seconds, is for one attempt; a thread cannot be stopped, so a plain function needs ``process`` for it. With
         ``keep_result`` what it returns is stored as JSON (up to 256 KiB), for as long as done jobs are kept, and
-        ``JobHandle.result`` gives it. Raises ConfigurationError naming the argument.
+        ``JobHandle.result`` gives it. When the arguments change in a way that a default cannot mend, count ``version``
+        up, and say in ``upgrades`` how those of each version before become those of the next. Raises ConfigurationError
+        naming the argument.
         """
         name = getattr(function, "__name__", "") if name is None else name
         if not name:
@@ -91,7 +99,7 @@ class Jobs:
         if process:
             check_importable(name, function)
         handler = self._handler(name, function, timeout, backoff, process=process)
-        handler = replace(handler, codec=Codec(function), keep_result=keep_result)
+        handler = replace(handler, codec=Codec(function, version=version, upgrades=upgrades), keep_result=keep_result)
         options = EnqueueOptions(queue=queue, priority=priority)
         self._register(handler)
         return JobFunction(self, function, handler, retries + 1, options)
@@ -182,7 +190,12 @@ class Jobs:
         event_id: str | None = None,
         options: EnqueueOptions = _PLAIN,
     ) -> JobRow:
-        """The row that ``enqueue`` would store."""
+        """The row that ``enqueue`` would store. Raises InvalidArguments when the payload is too large."""
+        if len(payload) > self.max_payload:
+            raise InvalidArguments(
+                f"{name}: the arguments take {len(payload):,} bytes, and {self.max_payload:,} are allowed"
+                " (max_payload); put what is large into a storage, and enqueue its address"
+            )
         now = self.clock.wall()
         return JobRow(
             id=new_id(now),
