@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
 
 from moorline import registry
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from moorline.jobs.chores import Chore
     from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
+    from moorline.jobs.following import GroupHandle, JobCall
     from moorline.jobs.job import JobHandle
     from moorline.jobs.registry import JobFunction
     from moorline.jobs.schedule import CatchUp
@@ -100,7 +101,7 @@ class Moorline:
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
         broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
-        self.jobs = Jobs(broker, clock=clock, max_payload=self.settings.max_payload)
+        self.jobs = Jobs(broker, clock=clock, max_payload=self.settings.max_payload, store=self.store)
         self.schedules = Schedules(self.store, self.jobs.broker)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
@@ -244,6 +245,16 @@ class Moorline:
         if function is not None:
             return self.jobs.function(function)
         return lambda decorated: self.jobs.function(decorated, **options)
+
+    def chain(self, *calls: JobCall, within: Any = None) -> Enqueued[list[JobHandle]]:
+        """Enqueue jobs of which each begins when the one before it is done: see ``Jobs.chain``."""
+        return self.jobs.chain(*calls, within=within)
+
+    def group(
+        self, calls: Iterable[JobCall], *, then: JobCall | Sequence[JobCall] = (), within: Any = None
+    ) -> Enqueued[GroupHandle]:
+        """Enqueue jobs side by side, and what follows when all are done: see ``Jobs.group``."""
+        return self.jobs.group(calls, then=then, within=within)
 
     def schedule(
         self,

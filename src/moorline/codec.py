@@ -108,7 +108,21 @@ class Codec:
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The call's arguments as bytes. Raises InvalidArguments naming the argument that does not fit."""
         model = self._prepared()
+        return self._encoded(model, self._given(args, kwargs))
+
+    def encode_partly(self, args: tuple[Any, ...], kwargs: dict[str, Any], later: object) -> tuple[bytes, list[str]]:
+        """As ``encode``, without the arguments that are *later*; and the names of those."""
+        self._prepared()
         given = self._given(args, kwargs)
+        missing = [name for name, value in given.items() if value is later]
+        for name in missing:
+            kind = self._parameters[name].kind if name in self._parameters else inspect.Parameter.VAR_KEYWORD
+            if kind is inspect.Parameter.VAR_KEYWORD:
+                raise InvalidArguments(f"{self._name}: argument {name!r} is none of its own, so it cannot come later")
+        known = {name: value for name, value in given.items() if value is not later}
+        return self._encoded(self._make_model(frozenset(missing)), known), missing
+
+    def _encoded(self, model: type[BaseModel], given: dict[str, Any]) -> bytes:
         from pydantic import ValidationError
         from pydantic_core import PydanticSerializationError
 
@@ -218,7 +232,7 @@ class Codec:
             self._model = self._make_model()
         return self._model
 
-    def _make_model(self) -> type[BaseModel]:
+    def _make_model(self, without: frozenset[str] = frozenset()) -> type[BaseModel]:
         from pydantic import Field
         from pydantic.errors import PydanticUserError
 
@@ -228,6 +242,8 @@ class Codec:
         for index, (name, parameter) in enumerate(self._parameters.items()):
             kind = hints.get(name, Any)
             kind = Any if kind is object else kind
+            if name in without:
+                continue
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 extra = "allow"
                 continue

@@ -42,6 +42,7 @@
     ├── JobError
     │   ├── UnknownJob                no function or operation is registered under that name
     │   ├── JobNotFound               no such job in the store
+    │   ├── GroupNotFound             no such group of jobs
     │   ├── JobStateError             the job is in a state that does not allow it
     │   ├── JobProcessDied            the process in which the job ran was killed, or crashed
     │   ├── JobFailed                 the job whose result was asked for ended without one
@@ -387,6 +388,10 @@ class UnknownJob(JobError):
 
 class JobNotFound(JobError):
     """No job of that id is stored."""
+
+
+class GroupNotFound(JobError):
+    """No group of jobs of that id is stored."""
 
 
 class JobStateError(JobError):

@@ -196,7 +196,7 @@ def test_wrong_arguments_are_refused_at_once(sqlite_function: JobFunction[..., N
 def test_an_unregistered_name_is_refused(sqlite_function: JobFunction[..., None]) -> None:
     """UnknownJob names it."""
     with pytest.raises(UnknownJob, match="nobody"):
-        sqlite_function._jobs.enqueue("nobody", b"")
+        sqlite_function.jobs.enqueue("nobody", b"")
 
 
 def test_result_stores_where_no_loop_runs(jobs: Jobs, function: JobFunction[[int], None]) -> None:

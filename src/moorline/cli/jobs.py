@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from moorline.jobs.broker import Broker
     from moorline.jobs.brokers.many import Outcome
+    from moorline.jobs.groups import Groups
     from moorline.jobs.job import Job
     from moorline.jobs.notes import JobNote
 
@@ -183,7 +184,7 @@ def _each(
     if ids and any(part for part in (chosen[1], chosen[2])):
         raise ConfigurationError("give ids or --name and --queue, not both")
 
-    async def all_of_them(broker: Broker) -> list[dict[str, str]]:
+    async def all_of_them(broker: Broker, groups: Groups) -> list[dict[str, str]]:
         from moorline.jobs.brokers.many import to_each
 
         names = ids or [job.id for job in await broker.list(_filter(*chosen))]
@@ -196,6 +197,7 @@ def _each(
             outcomes: Sequence[object] = some  # as listed
             if not dry_run:
                 outcomes = await act(broker, some)
+                await groups.called_off(outcomes)
             elif ids:
                 outcomes = await to_each(some, broker.get)
             for one, outcome in zip(some, outcomes, strict=True):
@@ -203,7 +205,7 @@ def _each(
                 results.append({"id": one, "result": f"failed: {outcome}" if isinstance(outcome, Exception) else fine})
         return results
 
-    results = _with(database_url, all_of_them)
+    results = _with_groups(database_url, all_of_them)
     if as_json:
         print_json(results)
     else:
@@ -283,7 +285,12 @@ def _often(schedule: str | float) -> str:
 
 
 def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
+    return _with_groups(database_url, lambda broker, _: use(broker))
+
+
+def _with_groups(database_url: str | None, use: Callable[[Broker, Groups], Awaitable[T]]) -> T:
     from moorline.jobs.brokers.choice import broker_at
+    from moorline.jobs.groups import Groups
     from moorline.settings import load
 
     store = opened_store(database_url)
@@ -291,7 +298,7 @@ def _with(database_url: str | None, use: Callable[[Broker], Awaitable[T]]) -> T:
     broker = broker_at(settings.queue_url, store, queues=settings.worker.queues)
 
     async def main() -> T:
-        return await use(broker)
+        return await use(broker, Groups(store, broker))
 
     try:
         return asyncio.run(main())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline.jobs.broadcast import Broadcast
     from moorline.jobs.context import JobContext, current
+    from moorline.jobs.flows import RESULT
     from moorline.jobs.job import Job, JobHandle
     from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
     from moorline.jobs.registry import JobFunction, Jobs
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from moorline.jobs.worker import Worker
 
 __all__ = [
-    "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Progress", "Retry",
-    "Snooze", "Worker", "current",
+    "RESULT", "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Progress",
+    "Retry", "Snooze", "Worker", "current",
 ]  # fmt: skip
 
 _HOMES = {
+    "RESULT": "moorline.jobs.flows",
     "Broadcast": "moorline.jobs.broadcast",
     "Cancel": "moorline.jobs.outcome",
     "Discard": "moorline.jobs.outcome",

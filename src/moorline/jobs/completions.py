@@ -6,13 +6,17 @@ What a job came to (its result) is stored before its end is: after a crash betwe
 from __future__ import annotations
 
 import asyncio
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline.clock import Clock
 from moorline.errors import StoreError, StoreOverloaded, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion
+from moorline.jobs.job import JobRow
 from moorline.jobs.notes import Note
 from moorline.telemetry import Log
+
+if TYPE_CHECKING:
+    from moorline.jobs.groups import Groups, Left
 
 __all__ = ["Aftermath", "Completions"]
 
@@ -23,16 +27,19 @@ _LONGEST_PAUSE: Final = 2.0
 
 
 class Aftermath(NamedTuple):
-    """What is to be stored before a job's end is."""
+    """What is to be stored before a job's end is: its result, the jobs that follow it, that it has left its group."""
 
-    note: Note
+    note: Note | None = None
+    rows: tuple[JobRow, ...] = ()
+    left: Left | None = None
 
 
 class Completions:
     """What a worker's jobs came to. ``add`` never waits, so a slot is free again before the commit."""
 
-    def __init__(self, broker: Broker, clock: Clock, log: Log) -> None:
+    def __init__(self, broker: Broker, clock: Clock, log: Log, groups: Groups | None = None) -> None:
         self._broker = broker
+        self._groups = groups
         self._clock = clock
         self._log = log
         self._waiting: list[Completion] = []
@@ -104,8 +111,15 @@ class Completions:
     async def _before(self, batch: list[Completion]) -> None:
         """May be done again, whatever of it was done before."""
         found = [self._aftermaths[one.id] for one in batch if one.id in self._aftermaths]
-        if found:
-            await self._broker.notes.write([one.note for one in found])
+        notes = [one.note for one in found if one.note is not None]
+        rows = [row for one in found for row in one.rows]
+        left = [one.left for one in found if one.left is not None]
+        if notes:
+            await self._broker.notes.write(notes)
+        if rows:
+            await self._broker.enqueue(rows, again=True)
+        if left and self._groups is not None:
+            await self._groups.leave(left)
 
     async def _store_apart(self, batch: list[Completion], error: StoreError) -> None:
         """The database refuses something in the batch: only that one goes without its error text, or fails."""

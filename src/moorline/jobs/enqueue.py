@@ -8,13 +8,12 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from moorline.errors import ConfigurationError, Misuse
-from moorline.jobs.broker import Broker
 from moorline.jobs.job import LOWEST_PRIORITY, JobRow
 
-__all__ = ["EnqueueOptions", "Enqueued", "check_retries"]
+__all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries"]
 
 T = TypeVar("T")
 
@@ -72,6 +71,22 @@ class EnqueueOptions:
         return 0.0 if self.delay is None else float(self.delay)
 
 
+class Sink(Protocol):
+    """Where rows go: a broker, as far as enqueueing knows it."""
+
+    async def enqueue(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ...
+
+    def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ...
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``."""
+        ...
+
+
 class Enqueued(Generic[T]):
     """``await`` it, or call ``.result()`` where no event loop runs: then the job is durable.
 
@@ -79,10 +94,10 @@ class Enqueued(Generic[T]):
     that commits.
     """
 
-    __slots__ = ("_answer", "_broker", "_rows", "_shape", "_tried", "_within")
+    __slots__ = ("_answer", "_rows", "_shape", "_sink", "_tried", "_within")
 
-    def __init__(self, broker: Broker, rows: Sequence[JobRow], within: Any, shape: Callable[[list[str]], T]) -> None:
-        self._broker = broker
+    def __init__(self, sink: Sink, rows: Sequence[JobRow], within: Any, shape: Callable[[list[str]], T]) -> None:
+        self._sink = sink
         self._rows = rows
         self._within = within
         self._shape = shape
@@ -103,7 +118,7 @@ class Enqueued(Generic[T]):
             if self._within is None and _in_loop():
                 raise Misuse("result() would block the running event loop: await this instead")
             self._tried = True
-            ids = self._insert(self._within) if self._within is not None else self._broker.enqueue_sync(self._rows)
+            ids = self._insert(self._within) if self._within is not None else self._sink.enqueue_sync(self._rows)
             self._answer.append(self._shape(ids))
         return self._answer[0]
 
@@ -111,7 +126,7 @@ class Enqueued(Generic[T]):
         self._tried = True
         if not self._answer:
             if self._within is None:
-                ids = await self._broker.enqueue(self._rows)
+                ids = await self._sink.enqueue(self._rows)
             elif self._is_async():
                 ids = await self._within.run_sync(self._insert)
             else:
@@ -128,7 +143,7 @@ class Enqueued(Generic[T]):
 
         if not isinstance(within, Connection) and callable(getattr(within, "connection", None)):
             within = within.connection()
-        return self._broker.enqueue_within(within, self._rows)
+        return self._sink.enqueue_within(within, self._rows)
 
     def __del__(self) -> None:
         if not self._tried and self._rows:

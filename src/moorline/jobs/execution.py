@@ -15,7 +15,9 @@ from moorline.errors import InvalidArguments
 from moorline.jobs.broker import Completion
 from moorline.jobs.completions import Aftermath
 from moorline.jobs.context import JobContext, entered
-from moorline.jobs.decision import failed, settled, too_large, unknown
+from moorline.jobs.decision import failed, settled, stopped, too_large, unknown
+from moorline.jobs.flows import flow_of, following_row
+from moorline.jobs.groups import Left
 from moorline.jobs.job import Claim
 from moorline.jobs.notes import UNKEPT, Note, Reports
 from moorline.jobs.outcome import Each
@@ -84,9 +86,10 @@ class Execution:
         now = self._clock.wall()
         if handler.batch is None:
             end = settled(claims[0], result, now, handler.backoff, self._random)
-            if handler.keep_result and end.state == "done":
-                return [Ended(end, None, Aftermath(self._noted(claims[0], result, now)))]
-            return [Ended(end)]
+            try:
+                return [Ended(end, None, self._aftermath(handler, claims[0], end, result))]
+            except InvalidArguments as error:  # what follows needs a result that is none
+                return [Ended(self.failed(claims[0], error), error)]
         if isinstance(result, Each):
             return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
         return [Ended(settled(claim, result, now, handler.backoff, self._random)) for claim in claims]
@@ -102,16 +105,45 @@ class Execution:
         assert handler is not None
         return failed(claim, error, self._clock.wall(), handler.backoff, self._random)
 
-    def _noted(self, claim: Claim, result: object, now: float) -> Note:
-        """The result, with the last word of progress: after it there must come none."""
+    def stopped(self, claim: Claim, reason: str) -> Ended:
+        """How a job ends that a person stopped."""
+        flow = flow_of(claim.payload)
+        group = None if flow is None else flow.group
+        left = None if group is None else Left(group, claim.id, None)
+        return Ended(stopped(claim, reason), None, None if left is None else Aftermath(left=left))
+
+    def _aftermath(self, handler: Handler, claim: Claim, end: Completion, result: object) -> Aftermath | None:
+        """Raises InvalidArguments when what follows needs a result that cannot be had."""
+        flow = flow_of(claim.payload) if handler.codec is not None else None
+        if (flow is None and not handler.keep_result) or end.state not in ("done", "cancelled"):
+            return None
+        now = self._clock.wall()
+        done = end.state == "done"
+        kept = self._encoded(claim, result) if done else UNKEPT
+        note = self._noted(claim, kept, now) if handler.keep_result and done else None
+        if flow is None:
+            return Aftermath(note)
+        if flow.group is not None:
+            return Aftermath(note, left=Left(flow.group, claim.id, kept or None))
+        if not done or not flow.then:
+            return Aftermath(note)
+        if flow.then[0].slots and kept == UNKEPT:
+            raise InvalidArguments(f"what follows needs the result, which is no JSON of up to {LARGEST_RESULT:,} bytes")
+        return Aftermath(note, (following_row(claim.id, flow.then, kept, now),))
+
+    def _encoded(self, claim: Claim, result: object) -> bytes:
         try:
             kept = encode_result(result)
         except InvalidArguments as error:
             self._log.warning("job_result_not_kept", job=claim.id, name=claim.name, error=str(error))
-            kept = UNKEPT
+            return UNKEPT
         if len(kept) > LARGEST_RESULT:
             self._log.warning("job_result_not_kept", job=claim.id, name=claim.name, bytes=len(kept))
-            kept = UNKEPT
+            return UNKEPT
+        return kept
+
+    def _noted(self, claim: Claim, kept: bytes, now: float) -> Note:
+        """The result, with the last word of progress: after it there must come none."""
         last = self._reports.last(claim.id)
         message = None if last is None else last.message
         return Note(claim.id, claim.deliveries, now, 1.0, message, kept)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
 from moorline.clock import SYSTEM, Clock
 from moorline.codec import Codec, Upgrade
@@ -16,12 +16,18 @@ from moorline.errors import ConfigurationError, InvalidArguments, UnknownJob
 from moorline.jobs.broker import Broker
 from moorline.jobs.decision import Backoff
 from moorline.jobs.enqueue import Enqueued, EnqueueOptions
+from moorline.jobs.flows import RESULT, Flow, Link, wrapped
+from moorline.jobs.following import GroupHandle, JobCall, chain, group
+from moorline.jobs.groups import Groups
 from moorline.jobs.intake import Batching
 from moorline.jobs.job import JobHandle, JobRow
 from moorline.jobs.order import order_key
 from moorline.jobs.process_child import check_importable
 from moorline.jobs.watch import Watch
 from moorline.store.ids import new_id
+
+if TYPE_CHECKING:
+    from moorline.store.store import Store
 
 __all__ = ["Handler", "JobFunction", "Jobs"]
 
@@ -56,13 +62,19 @@ class Handler:
 
 
 class Jobs:
-    """The jobs of one application, kept by *broker*; each with arguments of up to *max_payload* bytes."""
+    """The jobs of one application, kept by *broker*; each with arguments of up to *max_payload* bytes.
 
-    def __init__(self, broker: Broker, *, clock: Clock = SYSTEM, max_payload: int = MAX_PAYLOAD) -> None:
+    *store* is the database for groups of jobs.
+    """
+
+    def __init__(
+        self, broker: Broker, *, clock: Clock = SYSTEM, max_payload: int = MAX_PAYLOAD, store: Store | None = None
+    ) -> None:
         if max_payload < 1:
             raise ConfigurationError(f"max_payload: {max_payload!r} is not a positive number of bytes")
         self.max_payload = max_payload
         self.broker = broker
+        self.groups = None if store is None else Groups(store, broker)
         self.clock = clock
         self._handlers: dict[str, Handler] = {}
 
@@ -177,9 +189,37 @@ class Jobs:
         watch = self.watch(self._handlers[name])
         return Enqueued(self.broker, [row], options.within, functools.partial(_handle, watch, row.id))
 
+    def chain(self, *calls: JobCall, within: Any = None) -> Enqueued[list[JobHandle]]:
+        """Jobs one after the other: ``chain(fetch.call("u"), resize.call(RESULT, 300), publish.call(RESULT))``.
+
+        Each begins when the one before it is done; ``RESULT`` stands for what that returned, which must be JSON of up
+        to 256 KiB then. One that is dead holds up the rest until it was retried; one that is cancelled ends the chain.
+        *within* is as in ``EnqueueOptions``; the calls' functions may have a queue, a priority and a delay.
+
+        Raises ConfigurationError, InvalidArguments.
+        """
+        return chain(calls, within)
+
+    def group(
+        self, calls: Iterable[JobCall], *, then: JobCall | Sequence[JobCall] = (), within: Any = None
+    ) -> Enqueued[GroupHandle]:
+        """Jobs side by side, and what follows when all are done: ``group([resize.call(p) for p in ps], then=…)``.
+
+        ``then`` is a call, or several that follow one another; ``RESULT`` in the first one is the list of what the
+        group's jobs returned, in their order, null for what is no JSON of up to 256 KiB or was cancelled. A job that is
+        dead holds the group until it was retried, or skipped.
+
+        Raises ConfigurationError (there is no database, …), InvalidArguments.
+        """
+        if self.groups is None:
+            raise ConfigurationError("group: it needs a database: Jobs(broker, store=…)")
+        now = self.clock.wall()
+        return group(new_id(now), now, self.groups, calls, then, within)
+
     def watch(self, handler: Handler) -> Watch:
         """What looks at the jobs of that name."""
-        return Watch(self.broker, self.clock, handler.name, handler.function, keeps=handler.keep_result)
+        keeps = handler.keep_result
+        return Watch(self.broker, self.groups, self.clock, handler.name, handler.function, keeps=keeps)
 
     def row(
         self,
@@ -219,7 +259,7 @@ class JobFunction(Generic[P, R]):
         self, jobs: Jobs, function: Callable[P, R], handler: Handler, max_attempts: int, options: EnqueueOptions
     ) -> None:
         functools.update_wrapper(self, function)
-        self._jobs = jobs
+        self.jobs = jobs
         self._function = function
         self._handler = handler
         self._max_attempts = max_attempts
@@ -240,14 +280,14 @@ class JobFunction(Generic[P, R]):
         """
         row = self._row(args, kwargs)
         shape = functools.partial(_handle, self._watch, row.id)
-        return Enqueued(self._jobs.broker, [row], self._options.within, shape)
+        return Enqueued(self.jobs.broker, [row], self._options.within, shape)
 
     def enqueue_many(self, calls: Iterable[tuple[Any, ...]]) -> Enqueued[list[JobHandle]]:
         """One job for each tuple of positional arguments, stored in one transaction."""
         rows = [self._row(args, {}) for args in calls]
         ids = [row.id for row in rows]
         shape = functools.partial(_handles, self._watch, ids)
-        return Enqueued(self._jobs.broker, rows, self._options.within, shape)
+        return Enqueued(self.jobs.broker, rows, self._options.within, shape)
 
     def handle(self, job_id: str) -> JobHandle:
         """The handle of a job of this function that was enqueued before, perhaps in another process."""
@@ -275,16 +315,41 @@ class JobFunction(Generic[P, R]):
         elif "delay" in changes:
             changes["at"] = None
         options = replace(self._options, **changes)
-        return JobFunction(self._jobs, self._function, self._handler, self._max_attempts, options)
+        return JobFunction(self.jobs, self._function, self._handler, self._max_attempts, options)
 
     def row(self, *args: P.args, **kwargs: P.kwargs) -> JobRow:
         """What ``enqueue`` would store. Raises InvalidArguments."""
         return self._row(args, kwargs)
 
-    def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> JobRow:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> JobCall:
+        """The job with these arguments, for a ``chain`` or a ``group``."""
+        return JobCall(self, args, kwargs)
+
+    def flowing(self, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow) -> JobRow:
+        """As ``row``, with what follows it."""
+        if self._options.unique or self._options.within is not None:
+            raise ConfigurationError(f"{self!r}: in a chain or a group there is no place for unique or within")
+        return self._row(args, kwargs, flow)
+
+    def link(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Link:
+        """What makes a job of this call when another one is done. Raises InvalidArguments, ConfigurationError."""
+        options = self._options
+        if options.unique or options.key is not None or options.at is not None or options.within is not None:
+            raise ConfigurationError(f"{self!r}: what follows may have a queue, a priority and a delay, nothing else")
+        assert self._handler.codec is not None
+        payload, slots = self._handler.codec.encode_partly(args, kwargs, RESULT)
+        given = self.jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=options)
+        return Link(
+            given.name, payload.decode(), given.queue, given.priority, given.max_attempts, options.run_at(0.0),
+            tuple(slots),
+        )  # fmt: skip
+
+    def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow | None = None) -> JobRow:
         assert self._handler.codec is not None
         payload = self._handler.codec.encode(args, kwargs)
-        return self._jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
+        if flow is not None:
+            payload = wrapped(payload, flow)
+        return self.jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
 
 
 def _handle(watch: Watch, wanted: str, ids: list[str]) -> JobHandle:

@@ -9,6 +9,7 @@ from moorline.clock import Clock
 from moorline.codec import decode_result
 from moorline.errors import JobFailed, JobNotFound, JobStateError, Misuse
 from moorline.jobs.broker import Broker
+from moorline.jobs.groups import Groups
 from moorline.jobs.job import Job
 from moorline.jobs.notes import UNKEPT, JobNote
 
@@ -31,8 +32,18 @@ class Progress(NamedTuple):
 class Watch:
     """Looks at the jobs of one function. ``keeps`` says whether its results are kept."""
 
-    def __init__(self, broker: Broker, clock: Clock, name: str, function: Callable[..., Any], *, keeps: bool) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        groups: Groups | None,
+        clock: Clock,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        keeps: bool,
+    ) -> None:
         self._broker = broker
+        self._groups = groups
         self._clock = clock
         self._name = name
         self._function = function
@@ -51,7 +62,10 @@ class Watch:
 
     async def stop(self, job_id: str, reason: str) -> Job:
         """See ``JobHandle.stop``."""
-        return await stop(self._broker, job_id, reason)
+        job = await stop(self._broker, job_id, reason)
+        if self._groups is not None:
+            await self._groups.called_off([job])
+        return job
 
     async def result(self, job_id: str, timeout: float) -> Any:
         """See ``JobHandle.result``."""

@@ -17,7 +17,7 @@ from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.chores import Chore, look_after
 from moorline.jobs.completions import Completions
-from moorline.jobs.decision import given_back, stopped
+from moorline.jobs.decision import given_back
 from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.heartbeat import Heartbeat
 from moorline.jobs.intake import Intake
@@ -110,7 +110,7 @@ class Worker:
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
         self._processes = Processes(self._process_limit, self._clock)
-        self._completions = Completions(self._broker, self._clock, self._log)
+        self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups)
         self._appetite = Appetite(self._concurrency)
         self._intake = Intake(self._jobs.batching)
         self._taken_in_at = 0.0
@@ -429,7 +429,7 @@ class Worker:
     def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
         """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
         if claim.id in self._stops:
-            return Ended(stopped(claim, self._stops[claim.id]))
+            return self._execution.stopped(claim, self._stops[claim.id])
         return Ended(given_back(claim), end.error) if self._taking_back else end
 
     def _ended(self, claim: Claim, end: Ended, started: float) -> None:
@@ -500,6 +500,8 @@ class Worker:
         while more and not self._stop_asked.is_set():
             before = self._clock.wall() - self._keep
             more = await self._broker.prune(before) + await self._broker.notes.prune(before) > 0
+            if self._jobs.groups is not None:
+                more = await self._jobs.groups.prune(before) > 0 or more
             await asyncio.sleep(_PAUSE)  # room for the real work between two batches
 
 

@@ -13,6 +13,8 @@ __all__ = [
     "event_counts",
     "events",
     "job_errors",
+    "job_group_members",
+    "job_groups",
     "job_notes",
     "jobs",
     "meta",
@@ -146,6 +148,32 @@ job_notes = sa.Table(
     sa.Column("stop_deliveries", sa.Integer, nullable=False, server_default="0"),
     # Pruning, oldest first.
     sa.Index("job_notes_at", "at"),
+)
+
+# Jobs that something follows when all of them have ended.
+job_groups = sa.Table(
+    "job_groups",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("pending", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    # The jobs that follow, one after the other, in JSON.
+    sa.Column("follows", sa.LargeBinary),
+)
+_FINISHED = sa.text("finished_at IS NOT NULL")
+# Pruning what has ended, oldest first.
+sa.Index("job_groups_ended", job_groups.c.finished_at, sqlite_where=_FINISHED, postgresql_where=_FINISHED)
+
+job_group_members = sa.Table(
+    "job_group_members",
+    metadata,
+    sa.Column("group_id", Id, primary_key=True),
+    sa.Column("job_id", Id, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("left_at", sa.Double),
+    sa.Column("result", sa.LargeBinary),
 )
 
 workers = sa.Table(

@@ -1,4 +1,4 @@
-"""Jobs to full depth: what is told of them while they run."""
+"""Jobs to full depth: what is told of them while they run, and groups of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _ID = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 def upgrade() -> None:
     """Add tables."""
     _notes()
+    _groups()
 
 
 def _notes() -> None:
@@ -29,3 +30,25 @@ def _notes() -> None:
         sa.Column("stop_deliveries", sa.Integer, nullable=False, server_default="0"),
     )
     op.create_index("job_notes_at", "job_notes", ["at"])
+
+
+def _groups() -> None:
+    op.create_table(
+        "job_groups",
+        sa.Column("id", _ID, primary_key=True),
+        sa.Column("total", sa.Integer, nullable=False),
+        sa.Column("pending", sa.Integer, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("finished_at", sa.Double),
+        sa.Column("follows", sa.LargeBinary),
+    )
+    ended = sa.text("finished_at IS NOT NULL")
+    op.create_index("job_groups_ended", "job_groups", ["finished_at"], sqlite_where=ended, postgresql_where=ended)
+    op.create_table(
+        "job_group_members",
+        sa.Column("group_id", _ID, primary_key=True),
+        sa.Column("job_id", _ID, primary_key=True),
+        sa.Column("place", sa.Integer, nullable=False),
+        sa.Column("left_at", sa.Double),
+        sa.Column("result", sa.LargeBinary),
+    )

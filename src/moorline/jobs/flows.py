@@ -1,0 +1,110 @@
+"""Jobs that follow others: what is written into a job's payload so that its end begins the next one. Pure, no I/O.
+
+::
+
+    {"v":1,"flow":{"then":[link, …]},"args":{…}}      a chain: the first link is the next job
+    {"v":1,"flow":{"group":"id"},"args":{…}}          one of a group; what follows is kept with the group
+
+It travels with the job, so it is as durable, on whatever broker. The id of what follows is made of the id of what was
+before it: made twice, after a crash, it is the same job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from moorline.jobs.job import JobRow
+
+__all__ = ["RESULT", "Flow", "Link", "Slot", "flow_of", "following_id", "following_row", "wrapped"]
+
+_MARK: Final = b'{"v":1,"flow":'
+_PLAIN: Final = b'{"v":1,'
+_OWN: Final = 16  # digits of an id that say when it was made
+
+
+class Slot:
+    """Stands for a value that is not there yet."""
+
+    def __repr__(self) -> str:
+        return "RESULT"
+
+
+RESULT: Final[Any] = Slot()
+"""As an argument of a job that follows others: what the one before it returned, or a list of what those of its group
+did, in their order.
+"""
+
+
+class Link(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A job to be made: its arguments encoded, without those named in ``slots``; ``delay`` in seconds."""
+
+    name: str
+    payload: str
+    queue: str = "default"
+    priority: int = 5
+    max_attempts: int = 6
+    delay: float = 0.0
+    slots: tuple[str, ...] = ()
+
+
+class Flow(msgspec.Struct, omit_defaults=True, frozen=True):
+    """What is to happen when the job is done: the next of a chain, or word to its group."""
+
+    then: tuple[Link, ...] = ()
+    group: str | None = None
+
+
+class _Envelope(msgspec.Struct):
+    flow: Flow
+
+
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope).decode
+_ANY: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def wrapped(payload: bytes, flow: Flow) -> bytes:
+    """The payload with the flow in it, if there is any."""
+    if not flow.then and flow.group is None:
+        return payload
+    assert payload.startswith(_PLAIN)
+    return _MARK + _encode(flow) + b"," + payload[len(_PLAIN) :]
+
+
+def flow_of(payload: bytes) -> Flow | None:
+    """What follows the job of that payload; None for nearly all."""
+    if not payload.startswith(_MARK):
+        return None
+    try:
+        return _ENVELOPE(payload).flow
+    except msgspec.DecodeError:
+        return None  # it will not fit its function either
+
+
+def following_id(id_: str) -> str:
+    """The id of what follows the job, or the group, of that id; it sorts beside it."""
+    return id_[:_OWN] + hashlib.sha256(f"{id_}:then".encode()).hexdigest()[:_OWN]
+
+
+def following_row(after: str, links: Sequence[Link], result: bytes | None, now: float) -> JobRow:
+    """The first of the links, with the others behind it. *result* is JSON: of the job, or the list of the group's."""
+    link, *rest = links
+    payload = link.payload.encode()
+    if link.slots:
+        envelope = _ANY(payload)
+        envelope["args"] |= dict.fromkeys(link.slots, msgspec.Raw(result or b"null"))
+        payload = _encode(envelope)
+    return JobRow(
+        id=following_id(after),
+        name=link.name,
+        payload=wrapped(payload, Flow(tuple(rest))),
+        run_at=now + link.delay,
+        created_at=now,
+        queue=link.queue,
+        priority=link.priority,
+        max_attempts=link.max_attempts,
+    )
