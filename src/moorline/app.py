@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.following import GroupHandle, JobCall
     from moorline.jobs.job import JobHandle
+    from moorline.jobs.limits import Limit
     from moorline.jobs.registry import JobFunction
     from moorline.jobs.schedule import CatchUp
     from moorline.jobs.worker import Worker
@@ -102,6 +103,8 @@ class Moorline:
         queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
         broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
         self.jobs = Jobs(broker, clock=clock, max_payload=self.settings.max_payload, store=self.store)
+        for name, limit in self.settings.worker.limits.items():
+            self.jobs.limit_queue(name, limit.build())
         self.schedules = Schedules(self.store, self.jobs.broker)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
@@ -231,6 +234,7 @@ class Moorline:
         process: bool = False,
         version: int = 1,
         upgrades: Mapping[int, Upgrade] | None = None,
+        limit: Limit | None = None,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # the overloads say more than the implementation

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from moorline.events.alerts import AlertConfig
     from moorline.events.retention import RetentionConfig
+    from moorline.jobs.limits import Limit
 
 __all__ = [
     "AlertSettings",
@@ -191,6 +192,29 @@ class WebhookSettings(BaseModel):
     """Seconds that an event may have to wait for its commit, as estimated; more is answered 503."""
 
 
+class LimitSettings(BaseModel):
+    """``[worker.limits.QUEUE]``: how many of a queue's jobs begin in a time, or run at once, over all workers."""
+
+    model_config = _STRICT
+
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """So many jobs begin in ``per`` seconds."""
+    per: Seconds = 1.0
+    """Seconds in which ``limit`` jobs begin."""
+    burst: Annotated[int, Field(ge=1)] | None = None
+    """How many of them may begin at once; by default all."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """So many run at once."""
+
+    def build(self) -> Limit:
+        """Raises ConfigurationError if it says nothing."""
+        from moorline.jobs.limits import Limit
+        from moorline.policies.rate import RateLimit
+
+        rate = None if self.limit is None else RateLimit(self.limit, self.per, self.burst)
+        return Limit(rate, self.concurrency)
+
+
 class WorkerSettings(BaseModel):
     """``[worker]``: how jobs are run."""
 
@@ -206,6 +230,9 @@ class WorkerSettings(BaseModel):
     """Seconds that running jobs have after SIGTERM; what is unfinished then is given back."""
     queues: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("default",)
     """The queues that are worked; in the environment separated by commas."""
+
+    limits: dict[str, LimitSettings] = {}
+    """By queue: how many of its jobs begin in a time, or run at once, over all workers that share the database."""
 
     @field_validator("queues", mode="before")
     @classmethod

@@ -9,14 +9,15 @@ if TYPE_CHECKING:
     from moorline.jobs.context import JobContext, current
     from moorline.jobs.flows import RESULT
     from moorline.jobs.job import Job, JobHandle
+    from moorline.jobs.limits import Limit
     from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
     from moorline.jobs.registry import JobFunction, Jobs
     from moorline.jobs.watch import Progress
     from moorline.jobs.worker import Worker
 
 __all__ = [
-    "RESULT", "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Progress",
-    "Retry", "Snooze", "Worker", "current",
+    "RESULT", "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Limit",
+    "Progress", "Retry", "Snooze", "Worker", "current",
 ]  # fmt: skip
 
 _HOMES = {
@@ -29,6 +30,7 @@ _HOMES = {
     "JobFunction": "moorline.jobs.registry",
     "JobHandle": "moorline.jobs.job",
     "Jobs": "moorline.jobs.registry",
+    "Limit": "moorline.jobs.limits",
     "Progress": "moorline.jobs.watch",
     "Retry": "moorline.jobs.outcome",
     "Snooze": "moorline.jobs.outcome",

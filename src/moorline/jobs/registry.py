@@ -20,7 +20,9 @@ from moorline.jobs.flows import RESULT, Flow, Link, wrapped
 from moorline.jobs.following import GroupHandle, JobCall, chain, group
 from moorline.jobs.groups import Groups
 from moorline.jobs.intake import Batching
-from moorline.jobs.job import JobHandle, JobRow
+from moorline.jobs.job import Claim, JobHandle, JobRow
+from moorline.jobs.limit_store import Limits
+from moorline.jobs.limits import Limit, Rule, check_by, key_of, queue_rule
 from moorline.jobs.order import order_key
 from moorline.jobs.process_child import check_importable
 from moorline.jobs.watch import Watch
@@ -54,6 +56,7 @@ class Handler:
     batch: Batching | None = None
     keep_result: bool = False
     process: bool = False
+    limit: Limit | None = None
 
     @property
     def can_be_cancelled(self) -> bool:
@@ -64,7 +67,7 @@ class Handler:
 class Jobs:
     """The jobs of one application, kept by *broker*; each with arguments of up to *max_payload* bytes.
 
-    *store* is the database for groups of jobs.
+    *store* is the database for groups of jobs, and for limits.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Jobs:
         self.max_payload = max_payload
         self.broker = broker
         self.groups = None if store is None else Groups(store, broker)
+        self.limits = None if store is None else Limits(store)
+        self._queue_limits: dict[str, Limit] = {}
         self.clock = clock
         self._handlers: dict[str, Handler] = {}
 
@@ -92,6 +97,7 @@ class Jobs:
         process: bool = False,
         version: int = 1,
         upgrades: Mapping[int, Upgrade] | None = None,
+        limit: Limit | None = None,
     ) -> JobFunction[P, R]:
         """Make *function* a job: async functions run on the worker's event loop, plain ones in a thread; either with
         ``process`` in a process of its own, for what computes for long.
@@ -100,7 +106,8 @@ class Jobs:
         seconds, is for one attempt; a thread cannot be stopped, so a plain function needs ``process`` for it. With
         ``keep_result`` what it returns is stored as JSON (up to 256 KiB), for as long as done jobs are kept, and
         ``JobHandle.result`` gives it. When the arguments change in a way that a default cannot mend, count ``version``
-        up, and say in ``upgrades`` how those of each version before become those of the next. Raises ConfigurationError
+        up, and say in ``upgrades`` how those of each version before become those of the next. ``limit`` bounds how many
+        begin, or run at once; those that may not begin yet come again, and spend no attempt. Raises ConfigurationError
         naming the argument.
         """
         name = getattr(function, "__name__", "") if name is None else name
@@ -111,7 +118,11 @@ class Jobs:
         if process:
             check_importable(name, function)
         handler = self._handler(name, function, timeout, backoff, process=process)
-        handler = replace(handler, codec=Codec(function, version=version, upgrades=upgrades), keep_result=keep_result)
+        codec = Codec(function, version=version, upgrades=upgrades)
+        if limit is not None:
+            self._check_limit()
+            check_by(name, limit, inspect.signature(function).parameters)
+        handler = replace(handler, codec=codec, keep_result=keep_result, limit=limit)
         options = EnqueueOptions(queue=queue, priority=priority)
         self._register(handler)
         return JobFunction(self, function, handler, retries + 1, options)
@@ -130,6 +141,35 @@ class Jobs:
         With ``batch`` it gets a list of claims, and may return ``Each``.
         """
         self._register(replace(self._handler(name, function, timeout, backoff), batch=batch))
+
+    def limit_queue(self, queue: str, limit: Limit) -> None:
+        """Bound how many jobs of that queue begin, or run at once, whatever their functions.
+
+        Raises ConfigurationError for a limit ``by`` an argument, and without a database.
+        """
+        if limit.by is not None:
+            raise ConfigurationError(f"limit: queue {queue!r} has jobs of all kinds, so none can be by {limit.by!r}")
+        self._check_limit()
+        self._queue_limits[queue] = limit
+
+    def _check_limit(self) -> None:
+        if self.limits is None:
+            raise ConfigurationError("limit: it is counted in a database: Jobs(broker, store=…)")
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._queue_limits) or any(handler.limit is not None for handler in self._handlers.values())
+
+    def rules(self, claim: Claim) -> list[Rule]:
+        """Those under which a job is: of its queue, of its function."""
+        rules = []
+        if (of_queue := self._queue_limits.get(claim.queue)) is not None:
+            rules.append(queue_rule(claim.queue, of_queue))
+        handler = self._handlers.get(claim.name)
+        if handler is not None and handler.limit is not None:
+            rules.append(key_of(claim.name, handler.limit, claim.payload))
+        return rules
 
     def batching(self, name: str) -> Batching | None:
         """How jobs of that name are run together, if they are."""

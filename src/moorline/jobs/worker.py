@@ -22,6 +22,7 @@ from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.heartbeat import Heartbeat
 from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
+from moorline.jobs.limiting import Limiting
 from moorline.jobs.notes import Reports
 from moorline.jobs.processes import Processes
 from moorline.jobs.registry import Jobs
@@ -111,6 +112,10 @@ class Worker:
         self._threads = Threads(self._concurrency)
         self._processes = Processes(self._process_limit, self._clock)
         self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups)
+        self._limiting: Limiting | None = None
+        if self._jobs.limits is not None and self._jobs.limited:
+            with_lease = (self._info.id, self._lease, self._clock, self._random, self._log)
+            self._limiting = Limiting(self._jobs.limits, self._jobs.rules, self._begin, *with_lease)
         self._appetite = Appetite(self._concurrency)
         self._intake = Intake(self._jobs.batching)
         self._taken_in_at = 0.0
@@ -191,7 +196,9 @@ class Worker:
         heartbeat = Heartbeat(self._broker, self._info, self._clock, self._log)
         unlisten = self._broker.listen(lambda: _wake(loop, self._kick))
         saver = loop.create_task(self._completions.run())
-        reporter = loop.create_task(self._reports.run())
+        beside = [loop.create_task(self._reports.run())]
+        if self._limiting is not None:
+            beside.append(loop.create_task(self._limiting.run()))
         heartbeat.start()
         self._log.info("worker_started", worker=self.id, queues=self._queues, concurrency=self._concurrency)
         try:
@@ -208,7 +215,8 @@ class Worker:
                 await self._wind_up(saver)
             finally:
                 saver.cancel()
-                reporter.cancel()
+                for task in beside:
+                    task.cancel()
                 unlisten()
                 await heartbeat.stop()
                 self._threads.close()
@@ -255,6 +263,8 @@ class Worker:
             self._log.error("job_results_lost", jobs=self._completions.unsaved)
             return
         with contextlib.suppress(StoreError):
+            if self._limiting is not None:
+                await self._limiting.leave()
             await self._broker.give_back(self._info, [])
             await self._broker.leave(self._info)
 
@@ -293,7 +303,8 @@ class Worker:
         if self._doubt:
             # A claim may have been committed and its answer lost: those jobs would be ours until we end.
             running = [claim for claims, _ in self._tasks.values() for claim in claims]
-            held = [claim.id for claim in (*running, *self._intake)]
+            parked = () if self._limiting is None else self._limiting.parked.values()
+            held = [claim.id for claim in (*running, *self._intake, *parked)]
             await self._broker.give_back(self._info, [*held, *self._completions.ids()])
             self._doubt = False
         if self._suspects and self._clock.monotonic() >= self._suspects_after:
@@ -307,12 +318,41 @@ class Worker:
         claimed = await self._broker.claim(self._info, wanted)
         self._plenty = len(claimed.jobs) >= wanted
         self._taken_in_at = self._clock.monotonic()
-        self._intake.put(claimed.jobs, self._taken_in_at)
+        self._intake.put(await self._admitted(claimed.jobs), self._taken_in_at)
         self._pump()
         if self._plenty:
             return 0.0
         until_next = self._poll if claimed.next_at is None else claimed.next_at - self._clock.wall()
         return min(self._poll, max(until_next, 0.001))
+
+    async def _admitted(self, claims: list[Claim]) -> list[Claim]:
+        """Without those that a limit sends away."""
+        if self._limiting is None or not claims:
+            return claims
+        try:
+            begin, back = await self._limiting.admit(claims)
+        except StoreError:
+            for claim in claims:
+                self._completions.add(given_back(claim))
+            raise
+        for completion in back:
+            self._completions.add(completion)
+        return begin
+
+    def _begin(self, claims: Sequence[Claim]) -> None:
+        """A limit has room for these."""
+        if self._stop_asked.is_set():
+            for claim in claims:
+                self._give_back(claim)
+            return
+        self._intake.put(claims, self._clock.monotonic())
+        self._pump()
+
+    def _give_back(self, claim: Claim) -> None:
+        """It has not begun."""
+        self._completions.add(given_back(claim))
+        if self._limiting is not None:
+            self._limiting.ended(claim.id)
 
     def _after_failure(self, error: StoreError, event: str) -> None:
         self._log.warning(event, worker=self.id, error=str(error))
@@ -374,7 +414,7 @@ class Worker:
                 self._wait_for_more()
                 return
             self._start(claims)
-        if not self._tasks and not self._intake:
+        if not self._tasks and not self._intake and not (self._limiting and self._limiting.parked):
             self._idle.set()
 
     def _wait_for_more(self) -> None:
@@ -436,6 +476,8 @@ class Worker:
         completion, error, aftermath = end
         self._reports.last(claim.id)
         self._stops.pop(claim.id, None)
+        if self._limiting is not None:
+            self._limiting.ended(claim.id, self._clock.monotonic() - started)
         keyed = completion if claim.order_key is None else completion._replace(order_key=claim.order_key)
         self._completions.add(keyed, aftermath)
         self._done += 1
@@ -478,8 +520,9 @@ class Worker:
 
     def _shed(self) -> None:
         """Give back what waits for a slot: others may have one, and nobody's attempt is spent."""
-        for claim in self._intake.clear():
-            self._completions.add(given_back(claim))
+        parked = [] if self._limiting is None else self._limiting.clear()
+        for claim in (*self._intake.clear(), *parked):
+            self._give_back(claim)
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
@@ -500,6 +543,8 @@ class Worker:
         while more and not self._stop_asked.is_set():
             before = self._clock.wall() - self._keep
             more = await self._broker.prune(before) + await self._broker.notes.prune(before) > 0
+            if self._limiting is not None:
+                await self._limiting.prune()
             if self._jobs.groups is not None:
                 more = await self._jobs.groups.prune(before) > 0 or more
             await asyncio.sleep(_PAUSE)  # room for the real work between two batches

@@ -15,7 +15,9 @@ __all__ = [
     "job_errors",
     "job_group_members",
     "job_groups",
+    "job_limits",
     "job_notes",
+    "job_permits",
     "jobs",
     "meta",
     "metadata",
@@ -174,6 +176,26 @@ job_group_members = sa.Table(
     sa.Column("place", sa.Integer, nullable=False),
     sa.Column("left_at", sa.Double),
     sa.Column("result", sa.LargeBinary),
+)
+
+# When the next job under a limit would begin, if all began evenly.
+job_limits = sa.Table(
+    "job_limits",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("next_at", sa.Double, nullable=False),
+)
+
+# How many jobs under a limit a worker runs; it answers for them until a time that it keeps moving.
+job_permits = sa.Table(
+    "job_permits",
+    metadata,
+    sa.Column("limit_id", sa.Text, primary_key=True),
+    sa.Column("worker", Id, primary_key=True),
+    sa.Column("held", sa.Integer, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+    # Keeping those of a worker.
+    sa.Index("job_permits_worker", "worker"),
 )
 
 workers = sa.Table(

@@ -1,4 +1,4 @@
-"""Jobs to full depth: what is told of them while they run, and groups of them."""
+"""Jobs to full depth: what is told of them while they run, groups of them, and limits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def upgrade() -> None:
     """Add tables."""
     _notes()
     _groups()
+    _limits()
 
 
 def _notes() -> None:
@@ -52,3 +53,17 @@ def _groups() -> None:
         sa.Column("left_at", sa.Double),
         sa.Column("result", sa.LargeBinary),
     )
+
+
+def _limits() -> None:
+    op.create_table(
+        "job_limits", sa.Column("id", sa.Text, primary_key=True), sa.Column("next_at", sa.Double, nullable=False)
+    )
+    op.create_table(
+        "job_permits",
+        sa.Column("limit_id", sa.Text, primary_key=True),
+        sa.Column("worker", _ID, primary_key=True),
+        sa.Column("held", sa.Integer, nullable=False),
+        sa.Column("until", sa.Double, nullable=False),
+    )
+    op.create_index("job_permits_worker", "job_permits", ["worker"])

@@ -1,0 +1,171 @@
+"""A worker's part in limits: asks for what it has claimed, sends back what may not begin yet, says what has ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Final
+
+from moorline.clock import Clock
+from moorline.errors import StoreError
+from moorline.jobs.broker import Completion
+from moorline.jobs.job import Claim
+from moorline.jobs.limit_store import Ask, Denied, Limits
+from moorline.jobs.limits import Line, Rule
+
+if TYPE_CHECKING:
+    from moorline.telemetry import Log
+
+__all__ = ["Limiting"]
+
+_BEATS: Final = 4  # in a lease, as of the worker itself
+_GATHER: Final = 0.01  # seconds between two words about what has ended
+_LOOK: Final = 0.1  # seconds between two looks whether others have made room
+_LEAST_PARKED: Final = 4
+_MOST_PARKED: Final = 1_000
+_MOST_LINES: Final = 10_000
+_UNUSED: Final = 86_400.0
+
+Rules = Callable[[Claim], Sequence[Rule]]
+
+
+class Limiting:
+    """For one run of a worker. *rules* says under which rules a job is; *lease* is the worker's, in seconds.
+
+    Some of those that find too many running stay here, and *begin* as soon as there is room; the others come again.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        rules: Rules,
+        begin: Callable[[Sequence[Claim]], None],
+        worker: str,
+        lease: float,
+        clock: Clock,
+        random: Random,
+        log: Log,
+    ) -> None:
+        self._begin = begin
+        self.parked: dict[str, Claim] = {}
+        self._parked_of: Counter[str] = Counter()  # by the key of a rule
+        self._limits = limits
+        self._rules = rules
+        self._worker = worker
+        self._lease = lease
+        self._clock = clock
+        self._random = random
+        self._log = log
+        self._held: dict[str, list[Rule]] = {}  # by job
+        self._lines: dict[str, Line] = {}  # by the key of a rule
+        self._ended: dict[str, int] = {}  # by the key of a rule: how many, not yet told
+        self._wake = asyncio.Event()
+        self._keep_at = 0.0  # by the monotonic clock
+
+    async def admit(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Completion]]:
+        """Those that may begin, and how the others come again; no attempt is spent. Raises StoreError."""
+        asked = {claim.id: rules for claim in claims if (rules := list(self._rules(claim)))}
+        if not asked:
+            return list(claims), []
+        if self._ended:  # what has ended here must not keep out what comes here
+            await self._tell()
+        now = self._clock.wall()
+        denied = await self._limits.ask(Ask(self._worker, now + self._lease, list(asked.items())))
+        self._held |= {job: rules for job, rules in asked.items() if job not in denied}
+        begin = [claim for claim in claims if claim.id not in denied]
+        sent_away = [claim for claim in claims if claim.id in denied and not self._park(claim, denied[claim.id])]
+        return begin, [self._again(claim, denied[claim.id], now) for claim in sent_away]
+
+    def _park(self, claim: Claim, denied: Denied) -> bool:
+        rule = denied.rule
+        if rule.concurrency is None or denied.standing.running < rule.concurrency or len(self.parked) >= _MOST_PARKED:
+            return False
+        if self._parked_of[rule.key] >= max(_LEAST_PARKED, rule.concurrency):
+            return False
+        self._parked_of[rule.key] += 1
+        self.parked[claim.id] = claim
+        self._wake.set()
+        return True
+
+    async def _ask_again(self) -> None:
+        """For those that are parked."""
+        asked = [(claim.id, list(self._rules(claim))) for claim in self.parked.values()]
+        denied = await self._limits.ask(Ask(self._worker, self._clock.wall() + self._lease, asked))
+        admitted = [(self.parked.pop(job), rules) for job, rules in asked if job not in denied and job in self.parked]
+        if not admitted:
+            return
+        self._held |= {claim.id: rules for claim, rules in admitted}
+        self._parked_of = Counter(one.rule.key for job, one in denied.items() if job in self.parked)
+        self._begin([claim for claim, _ in admitted])
+
+    def clear(self) -> list[Claim]:
+        """Those that are parked, to be given back."""
+        parked = list(self.parked.values())
+        self.parked.clear()
+        self._parked_of.clear()
+        return parked
+
+    def _again(self, claim: Claim, denied: Denied, now: float) -> Completion:
+        line = self._line(denied.rule)
+        at = line.place(denied.rule, denied.standing, now, self._random, again=claim.snoozes > 0)
+        return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=True, snoozed=True)
+
+    def _line(self, rule: Rule) -> Line:
+        line = self._lines.get(rule.key)
+        if line is None:
+            if len(self._lines) >= _MOST_LINES:
+                self._lines.pop(next(iter(self._lines)))
+            line = self._lines[rule.key] = Line()
+        return line
+
+    def ended(self, job: str, seconds: float | None = None) -> None:
+        """A job has ended after so long, or was given back before it began."""
+        for rule in self._held.pop(job, ()):
+            if rule.concurrency is not None:
+                if seconds is not None:
+                    self._line(rule).ran(seconds, self._clock.wall())
+                self._ended[rule.key] = self._ended.get(rule.key, 0) + 1
+                self._wake.set()
+
+    async def run(self) -> None:
+        """Says what has ended, and keeps what runs; for ever."""
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), _LOOK if self.parked else self._lease / _BEATS)
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(_GATHER)
+            self._wake.clear()
+            try:
+                if self._ended:
+                    await self._tell()
+                if self.parked:
+                    await self._ask_again()
+                if self._held and self._clock.monotonic() >= self._keep_at:
+                    self._keep_at = self._clock.monotonic() + self._lease / _BEATS / 2
+                    await self._limits.keep(self._worker, self._clock.wall() + self._lease)
+            except StoreError as error:
+                self._log.warning("job_limits_wait", error=str(error))
+                await asyncio.sleep(self._lease / _BEATS / 4)
+
+    async def _tell(self) -> None:
+        ended, self._ended = self._ended, {}
+        try:
+            await self._limits.release(self._worker, ended)
+        except BaseException:
+            for key, count in ended.items():
+                self._ended[key] = self._ended.get(key, 0) + count
+            self._wake.set()
+            raise
+
+    async def prune(self) -> None:
+        """Forget what nobody has used for a day. Raises StoreError."""
+        await self._limits.prune(self._clock.wall() - _UNUSED, self._worker)
+
+    async def leave(self) -> None:
+        """Nothing runs here any more. Raises StoreError."""
+        if self._ended or self._held:
+            await self._limits.leave(self._worker)
