@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from moorline.events.retention import Retention
     from moorline.events.scheme import Scheme
     from moorline.jobs.chores import Chore
+    from moorline.jobs.cursor import Cursor
     from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.following import GroupHandle, JobCall
@@ -259,6 +260,12 @@ class Moorline:
     ) -> Enqueued[GroupHandle]:
         """Enqueue jobs side by side, and what follows when all are done: see ``Jobs.group``."""
         return self.jobs.group(calls, then=then, within=within)
+
+    def cursor(self, name: str) -> Cursor:
+        """How far something has been read; moves in the same transaction as the jobs it leads to: see ``Cursor``."""
+        from moorline.jobs.cursor import Cursor
+
+        return Cursor(name, self.store, self.jobs.broker)
 
     def schedule(
         self,
