@@ -118,6 +118,61 @@ class BrokerConformance:
         (second,) = await enqueue(broker, clock, unique_key="k")
         assert second != first
 
+    @pytest.mark.parametrize("state", ["done", "dead", "cancelled"])
+    async def test_a_unique_key_may_hold_for_some_time_whatever_becomes_of_the_job(
+        self, broker: Broker, clock: ManualClock, state: State
+    ) -> None:
+        """Who enqueues another one meanwhile, with such a time or without, gets its id; pruning changes nothing."""
+        until = clock.wall() + 60
+        first, *others = await enqueue(broker, clock, 3, unique_key="k", unique_until=until)
+        assert others == [first, first]
+        (claim,) = (await broker.claim(worker(clock), 10)).jobs
+        await broker.finish([Completion(claim.id, claim.deliveries, state, reason="why")])
+        clock.advance(59.5)
+        await broker.prune(clock.wall())
+        assert await enqueue(broker, clock, 2, unique_key="k", unique_until=clock.wall() + 60) == [first, first]
+        assert await enqueue(broker, clock, unique_key="k") == [first]
+        (other,) = await enqueue(broker, clock, unique_key="another")
+        assert other != first
+        late = clock.wall()
+        clock.advance(1)
+        (second,) = await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60)
+        assert second != first
+        assert await enqueue(broker, clock, unique_key="k", created_at=late) == [second]
+
+    async def test_a_unique_key_holds_beyond_its_time_while_the_job_waits_or_runs(
+        self, broker: Broker, clock: ManualClock
+    ) -> None:
+        """And who came meanwhile has no time of its own: when the job ends, the next one is made."""
+        (first,) = await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60)
+        clock.advance(61)
+        me = worker(clock)
+        assert await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60) == [first]
+        (claim,) = (await broker.claim(me, 1)).jobs
+        assert await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60) == [first]
+        await broker.finish([done(claim)])
+        (second,) = await enqueue(broker, clock, unique_key="k")
+        assert second != first
+
+    async def test_a_job_may_be_retried_within_its_own_time(self, broker: Broker, clock: ManualClock) -> None:
+        """Not within another one's of its key, though that has ended."""
+        (first,) = await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60)
+        me = worker(clock)
+        (claim,) = (await broker.claim(me, 1)).jobs
+        await broker.finish([Completion(claim.id, claim.deliveries, "dead", reason="failed")])
+        assert (await broker.retry(first)).state == "ready"
+        assert await enqueue(broker, clock, unique_key="k") == [first]
+        (claim,) = (await broker.claim(me, 1)).jobs
+        await broker.finish([Completion(claim.id, claim.deliveries, "dead", reason="failed")])
+        clock.advance(61)
+        (second,) = await enqueue(broker, clock, unique_key="k", unique_until=clock.wall() + 60)
+        (claim,) = (await broker.claim(me, 1)).jobs
+        await broker.finish([done(claim)])
+        with pytest.raises(JobStateError, match=second):
+            await broker.retry(first)
+        clock.advance(61)
+        assert (await broker.retry(first)).state == "ready"
+
     async def test_retry_gives_a_dead_job_all_its_attempts(self, broker: Broker, clock: ManualClock) -> None:
         """It is due now, innocent, and has its attempts again."""
         (job_id,) = await enqueue(broker, clock)

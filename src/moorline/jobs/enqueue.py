@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.errors import ConfigurationError, Misuse
 from moorline.jobs.job import LOWEST_PRIORITY, JobRow
@@ -17,16 +17,20 @@ __all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries"]
 
 T = TypeVar("T")
 
+_LONGEST_WINDOW: Final = 366 * 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class EnqueueOptions:
     """When, where and how a job is enqueued. ``None`` leaves it to the function's own setting.
 
     ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
-    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs; ``within``:
-    a SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in whose transaction the job is inserted, so that
-    it exists if and only if that commits; ``key``: the jobs of this function with the same key run one after the other,
-    in the order of their coming. Raises ConfigurationError naming the option.
+    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs;
+    ``unique_for`` (seconds or a timedelta, up to a year): nor is another one made for that long after this one was
+    enqueued, whatever becomes of it; ``within``: a SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in
+    whose transaction the job is inserted, so that it exists if and only if that commits; ``key``: the jobs of this
+    function with the same key run one after the other, in the order of their coming. Raises ConfigurationError naming
+    the option.
     """
 
     delay: float | timedelta | None = None
@@ -36,11 +40,12 @@ class EnqueueOptions:
     unique: str | bool | None = None
     within: Any = None
     key: str | int | None = None
+    unique_for: float | timedelta | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
             raise ConfigurationError("delay, at: give one of them, not both")
-        if self.delay is not None and not (_is(self.delay, float, timedelta) and 0 <= self._delay_seconds() < math.inf):
+        if self.delay is not None and not (_is(self.delay, float, timedelta) and 0 <= _seconds(self.delay) < math.inf):
             raise ConfigurationError(f"delay: {self.delay!r} is not a number of seconds from now")
         if self.at is not None and not _is(self.at, float, datetime):
             raise ConfigurationError(f"at: {self.at!r} is neither a datetime nor seconds since the epoch")
@@ -58,17 +63,24 @@ class EnqueueOptions:
             raise ConfigurationError(f"key: {self.key!r} is neither a text nor a whole number")
         if self.key is not None and self.unique:
             raise ConfigurationError("unique, key: give one of them, not both")
+        if self.unique_for is not None:
+            self._check_window(self.unique_for)
+
+    def _check_window(self, unique_for: float | timedelta) -> None:
+        if not (_is(unique_for, float, timedelta) and 0 < _seconds(unique_for) <= _LONGEST_WINDOW):
+            raise ConfigurationError(f"unique_for: {unique_for!r} is not a number of seconds, up to a year")
+        if not self.unique:
+            raise ConfigurationError("unique_for: needs unique, which says what there is one of")
 
     def run_at(self, now: float) -> float:
         """Seconds since the epoch at which the job is due."""
         if isinstance(self.at, datetime):
             return self.at.timestamp()
-        return now + self._delay_seconds() if self.at is None else float(self.at)
+        return now + _seconds(self.delay or 0.0) if self.at is None else float(self.at)
 
-    def _delay_seconds(self) -> float:
-        if isinstance(self.delay, timedelta):
-            return self.delay.total_seconds()
-        return 0.0 if self.delay is None else float(self.delay)
+    def unique_until(self, now: float) -> float | None:
+        """Seconds since the epoch until which the job is the only one that was made of its unique key."""
+        return None if self.unique_for is None else now + _seconds(self.unique_for)
 
 
 class Sink(Protocol):
@@ -156,6 +168,10 @@ def _is(value: object, *kinds: type) -> bool:
     if isinstance(value, bool):
         return False
     return isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+
+
+def _seconds(length: float | timedelta) -> float:
+    return length.total_seconds() if isinstance(length, timedelta) else float(length)
 
 
 def _is_text(value: str) -> bool:

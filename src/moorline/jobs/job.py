@@ -36,7 +36,8 @@ LOWEST_PRIORITY: Final = 9
 class JobRow(NamedTuple):
     """What is inserted. Times are seconds since the epoch; priority 0 goes first, 9 last.
 
-    Jobs of one ``order_key`` (made by ``moorline.jobs.order``) run one after the other, in the order of their ids.
+    Jobs of one ``order_key`` (made by ``moorline.jobs.order``) run one after the other, in the order of their ids. No
+    other job of a ``unique_key`` is made while one waits or runs, nor before its ``unique_until``.
     """
 
     id: str
@@ -50,6 +51,7 @@ class JobRow(NamedTuple):
     event_id: str | None = None
     unique_key: str | None = None
     order_key: str | None = None
+    unique_until: float | None = None
 
 
 # As above: thousands a second come from the driver.
@@ -106,6 +108,7 @@ class Job:
     reason: str | None
     order_key: str | None = None
     blocked_behind: str | None = None
+    unique_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

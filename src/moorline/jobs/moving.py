@@ -151,4 +151,5 @@ def _row(job: Job, spent: int) -> JobRow:
     return JobRow(
         job.id, job.name, job.payload, job.run_at, job.created_at, job.queue, job.priority,
         max(job.max_attempts - spent, 1), job.event_id, job.unique_key, job.order_key,
+        job.unique_until,
     )  # fmt: skip

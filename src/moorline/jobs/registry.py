@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
@@ -36,6 +36,7 @@ __all__ = ["Handler", "JobFunction", "Jobs"]
 P = ParamSpec("P")
 R = TypeVar("R")
 _PLAIN: Final = EnqueueOptions()
+_OPTIONS: Final = tuple(one.name for one in fields(EnqueueOptions))
 _DEFAULT_PRIORITY: Final = 5
 MAX_PAYLOAD: Final = 1_048_576
 
@@ -289,6 +290,7 @@ class Jobs:
             event_id=event_id,
             unique_key=_unique_key(name, payload, options.unique),
             order_key=None if options.key is None else order_key(name, options.key),
+            unique_until=options.unique_until(now),
         )
 
 
@@ -343,17 +345,20 @@ class JobFunction(Generic[P, R]):
         unique: str | bool | None = None,
         within: Any = None,
         key: str | int | None = None,
+        unique_for: float | timedelta | None = None,
     ) -> JobFunction[P, R]:
         """The same function, enqueued otherwise: see ``EnqueueOptions``.
 
         Raises ConfigurationError naming the option.
         """
-        asked = EnqueueOptions(delay, at, queue, priority, unique, within, key)
-        changes = {key: value for key in asked.__slots__ if (value := getattr(asked, key)) is not None}
+        asked = (delay, at, queue, priority, unique, within, key, unique_for)
+        changes = {name: value for name, value in zip(_OPTIONS, asked, strict=True) if value is not None}
         if "at" in changes:
             changes.setdefault("delay", None)
         elif "delay" in changes:
             changes["at"] = None
+        if unique is False:
+            changes.setdefault("unique_for", None)
         options = replace(self._options, **changes)
         return JobFunction(self.jobs, self._function, self._handler, self._max_attempts, options)
 

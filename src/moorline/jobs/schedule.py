@@ -135,7 +135,8 @@ class Schedule:
     def at(self, due: float, now: float) -> JobRow:
         """The job of that time. Its id follows from both, so that whoever makes it makes the same one."""
         unique = None if self.overlap else f"schedule:{self.name}"
-        return self.row._replace(id=job_id(self.name, due), run_at=due, created_at=now, unique_key=unique)
+        own = self.row._replace(id=job_id(self.name, due), run_at=due, created_at=now)
+        return own._replace(unique_key=unique, unique_until=None)
 
 
 def job_id(name: str, due: float) -> str:

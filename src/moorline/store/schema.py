@@ -18,6 +18,7 @@ __all__ = [
     "job_limits",
     "job_notes",
     "job_permits",
+    "job_windows",
     "jobs",
     "meta",
     "metadata",
@@ -26,7 +27,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -87,6 +88,8 @@ jobs = sa.Table(
     sa.Column("reason", sa.Text),
     # Jobs of one key run one after the other, in the order of their ids.
     sa.Column("order_key", sa.Text),
+    # Until when the job is the only one that was made of its unique key; as it was asked for, see job_windows.
+    sa.Column("unique_until", sa.Double),
 )
 
 _READY = sa.text("state = 'ready' AND crashes = 0")
@@ -119,6 +122,17 @@ sa.Index("jobs_of_event", jobs.c.event_id, sqlite_where=_OF_EVENT, postgresql_wh
 # Whose turn it is among the jobs of a key.
 _ORDERED = sa.text("order_key IS NOT NULL AND state IN ('ready', 'running', 'blocked', 'dead')")
 sa.Index("jobs_ordered", jobs.c.order_key, jobs.c.id, sqlite_where=_ORDERED, postgresql_where=_ORDERED)
+
+# Which job is the only one of its unique key, until when, whatever has become of it: it may be pruned long before.
+job_windows = sa.Table(
+    "job_windows",
+    metadata,
+    sa.Column("unique_key", sa.Text, primary_key=True),
+    sa.Column("job_id", Id, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+    # Forgetting those that are over, oldest first.
+    sa.Index("job_windows_until", "until"),
+)
 
 job_errors = sa.Table(
     "job_errors",

@@ -12,7 +12,9 @@
 --   all                     every id, in their own order;  in:<queue>:<state>  the same of the rarer states
 --   counts                  how many there are, by queue and state
 --   head:<order key>        the id of the head;  blocked:<order key>  the ids behind it
---   unique:<unique key>     the id that has it
+--   unique:<unique key>     the id of the job that has it while it waits or runs
+--   window:<unique key>     an id and until when (a space between) it is the only one, whatever becomes of it; it expires
+--                           LATE seconds after that, for what is relayed late, and for clocks that differ
 --   event:<id>              ids of the jobs of an event
 --   ended                   done and cancelled ids by the time of their end
 --   leases, workers         when each worker's lease ends, and what it is;  held:<worker>, holders  what it runs
@@ -21,7 +23,7 @@
 --                           (a message) y (a mark, then its result) s (why it is to stop) sv (which claim)
 
 local PREFIX = KEYS[1]
-local CRASHES, ERRORS, BATCH, SHOWN, LOOKED = 3, 10, 1000, 3600, 5000
+local CRASHES, ERRORS, BATCH, SHOWN, LOOKED, LATE = 3, 10, 1000, 3600, 5000, 86400
 local RARE = {blocked = true, dead = true, cancelled = true}
 local call = redis.call
 
@@ -105,19 +107,33 @@ local function beat(worker, info, lease)
   call('HSET', PREFIX .. 'workers', worker, info)
 end
 
+-- The id that the unique key belongs to at that time, if it is another one.
+local function holder(key, now, but)
+  local alive = call('GET', PREFIX .. 'unique:' .. key)
+  if alive then return alive end
+  local first, till = (call('GET', PREFIX .. 'window:' .. key) or ''):match('^(%S+) (%S+)$')
+  if first and first ~= but and tonumber(till) > tonumber(now) then return first end
+end
+
 local deeds = {}
 
--- rows of 8: id, queue, priority, due, unique key, order key, event, the row. The id under which each is kept. A row whose
--- id is there is left as it is.
+-- rows of 9: id, queue, priority, due, unique key, order key, event, when the key was asked for and until when it is wanted
+-- (a space between), the row. The id under which each is kept. A row whose id is there is left as it is.
 function deeds.enqueue()
   local ids, queues, everyone, ready = {}, {}, {}, false
-  for at = 2, #ARGV, 8 do
-    local id, q, p, t, u, o, g = unpack(ARGV, at, at + 6)
+  for at = 2, #ARGV, 9 do
+    local id, q, p, t, u, o, g, wanted = unpack(ARGV, at, at + 7)
     local kept = id
     local known = call('EXISTS', job(id)) == 1
     if not known and u ~= '' then
-      kept = call('GET', PREFIX .. 'unique:' .. u) or id
-      if kept == id then call('SET', PREFIX .. 'unique:' .. u, id) end
+      local asked, till = wanted:match('^(%S+) (%S*)$')
+      kept = holder(u, asked, id) or id
+      if kept == id then
+        call('SET', PREFIX .. 'unique:' .. u, id)
+        if till ~= '' then
+          call('SET', PREFIX .. 'window:' .. u, id .. ' ' .. till, 'EX', math.ceil(till - asked) + LATE)
+        end
+      end
     end
     if not known and kept == id then
       local s = 'ready'
@@ -129,7 +145,7 @@ function deeds.enqueue()
           call('SET', PREFIX .. 'head:' .. o, id)
         end
       end
-      call('HSET', job(id), 'd', ARGV[at + 7], 'q', q, 'p', p, 's', s, 't', t)
+      call('HSET', job(id), 'd', ARGV[at + 8], 'q', q, 'p', p, 's', s, 't', t)
       if u ~= '' or o ~= '' then call('HSET', job(id), 'u', u, 'o', o, 'x', 1) end
       if g ~= '' then
         call('HSET', job(id), 'g', g)
@@ -381,8 +397,8 @@ function deeds.retry()
   if h.s == 'running' then return {'running'} end
   local unique = PREFIX .. 'unique:' .. h.u
   if h.u ~= '' and h.s ~= 'ready' then
-    local holder = call('GET', unique)
-    if holder then return {'unique', holder} end
+    local other = holder(h.u, now, id)
+    if other then return {'unique', other} end
   end
   drop(h)
   local key, to = original(h.o), 'ready'

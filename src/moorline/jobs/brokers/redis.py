@@ -23,7 +23,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
-from moorline.jobs.brokers.redis_jobs import FACTS, claim, encoded, ended_well, jobs, listed, told
+from moorline.jobs.brokers.redis_jobs import FACTS, claim, claim_to, encoded_row, ended_well, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.redis_notes import RedisNotes
 from moorline.jobs.brokers.sql import SqlBroker
@@ -333,7 +333,7 @@ def _enqueue(link: Link, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
         for row in rows:
             arguments += (
                 row.id, row.queue, row.priority, repr(row.run_at), row.unique_key or "", row.order_key or "",
-                row.event_id or "", encoded(row),
+                row.event_id or "", claim_to(row), encoded_row(row),
             )  # fmt: skip
     ids = map(bytes.decode, link.do("enqueue", *arguments) if arguments else ())
     return [list(islice(ids, len(rows))) for rows in payloads]

@@ -11,7 +11,9 @@ from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis_link import Link
 from moorline.jobs.job import Claim, Job, JobRow
 
-__all__ = ["FACTS", "claim", "encoded", "ended_well", "jobs", "listed", "told"]
+__all__ = [
+    "FACTS", "claim", "claim_to", "encoded_row", "ended_well", "jobs", "listed", "told",
+]  # fmt: skip
 
 FACTS: Final = 5
 """Of each job that is claimed: the arguments of ``claim``."""
@@ -20,7 +22,19 @@ _PAGE: Final = 500  # jobs that one look at a list reads
 _ROW: Final = msgspec.msgpack.Decoder(JobRow).decode
 
 encoded = msgspec.msgpack.Encoder().encode
-"""A row or a failure, as it is stored."""
+"""A failure, as it is stored."""
+
+
+def encoded_row(row: JobRow) -> bytes:
+    """A row, as it is stored: without the window that most have not, so that older workers can read it too."""
+    return encoded(row[:-1] if row.unique_until is None else row)
+
+
+def claim_to(row: JobRow) -> str:
+    """What the script is told of a unique key besides its name: when it was asked for, and until when it is wanted."""
+    if row.unique_key is None:
+        return ""
+    return f"{row.created_at!r} {'' if row.unique_until is None else repr(row.unique_until)}"
 
 
 def claim(row: bytes, attempts: int, deliveries: int, run_at: bytes, rare: bytes) -> Claim:
@@ -91,6 +105,7 @@ def _job(facts: dict[str, bytes], heads: dict[str, bytes | None]) -> Job:
         reason=_text(facts, "r"),
         order_key=order_key,
         blocked_behind=None if head is None else head.decode(),
+        unique_until=row.unique_until,
     )
 
 

@@ -26,6 +26,7 @@ from moorline.jobs.brokers.sql_order import (
     held,
     lock,
 )
+from moorline.jobs.brokers.sql_unique import forget_windows, holder_of
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.jobs.notes import Notes
 from moorline.jobs.order import freed_by, is_head, original
@@ -267,9 +268,7 @@ class SqlBroker:
         if job.state == "outbox":
             return JobStateError(f"job {job_id} waits to be relayed to another broker: it can be retried there")
         if job.unique_key is not None and job.state != "ready":
-            holder = connection.execute(
-                sa.select(jobs.c.id).where(jobs.c.unique_key == job.unique_key, jobs.c.state.in_(("ready", "running")))
-            ).scalar()
+            holder = holder_of(connection, job.unique_key, self._clock.wall(), but=job_id)
             if holder is not None:
                 return JobStateError(f"job {job_id} cannot be retried: job {holder} has its unique key")
         changed = connection.execute(
@@ -388,6 +387,7 @@ def _prune(connection: Connection, payloads: list[tuple[float, int]]) -> list[in
             connection.execute(sa.delete(job_errors).where(job_errors.c.job_id.in_(part)))
             # The state again: a person may have made it ready since it was found.
             connection.execute(sa.delete(jobs).where(jobs.c.id.in_(part), jobs.c.state.in_(("done", "cancelled"))))
+        forget_windows(connection, before, limit)
         answers.append(len(ids))
     return answers
 

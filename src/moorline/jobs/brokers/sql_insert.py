@@ -10,8 +10,9 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from moorline.errors import ConfigurationError, Misuse, StoreError
+from moorline.errors import ConfigurationError, Misuse
 from moorline.jobs.brokers.sql_order import held, lock
+from moorline.jobs.brokers.sql_unique import insert_unique
 from moorline.jobs.job import JobRow, State
 from moorline.store.schema import jobs
 
@@ -20,7 +21,7 @@ __all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "inserti
 _COLUMNS: Final = ", ".join(JobRow._fields)
 _LARGEST: Final = 64  # rows of one of SQLite's statements
 _PLACES: Final = "?, " * len(JobRow._fields)
-_TYPES: Final = ("text", "text", "bytea", "float8", "float8", "text", "int2", "int4", "text", "text", "text")
+_TYPES: Final = ("text", "text", "bytea", "float8", "float8", "text", "int2", "int4", "text", "text", "text", "float8")
 
 
 class Insertion(NamedTuple):
@@ -58,22 +59,16 @@ _READY: Final = insertion("ready")
 _READY_IF_MISSING: Final = insertion("ready", " ON CONFLICT (id) DO NOTHING")
 _ORDERED: Final = insertion(None)
 
-_INSERT_UNIQUE: Final = sa.text(
-    f"INSERT INTO jobs ({_COLUMNS}, state) VALUES ("  # noqa: S608
-    + ", ".join(f":{name}" for name in JobRow._fields)
-    + ", 'ready') ON CONFLICT DO NOTHING"
-).bindparams(sa.bindparam("payload", type_=sa.LargeBinary))
 _STATES_OF: Final = {
     "sqlite": sa.text("SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(:ids))"),
     "postgresql": sa.text("SELECT id, state FROM jobs WHERE id = ANY(CAST(:ids AS text[]))"),
 }
-_HOLDER: Final = sa.text("SELECT id FROM jobs WHERE unique_key = :key AND state IN ('ready', 'running')")
 
 
 def insert_jobs(connection: Connection, rows: Sequence[JobRow], *, brief: bool = True) -> list[str]:
     """Insert *rows* in the connection's transaction; one id for each, in order.
 
-    The id is another one than the row's when a job with the same unique key waits or runs already. A row whose order
+    The id is another one than the row's when another job has its unique key (see ``sql_unique``). A row whose order
     key has a job that has not ended is inserted blocked; on PostgreSQL, in a transaction that is not *brief*, each row
     with an order key is, because knowing more would hold up all who use that key. Works with the drivers of both
     databases, the asynchronous ones (through ``run_sync``) included.
@@ -122,7 +117,14 @@ def _insert(connection: Connection, rows: Sequence[JobRow], ready: Insertion, *,
     if ordered:
         states = _states(connection, ordered, brief=brief)
         insert_rows(connection, _ORDERED, [(*row, state) for row, state in zip(ordered, states, strict=True)])
-    return [row.id if row.unique_key is None else _insert_unique(connection, row) for row in rows]
+    unique = sorted((row for row in rows if row.unique_key is not None), key=_turn)
+    kept = {row.id: insert_unique(connection, row) for row in unique}
+    return [kept.get(row.id, row.id) for row in rows]
+
+
+def _turn(row: JobRow) -> tuple[str, bool]:
+    # In one order, lest two transactions wait for each other: by their keys, those that open a window first.
+    return str(row.unique_key), row.unique_until is None
 
 
 def _states(connection: Connection, rows: list[JobRow], *, brief: bool) -> list[State]:
@@ -144,13 +146,3 @@ def _insert_chunks(connection: Connection, how: Insertion, rows: Sequence[tuple[
     for start in range(0, len(rows), _LARGEST):
         part = rows[start : start + _LARGEST]
         connection.exec_driver_sql(how.sqlite(len(part)), tuple([value for row in part for value in row]))
-
-
-def _insert_unique(connection: Connection, row: JobRow) -> str:
-    for _ in range(3):  # the holder may end between our two statements
-        if connection.execute(_INSERT_UNIQUE, row._asdict()).rowcount:
-            return row.id
-        holder = connection.execute(_HOLDER, {"key": row.unique_key}).scalar()
-        if holder is not None:
-            return str(holder)
-    raise StoreError(f"a job with the unique key {row.unique_key!r} kept ending while another one was enqueued")
