@@ -67,6 +67,10 @@ def brokers_page() -> str:
         "",
         "SQLite, PostgreSQL and Redis also pass the random walks (states, order keys); they and RabbitMQ the tests",
         "that kill workers with -9 under load. SQS is an emulator here (moto). A dash: the question does not arise.",
+        "A step of priority is a head start of `worker.ageing` seconds: lanes (a queue and a priority) are emptied in",
+        "the order of when their oldest job was due, plus that for each step; 0 makes priorities strict. RabbitMQ and",
+        "SQS do not tell how old what waits is: there, of ten takes that brought all that a worker asked for, the",
+        "fifth begins with priority 5, the tenth with 6 to 9, and the others with 0 to 4.",
         "At least once means that a job may run twice; so write it to bear that.",
     ]
     return "\n".join(lines) + "\n"

@@ -389,6 +389,7 @@ class Moorline:
             grace=chosen.grace,
             queues=chosen.queues if queues is None else queues,
             clock=self.clock,
+            ageing=chosen.ageing,
             chores=self._chores(),
         )
 

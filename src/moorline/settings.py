@@ -230,6 +230,8 @@ class WorkerSettings(BaseModel):
     """Seconds that running jobs have after SIGTERM; what is unfinished then is given back."""
     queues: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("default",)
     """The queues that are worked; in the environment separated by commas."""
+    ageing: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds of waiting that make up for a step of priority, so that no job waits for ever; 0: none do."""
 
     limits: dict[str, LimitSettings] = {}
     """By queue: how many of its jobs begin in a time, or run at once, over all workers that share the database."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from dataclasses import replace
 
 import pytest
 
 from moorline.clock import Clock, ManualClock
 from moorline.errors import JobNotFound, JobStateError
+from moorline.jobs.ageing import rank
 from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.store.ids import new_id
@@ -68,6 +71,20 @@ class BrokerConformance:
         first = (await broker.claim(me, 3)).jobs
         second = (await broker.claim(me, 3)).jobs
         assert [claim.name for claim in [*first, *second]] == ["a", "b", "c", "d"]
+
+    async def test_a_low_priority_is_not_starved(self, broker: Broker, clock: ManualClock) -> None:
+        """However steady the stream of urgent jobs is, one that is not urgent has its turn."""
+        await enqueue(broker, clock, 2, priority=0)
+        (low,) = await enqueue(broker, clock, priority=9)
+        me = worker(clock)
+        claimed: list[str] = []
+        while low not in claimed:
+            assert len(claimed) < 12
+            clock.advance(60)
+            await enqueue(broker, clock, priority=0)
+            (claim,) = (await broker.claim(me, 1)).jobs
+            claimed.append(claim.id)
+            await broker.finish([done(claim)])
 
     async def test_only_the_workers_queues_are_claimed(self, broker: Broker, clock: ManualClock) -> None:
         """A queue that a worker does not serve stays."""
@@ -381,6 +398,25 @@ class RecordConformance:
         assert (claimed.jobs, claimed.next_at) == ([], clock.wall() + 60)
         clock.advance(60)
         assert len((await broker.claim(me, 10)).jobs) == 1
+
+    @pytest.mark.parametrize("ageing", [60.0, 7.5, 0.0])
+    async def test_a_step_of_priority_is_a_head_start(self, broker: Broker, clock: ManualClock, ageing: float) -> None:
+        """Of so many seconds (``worker.ageing``), across queues; with 0 the lower number always goes first."""
+        chance, now = random.Random(ageing), clock.wall()
+        rows = [
+            row(clock, queue=queue, priority=chance.randrange(10), run_at=now - chance.uniform(0, 900))
+            for queue in ("a", "b") for _ in range(20)
+        ]  # fmt: skip
+        await broker.enqueue([*rows, row(clock, queue="a", priority=0, run_at=now + 5)])
+        me = replace(worker(clock, "a", "b"), ageing=ageing)
+        found: list[Claim] = []
+        for limit in [1] * 30 + [50]:
+            claimed = await broker.claim(me, limit)
+            found += claimed.jobs
+        expected = sorted(rows, key=lambda one: rank(one.priority, one.run_at, ageing))
+        assert [claim.id for claim in found[:30]] == [one.id for one in expected[:30]]
+        assert {claim.id for claim in found} == {one.id for one in rows}
+        assert claimed.next_at == now + 5
 
     async def test_cancel_takes_only_what_waits(self, broker: Broker, clock: ManualClock) -> None:
         """A waiting job is cancelled with a reason; a running one refuses; an unknown one is named."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from moorline.errors import JobNotFound, JobStateError
+from moorline.jobs.ageing import AGEING
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.jobs.notes import Notes
 
@@ -28,7 +29,10 @@ _SHOWN_ERROR: Final = 500  # characters
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """One run of a worker: ``id`` is new at each start, so that what an earlier run held can be told apart."""
+    """One run of a worker: ``id`` is new at each start, so that what an earlier run held can be told apart.
+
+    ``ageing``: the seconds of waiting that make up for a step of priority (0: none do); see ``moorline.jobs.ageing``.
+    """
 
     id: str
     host: str
@@ -36,6 +40,7 @@ class WorkerInfo:
     queues: tuple[str, ...]
     started_at: float
     lease: float
+    ageing: float = AGEING
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ class Broker(Protocol):
         ...
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
-        """Take up to *limit* due jobs, by priority, then time. Extends the worker's lease.
+        """Take up to *limit* due jobs, by priority and age, then time. Extends the worker's lease.
 
         ``alone`` takes suspects (jobs whose worker died), and only those; they are never taken otherwise.
         """

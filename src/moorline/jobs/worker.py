@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreUnavailable
+from moorline.jobs.ageing import AGEING
 from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.chores import Chore, look_after
@@ -56,7 +57,8 @@ class Worker:
     to a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
     given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long
     done jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
-    ``chores`` are looked after while it ``run``s.
+    ``ageing``: seconds of waiting that make up for a step of priority, so that nothing waits for ever; 0 for strict
+    priorities. ``chores`` are looked after while it ``run``s.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Worker:
         poll: float = 1.0,
         keep: float = 86_400.0,
         quarantine: float = 5.0,
+        ageing: float = AGEING,
         chores: Sequence[Chore] = (),
         seed: int | None = None,
     ) -> None:
@@ -83,6 +86,8 @@ class Worker:
                 raise ConfigurationError(f"{name}: {seconds!r} is not a positive number of seconds")
         if grace < 0 or keep < 0:
             raise ConfigurationError("grace, keep: must not be negative")
+        if not 0 <= ageing < float("inf"):
+            raise ConfigurationError(f"ageing: {ageing!r} is not a number of seconds, 0 for none")
         if isinstance(queues, str) or not queues or not all(queues):
             raise ConfigurationError(f"queues: {queues!r} is not a list of names")
         self._jobs = jobs
@@ -96,6 +101,7 @@ class Worker:
         self._poll = poll
         self._keep = keep
         self._quarantine = quarantine
+        self._ageing = ageing
         self._chores = tuple(chores)
         self._random = random.Random(seed)
         self._log = logger("jobs")
@@ -106,7 +112,7 @@ class Worker:
         """Everything that belongs to one run; an event loop runs."""
         now = self._clock.wall()
         self._info = WorkerInfo(
-            new_id(now), socket.gethostname(), os.getpid(), self._queues, now, self._lease * _LEASE_SHARE
+            new_id(now), socket.gethostname(), os.getpid(), self._queues, now, self._lease * _LEASE_SHARE, self._ageing
         )
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)

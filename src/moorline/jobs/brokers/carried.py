@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypedDict, TypeVar
 
 from moorline.clock import SYSTEM, Clock
+from moorline.jobs.ageing import order
 from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, Rescued, WorkerInfo
 from moorline.jobs.brokers.carried_records import Held, Records
 from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
@@ -185,7 +187,7 @@ class CarriedBroker(Records):
                 if not taken:
                     break
                 claims += self._sorted_out(worker, taken)
-            claims.sort(key=lambda claim: (claim.priority, claim.run_at, claim.id))
+            claims.sort(key=functools.partial(order, worker.ageing))
             answers.append(claims)
         return answers
 

@@ -7,14 +7,43 @@ loses it, and the next one who takes it is told that it comes again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from moorline.jobs.broker import WorkerInfo
 
-__all__ = ["Carrier", "Kind", "Lane", "Letter", "Taken"]
+__all__ = ["WAITING", "Carrier", "Kind", "Lane", "Letter", "Taken", "Turns"]
 
 Kind = Literal["high", "normal", "low", "suspects", "dead"]
 """``high``, ``normal`` and ``low`` hold what waits; ``suspects`` what ran when its worker died."""
+
+WAITING: Final[tuple[Kind, ...]] = ("high", "normal", "low")
+"""The lanes of what waits, those that go first before the others."""
+
+_ROUND: Final = 10
+_IN_TURN: Final[dict[int, tuple[Kind, ...]]] = {4: ("normal", "high", "low"), 9: ("low", "normal", "high")}
+
+
+class Turns:
+    """In which order a worker's lanes are looked at, which cannot tell for how long something has waited there.
+
+    The high ones come first; but of ten takes that brought all that they were asked for (the others left nothing
+    waiting) the fifth begins with the normal ones, and the tenth with the low ones. With *ageing* 0 (see
+    ``WorkerInfo``) none does.
+    """
+
+    def __init__(self, ageing: float) -> None:
+        self._ages = ageing > 0
+        self._full = 0
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The order for the next take."""
+        return _IN_TURN.get(self._full, WAITING)
+
+    def took(self, *, full: bool) -> None:
+        """What it brought."""
+        if full and self._ages:
+            self._full = (self._full + 1) % _ROUND
 
 
 class Lane(NamedTuple):
@@ -62,7 +91,7 @@ class Carrier(Protocol):
         ...
 
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
-        """Up to *limit* of what waits in the worker's queues, the high lanes first; empty if nothing does."""
+        """Up to *limit* of what waits in the worker's queues, by ``Turns``; empty if nothing does."""
         ...
 
     def take_suspect(self, worker: WorkerInfo) -> Taken | None:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from moorline.clock import Clock
-from moorline.jobs.brokers.carrier import Kind, Lane, Taken
+from moorline.jobs.broker import WorkerInfo
+from moorline.jobs.brokers.carrier import WAITING, Kind, Lane, Taken, Turns
 from moorline.jobs.brokers.rabbit_lanes import Lanes
 from moorline.jobs.brokers.rabbit_link import Channel, Link
 
 __all__ = ["Intake"]
 
-_ORDER: Final[tuple[Kind, ...]] = ("high", "normal", "low")
 _AHEAD: Final = 1.5  # times what is needed, once a worker takes more than a few hundred: it is quick
 _FEW: Final = 200
 _MOST: Final = 5_000
@@ -34,7 +34,7 @@ class Intake:
         self,
         link: Link,
         lanes: Lanes,
-        queues: Sequence[str],
+        worker: WorkerInfo,
         wake: Callable[[], None],
         clock: Clock,
         innocent: set[bytes],
@@ -45,9 +45,10 @@ class Intake:
         self._wake = wake
         self._clock = clock
         self._innocent = innocent
-        self.queues = tuple(queues)
-        self.served = [Lane(queue, kind) for kind in _ORDER for queue in queues]
-        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in _ORDER}
+        self.queues = worker.queues
+        self.served = [Lane(queue, kind) for kind in WAITING for queue in worker.queues]
+        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in WAITING}
+        self.turns = Turns(worker.ageing)
         self._came = threading.Condition()
         self._sought = 0  # how many somebody waits for
         self._since = 0.0  # when the first of what is here came
@@ -130,7 +131,8 @@ class Intake:
     def pop(self, limit: int) -> list[Taken]:
         """Up to *limit* of what is here."""
         taken: list[Taken] = []
-        for buffer in self._buffers.values():
+        for kind in self.turns.kinds:
+            buffer = self._buffers[kind]
             while buffer and len(taken) < limit:
                 taken.append(buffer.popleft())
         self.out += len(taken)

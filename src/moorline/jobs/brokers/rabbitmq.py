@@ -124,7 +124,7 @@ class RabbitCarrier:
                 self._clear(intake)
                 self._lanes.forget()  # somebody may have deleted a queue
             intake = self._intakes[worker.id] = Intake(
-                link, self._lanes, worker.queues, self._wake, self._clock, self._innocent
+                link, self._lanes, worker, self._wake, self._clock, self._innocent
             )
         return intake
 
@@ -143,7 +143,9 @@ class RabbitCarrier:
             waiting = link.ask(intake.waiting())
             if waiting and not intake:
                 intake.wait(min(waiting, limit), _PUSH)
-        return intake.pop(limit)
+        taken = intake.pop(limit)
+        intake.turns.took(full=len(taken) >= limit)
+        return taken
 
     def take_suspect(self, worker: WorkerInfo) -> Taken | None:
         """See ``Carrier``."""

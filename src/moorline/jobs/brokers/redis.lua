@@ -24,6 +24,7 @@
 
 local PREFIX = KEYS[1]
 local CRASHES, ERRORS, BATCH, SHOWN, LOOKED, LATE = 3, 10, 1000, 3600, 5000, 86400
+local FIRST = 9 -- of the queues, in a worker's deeds
 local RARE = {blocked = true, dead = true, cancelled = true}
 local call = redis.call
 
@@ -172,9 +173,34 @@ function deeds.enqueue()
   return ids
 end
 
+-- The lanes of the worker's queues in which something is due, those to be emptied first before the others; and when the
+-- first of what waits in the other ones is due. See jobs/ageing.py.
+local function lanes(now, ageing)
+  local found, later = {}, nil
+  for priority = 0, 9 do
+    for at = FIRST, #ARGV do
+      local key = PREFIX .. 'ready:' .. ARGV[at] .. ':' .. priority
+      local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
+      local due = head and tonumber(head)
+      if due and due <= now then
+        local rank = ageing > 0 and due + priority * ageing or priority
+        found[#found + 1] = {key = key, queue = ARGV[at], rank = rank, due = due, place = #found}
+      elseif due and (not later or due < tonumber(later)) then
+        later = head
+      end
+    end
+  end
+  table.sort(found, function(x, y)
+    if x.rank ~= y.rank then return x.rank < y.rank end
+    if x.due ~= y.due then return x.due < y.due end
+    return x.place < y.place
+  end)
+  return found, later
+end
+
 local function suspects(now)
   local found = {}
-  for at = 8, #ARGV do
+  for at = FIRST, #ARGV do
     local due = call('ZRANGEBYSCORE', PREFIX .. 'suspects:' .. ARGV[at], '-inf', now, 'LIMIT', 0, BATCH)
     for _, id in ipairs(due) do found[#found + 1] = load(id) end
   end
@@ -186,10 +212,10 @@ local function suspects(now)
   return found
 end
 
--- worker, its facts, end of its lease, now, limit, '1' for suspects alone, queues. First when the next one is due, then
+-- worker, its facts, end of its lease, now, limit, '1' for suspects alone, ageing, queues. First when the next one is due, then
 -- for each job the row, attempts, deliveries, due, and crashes, snoozes and order key with tabs between, if it has any.
 function deeds.claim()
-  local worker, info, lease, now, limit, alone = unpack(ARGV, 2, 7)
+  local worker, info, lease, now, limit, alone, ageing = unpack(ARGV, 2, 8)
   limit = tonumber(limit)
   beat(worker, info, lease)
   local taken, found = {}, {''}
@@ -218,33 +244,26 @@ function deeds.claim()
       begun(h.q, 1)
     end
   else
-    for priority = 0, 9 do
-      for at = 8, #ARGV do
-        if #taken < limit then
-          local queue = ARGV[at]
-          local key = PREFIX .. 'ready:' .. queue .. ':' .. priority
-          local due = call('ZRANGEBYSCORE', key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit - #taken)
-          local from = #taken
-          for n = 1, #due, 2 do take(due[n], due[n + 1]) end
-          begun(queue, #taken - from)
-          each(taken, BATCH, function(...) call('ZREM', key, ...) end, from + 1)
-        end
+    local due, later = lanes(tonumber(now), tonumber(ageing))
+    for _, lane in ipairs(due) do
+      if #taken >= limit then break end
+      local ids = call('ZRANGEBYSCORE', lane.key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit - #taken)
+      local from = #taken
+      for n = 1, #ids, 2 do take(ids[n], ids[n + 1]) end
+      begun(lane.queue, #taken - from)
+      each(taken, BATCH, function(...) call('ZREM', lane.key, ...) end, from + 1)
+    end
+    if #taken < limit then
+      for _, lane in ipairs(due) do
+        local head = call('ZRANGE', lane.key, 0, 0, 'WITHSCORES')[2]
+        if head and (not later or tonumber(head) < tonumber(later)) then later = head end
       end
+      found[1] = later or ''
     end
   end
   if #taken > 0 then
     each(taken, BATCH, function(...) call('SADD', PREFIX .. 'held:' .. worker, ...) end)
     call('SADD', PREFIX .. 'holders', worker)
-  end
-  if alone ~= '1' and #taken < limit then
-    local first
-    for priority = 0, 9 do
-      for at = 8, #ARGV do
-        local due = call('ZRANGE', PREFIX .. 'ready:' .. ARGV[at] .. ':' .. priority, 0, 0, 'WITHSCORES')[2]
-        if due and (not first or tonumber(due) < tonumber(first)) then first = due end
-      end
-    end
-    found[1] = first or ''
   end
   return found
 end
@@ -379,7 +398,7 @@ function deeds.rescue()
     call('ZREM', PREFIX .. 'leases', old)
     call('HDEL', PREFIX .. 'workers', old)
   end
-  for at = 8, #ARGV do
+  for at = FIRST, #ARGV do
     if call('ZRANGEBYSCORE', PREFIX .. 'suspects:' .. ARGV[at], '-inf', now, 'LIMIT', 0, 1)[1] then answer[1] = '1' end
   end
   if freed or #answer > 2 then

@@ -186,7 +186,8 @@ class RedisBroker:
         answers = []
         for worker, limit, alone in payloads:
             now, lease = self._lease(worker)
-            found = link.do("claim", *lease, repr(now), limit, "1" if alone else "", *worker.queues)
+            how = limit, "1" if alone else "", repr(worker.ageing)
+            found = link.do("claim", *lease, repr(now), *how, *worker.queues)
             claims = [claim(*found[at : at + FACTS]) for at in range(1, len(found), FACTS)]
             answers.append(Claimed(claims, float(found[0]) if found[0] else None))
         return answers
@@ -234,7 +235,7 @@ class RedisBroker:
         answers = []
         for worker in payloads:
             now, lease = self._lease(worker)
-            suspects, _, *taken = link.do("rescue", *lease, repr(now), "", "", *worker.queues)
+            suspects, _, *taken = link.do("rescue", *lease, repr(now), "", "", "", *worker.queues)
             states = dict(zip(map(bytes.decode, taken[::2]), taken[1::2], strict=True))
             ready = tuple(id_ for id_, state in states.items() if state == b"ready")
             dead = tuple(id_ for id_, state in states.items() if state == b"dead")

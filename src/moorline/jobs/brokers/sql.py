@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from moorline.errors import JobNotFound, JobStateError
+from moorline.jobs.ageing import order
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql_dialects import dialect_of
@@ -114,8 +116,8 @@ class SqlBroker:
             now = self._clock.wall()
             self._beat(connection, worker, now)
             take = self._dialect.claim_suspect if alone else self._dialect.claim
-            found = [Claim._make(row) for row in take(connection, worker.id, worker.queues, limit, now)]
-            found.sort(key=_order)  # RETURNING keeps no order
+            found = [Claim._make(row) for row in take(connection, worker, limit, now)]
+            found.sort(key=partial(order, worker.ageing))  # RETURNING keeps no order
             short = not alone and len(found) < limit
             answers.append(Claimed(found, self._dialect.next_at(connection, worker.queues) if short else None))
         return answers
@@ -357,10 +359,6 @@ def _state_again(connection: Connection, job: Job) -> State:
     if job.state == "blocked":
         return "blocked"
     return "blocked" if held(connection, [original(job.order_key)]) else "ready"
-
-
-def _order(claim: Claim) -> tuple[int, float, str]:
-    return claim.priority, claim.run_at, claim.id
 
 
 def _insert(connection: Connection, payloads: list[Sequence[JobRow]]) -> list[list[str]]:

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol
 from sqlalchemy.engine import Connection
 
 from moorline.errors import ConfigurationError
-from moorline.jobs.broker import MAX_CRASHES, Completion
+from moorline.jobs.ageing import due_lanes
+from moorline.jobs.broker import MAX_CRASHES, Completion, WorkerInfo
 from moorline.jobs.job import LOWEST_PRIORITY, Claim
 from moorline.jobs.order import PARKED, YIELDS
 
@@ -43,15 +44,11 @@ _ORPHANED: Final = """
 class Dialect(Protocol):
     """Each method is one statement, or a few, in the connection's transaction. Times are seconds since the epoch."""
 
-    def claim(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
-        """Take up to *limit* due jobs whose worker never died; the columns of ``Claim``, in no order."""
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+        """Take up to *limit* due jobs whose worker never died, lane by lane; the columns of ``Claim``, in no order."""
         ...
 
-    def claim_suspect(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
         """As ``claim``, for jobs whose worker died."""
         ...
 
@@ -91,36 +88,38 @@ def dialect_of(name: str) -> Dialect:
 
 class _Sqlite:
     def __init__(self) -> None:
-        self._claims: dict[int, str] = {}
-        self._nexts: dict[int, str] = {}
+        self._claims: dict[int, str] = {}  # by the number of lanes, below by that of queues
+        self._heads: dict[int, str] = {}
 
-    def claim(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
-        statement = self._claims.get(len(queues)) or self._claims.setdefault(len(queues), _sqlite_claim(len(queues)))
-        values: list[Any] = [worker, now]
-        for priority in _PRIORITIES:
-            for queue in queues:
-                values += (queue, priority, now, limit)
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+        lanes = due_lanes(self._lanes(connection, worker.queues), now, worker.ageing)
+        if not lanes:
+            return []
+        statement = self._claims.get(len(lanes)) or self._claims.setdefault(len(lanes), _sqlite_claim(len(lanes)))
+        values: list[Any] = [worker.id, now]
+        for queue, priority in lanes:
+            values += (queue, priority, now, limit)
         values.append(limit)
         return connection.exec_driver_sql(statement, tuple(values)).fetchall()
 
-    def claim_suspect(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
         statement = f"""
             UPDATE jobs SET worker = ?, started_at = ?, {_TAKE} WHERE rowid IN (
                 SELECT rowid FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= ?
                 AND queue IN (SELECT value FROM json_each(?)) ORDER BY crashes, run_at LIMIT ?
             ) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
-        values = (worker, now, now, json.dumps(queues), limit)
+        values = (worker.id, now, now, json.dumps(worker.queues), limit)
         return connection.exec_driver_sql(statement, values).fetchall()
 
     def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
-        statement = self._nexts.get(len(queues)) or self._nexts.setdefault(len(queues), _sqlite_next(len(queues)))
-        values = tuple(value for priority in _PRIORITIES for queue in queues for value in (queue, priority))
-        found = connection.exec_driver_sql(statement, values).scalar()
-        return None if found is None else float(found)
+        return min((at for *_, at in self._lanes(connection, queues) if at is not None), default=None)
+
+    def _lanes(self, connection: Connection, queues: Sequence[str]) -> list[tuple[str, int, float | None]]:
+        """Each lane with when its head is due."""
+        statement = self._heads.get(len(queues)) or self._heads.setdefault(len(queues), _sqlite_heads(len(queues)))
+        lanes = [(queue, priority) for priority in _PRIORITIES for queue in queues]
+        heads = connection.exec_driver_sql(statement, tuple(value for lane in lanes for value in lane)).one()
+        return [(*lane, at) for lane, at in zip(lanes, heads, strict=True)]
 
     def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
         statement = """
@@ -169,34 +168,38 @@ class _Sqlite:
         return connection.exec_driver_sql(statement, (now, now)).fetchall()
 
 
-def _sqlite_claim(queues: int) -> str:
-    # One look for each priority and queue: with one index range over all priorities, the jobs that wait for a later
-    # time would be passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
+def _sqlite_claim(lanes: int) -> str:
+    # One look for each lane: with one index range over all priorities, the jobs that wait for a later time would be
+    # passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
     look = """SELECT * FROM (SELECT rowid FROM jobs WHERE state = 'ready' AND crashes = 0
         AND queue = ? AND priority = ? AND run_at <= ? ORDER BY run_at, id LIMIT ?)"""
-    looks = " UNION ALL ".join([look] * (queues * len(_PRIORITIES)))
+    looks = " UNION ALL ".join([look] * lanes)
     return f"""UPDATE jobs SET worker = ?, started_at = ?, {_TAKE}
         WHERE rowid IN ({looks} LIMIT ?) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
 
 
-def _sqlite_next(queues: int) -> str:
-    look = """SELECT min(run_at) AS at FROM jobs
-        WHERE state = 'ready' AND crashes = 0 AND queue = ? AND priority = ?"""
-    looks = " UNION ALL ".join([look] * (queues * len(_PRIORITIES)))
-    return f"SELECT min(at) FROM ({looks})"  # noqa: S608 -- constants only
+def _sqlite_heads(queues: int) -> str:
+    # One row, because each one gives up the interpreter's lock.
+    look = "(SELECT min(run_at) FROM jobs WHERE state = 'ready' AND crashes = 0 AND queue = ? AND priority = ?)"
+    return f"SELECT {', '.join([look] * (queues * len(_PRIORITIES)))}"
 
 
 class _Postgres:
-    # Looks at each priority and queue in turn, for the reason given at SQLite; the outer limit stops the looking, so
-    # that no more rows are locked than are taken.
+    # Looks at each lane in turn, for the reason given at SQLite, in the order of ``rank``; the outer limit stops the
+    # looking, so that no more rows are locked than are taken. From the head on: before it are the entries of jobs that
+    # were claimed, until a vacuum, and to pass them once is enough.
     _CLAIM: Final = f"""
         WITH due AS (
             SELECT found.id FROM (
-                SELECT p, q, n FROM generate_series(0, {LOWEST_PRIORITY}) AS p,
-                    unnest(%s::text[]) WITH ORDINALITY AS u (q, n) ORDER BY p, n
+                SELECT p, q, head.at FROM generate_series(0, {LOWEST_PRIORITY}) AS p,
+                    unnest(%s::text[]) WITH ORDINALITY AS u (q, n),
+                    LATERAL (SELECT min(run_at) AS at FROM jobs
+                        WHERE state = 'ready' AND crashes = 0 AND queue = q AND priority = p) AS head
+                WHERE head.at <= %s
+                ORDER BY CASE WHEN %s::float8 > 0 THEN head.at + p * %s::float8 ELSE p END, head.at, n
             ) AS looks CROSS JOIN LATERAL (
                 SELECT id FROM jobs WHERE state = 'ready' AND crashes = 0 AND queue = looks.q AND priority = looks.p
-                AND run_at <= %s ORDER BY run_at, id LIMIT %s FOR UPDATE SKIP LOCKED
+                AND run_at >= looks.at AND run_at <= %s ORDER BY run_at, id LIMIT %s FOR UPDATE SKIP LOCKED
             ) AS found LIMIT %s
         )
         UPDATE jobs SET worker = %s, started_at = %s, {_TAKE} FROM due WHERE jobs.id = due.id RETURNING {_CLAIMED}
@@ -215,16 +218,12 @@ class _Postgres:
             WHERE state = 'ready' AND crashes = 0 AND queue = q AND priority = p) AS found
     """  # noqa: S608 -- constants only
 
-    def claim(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
-        values = (list(queues), now, limit, limit, worker, now)
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+        values = (list(worker.queues), now, worker.ageing, worker.ageing, now, limit, limit, worker.id, now)
         return connection.exec_driver_sql(self._CLAIM, values).fetchall()
 
-    def claim_suspect(
-        self, connection: Connection, worker: str, queues: Sequence[str], limit: int, now: float
-    ) -> Sequence[Any]:
-        values = (worker, now, now, list(queues), limit)
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+        values = (worker.id, now, now, list(worker.queues), limit)
         return connection.exec_driver_sql(self._CLAIM_SUSPECT, values).fetchall()
 
     def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:

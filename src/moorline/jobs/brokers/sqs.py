@@ -164,6 +164,7 @@ class SqsCarrier:
                         raise
                     log.warning("claim_cut_short", jobs=len(taken), error=str(error))
                     return taken
+        intake.turns.took(full=len(taken) >= limit)
         intake.rest([lane for lane, _ in lanes], max(limit - len(taken), 0), listening=bool(self._callbacks))
         return taken
 

@@ -12,13 +12,12 @@ from typing import Final, cast
 
 from moorline.clock import Clock
 from moorline.jobs.broker import WorkerInfo
-from moorline.jobs.brokers.carrier import Kind, Lane, Taken
+from moorline.jobs.brokers.carrier import WAITING, Kind, Lane, Taken, Turns
 from moorline.jobs.brokers.sqs_link import MOST
 from moorline.telemetry import logger
 
 __all__ = ["Ear", "Grip", "Intake", "Out", "grip_of"]
 
-_ORDER: Final[tuple[Kind, ...]] = ("high", "normal", "low")
 _LONGEST_HOLD: Final = 43_200  # seconds, by the service model
 _WIDEST: Final = 8  # requests at once for one lane
 _IDLE: Final = 0.2  # seconds without enough to do, after which somebody listens: who drains a queue is gone by then
@@ -184,7 +183,8 @@ class Intake:
         self._send_on = send_on
         self._clock = clock
         self._lock = threading.Lock()
-        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in _ORDER}
+        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in WAITING}
+        self.turns = Turns(worker.ageing)
         self._ears: dict[Lane, Ear] = {}
         self._quiet: set[Lane] = set()  # where the last look found nothing more
         self._since = 0.0  # when the first of what is here came
@@ -199,7 +199,7 @@ class Intake:
         """Its lanes, those to be asked first before the others; each time another queue of a kind goes first."""
         self._turn = (self._turn + 1) % len(self.queues)
         queues = self.queues[self._turn :] + self.queues[: self._turn]
-        return [Lane(queue, kind) for kind in _ORDER for queue in queues]
+        return [Lane(queue, kind) for kind in self.turns.kinds for queue in queues]
 
     # --- what is here
 
@@ -208,7 +208,8 @@ class Intake:
         taken: list[Taken] = []
         with self._lock:
             now = self._clock.monotonic()
-            for buffer in self._buffers.values():
+            for kind in self.turns.kinds:
+                buffer = self._buffers[kind]
                 while buffer and len(taken) < limit:
                     one = buffer.popleft()
                     if grip_of(one).until > now:
