@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from moorline.errors import ConfigurationError, PayloadMismatch
+from moorline.errors import ConfigurationError
 from moorline.events.body import document
+from moorline.reading import hints_of, name_of, reader
 
 if TYPE_CHECKING:
     from moorline.events.event import Event
 
 __all__ = ["Model", "model_of"]
 
-_SHOWN: Final = 10  # problems that an error names
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -28,8 +28,7 @@ class Model:
     _read: Callable[[bytes], Any] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        make = _msgspec if hasattr(self.kind, "__struct_fields__") else _pydantic
-        object.__setattr__(self, "_read", make(self.kind))
+        object.__setattr__(self, "_read", reader(self.kind))
 
     def read(self, event: Event) -> Any:
         """The payload. Raises PayloadMismatch when it does not fit, UnusableEvent when there is none."""
@@ -54,65 +53,17 @@ def model_of(function: Callable[..., Any], model: Any, *, several: bool) -> Mode
     wanted = [one for one in named if one.default is inspect.Parameter.empty]
     if len(wanted) > 2:
         raise ConfigurationError(
-            f"function: {_name(function)} takes {len(wanted)} arguments; a handler gets two at most"
+            f"function: {name_of(function)} takes {len(wanted)} arguments; a handler gets two at most"
         )
     if model is not None:
         if len(named) < 2 and not any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values()):
-            raise ConfigurationError(f"model: {_name(function)} takes no second argument for the payload")
+            raise ConfigurationError(f"model: {name_of(function)} takes no second argument for the payload")
         return Model(model)
     if len(wanted) < 2:
         return None
     if wanted[1].annotation is inspect.Parameter.empty:
-        raise ConfigurationError(f"model: annotate {wanted[1].name!r} of {_name(function)}, or give model=")
-    kind = _hints(function)[wanted[1].name]
+        raise ConfigurationError(f"model: annotate {wanted[1].name!r} of {name_of(function)}, or give model=")
+    kind = hints_of(function)[wanted[1].name]
     if several and typing.get_origin(kind) in (list, Sequence):
         (kind,) = typing.get_args(kind)
     return Model(kind)
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-    except NameError as error:
-        raise ConfigurationError(
-            f"model: the annotations of {_name(function)} cannot be resolved ({error}); give model="
-        ) from error
-
-
-def _pydantic(kind: Any) -> Callable[[bytes], Any]:
-    from pydantic import TypeAdapter, ValidationError
-    from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
-
-    try:
-        adapter = TypeAdapter(kind)
-    except (PydanticUserError, PydanticUndefinedAnnotation) as error:
-        raise ConfigurationError(f"model: {_name(kind)} cannot be read: {str(error).splitlines()[0]}") from error
-
-    def read(text: bytes) -> Any:
-        try:
-            return adapter.validate_json(text)
-        except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
-            problems = [f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in found[:_SHOWN]]
-            more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-            raise PayloadMismatch(f"it does not fit {_name(kind)}: {'; '.join(problems)}{more}") from None
-
-    return read
-
-
-def _msgspec(kind: Any) -> Callable[[bytes], Any]:
-    import msgspec
-
-    decoder = msgspec.json.Decoder(kind)
-
-    def read(text: bytes) -> Any:
-        try:
-            return decoder.decode(text)
-        except msgspec.DecodeError as error:  # a ValidationError is one
-            raise PayloadMismatch(f"it does not fit {_name(kind)}: {error}") from None
-
-    return read
-
-
-def _name(of: Any) -> str:
-    return getattr(of, "__qualname__", None) or repr(of)
