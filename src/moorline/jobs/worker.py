@@ -17,6 +17,7 @@ from moorline.jobs.ageing import AGEING
 from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.chores import Chore, look_after
+from moorline.jobs.companions import Companion, accompanied
 from moorline.jobs.completions import Completions
 from moorline.jobs.decision import given_back
 from moorline.jobs.execution import Ended, Execution
@@ -58,7 +59,7 @@ class Worker:
     given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long
     done jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
     ``ageing``: seconds of waiting that make up for a step of priority, so that nothing waits for ever; 0 for strict
-    priorities. ``chores`` are looked after while it ``run``s.
+    priorities. ``chores`` are looked after while it ``run``s, and ``companions`` run beside it.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Worker:
         quarantine: float = 5.0,
         ageing: float = AGEING,
         chores: Sequence[Chore] = (),
+        companions: Sequence[Companion] = (),
         seed: int | None = None,
     ) -> None:
         for name, number in {"concurrency": concurrency, "processes": 1 if processes is None else processes}.items():
@@ -103,6 +105,7 @@ class Worker:
         self._quarantine = quarantine
         self._ageing = ageing
         self._chores = tuple(chores)
+        self._companions = tuple(companions)
         self._random = random.Random(seed)
         self._log = logger("jobs")
         self._active = False
@@ -169,7 +172,9 @@ class Worker:
         async with self._session(signals=signals):
             chores = [look_after(one, self.id, self._log, self._random) for one in self._chores]
             others = (self._maintain(), self._stops.run(self._random), *chores, self._stop_asked.wait())
-            await self._first_failure(self._claim_for_ever(), *others)
+            beside = self._companions, self.id, self._stop_asked, self._clock, self._log, self._random
+            async with accompanied(*beside):
+                await self._first_failure(self._claim_for_ever(), *others)
         return self._done
 
     async def drain(self) -> int:
