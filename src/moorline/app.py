@@ -28,6 +28,7 @@ from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
 from moorline.jobs.brokers.choice import broker_at
+from moorline.jobs.foreign.messages import Messages, Messaging
 from moorline.jobs.registry import Jobs
 from moorline.jobs.schedule import Schedule, seconds_of
 from moorline.jobs.schedules import Schedules
@@ -71,7 +72,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline:
+class Moorline(Messaging):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -107,6 +108,7 @@ class Moorline:
         for name, limit in self.settings.worker.limits.items():
             self.jobs.limit_queue(name, limit.build())
         self.schedules = Schedules(self.store, self.jobs.broker)
+        self._messages = Messages(self.jobs, self.settings.connections)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
             self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
@@ -327,6 +329,7 @@ class Moorline:
         if self.relay is not None and relaying is not None:
             self.relay.stop()
             await asyncio.wait([relaying])
+        await asyncio.to_thread(self._messages.publisher.close)
         await asyncio.to_thread(self.jobs.broker.close)
         await asyncio.to_thread(self.store.close)
 
@@ -343,6 +346,7 @@ class Moorline:
             try:
                 yield self.inbox
             finally:
+                self._messages.publisher.close()
                 self.jobs.broker.close()
 
     @contextlib.asynccontextmanager
@@ -391,6 +395,7 @@ class Moorline:
             clock=self.clock,
             ageing=chosen.ageing,
             chores=self._chores(),
+            companions=self._messages.companions(),
         )
 
     def _chores(self) -> list[Chore]:

@@ -51,6 +51,7 @@
     ├── StoreError
     │   ├── StoreUnavailable          the database is down, locked or full
     │   ├── StoreOverloaded           more is waiting to be written than the limit
+    │   ├── MessageRefused            a queue or exchange of others does not take the message
     │   └── StoreNotMigrated          the schema is older or newer than this program
     └── InvalidToken                  a token that must not be believed
 
@@ -428,6 +429,10 @@ class StoreOverloaded(StoreError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class MessageRefused(StoreError):
+    """A server does not take what was published: no queue is bound for it, it is too large, or of no form it knows."""
 
 
 class StoreNotMigrated(StoreError):

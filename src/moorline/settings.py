@@ -333,6 +333,9 @@ class Settings(BaseSettings):
     """Where jobs wait, if not in the database: ``redis://HOST:6379/0``, ``redis+sentinel://HOST,HOST/NAME``,
     ``redis+cluster://HOST``, ``amqp://USER:PASSWORD@HOST/VHOST``, ``sqs://REGION``; ``rediss`` and ``amqps``
     for TLS."""
+    connections: Annotated[dict[str, str], Field(repr=False)] = {}
+    """Servers of other programs, by names that stand for them in URLs: with ``shop = "amqp://USER:PASSWORD@HOST"`` the
+    queue ``orders`` there is ``shop://orders``."""
     migrate: bool = True
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000

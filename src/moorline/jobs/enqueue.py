@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from moorline.errors import ConfigurationError, Misuse
 from moorline.jobs.job import LOWEST_PRIORITY, JobRow
 
-__all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries"]
+__all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries", "in_loop"]
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class Enqueued(Generic[T]):
         if not self._answer:
             if self._is_async():
                 raise Misuse("within is asynchronous: await this instead of calling result()")
-            if self._within is None and _in_loop():
+            if self._within is None and in_loop():
                 raise Misuse("result() would block the running event loop: await this instead")
             self._tried = True
             ids = self._insert(self._within) if self._within is not None else self._sink.enqueue_sync(self._rows)
@@ -183,7 +183,8 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _in_loop() -> bool:
+def in_loop() -> bool:
+    """Whether an event loop runs here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

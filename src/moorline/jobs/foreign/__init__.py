@@ -1,0 +1,7 @@
+"""Messages of queues that others own: taken in as jobs, and sent out by Calls' own rules of durability."""
+
+from __future__ import annotations
+
+from moorline.jobs.foreign.message import Message
+
+__all__ = ["Message"]
