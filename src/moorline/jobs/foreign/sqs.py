@@ -14,7 +14,7 @@ from moorline.jobs.brokers.sqs_link import MISSING, Link, Refused, SqsWhere, in_
 from moorline.jobs.foreign.address import SqsAddress
 from moorline.jobs.foreign.carriers import Delivery
 from moorline.jobs.foreign.cloudevents import PREFIX
-from moorline.jobs.foreign.message import JSON, Message, plain
+from moorline.jobs.foreign.message import Message, plain
 from moorline.telemetry import logger
 
 __all__ = ["SqsSink", "SqsSource"]
@@ -177,8 +177,6 @@ def _text(body: bytes) -> str:
 
 def _attributes(message: Message) -> dict[str, Any]:
     said = {name: getattr(message, field) for field, name in _OWN.items() if getattr(message, field)}
-    if message.content_type == JSON:
-        del said["content-type"]  # what all expect; there is room for ten
     if any(name.startswith(PREFIX) for name in message.headers):
         said = {name: value for name, value in said.items() if name == "content-type"}  # the event says the others
     found: dict[str, Any] = {}

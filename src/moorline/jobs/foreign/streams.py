@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamSink", "StreamSource"]
 
-_BLOCK: Final = 1_000  # milliseconds of a look for messages; also how soon an interruption is noticed at the latest
+_BLOCK: Final = 1_000  # milliseconds of a look for messages, unless it is interrupted
 _LOOK: Final = 5.0  # seconds between two looks for what dead consumers left
 _AT_ONCE: Final = 86_400_000  # milliseconds: as if it had been left for so long
 _FIELDS: Final = ("id", "type", "source", "content_type", "time")
@@ -44,6 +44,7 @@ class StreamSource:
         self._looked = 0.0
         self._cursor: Any = "0-0"
         self._interrupted = threading.Event()
+        self._blocked: int | None = None  # what the server calls the connection that waits there
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
@@ -72,6 +73,9 @@ class StreamSource:
         self._client = self._where.connect()
         address = self._address
         with self._asking() as client:
+            if self._where.kind != "cluster":
+                with contextlib.suppress(ResponseError):  # this user may not ask
+                    self._blocked = client.client_id()
             if not address.declare:
                 client.xpending(address.stream, address.group)
                 return
@@ -139,6 +143,12 @@ class StreamSource:
     def interrupt(self) -> None:
         """See ``Source``."""
         self._interrupted.set()
+        if self._blocked is not None:
+            threading.Thread(target=self._unblock, name="moorline-unblock", daemon=True).start()
+
+    def _unblock(self) -> None:
+        with contextlib.suppress(StoreError, ConfigurationError), self._asking() as client:  # else it ends by itself
+            client.client_unblock(self._blocked)
 
     def close(self) -> None:
         """See ``Source``. A consumer that holds nothing is taken off the group."""
