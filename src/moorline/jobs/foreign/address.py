@@ -93,7 +93,7 @@ def address_of(url: str) -> Address:
     except ValueError:
         raise ConfigurationError(_UNREADABLE) from None
     # What a password with one of /?#@ in it, not escaped, would leave behind: never to be shown.
-    if parts.fragment or "@" in path or (not parts.netloc and scheme not in SQS):
+    if "#" in url or "@" in path or (not parts.netloc and scheme not in SQS):
         raise ConfigurationError(_UNREADABLE)
     options = _Options(query)
     names = path.lstrip("/").split("/")
@@ -104,7 +104,7 @@ def address_of(url: str) -> Address:
     return found
 
 
-_UNREADABLE: Final = "url: it cannot be read (are the odd characters of its password and names escaped?)"
+_UNREADABLE: Final = "url: it cannot be read (are the odd characters of its password and names escaped? # is %23)"
 
 
 @dataclass(frozen=True, slots=True)
