@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pika
@@ -20,6 +23,8 @@ from moorline.jobs.broker import JobFilter
 from moorline.jobs.foreign import Message
 
 pytestmark = pytest.mark.rabbitmq
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 async def test_what_no_queue_takes_is_an_error(app: Moorline, amqp: AmqpPlace) -> None:
@@ -129,6 +134,31 @@ async def test_a_connection_that_is_cut_is_made_again(app: Moorline, amqp: AmqpP
             await work.enqueue()
             await until(lambda: bool(ran))
     assert set(got) == {"m-1", "m-2"}
+
+
+async def test_a_process_that_dies_before_the_acknowledgement(app: Moorline, amqp: AmqpPlace) -> None:
+    """The job is there, the message comes again, and there is one job."""
+    got: list[str | None] = []
+    amqp.put("{}", id="m-1")
+    command = [sys.executable, "-m", "tests.jobs.foreign.crash_consumer", app.settings.database_url, amqp.url]
+    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 9, done.stderr
+    async with app:
+        (before,) = await app.jobs.broker.list(JobFilter())
+    await until(lambda: amqp.left() == 1)
+
+    @app.consume(amqp.url, queue="later")
+    async def on_order(message: Message) -> None:
+        got.append(message.id)
+
+    async with app.running(worker=True):
+        await until(lambda: _consumed(amqp, amqp.name) and amqp.left() == 0)
+    await app.open()
+    await app.worker(queues=["later"]).drain()
+    (after,) = await app.jobs.broker.list(JobFilter())
+    await app.close()
+    assert (after.id, after.state, got) == (before.id, "done", ["m-1"])
+    assert amqp.left() == 0
 
 
 async def test_a_queue_that_is_deleted_is_looked_for(app: Moorline, amqp: AmqpPlace) -> None:

@@ -75,6 +75,14 @@ def test_what_lacks_a_needed_attribute_is_no_event(lacks: str) -> None:
         (b"\xff", _MEDIA, "not a JSON object"),
         ({"specversion": "0.3"}, _MEDIA, "another version"),
         ({"time": "yesterday"}, _MEDIA, "no time stamp"),
+        (
+            b'{"id":"1","source":"s","type":"t","specversion":"1.0","datacontenttype":"a/b","data":'
+            + b"[" * 900
+            + b"]" * 900
+            + b"}",
+            _MEDIA,
+            "no text|cannot be read|not a JSON object",
+        ),
         ({"data_base64": "?"}, _MEDIA, "not base64"),
         ({"datacontenttype": "text/plain", "data": {}}, _MEDIA, "no text"),
         (b"", "application/cloudevents+avro", r"format 'application/cloudevents\+avro' cannot be read"),
@@ -95,6 +103,7 @@ def test_a_broken_envelope_is_named(body: Any, media: str, match: str) -> None:
         ({"attributes": {"Subject": "x"}}, "'Subject' is no further attribute"),
         ({"attributes": {"id": "x"}}, "'id' is no further attribute"),
         ({"attributes": {"a": 1.5}}, "a is neither a text"),
+        ({"time": 1e300}, "time: it is no moment"),
         ({"body": b"{", "content_type": "application/json"}, "it is not JSON"),
     ],
 )
@@ -191,6 +200,7 @@ def test_the_id_of_a_job_is_that_of_its_message() -> None:
 def test_a_message_without_id_or_time() -> None:
     """Without an id each is a new one; a time that cannot be is not believed."""
     assert job_id("orders", Message(b"{}"), _NOW) != job_id("orders", Message(b"{}"), _NOW)
+    assert job_id("orders", Message(b"{}", id="1", time=_NOW), _NOW, stamped=False).startswith("0" * 12)
     for time in (None, 0.0, _NOW + 1e6, 1e300):
         assert job_id("orders", Message(b"{}", id="1", time=time), _NOW).startswith("0" * 12)
     broken = Message(b"[]", id="1", content_type=_MEDIA)

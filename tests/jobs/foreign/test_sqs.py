@@ -30,6 +30,22 @@ async def test_a_fifo_queue_gets_groups_and_no_message_twice(app: Moorline, moto
     assert sorted(got) == [("tenant-1", b'{"number":1}'), ("tenant-1", b'{"number":2}')]
 
 
+async def test_what_a_sender_sends_twice_is_one_job(app: Moorline, sqs: SqsPlace) -> None:
+    """By the id that it gives; SQS's own is another each time."""
+    got: list[str | None] = []
+
+    @app.consume(sqs.url)
+    async def on_order(message: Message) -> None:
+        got.append(message.id)
+
+    for id_ in ("same", "same", "other"):
+        sqs.put("{}", id=id_)
+    async with app.running(worker=True):
+        await until(lambda: len(got) >= 2 and sqs.left() == 0)
+    async with app:
+        assert await app.jobs.broker.counts() == {("default", "done"): 2}
+
+
 @pytest.mark.parametrize(
     ("message", "headers", "match"),
     [

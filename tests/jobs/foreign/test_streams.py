@@ -79,6 +79,41 @@ def test_a_consumer_that_holds_nothing_leaves_the_group(app: Moorline, stream: S
     assert [one["name"] for one in stream.client.xinfo_consumers(stream.name, "ours")] == [b"moorline-busy"]
 
 
+def test_a_consumer_that_is_long_dead_is_forgotten(
+    app: Moorline, stream: StreamPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it holds something, or is another program's."""
+    stream.put("1")
+    assert len(source(app, stream, "holds").receive(1)) == 1
+    for name in ("moorline-dead", "somebody"):
+        stream.client.xgroup_createconsumer(stream.name, "ours", name)
+    monkeypatch.setattr("moorline.jobs.foreign.streams._DEAD", -1)
+    source(app, stream, "new")
+    left = [one["name"] for one in stream.client.xinfo_consumers(stream.name, "ours")]
+    assert sorted(left) == [b"moorline-holds", b"somebody"]
+
+
+async def test_jobs_in_redis_know_a_message_again(
+    app: Moorline, stream: StreamPlace, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those in a database do: what its sender sent twice under one id is one job."""
+    got: list[str | None] = []
+    monkeypatch.setenv("MOORLINE_QUEUE_URL", redis_url)
+    keeping = Moorline(app.settings.database_url)
+
+    @keeping.consume(stream.url)
+    async def on_entry(message: Message) -> None:
+        got.append(message.id)
+
+    for id_ in ("same", "same", "other"):
+        stream.put("{}", id=id_)
+    async with keeping.running(worker=True):
+        await until(lambda: len(got) >= 2 and stream.left() == 0)
+    async with keeping:
+        assert await keeping.jobs.broker.counts() == {("default", "done"): 2}
+    assert sorted(str(one) for one in got) == ["other", "same"]
+
+
 def test_a_group_is_made_where_that_is_asked_for(
     app: Moorline, stream: StreamPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Messages of queues that others own: taken in as jobs, and sent out by Calls' own rules of durability."""
+"""Messages of queues that others own: taken in as jobs, and sent out at once or by jobs."""
 
 from __future__ import annotations
 

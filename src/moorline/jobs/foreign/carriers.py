@@ -12,10 +12,14 @@ __all__ = ["Delivery", "Sink", "Source", "sink_at", "source_at"]
 
 
 class Delivery(NamedTuple):
-    """A message that is ours until it is acknowledged or given back; ``handle`` is the source's own."""
+    """A message that is ours until it is acknowledged or given back; ``handle`` is the source's own.
+
+    ``stamped``: its time is the sender's, or goes with its id: the same again when the sender sends it twice.
+    """
 
     message: Message
     handle: Any
+    stamped: bool = True
 
 
 class Source(Protocol):

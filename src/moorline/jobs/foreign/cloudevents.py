@@ -56,9 +56,9 @@ def opened(message: Message) -> Message:
 def _structured(message: Message) -> Message:
     try:
         parts = _ATTRIBUTES.decode(message.body)
-        said = {name: json.loads(bytes(raw)) for name, raw in parts.items() if name != "data"}
     except (msgspec.DecodeError, ValueError, RecursionError):
         raise PayloadMismatch("the envelope of the CloudEvent is not a JSON object") from None
+    said = {name: _value(name, raw) for name, raw in parts.items() if name != "data"}
     said = {name: value for name, value in said.items() if value is not None}
     missing = [name for name in _NEEDED if not (isinstance(said.get(name), str) and said[name])]
     if missing:
@@ -76,11 +76,18 @@ def _structured(message: Message) -> Message:
     elif content_type is None or is_json(content_type):
         body, content_type = bytes(parts["data"]), content_type or JSON
     else:
-        text = json.loads(bytes(parts["data"]))
+        text = _value("data", parts["data"])
         if not isinstance(text, str):
             raise PayloadMismatch(f"data of the CloudEvent is not JSON by its type {content_type!r}, and no text")
         body = text.encode("utf-8", "surrogatepass")
     return _event(message, said, body, content_type)
+
+
+def _value(name: str, raw: msgspec.Raw) -> Any:
+    try:
+        return json.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        raise PayloadMismatch(f"{name[:50]!r} of the CloudEvent cannot be read") from None
 
 
 def _event(message: Message, said: Mapping[str, Any], body: bytes, content_type: str | None) -> Message:
@@ -134,7 +141,10 @@ def _said(message: Message) -> dict[str, Any]:
     if lacking:
         raise InvalidArguments(f"{lacking[0]}: a CloudEvent needs one")
     if message.time is not None:
-        said["time"] = plain(datetime.fromtimestamp(message.time, UTC))
+        try:
+            said["time"] = plain(datetime.fromtimestamp(message.time, UTC))
+        except (ValueError, OverflowError, OSError):
+            raise InvalidArguments("time: it is no moment that a CloudEvent can name") from None
     for name, value in message.attributes.items():
         if name in _OWN or not _NAME.fullmatch(name):
             raise InvalidArguments(f"attributes: {name!r} is no further attribute (lower-case letters and digits)")

@@ -11,6 +11,7 @@ from typing import Any, Final
 from moorline.errors import ConfigurationError, PayloadMismatch
 from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.foreign.address import Address
+from moorline.jobs.foreign.carriers import Delivery
 from moorline.jobs.foreign.cloudevents import opened
 from moorline.jobs.foreign.message import Message, packed, unpacked
 from moorline.jobs.job import Claim, JobRow
@@ -51,10 +52,10 @@ class Consumer:
         """The name of its jobs."""
         return JOB_PREFIX + self.name
 
-    def row(self, message: Message, jobs: Jobs, now: float) -> JobRow:
+    def row(self, delivery: Delivery, jobs: Jobs, now: float) -> JobRow:
         """The job of that message; the same one, if it can be told, when the message comes again."""
-        row = jobs.row(self.job, packed(message), max_attempts=self.retries + 1, options=self.options)
-        return row._replace(id=job_id(self.name, message, now))
+        row = jobs.row(self.job, packed(delivery.message), max_attempts=self.retries + 1, options=self.options)
+        return row._replace(id=job_id(self.name, delivery.message, now, stamped=delivery.stamped))
 
     def arguments(self, payload: bytes) -> tuple[Any, ...] | Discard:
         """What the function is called with. Raises PayloadMismatch."""
@@ -105,9 +106,10 @@ def reading_of(function: Callable[..., Any], model: Any) -> tuple[Callable[[byte
     return reader(model), both
 
 
-def job_id(consumer: str, message: Message, now: float) -> str:
+def job_id(consumer: str, message: Message, now: float, *, stamped: bool = True) -> str:
     """The same for the same message, so that a broker that knows its jobs' ids has one job for it, however often it
-    comes. Ids sort by time, so it begins with the message's own; with zeros, where that is not known or not likely.
+    comes. Ids sort by time, so it begins with the message's own; with zeros, where that is not known, not likely, or
+    (unless *stamped*) another one when the sender sends it twice.
 
     Without an id a message cannot be told from another one that says the same: then it is a new id each time.
     """
@@ -120,6 +122,6 @@ def job_id(consumer: str, message: Message, now: float) -> str:
     facts = (consumer, event.source, event.type, event.id, message.content_type, message.key)
     # The body too: where two messages have one id by mistake, none of them must be lost.
     digest = hashlib.blake2b(repr(facts).encode("utf-8", "backslashreplace") + message.body, digest_size=10)
-    known = event.time is not None and now - _OLDEST <= event.time <= now + _NEWEST
-    ms = int(event.time * 1000) if known and event.time is not None else 0
+    at = event.time if stamped or event is not message else None
+    ms = int(at * 1000) if at is not None and now - _OLDEST <= at <= now + _NEWEST else 0
     return f"{ms:012x}{digest.hexdigest()}"

@@ -95,8 +95,13 @@ class Consuming:
         for one in received:
             if len(one.message.body) > LARGEST:
                 self._left("too large", one)
-            else:
-                fitting.append((one, self._consumer.row(one.message, self._jobs, now)))
+                continue
+            try:
+                row = self._consumer.row(one, self._jobs, now)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, others must not stand behind it for ever
+                self._left(repr(error), one)
+                continue
+            fitting.append((one, row))
         if fitting:
             self._store(source, fitting, loop)
 

@@ -77,7 +77,10 @@ class SqsSource:
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
         )
-        return [Delivery(_received(one), one["ReceiptHandle"]) for one in answer.get("Messages", ())]
+        received = [(_received(one), one) for one in answer.get("Messages", ())]
+        return [
+            Delivery(message, one["ReceiptHandle"], stamped=message.id == one["MessageId"]) for message, one in received
+        ]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Source``."""

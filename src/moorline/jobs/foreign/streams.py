@@ -26,6 +26,8 @@ __all__ = ["StreamSink", "StreamSource"]
 
 _BLOCK: Final = 1_000  # milliseconds of a look for messages, unless it is interrupted
 _LOOK: Final = 5.0  # seconds between two looks for what dead consumers left
+_PREFIX: Final = "moorline-"
+_DEAD: Final = 3_600_000  # milliseconds without a question
 _AT_ONCE: Final = 86_400_000  # milliseconds: as if it had been left for so long
 _FIELDS: Final = ("id", "type", "source", "content_type", "time")
 
@@ -38,7 +40,7 @@ class StreamSource:
             raise ConfigurationError("url: name the consumer group: redis://HOST/0/STREAM?group=NAME")
         self._address = address
         self._where = Where(address.server)
-        self._name = f"moorline-{worker}"
+        self._name = _PREFIX + worker
         self._idle = int(address.idle * 1000)
         self._client: Any = None
         self._looked = 0.0
@@ -78,12 +80,20 @@ class StreamSource:
                     self._blocked = client.client_id()
             if not address.declare:
                 client.xpending(address.stream, address.group)
-                return
-            try:
-                client.xgroup_create(address.stream, address.group, id=address.start, mkstream=True)
-            except ResponseError as error:
-                if not str(error).startswith("BUSYGROUP"):  # it is there: what we wanted
-                    raise
+            else:
+                try:
+                    client.xgroup_create(address.stream, address.group, id=address.start, mkstream=True)
+                except ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):  # it is there: what we wanted
+                        raise
+            self._forget_the_dead(client)
+
+    def _forget_the_dead(self, client: Any) -> None:
+        """Consumers of workers that were killed, when others have taken what they held. A live one asks each second."""
+        for one in client.xinfo_consumers(self._address.stream, self._address.group):
+            ours = one["name"].startswith(_PREFIX.encode())
+            if ours and not one["pending"] and one["idle"] > _DEAD:
+                client.xgroup_delconsumer(self._address.stream, self._address.group, one["name"])
 
     def receive(self, limit: int) -> Sequence[Delivery]:
         """See ``Source``."""
@@ -116,11 +126,7 @@ class StreamSource:
         if gone:
             with self._asking() as client:
                 client.xack(self._address.stream, self._address.group, *gone)
-        return [
-            Delivery(_received(entry, fields, self._address.body_field), entry)
-            for entry, fields in entries
-            if fields is not None
-        ]
+        return [_received(entry, fields, self._address.body_field) for entry, fields in entries if fields is not None]
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Source``."""
@@ -161,23 +167,25 @@ class StreamSource:
         client.close()
 
 
-def _received(entry: bytes, fields: Mapping[bytes, bytes], body_field: str) -> Message:
+def _received(entry: bytes, fields: Mapping[bytes, bytes], body_field: str) -> Delivery:
     said = {plain(name): value for name, value in fields.items()}
     body = said.pop(body_field, None)
     headers = {name: plain(value) for name, value in said.items()}
     own = {name: headers.pop(name, None) for name in _FIELDS} if body is not None else dict.fromkeys(_FIELDS)
     if body is None:
         body, own["content_type"] = body_of(headers)[0], JSON
-    stamp = own.pop("time")
-    return Message(body, time=_seconds(stamp, entry), headers=headers, **{**own, "id": own["id"] or entry.decode()})
+    sent = _seconds(own.pop("time"))
+    came = int(entry.partition(b"-")[0]) / 1000
+    named = {**own, "id": own["id"] or entry.decode()}
+    message = Message(body, time=came if sent is None else sent, headers=headers, **named)
+    return Delivery(message, entry, stamped=sent is not None or own["id"] is None)
 
 
-def _seconds(stamp: str | None, entry: bytes) -> float:
-    """As the sender says, or when the server got it."""
+def _seconds(stamp: str | None) -> float | None:
     with contextlib.suppress(ValueError, OverflowError):
         if stamp is not None and 0 < (at := float(stamp)) < 1e11:
             return at
-    return int(entry.partition(b"-")[0]) / 1000
+    return None
 
 
 class StreamSink:
