@@ -2,10 +2,10 @@
 
     python benchmarks/jobs.py [--brokers sqlite,postgresql,redis,rabbitmq] [--jobs 20000] [--peers] [--json]
 
-One producer, then one worker at concurrency 50, in this process; no-op async jobs. SQLite runs with synchronous=FULL,
-PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its peer does; RabbitMQ with confirms,
-and quorum queues or (``rabbitmq-classic``) durable classic ones. ``--peers`` measures BullMQ on a Redis of the same
-kind in the same run; the first run installs it.
+What ``moorline bench`` measures: one producer, then one worker at concurrency 50, in this process; no-op async jobs.
+SQLite runs with synchronous=FULL, PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its
+peer does; RabbitMQ with confirms, and quorum queues or (``rabbitmq-classic``) durable classic ones. ``--peers``
+measures BullMQ on a Redis of the same kind in the same run; the first run installs it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,13 @@ from benchmarks.receive import database, redis_with_log  # noqa: E402
 from tests.rabbit import RabbitServer  # noqa: E402
 
 from moorline.jobs.appetite import MAX_AHEAD  # noqa: E402
+from moorline.jobs.bench import measure  # noqa: E402
 from moorline.jobs.broker import Broker  # noqa: E402
 from moorline.jobs.brokers.rabbitmq import RabbitBroker  # noqa: E402
 from moorline.jobs.brokers.redis import RedisBroker  # noqa: E402
 from moorline.jobs.brokers.sql import SqlBroker  # noqa: E402
 from moorline.jobs.completions import BATCH  # noqa: E402
-from moorline.jobs.registry import Jobs  # noqa: E402
-from moorline.jobs.worker import Worker  # noqa: E402
 from moorline.store import Store  # noqa: E402
-
-SUBMITTERS = 50
-BULK = 1000
-PICKED = 300
 
 DURABLE = {
     "sqlite": "WAL, synchronous=FULL",
@@ -50,21 +45,6 @@ DURABLE = {
     "rabbitmq": "quorum queues, publisher confirms",
     "rabbitmq-classic": "durable classic queues, publisher confirms",
 }
-
-
-class Counted:
-    """A no-op job that tells when it has run so often."""
-
-    def __init__(self, jobs: Jobs, times: int) -> None:
-        self.left = times
-        self.over = asyncio.Event()
-        self.function = jobs.function(self.noop, name="noop")
-
-    async def noop(self, number: int) -> None:
-        del number
-        self.left -= 1
-        if not self.left:
-            self.over.set()
 
 
 @contextlib.contextmanager
@@ -83,58 +63,6 @@ def broker_of(kind: str) -> Iterator[Broker]:
         return
     with database(kind) as url, Store(url, auto_migrate=True) as store:
         yield SqlBroker(store)
-
-
-async def measure(broker: Broker, count: int) -> dict[str, float]:
-    """Jobs a second, and milliseconds."""
-    jobs = Jobs(broker)
-    counted = Counted(jobs, 2 * count)
-    function = counted.function
-
-    async def submit() -> None:
-        for number in range(count // SUBMITTERS):
-            await function.enqueue(number)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(submit() for _ in range(SUBMITTERS)))
-    one_by_one = count / (time.perf_counter() - began)
-    began = time.perf_counter()
-    for start in range(0, count, BULK):
-        await function.enqueue_many([(number,) for number in range(start, start + BULK)])
-    bulk = count / (time.perf_counter() - began)
-    began = time.perf_counter()
-    worker = Worker(jobs)
-    running = asyncio.create_task(worker.run(signals=False))
-    await counted.over.wait()
-    worker.stop()
-    drained = await running  # when the last results are stored
-    took = time.perf_counter() - began
-    assert drained == 2 * count, drained
-    return {"one_by_one": one_by_one, "bulk": bulk, "drained": drained / took, **await latency(jobs)}
-
-
-async def latency(jobs: Jobs) -> dict[str, float]:
-    """From enqueueing to the job's first line, one job at a time, the worker idle before each."""
-    found: list[float] = []
-    began = asyncio.Event()
-
-    async def picked(at: float) -> None:
-        found.append(time.perf_counter() - at)
-        began.set()
-
-    function = jobs.function(picked)
-    worker = Worker(jobs)
-    running = asyncio.create_task(worker.run(signals=False))
-    await asyncio.sleep(0.5)
-    for _ in range(PICKED):
-        began.clear()
-        await function.enqueue(time.perf_counter())
-        await began.wait()
-        await asyncio.sleep(0.005)
-    worker.stop()
-    await running
-    found.sort()
-    return {"p50_ms": found[len(found) // 2] * 1000, "p99_ms": found[len(found) * 99 // 100] * 1000}
 
 
 def bullmq(count: int) -> dict[str, float]:
@@ -165,7 +93,7 @@ def main() -> None:
     }
     for kind in options.brokers.split(","):
         with broker_of(kind) as broker:
-            results["brokers"][kind] = asyncio.run(measure(broker, options.jobs))
+            results["brokers"][kind] = asdict(asyncio.run(measure(broker, jobs=options.jobs)))
     if options.peers:
         results["brokers"]["BullMQ"] = bullmq(options.jobs)
     if options.json:
@@ -176,7 +104,9 @@ def main() -> None:
         ratio = ""
         if "BullMQ" in results["brokers"] and kind != "BullMQ":
             ratio = f"   drained {found['drained'] / results['brokers']['BullMQ']['drained']:.2f} of BullMQ"
-        idle = f"   idle p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms" if "p50_ms" in found else ""
+        idle = ""
+        if kind != "BullMQ":
+            idle = f"   idle p50 {found['picked_up_p50_ms']:.1f} ms, p99 {found['picked_up_p99_ms']:.1f} ms"
         print(
             f"{kind:<11}enqueued {found['one_by_one']:>8,.0f}/s, in bulk {found['bulk']:>8,.0f}/s"
             f"   drained {found['drained']:>8,.0f}/s{idle}{ratio}   ({DURABLE.get(kind, DURABLE['redis'])})"

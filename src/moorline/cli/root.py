@@ -1,4 +1,4 @@
-"""The commands, one function each; the groups ``calls``, ``events`` and ``jobs`` lie in files of their own."""
+"""The commands, one function each; ``bench`` and the groups ``calls``, ``events`` and ``jobs`` lie in other files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moorline.cli import calls, events, jobs
+from moorline.cli.bench import bench
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
@@ -176,3 +177,6 @@ def demo(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     raise typer.Exit(0 if result["kept"] else 1)
+
+
+cli.command()(bench)

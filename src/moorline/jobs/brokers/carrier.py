@@ -134,6 +134,14 @@ class Carrier(Protocol):
         """Call *callback* on some thread when there may be something to take; returns the function that ends it."""
         ...
 
+    def about(self) -> dict[str, str]:
+        """What an operator should know of the server: its version, and what makes messages durable there."""
+        ...
+
+    def remove(self, queue: str) -> None:
+        """Delete the lanes of that queue with all that is in them. Raises ConfigurationError if we may not."""
+        ...
+
     def close(self) -> None:
         """Disconnect; it connects again when it is used again."""
         ...

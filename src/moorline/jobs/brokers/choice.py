@@ -25,18 +25,19 @@ SCHEMES: Final = (*REDIS, *RABBIT, *SQS)
 
 def broker_at(
     queue_url: str | None,
-    store: Store,
+    store: Store | None,
     *,
     queues: Sequence[str] = ("default",),
     clock: Clock = SYSTEM,
     max_waiting: int = 10_000,
 ) -> Broker:
     """The broker of that URL (setting ``queue_url``), by default the store's own database; *queues* as in
-    ``CarriedBroker``.
+    ``CarriedBroker``. Without a store there must be a URL, and there is no outbox.
 
     Raises ConfigurationError for a URL that it cannot use.
     """
     if queue_url is None:
+        assert store is not None
         return SqlBroker(store)
     scheme = queue_url.partition("://")[0]
     if scheme in RABBIT:

@@ -178,6 +178,12 @@ class Link:
         future.add_done_callback(self._waiting.discard)
         return future
 
+    @property
+    def server(self) -> str:
+        """What the server calls itself, and its version."""
+        said: dict[str, Any] = getattr(self._connection, "server_properties", None) or {}
+        return f"{said.get('product', 'AMQP')} {said.get('version', 'of unknown version')}"
+
     async def channel(self, on_loss: Callable[[], None] = lambda: None) -> Channel:
         """A new channel; *on_loss* is called when it is closed."""
         assert self._connection is not None

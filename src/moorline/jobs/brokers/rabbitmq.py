@@ -227,6 +227,19 @@ class RabbitCarrier:
             time.sleep(_RETURNING / _TRIES)  # the server's time, whatever ours is
         return count
 
+    def about(self) -> dict[str, str]:
+        """See ``Carrier``."""
+        return {
+            "server": self._sender().link.server,
+            "queues": f"{self.where.kind}, durable",
+            "messages": "persistent, each window of them confirmed by the server",
+        }
+
+    def remove(self, queue: str) -> None:
+        """See ``Carrier``. What delays are made of is shared with other queues, and stays."""
+        sender = self._sender()
+        sender.link.ask(sender.delete([Lane(queue, kind) for kind in _KINDS]))
+
     # --- waking
 
     def _wake(self) -> None:
@@ -340,6 +353,14 @@ class _Sender:
                 channel = await self.link.channel()
         await channel.close()
         return counts
+
+    async def delete(self, lanes: Sequence[Lane]) -> None:
+        """Those that are not there are none to the server."""
+        channel = await self.link.channel()
+        for lane in lanes:
+            await channel.answer(channel.raw.queue_delete, self._lanes.name(lane))
+            self._lanes.known.discard(lane)
+        await channel.close()
 
     async def look(self, lane: Lane, count: int) -> tuple[Channel, list[Taken]]:
         """Take that many, on a channel whose end gives them back."""

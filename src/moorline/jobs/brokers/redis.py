@@ -109,6 +109,19 @@ class RedisBroker:
         """Raises StoreUnavailable unless the server answers, ConfigurationError unless it can keep jobs."""
         self._link().check()
 
+    def about(self) -> dict[str, str]:
+        """What an operator should know of the server: its version, and what makes jobs durable there."""
+        facts, told = self._link().facts()
+        return {
+            "server": f"Redis {facts.get('redis_version')}",
+            "appendonly": "yes" if int(facts.get("aof_enabled", 0)) else "no",
+            "appendfsync": str(told.get("appendfsync", "not told by the server")),
+        }
+
+    def clear(self) -> None:
+        """Delete every job and every trace below the prefix: for who had it for a trial. Nobody may be using it."""
+        self._link().clear()
+
     def _connect(self) -> Link:
         """For the writer's thread, each time when it needs a new connection."""
         link = Link(self.where.connect(), self._prefix)

@@ -29,6 +29,7 @@ _ANSWER: Final = 10.0  # seconds; a script over thousands of jobs takes some hun
 _CHECK: Final = 30.0  # seconds of rest after which a connection is tried before it is used
 _RECONNECT: Final = 1.0
 _LISTEN: Final = 0.5  # seconds between two looks whether to stop
+_SCANNED: Final = 1_000  # keys
 _SENTINEL_PORT: Final = 26_379
 _OLDEST: Final = (7, 0)  # scripts that may write when memory is full
 _ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
@@ -162,23 +163,43 @@ class Link:
         except (RedisError, OSError) as error:
             raise translated(error) from error
 
-    def check(self) -> list[str]:
-        """What of it may lose jobs, in words for the operator. Raises ConfigurationError when it is too old, or would
-        throw jobs away to make room.
-        """
+    def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Its INFO, and its settings of durability and memory: empty where it does not tell them. Raises as ``do``."""
         from redis.exceptions import RedisError, ResponseError
 
         try:
             facts = _one(self.client.info())
+            try:
+                return facts, _one(self.client.config_get("append*", "maxmemory*"))
+            except ResponseError:  # managed servers do not tell
+                return facts, {}
         except (RedisError, OSError) as error:
             raise translated(error) from error
+
+    def clear(self) -> None:
+        """Delete every key below the prefix; the server is looked through for them, some thousand keys a time."""
+        from redis.exceptions import RedisError
+
+        try:
+            found: list[bytes] = []
+            for key in self.client.scan_iter(match=self.prefix + "*", count=_SCANNED):
+                found.append(key)
+                if len(found) == _SCANNED:
+                    self.client.unlink(*found)
+                    found.clear()
+            if found:
+                self.client.unlink(*found)
+        except (RedisError, OSError) as error:
+            raise translated(error) from error
+
+    def check(self) -> list[str]:
+        """What of it may lose jobs, in words for the operator. Raises ConfigurationError when it is too old, or would
+        throw jobs away to make room.
+        """
+        facts, told = self.facts()
         version = str(facts.get("redis_version", ""))
         if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST:
             raise ConfigurationError(f"the queue's Redis {version} is too old: 7.0 is needed")
-        try:
-            told = _one(self.client.config_get("append*", "maxmemory*"))
-        except ResponseError:  # managed servers do not tell
-            told = {}
         policy = str(facts.get("maxmemory_policy", "noeviction"))
         if policy.startswith("allkeys") and int(facts.get("maxmemory", 0)):
             raise ConfigurationError(

@@ -375,6 +375,20 @@ class SqsCarrier:
             found |= came
         return list(found.values())
 
+    def about(self) -> dict[str, str]:
+        """See ``Carrier``."""
+        region = self.link.client("ask").meta.region_name
+        return {
+            "service": "an emulator" if self.where.emulated else "Amazon SQS",
+            "region": region,
+            "queues": "standard",
+        }
+
+    def remove(self, queue: str) -> None:
+        """See ``Carrier``."""
+        for kind in _KINDS:
+            self.lanes.delete(Lane(queue, kind))
+
     # --- waking
 
     def _wake(self) -> None:

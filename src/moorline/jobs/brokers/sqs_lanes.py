@@ -84,6 +84,17 @@ class Lanes:
         """Its URL; it is made if there is no such queue. Raises ConfigurationError if we may not."""
         return self._urls.get(lane) or self._looked_up(lane) or self._made(lane)
 
+    def delete(self, lane: Lane) -> None:
+        """With all that is in it, if there is such a queue. Raises ConfigurationError if we may not."""
+        url = self._urls.get(lane) or self._looked_up(lane)
+        self.forget(lane)
+        if url is not None:
+            try:
+                self._link.ask("delete_queue", QueueUrl=url)
+            except Refused as refused:
+                if refused.code != MISSING:
+                    raise
+
     def _looked_up(self, lane: Lane) -> str | None:
         try:
             return self._known(lane, self._link.ask("get_queue_url", QueueName=self.name(lane)))
