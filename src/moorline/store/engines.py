@@ -22,6 +22,8 @@ BUSY_SECONDS = 5.0
 
 READERS = 4
 _SQLITE_BUSY = 5
+_SQLITE_FULL = 13
+_DISK_FULL = "53100"  # PostgreSQL's
 _STATEMENTS = 512  # that stay prepared; an insertion has one for each number of its rows
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the same again may succeed
 _UNDEFINED = frozenset({"42P01", "42703"})  # no such table, no such column
@@ -120,10 +122,15 @@ def _begin_immediate(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             return
         except exc.OperationalError as error:
-            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-            if code != _SQLITE_BUSY or SYSTEM.monotonic() > until:
+            if _sqlite_code(error) != _SQLITE_BUSY or SYSTEM.monotonic() > until:
                 raise
         SYSTEM.sleep(random.uniform(0.0005, 0.003))
+
+
+def _sqlite_code(error: exc.DBAPIError) -> int:
+    """SQLite's own word for it; 0 from another database."""
+    code: int = getattr(error.orig, "sqlite_errorcode", 0)
+    return code & 0xFF
 
 
 def _postgres(url: URL) -> Engines:
@@ -173,6 +180,8 @@ def translated(error: Exception) -> Exception:
     message = lines[0] if lines else type(error.orig).__name__
     if getattr(error.orig, "sqlstate", None) in _UNDEFINED or message.startswith(("no such table", "no such column")):
         return StoreNotMigrated(f"the database lacks what this program needs ({message}); run the migrations")
+    if _sqlite_code(error) == _SQLITE_FULL or getattr(error.orig, "sqlstate", None) == _DISK_FULL:
+        return StoreUnavailable("the disk of the database is full")
     if error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError):
         return StoreUnavailable(f"the database did not answer: {message}")
     return StoreError(f"the database refused: {message}")
