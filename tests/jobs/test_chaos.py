@@ -40,7 +40,7 @@ async def all_jobs(broker: Broker) -> list[Job]:
 async def all_done(broker: Broker) -> None:
     """Until no job waits or runs, as the broker sees it."""
     async with asyncio.timeout(PATIENCE):
-        while {job.state for job in await all_jobs(broker)} != {"done"}:  # noqa: ASYNC110 -- other connections' doing
+        while {state for _, state in await broker.counts()} != {"done"}:  # noqa: ASYNC110 -- other connections' doing
             await asyncio.sleep(0.05)
 
 
@@ -59,6 +59,7 @@ class Counted:
     """A job that counts its runs by number; ``reached`` is called in the job that brings them to *at*."""
 
     def __init__(self, jobs: Jobs, *, at: int = 0, reached: Callable[[], None] = lambda: None) -> None:
+        self.jobs = jobs
         self.runs: Counter[int] = Counter()
         self.function = jobs.function(self.count)
         self._at = at

@@ -29,6 +29,7 @@ from moorline.jobs.notes import Reports
 from moorline.jobs.processes import Processes
 from moorline.jobs.registry import Jobs
 from moorline.jobs.signals import handled
+from moorline.jobs.steps import Steps
 from moorline.jobs.stopping import Stops
 from moorline.jobs.threads import Threads
 from moorline.store.ids import new_id
@@ -38,6 +39,7 @@ __all__ = ["Worker"]
 
 _LEASE_SHARE: Final = 0.8  # of the lease, that a claim lives without a heartbeat; the rest is for being noticed
 _RESCUE_SHARE: Final = 0.15  # of the lease, between two looks for workers that died
+_STEP_SHARE: Final = 0.2  # of the lease, that the wall clock may gain between two such looks
 _PRUNE_EVERY: Final = 60.0
 _STALE: Final = 1.0  # seconds that a claimed job may wait for a free slot before others may have it
 _MAX_UNSAVED: Final = 5_000
@@ -55,9 +57,10 @@ class Worker:
     of them (default: as many as there are cores).
 
     ``lease`` (seconds): how soon the jobs of a worker that died are taken over; the clocks of all machines must agree
-    to a small part of it. ``grace``: how long running jobs may take after the stop signal before they are cancelled and
-    given back. ``poll``: the longest time in which a new job is noticed if no notification comes. ``keep``: how long
-    done jobs are kept. ``quarantine``: a job whose worker died runs alone for this long before others join it.
+    to a small part of it. Where one is set forward, or slept, its workers look for dead ones a lease later. ``grace``:
+    how long running jobs may take after the stop signal before they are cancelled and given back. ``poll``: the longest
+    time in which a new job is noticed if no notification comes. ``keep``: how long done jobs are kept. ``quarantine``:
+    a job whose worker died runs alone for this long before others join it.
     ``ageing``: seconds of waiting that make up for a step of priority, so that nothing waits for ever; 0 for strict
     priorities. ``chores`` are looked after while it ``run``s, and ``companions`` run beside it.
     """
@@ -509,11 +512,17 @@ class Worker:
     # --- looking after the rest
 
     async def _maintain(self) -> None:
+        steps = Steps(self._clock)
         next_prune = self._clock.monotonic() + self._random.uniform(0.0, _PRUNE_EVERY)
         while True:
             # Not all workers at the same moments.
             await asyncio.sleep(self._lease * _RESCUE_SHARE * self._random.uniform(0.8, 1.2))
             now = self._clock.monotonic()
+            gained = steps.forward()
+            if gained > self._lease * _STEP_SHARE:
+                # Every lease may look over: whose workers live beat again within a lease's time.
+                self._log.warning("clock_stepped", worker=self.id, seconds=round(gained, 1))
+                self._rescue_after = now + self._lease
             if self._doubts_left:
                 self._doubts_left -= 1
                 self._doubt = True
