@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ALL = ("calls", "fanout", "jobs", "receive", "redactor")
-LONG = ("crash", "fuzz", "growth", "overload")
+LONG = ("crash", "depth", "fuzz", "growth", "overload")
 
 
 def main() -> int:
