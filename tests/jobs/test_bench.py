@@ -119,6 +119,14 @@ def test_a_database_without_tables_is_refused_unless_they_may_be_made(postgres_u
         assert one.about["fsync"] in {"on", "off"}
     with Store(postgres_url, auto_migrate=False) as store:
         assert rows(store) == []
+        store.write_sync(_of_another_version, None)
+    with pytest.raises(StoreNotMigrated, match="schema 0000"), trial(database_url=postgres_url, migrate=True):
+        pass  # somebody's program needs it as it is
+
+
+def _of_another_version(connection, payloads: list[None]) -> list[None]:
+    connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
+    return payloads
 
 
 @pytest.mark.redis

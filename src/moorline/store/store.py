@@ -88,7 +88,7 @@ class Store:
             engines = make_engines(self._url)
             self._engines = engines
             try:
-                if self._auto_migrate and self._revision() != REVISION:
+                if self._auto_migrate and self.revision() != REVISION:
                     self.migrate()
                 else:
                     self.check()
@@ -231,12 +231,13 @@ class Store:
 
     def check(self) -> None:
         """Raises StoreNotMigrated unless the schema is this program's; StoreUnavailable when the database is down."""
-        found = self._revision()
+        found = self.revision()
         if found != REVISION:
             state = "has no moorline tables" if found is None else f"has schema {found}"
             raise StoreNotMigrated(f"the database {state}, this program needs {REVISION}: run the migrations")
 
-    def _revision(self) -> str | None:
+    def revision(self) -> str | None:
+        """The version of the schema that is there; None if there are no tables of moorline. Raises StoreUnavailable."""
         engines = self._engines or make_engines(self._url)
         try:
             # The writing engine, because a SQLite file may have to be made first; it rolls back.

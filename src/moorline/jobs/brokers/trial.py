@@ -76,6 +76,7 @@ def trial(*, database_url: str | None = None, queue_url: str | None = None, migr
                 raise ConfigurationError(f"database_url: there is no folder {file.parent}")
             folder = tempfile.TemporaryDirectory(prefix=_NAME, dir=None if file is None else file.parent)
             url, migrate = f"sqlite:///{stack.enter_context(folder)}/moorline.db", True
+        migrate = migrate and Store(url).revision() is None  # a schema that is in use is not changed for a trial
         store = stack.enter_context(Store(url, auto_migrate=migrate))
         first = store.new_id()
         stack.callback(_removing(lambda: _remove_rows(store, queue, first), queue))
