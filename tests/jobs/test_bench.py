@@ -201,3 +201,5 @@ def test_one_of_both_places_is_tried() -> None:
     both = trial(database_url="sqlite:///x.db", queue_url="redis://127.0.0.1:1/0")
     with pytest.raises(ConfigurationError, match="one of them"), both:
         pass
+    with pytest.raises(ConfigurationError, match="URL of the queue"), trial(queue_url="kafka://me:canary@host"):
+        pass

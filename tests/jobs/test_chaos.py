@@ -311,12 +311,10 @@ async def test_jobs_that_somebody_has_locked_hold_up_no_others(postgres_url: str
 # --- a line that stands still
 
 
-@pytest.fixture(
-    params=[pytest.param("postgres", marks=pytest.mark.postgres), pytest.param("redis", marks=pytest.mark.redis)]
-)
-def far(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, TcpProxy]]:
+@pytest.fixture
+def far(request: pytest.FixtureRequest, kind: str) -> Iterator[tuple[str, str, TcpProxy]]:
     """A server's URL, the same through a proxy, and that proxy."""
-    if request.param == "redis":
+    if kind == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         url, port = server.url, server.port
     else:
@@ -326,7 +324,14 @@ def far(request: pytest.FixtureRequest) -> Iterator[tuple[str, str, TcpProxy]]:
         yield url, url.replace(f":{port}", f":{proxy.port}"), proxy
 
 
-@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "cut"),
+    [
+        pytest.param("postgres", False, marks=pytest.mark.postgres),
+        pytest.param("postgres", True, marks=pytest.mark.postgres),
+        pytest.param("redis", True, marks=pytest.mark.redis),
+    ],
+)
 async def test_a_line_that_stands_still_loses_nothing(far: tuple[str, str, TcpProxy], *, cut: bool) -> None:
     """A worker is cut off in the middle: another one takes its jobs over when its lease is out, each of which ran
     twice at most and one of whose results counts; then the line flows again, or is cut, and the first goes on.
@@ -336,9 +341,9 @@ async def test_a_line_that_stands_still_loses_nothing(far: tuple[str, str, TcpPr
         here, there = Jobs(near), Jobs(distant)
         second, first = Counted(here), Counted(there, at=50, reached=proxy.stall)
         handles = await second.function.enqueue_many([(number,) for number in range(TOTAL)])
-        async with working(Worker(there, concurrency=10, lease=0.5, poll=0.1, quarantine=0.05)):
+        async with working(Worker(there, concurrency=10, lease=0.3, poll=0.1, quarantine=0.05)):
             await so(lambda: first.runs.total() >= 50)
-            async with working(Worker(here, lease=0.5, poll=0.1, quarantine=0.05)):
+            async with working(Worker(here, lease=0.3, poll=0.1, quarantine=0.05)):
                 await second.function.enqueue(TOTAL)
                 await all_done(near)
                 if cut:
