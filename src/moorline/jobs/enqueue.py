@@ -27,7 +27,8 @@ class EnqueueOptions:
     ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
     0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs;
     ``unique_for`` (seconds or a timedelta, up to a year): nor is another one made for that long after this one was
-    enqueued, whatever becomes of it; ``within``: a SQLAlchemy Session, Connection, AsyncSession or AsyncConnection in
+    enqueued, whatever becomes of it; ``within``: a connection or session (SQLAlchemy's, of both kinds; of ``sqlite3``,
+    ``psycopg`` and ``asyncpg``; Django's ``connection``) in
     whose transaction the job is inserted, so that it exists if and only if that commits; ``key``: the jobs of this
     function with the same key run one after the other, in the order of their coming. Raises ConfigurationError naming
     the option.
@@ -125,12 +126,13 @@ class Enqueued(Generic[T]):
         Raises Misuse inside a running event loop, unless ``within`` is a synchronous session or connection.
         """
         if not self._answer:
-            if self._is_async():
-                raise Misuse("within is asynchronous: await this instead of calling result()")
-            if self._within is None and in_loop():
-                raise Misuse("result() would block the running event loop: await this instead")
-            self._tried = True
-            ids = self._insert(self._within) if self._within is not None else self._sink.enqueue_sync(self._rows)
+            if self._within is None:
+                if in_loop():
+                    raise Misuse("result() would block the running event loop: await this instead")
+                self._tried = True
+                ids = self._sink.enqueue_sync(self._rows)
+            else:
+                ids = self._insert()
             self._answer.append(self._shape(ids))
         return self._answer[0]
 
@@ -139,23 +141,27 @@ class Enqueued(Generic[T]):
         if not self._answer:
             if self._within is None:
                 ids = await self._sink.enqueue(self._rows)
-            elif self._is_async():
-                ids = await self._within.run_sync(self._insert)
             else:
-                ids = self._insert(self._within)
+                from moorline.store.borrowed import is_async, run_async
+
+                if is_async(self._within):
+                    ids = await run_async(self._within, self._insert_through)
+                else:
+                    ids = self._insert()
             self._answer.append(self._shape(ids))
         return self._answer[0]
 
-    def _is_async(self) -> bool:
-        # SQLAlchemy's AsyncSession and AsyncConnection; asked by shape, so that its asyncio part need not be loaded.
-        return hasattr(self._within, "run_sync")
+    def _insert(self) -> list[str]:
+        from moorline.store.borrowed import connected, is_async
 
-    def _insert(self, within: Any) -> list[str]:
-        from sqlalchemy.engine import Connection
+        if is_async(self._within):
+            raise Misuse("within is asynchronous: await this instead of calling result()")
+        self._tried = True
+        with connected(self._within) as connection:
+            return self._insert_through(connection)
 
-        if not isinstance(within, Connection) and callable(getattr(within, "connection", None)):
-            within = within.connection()
-        return self._sink.enqueue_within(within, self._rows)
+    def _insert_through(self, connection: Any) -> list[str]:
+        return self._sink.enqueue_within(connection, self._rows)
 
     def __del__(self) -> None:
         if not self._tried and self._rows:
