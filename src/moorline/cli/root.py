@@ -30,6 +30,8 @@ cli.add_typer(calls.cli, name="calls")
 cli.add_typer(events.cli, name="events")
 cli.add_typer(jobs.cli, name="jobs")
 
+_MORE_GRACE = 10.0  # seconds that a worker may take beyond its own grace, to store what was done
+
 Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The application, such as shop.main:app.")]
 Host = Annotated[str, typer.Option(help="The address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65_535, help="The port to listen on; 0 takes a free one.")]
@@ -61,9 +63,42 @@ def serve(target: Target, host: Host = "127.0.0.1", port: Port = 8000) -> None:
 
 
 @cli.command()
-def worker(target: Target, concurrency: Concurrency = None, queue: Queue = None) -> None:
-    """Run the application's jobs and event handlers."""
-    _start(target, work=True, concurrency=concurrency, queue=queue)
+def worker(
+    target: Target,
+    concurrency: Concurrency = None,
+    queue: Queue = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1_000, help="So many processes, each started again when it crashes.")
+    ] = None,
+) -> None:
+    """Run the application's jobs and event handlers.
+
+    With --workers a supervisor keeps that many processes alive; SIGHUP replaces them one after the other.
+    """
+    if workers is None:
+        _start(target, work=True, concurrency=concurrency, queue=queue)
+        return
+    options = [] if concurrency is None else ["--concurrency", str(concurrency)]
+    options += [part for name in queue or () for part in ("--queue", name)]
+    raise typer.Exit(_supervise([target, *options], workers))
+
+
+def _supervise(arguments: list[str], workers: int) -> int:
+    import asyncio
+    import sys
+
+    from moorline import telemetry
+    from moorline.cli.supervisor import Supervisor
+    from moorline.cli.target import find
+
+    settings = find(arguments[0]).settings  # a wrong one is told once, by us
+    telemetry.configure(level=settings.log.level, format=settings.log.format)
+    command = [sys.executable, "-m", "moorline.cli", "worker", *arguments]
+
+    async def main() -> int:
+        return await Supervisor(command, workers, grace=settings.worker.grace + _MORE_GRACE).run()
+
+    return asyncio.run(main())
 
 
 @cli.command()
@@ -84,8 +119,10 @@ def _start(
 ) -> None:
     from moorline import telemetry
     from moorline.cli import runner
+    from moorline.cli.supervisor import end_with_parent
     from moorline.cli.target import find
 
+    end_with_parent()
     app = find(target)
     telemetry.configure(level=app.settings.log.level, format=app.settings.log.format)
     log = telemetry.logger("cli")

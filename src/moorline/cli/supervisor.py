@@ -1,0 +1,157 @@
+"""Several processes of one command: started, started again when they crash, and stopped together.
+
+Each crash waits longer than the one before (half a second, doubled up to half a minute); a process that has run for a
+minute is well again. The others go on meanwhile. The first SIGTERM or SIGINT is passed on, so that workers finish
+within their grace, the second one as well, and a third kills; SIGHUP replaces the processes one after the other. They
+also stop when the supervisor is gone: each holds the end of a pipe that closes then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from moorline.telemetry import logger
+
+__all__ = ["PARENT", "Supervisor", "end_with_parent"]
+
+PARENT: Final = "MOORLINE_SUPERVISED_BY"
+"""The environment variable that names the pipe's descriptor."""
+
+_MISUSED: Final = 2  # the exit code of a wrong setting: the next process would say the same
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+_WELL_AFTER: Final = 60.0
+
+log = logger("supervisor")
+
+
+class Supervisor:
+    """Keeps *count* processes of *command* running. *grace* is how long one may take to end when it is replaced."""
+
+    def __init__(self, command: Sequence[str], count: int, *, grace: float, first_pause: float = _FIRST_PAUSE) -> None:
+        self._command = tuple(command)
+        self._count = count
+        self._grace = grace
+        self._first_pause = first_pause
+        self._running: dict[int, asyncio.subprocess.Process] = {}  # by place
+        self._stop = asyncio.Event()
+        self._code = 0
+        self._signals = 0
+
+    async def run(self) -> int:
+        """Until told to stop; the exit code: 0, or that of a process that was misused."""
+        reading, writing = os.pipe()
+        try:
+            with self._heeding():
+                async with asyncio.TaskGroup() as places:
+                    for place in range(self._count):
+                        places.create_task(self._keep(place, reading))
+        finally:
+            os.close(reading)
+            os.close(writing)
+        return self._code
+
+    async def _keep(self, place: int, pipe: int) -> None:
+        loop = asyncio.get_running_loop()
+        crashes = 0
+        while not self._stop.is_set():
+            since = loop.time()
+            code = await self._run_one(place, pipe)
+            if self._stop.is_set():
+                return
+            if code == _MISUSED:
+                self._code = code
+                self._tell_all(signal.SIGTERM)
+                self._stop.set()
+                return
+            crashes = 0 if code == 0 or loop.time() - since >= _WELL_AFTER else crashes + 1
+            pause = min(self._first_pause * 2 ** (crashes - 1), _LONGEST_PAUSE) if crashes else 0.0
+            pause *= random.uniform(0.75, 1.25)
+            tell = log.info if code == 0 else log.error
+            tell("process_ended", place=place, code=code, again_in=round(pause, 2))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), pause)
+
+    async def _run_one(self, place: int, pipe: int) -> int:
+        # A session of its own: what the terminal tells all of a group comes through us, once.
+        process = await asyncio.create_subprocess_exec(
+            *self._command, pass_fds=(pipe,), start_new_session=True, env={**os.environ, PARENT: str(pipe)}
+        )
+        self._running[place] = process
+        log.info("process_started", place=place, pid=process.pid)
+        if self._stop.is_set():  # told while it was started
+            process.send_signal(signal.SIGTERM)
+        try:
+            return await process.wait()
+        finally:
+            del self._running[place]
+
+    @contextlib.contextmanager
+    def _heeding(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        replacing: set[asyncio.Task[None]] = set()
+
+        def replace() -> None:
+            if not replacing:
+                task = loop.create_task(self._replace())
+                replacing.add(task)
+                task.add_done_callback(replacing.discard)
+
+        heeds: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: replace,
+        }  # fmt: skip
+        for number, heed in heeds.items():
+            loop.add_signal_handler(number, heed)
+        try:
+            yield
+        finally:
+            for task in replacing:
+                task.cancel()
+            for number in heeds:
+                loop.remove_signal_handler(number)
+
+    def _end(self) -> None:
+        self._signals += 1
+        log.info("stopping", processes=len(self._running), asked=self._signals)
+        self._stop.set()
+        self._tell_all(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)
+
+    def _tell_all(self, number: signal.Signals) -> None:
+        for process in self._running.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    async def _replace(self) -> None:
+        """One after the other, so that most work meanwhile."""
+        for place in range(self._count):
+            process = self._running.get(place)
+            if process is None or self._stop.is_set():
+                continue
+            process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), self._grace)
+                continue
+            process.kill()
+            await process.wait()
+
+
+def end_with_parent() -> None:
+    """In a supervised process: be told to stop when the supervisor is gone."""
+    given = os.environ.pop(PARENT, "")
+    if not given.isdigit():
+        return
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(int(given), 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="moorline-parent", daemon=True).start()
