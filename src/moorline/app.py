@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from moorline import registry
 from moorline import settings as _settings
@@ -30,33 +30,24 @@ from moorline.events.sources import Sources
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.foreign.messages import Messages, Messaging
 from moorline.jobs.registry import Jobs
-from moorline.jobs.schedule import Schedule, seconds_of
 from moorline.jobs.schedules import Schedules
+from moorline.jobs.working import Working
 from moorline.policies.policy import Policy
 from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from moorline.calls.adapters.functions import Resilient
     from moorline.calls.failover import Failover
     from moorline.calls.service import Service
-    from moorline.codec import Upgrade
     from moorline.events.alert_watch import AlertWatch
     from moorline.events.alerts import Alert
     from moorline.events.event import Event
     from moorline.events.retention import Retention
     from moorline.events.scheme import Scheme
     from moorline.jobs.chores import Chore
-    from moorline.jobs.cursor import Cursor
-    from moorline.jobs.decision import Backoff
     from moorline.jobs.enqueue import Enqueued
-    from moorline.jobs.following import GroupHandle, JobCall
     from moorline.jobs.job import JobHandle
-    from moorline.jobs.limits import Limit
-    from moorline.jobs.registry import JobFunction
-    from moorline.jobs.schedule import CatchUp
     from moorline.jobs.worker import Worker
 
 __all__ = ["Moorline"]
@@ -72,7 +63,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline(Messaging):
+class Moorline(Messaging, Working):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -102,6 +93,7 @@ class Moorline(Messaging):
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
         compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
+        self._queue_url = self.settings.queue_url
         queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
         broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
         self.jobs = Jobs(broker, clock=clock, max_payload=self.settings.max_payload, store=self.store)
@@ -220,81 +212,6 @@ class Moorline(Messaging):
         """
         return self.answers.on(service, type, within=within)
 
-    @overload
-    def job(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
-
-    @overload
-    def job(
-        self,
-        *,
-        name: str | None = None,
-        retries: int = 5,
-        queue: str = "default",
-        priority: int = 5,
-        timeout: float | None = None,
-        backoff: Backoff | None = None,
-        keep_result: bool = False,
-        process: bool = False,
-        version: int = 1,
-        upgrades: Mapping[int, Upgrade] | None = None,
-        limit: Limit | None = None,
-    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
-
-    def job(  # type: ignore[misc]  # the overloads say more than the implementation
-        self, function: Callable[..., Any] | None = None, /, **options: Any
-    ) -> Any:
-        """Make a function a job: ``await send_welcome.enqueue("u_1")`` then runs it in a worker, whatever happens.
-
-        ``retries`` is how often a failed run is tried again; ``timeout`` (seconds) bounds one run; ``backoff`` says how
-        long to wait between runs (1, 2, 4, 8, 16 s, full jitter); ``keep_result`` stores what it returns, for
-        ``await handle.result()``. All options: see ``Jobs.function``.
-        """
-        if function is not None:
-            return self.jobs.function(function)
-        return lambda decorated: self.jobs.function(decorated, **options)
-
-    def chain(self, *calls: JobCall, within: Any = None) -> Enqueued[list[JobHandle]]:
-        """Enqueue jobs of which each begins when the one before it is done: see ``Jobs.chain``."""
-        return self.jobs.chain(*calls, within=within)
-
-    def group(
-        self, calls: Iterable[JobCall], *, then: JobCall | Sequence[JobCall] = (), within: Any = None
-    ) -> Enqueued[GroupHandle]:
-        """Enqueue jobs side by side, and what follows when all are done: see ``Jobs.group``."""
-        return self.jobs.group(calls, then=then, within=within)
-
-    def cursor(self, name: str) -> Cursor:
-        """How far something has been read; moves in the same transaction as the jobs it leads to: see ``Cursor``."""
-        from moorline.jobs.cursor import Cursor
-
-        return Cursor(name, self.store, self.jobs.broker)
-
-    def schedule(
-        self,
-        when: str | float | timedelta,
-        job: JobFunction[..., Any],
-        *,
-        args: Sequence[Any] = (),
-        name: str | None = None,
-        tz: str = "UTC",
-        catch_up: CatchUp = "latest",
-        overlap: bool = False,
-    ) -> None:
-        """Enqueue a job again and again: ``app.schedule("0 9 * * 1-5", report, tz="Europe/Berlin")``.
-
-        *when* is a cron expression of five fields, or the seconds (a number, a timedelta) between two times. However
-        many workers there are, each time makes one job. *catch_up* says what becomes of times at which no worker ran:
-        the ``"latest"`` is made up for, ``"all"`` are, or ``"none"``. Without *overlap* a time is left out while the
-        job of the one before has not ended. *name* is the job's unless another is given.
-
-        Raises ConfigurationError naming the argument, InvalidArguments for *args* that do not fit.
-        """
-        row = job.row(*args)
-        wanted = Schedule(
-            name=name or row.name, when=seconds_of(when), row=row, tz=tz, catch_up=catch_up, overlap=overlap
-        )
-        self.schedules.add(wanted)
-
     # --- opening and closing
 
     async def open(self) -> Self:
@@ -330,6 +247,8 @@ class Moorline(Messaging):
             self.relay.stop()
             await asyncio.wait([relaying])
         await asyncio.to_thread(self._messages.publisher.close)
+        if self._broadcast is not None:
+            await asyncio.to_thread(self._broadcast.close)
         await asyncio.to_thread(self.jobs.broker.close)
         await asyncio.to_thread(self.store.close)
 
