@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import random
 import socket
@@ -14,24 +13,15 @@ from typing import Any, Final
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreUnavailable
 from moorline.jobs.ageing import AGEING
-from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.chores import Chore, look_after
 from moorline.jobs.companions import Companion, accompanied
-from moorline.jobs.completions import Completions
 from moorline.jobs.decision import given_back
-from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.heartbeat import Heartbeat
-from moorline.jobs.intake import Intake
-from moorline.jobs.job import Claim
-from moorline.jobs.limiting import Limiting
-from moorline.jobs.notes import Reports
-from moorline.jobs.processes import Processes
 from moorline.jobs.registry import Jobs
 from moorline.jobs.signals import handled
+from moorline.jobs.slots import Slots
 from moorline.jobs.steps import Steps
-from moorline.jobs.stopping import Stops
-from moorline.jobs.threads import Threads
 from moorline.store.ids import new_id
 from moorline.telemetry import logger
 
@@ -52,7 +42,7 @@ _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
 
-class Worker:
+class Worker(Slots):
     """Runs the jobs of some queues, up to *concurrency* at a time; those that ask for a process, in up to *processes*
     of them (default: as many as there are cores).
 
@@ -120,38 +110,14 @@ class Worker:
         self._info = WorkerInfo(
             new_id(now), socket.gethostname(), os.getpid(), self._queues, now, self._lease * _LEASE_SHARE, self._ageing
         )
-        self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
-        self._threads = Threads(self._concurrency)
-        self._processes = Processes(self._process_limit, self._clock)
-        self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups)
-        self._limiting: Limiting | None = None
-        if self._jobs.limits is not None and self._jobs.limited:
-            with_lease = (self._info.id, self._lease, self._clock, self._random, self._log)
-            self._limiting = Limiting(self._jobs.limits, self._jobs.rules, self._begin, *with_lease)
-        self._appetite = Appetite(self._concurrency)
-        self._intake = Intake(self._jobs.batching)
+        self._prepare_slots(self._info.id)
         self._taken_in_at = 0.0
-        self._linger: asyncio.Task[None] | None = None
-        self._linger_until = 0.0
-        self._tasks: dict[str, tuple[tuple[Claim, ...], asyncio.Task[None]]] = {}  # by the first claim's id
-        self._reports = Reports(self._broker.notes, self._log)
-        self._stops = Stops(self._broker.notes, self._tasks, self._can_cancel, self._log)
-        self._execution = Execution(
-            self._jobs, self._threads, self._processes, self._clock, self._random, self._reports, self._stops, self._log
-        )
-        self._kick = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
-        self._taking_back = False
-        self._plenty = True
         self._doubt = False
         self._doubts_left = 0
         self._suspects = True
         self._suspects_after = 0.0
         self._rescue_after = 0.0
-        self._done = 0
 
     @property
     def id(self) -> str:
@@ -339,35 +305,6 @@ class Worker:
         until_next = self._poll if claimed.next_at is None else claimed.next_at - self._clock.wall()
         return min(self._poll, max(until_next, 0.001))
 
-    async def _admitted(self, claims: list[Claim]) -> list[Claim]:
-        """Without those that a limit sends away."""
-        if self._limiting is None or not claims:
-            return claims
-        try:
-            begin, back = await self._limiting.admit(claims)
-        except StoreError:
-            for claim in claims:
-                self._completions.add(given_back(claim))
-            raise
-        for completion in back:
-            self._completions.add(completion)
-        return begin
-
-    def _begin(self, claims: Sequence[Claim]) -> None:
-        """A limit has room for these."""
-        if self._stop_asked.is_set():
-            for claim in claims:
-                self._give_back(claim)
-            return
-        self._intake.put(claims, self._clock.monotonic())
-        self._pump()
-
-    def _give_back(self, claim: Claim) -> None:
-        """It has not begun."""
-        self._completions.add(given_back(claim))
-        if self._limiting is not None:
-            self._limiting.ended(claim.id)
-
     def _after_failure(self, error: StoreError, event: str) -> None:
         self._log.warning(event, worker=self.id, error=str(error))
         if isinstance(error, StoreUnavailable):
@@ -419,96 +356,6 @@ class Worker:
         await self._claim()
         await self._idle.wait()
 
-    # --- running
-
-    def _pump(self) -> None:
-        while self._intake and len(self._tasks) < self._concurrency and not self._stop_asked.is_set():
-            claims = self._intake.take(self._clock.monotonic())
-            if not claims:
-                self._wait_for_more()
-                return
-            self._start(claims)
-        if not self._tasks and not self._intake and not (self._limiting and self._limiting.parked):
-            self._idle.set()
-
-    def _wait_for_more(self) -> None:
-        """What gathers is run when it is full, or has waited as long as it may."""
-        self._idle.clear()
-        now = self._clock.monotonic()
-        wait = self._intake.due_in(now) or 0.0
-        if self._linger is not None:
-            if self._linger_until <= now + wait:
-                return
-            self._linger.cancel()
-        self._linger_until = now + wait
-        self._linger = asyncio.get_running_loop().create_task(self._after(wait))
-
-    async def _after(self, seconds: float) -> None:
-        await self._clock.asleep(seconds)
-        self._linger = None
-        self._pump()
-
-    def _start(self, claims: tuple[Claim, ...]) -> asyncio.Task[None]:
-        self._idle.clear()
-        task = asyncio.get_running_loop().create_task(self._run(claims), context=self._context.copy())
-        self._tasks[claims[0].id] = (claims, task)
-        return task
-
-    async def _run(self, claims: tuple[Claim, ...]) -> None:
-        started = self._clock.monotonic()
-        ends: list[Ended] = []
-        try:
-            ends = await self._execution.run(claims)
-            ends = [
-                end if end.error is None else self._not_its_fault(claim, end)
-                for claim, end in zip(claims, ends, strict=True)
-            ]
-        except asyncio.CancelledError as cancelled:
-            # Cancelled by itself, it failed.
-            ends = [self._not_its_fault(one, Ended(self._execution.failed(one, cancelled))) for one in claims]
-            raise
-        finally:
-            # A job that resisted being stopped was given back already.
-            if self._tasks.pop(claims[0].id, None) is not None:
-                for claim, end in zip(claims, ends, strict=True):
-                    self._ended(claim, end, started)
-                self._pump()
-                if self._plenty and self._appetite.low(self._intake.ready()):
-                    self._kick.set()
-
-    def _can_cancel(self, name: str) -> bool:
-        handler = self._jobs.find(name)
-        return handler is not None and handler.can_be_cancelled
-
-    def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
-        """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
-        if claim.id in self._stops:
-            return self._execution.stopped(claim, self._stops[claim.id])
-        return Ended(given_back(claim), end.error) if self._taking_back else end
-
-    def _ended(self, claim: Claim, end: Ended, started: float) -> None:
-        completion, error, aftermath = end
-        self._reports.last(claim.id)
-        self._stops.pop(claim.id, None)
-        if self._limiting is not None:
-            self._limiting.ended(claim.id, self._clock.monotonic() - started)
-        keyed = completion if claim.order_key is None else completion._replace(order_key=claim.order_key)
-        self._completions.add(keyed, aftermath)
-        self._done += 1
-        self._appetite.ended()
-        if error is not None or completion.state == "dead":
-            self._log.warning(
-                "job_failed",
-                job=claim.id,
-                name=claim.name,
-                attempt=claim.attempts,
-                state=completion.state,
-                error=type(error).__name__,
-            )
-        else:
-            ms = (self._clock.monotonic() - started) * 1e3
-            self._log.debug("job", job=claim.id, name=claim.name, state=completion.state, ms=ms)
-
     # --- looking after the rest
 
     async def _maintain(self) -> None:
@@ -537,18 +384,6 @@ class Worker:
                     await self._prune()
             except StoreError as error:
                 self._after_failure(error, "maintenance_failed")
-
-    def _shed(self) -> None:
-        """Give back what waits for a slot: others may have one, and nobody's attempt is spent."""
-        parked = [] if self._limiting is None else self._limiting.clear()
-        for claim in (*self._intake.clear(), *parked):
-            self._give_back(claim)
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-        self._appetite.reset()
-        if not self._tasks:
-            self._idle.set()
 
     async def _rescue(self) -> None:
         rescued = await self._broker.rescue(self._info)
