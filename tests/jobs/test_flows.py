@@ -21,6 +21,7 @@ from moorline.jobs.broker import Broker
 from moorline.jobs.brokers.rabbitmq import RabbitBroker
 from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.enqueue import EnqueueOptions
 from moorline.jobs.flows import Flow, Link, flow_of, following_id, following_row, wrapped
 from moorline.jobs.groups import Groups
 from moorline.jobs.registry import Jobs
@@ -272,6 +273,40 @@ async def test_a_follower_needs_a_result_that_can_be_had(store: Store) -> None:
     assert "what follows needs the result" in str(job.last_error)
 
 
+async def test_a_run_that_would_begin_too_late_is_left_out(any_jobs: Jobs) -> None:
+    """The job is cancelled, no attempt is spent; one in time runs. Unique by arguments is not of the time."""
+    seen: list[str] = []
+
+    def send(code: str) -> None:
+        seen.append(code)
+
+    function = any_jobs.function(send)
+    soon = function.using(expires=3600)
+    late = await function.using(at=any_jobs.clock.wall() - 60, expires=30).enqueue("late")
+    timely = await soon.using(at=any_jobs.clock.wall() - 60).enqueue("timely")
+    first = await soon.using(unique=True, delay=60).enqueue("same")
+    assert (await soon.using(unique=True).enqueue("same")).id == first.id
+    await Worker(any_jobs).drain()
+    job = await late.job()
+    assert (job.state, job.reason, job.attempts) == ("cancelled", "expired", 0)
+    assert (await timely.job()).state == "done"
+    assert seen == ["timely"]
+
+
+async def test_what_expires_leaves_its_group(store: Store) -> None:
+    """The others are not held up by it."""
+    jobs, seen = Jobs(SqlBroker(store), store=store), []
+
+    def total(sizes: list[int | None]) -> None:
+        seen.append(sizes)
+
+    one = jobs.function(double)
+    late = one.using(at=jobs.clock.wall() - 60, expires=30)
+    await jobs.group([late.call({"size": 1}), one.call({"size": 2})], then=jobs.function(total).call(RESULT))
+    await Worker(jobs).drain()
+    assert seen == [[None, 4]]
+
+
 def test_mistakes_are_told_when_they_are_made(store: Store) -> None:
     """By name."""
     jobs = Jobs(SqlBroker(store))
@@ -290,6 +325,13 @@ def test_mistakes_are_told_when_they_are_made(store: Store) -> None:
         jobs.chain(one.call("a"), two.call(by=2))  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="a queue, a priority and a delay"):
         jobs.chain(one.call("a"), two.using(unique=True).call(RESULT))
+    with pytest.raises(ConfigurationError, match="a queue, a priority and a delay"):
+        jobs.chain(one.call("a"), two.using(expires=5).call(RESULT))
+    for wrong in (0, -1, float("inf"), True):
+        with pytest.raises(ConfigurationError, match="expires"):
+            one.using(expires=wrong)
+    with pytest.raises(ConfigurationError, match="no place for it"):
+        jobs.enqueue("fetch", b"", options=EnqueueOptions(expires=5))
     with pytest.raises(ConfigurationError, match="unique or within"):
         jobs.chain(one.using(unique=True).call("a"))
     with pytest.raises(ConfigurationError, match="store="):

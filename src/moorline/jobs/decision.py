@@ -13,7 +13,7 @@ from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Retry, Snooze
 
-__all__ = ["Backoff", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
+__all__ = ["Backoff", "expired", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
 
 MAX_POSTPONED: Final = 100
 """How often a service that names a time may put a job off before that counts as an attempt."""
@@ -72,6 +72,11 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
 def unknown(claim: Claim, now: float) -> Completion:
     """No function of that name here: perhaps a newer program enqueued it, so it waits for that one, for a day."""
     return _too_early(claim, UnknownJob(f"no job is registered under the name {claim.name!r}"), now)
+
+
+def expired(claim: Claim) -> Completion:
+    """It is too late for it."""
+    return Completion(claim.id, claim.deliveries, "cancelled", refund=True, reason="expired")
 
 
 def too_large(claim: Claim, now: float, limit: int) -> Completion:

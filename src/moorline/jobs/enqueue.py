@@ -28,10 +28,10 @@ class EnqueueOptions:
     0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs;
     ``unique_for`` (seconds or a timedelta, up to a year): nor is another one made for that long after this one was
     enqueued, whatever becomes of it; ``within``: a connection or session (SQLAlchemy's, of both kinds; of ``sqlite3``,
-    ``psycopg`` and ``asyncpg``; Django's ``connection``) in
-    whose transaction the job is inserted, so that it exists if and only if that commits; ``key``: the jobs of this
-    function with the same key run one after the other, in the order of their coming. Raises ConfigurationError naming
-    the option.
+    ``psycopg`` and ``asyncpg``; Django's ``connection``) in whose transaction the job is inserted, so that it exists if
+    and only if that commits; ``key``: the jobs of this function with the same key run one after the other, in the order
+    of their coming; ``expires`` (seconds or a timedelta): a run that would begin that long after the job was first due,
+    or later, is left out, and the job is cancelled (reason ``expired``). Raises ConfigurationError naming the option.
     """
 
     delay: float | timedelta | None = None
@@ -42,6 +42,7 @@ class EnqueueOptions:
     within: Any = None
     key: str | int | None = None
     unique_for: float | timedelta | None = None
+    expires: float | timedelta | None = None
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
@@ -64,8 +65,13 @@ class EnqueueOptions:
             raise ConfigurationError(f"key: {self.key!r} is neither a text nor a whole number")
         if self.key is not None and self.unique:
             raise ConfigurationError("unique, key: give one of them, not both")
+        self._check_spans()
+
+    def _check_spans(self) -> None:
         if self.unique_for is not None:
             self._check_window(self.unique_for)
+        if self.expires is not None:
+            _check_life(self.expires)
 
     def _check_window(self, unique_for: float | timedelta) -> None:
         if not (_is(unique_for, float, timedelta) and 0 < _seconds(unique_for) <= _LONGEST_WINDOW):
@@ -78,6 +84,10 @@ class EnqueueOptions:
         if isinstance(self.at, datetime):
             return self.at.timestamp()
         return now + _seconds(self.delay or 0.0) if self.at is None else float(self.at)
+
+    def life(self) -> float | None:
+        """Seconds after the job is first due in which a run may begin; None for any time."""
+        return None if self.expires is None else _seconds(self.expires)
 
     def unique_until(self, now: float) -> float | None:
         """Seconds since the epoch until which the job is the only one that was made of its unique key."""
@@ -167,6 +177,11 @@ class Enqueued(Generic[T]):
         if not self._tried and self._rows:
             name = self._rows[0].name
             warnings.warn(f"a job {name!r} was made and never enqueued: await it, or call .result()", stacklevel=2)
+
+
+def _check_life(expires: float | timedelta) -> None:
+    if not (_is(expires, float, timedelta) and 0 < _seconds(expires) < math.inf):
+        raise ConfigurationError(f"expires: {expires!r} is not a positive number of seconds")
 
 
 def _is(value: object, *kinds: type) -> bool:

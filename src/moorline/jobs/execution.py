@@ -15,7 +15,7 @@ from moorline.errors import InvalidArguments
 from moorline.jobs.broker import Completion
 from moorline.jobs.completions import Aftermath
 from moorline.jobs.context import JobContext, entered
-from moorline.jobs.decision import failed, settled, stopped, too_large, unknown
+from moorline.jobs.decision import expired, failed, settled, stopped, too_large, unknown
 from moorline.jobs.flows import flow_of, following_row
 from moorline.jobs.groups import Left
 from moorline.jobs.job import Claim
@@ -79,6 +79,8 @@ class Execution:
         limit = self._jobs.max_payload
         if handler.codec is not None and len(claims[0].payload) > limit:
             return [Ended(too_large(claims[0], self._clock.wall(), limit))]
+        if handler.codec is not None and self._too_late(claims[0]):
+            return [self._left(claims[0], expired(claims[0]))]
         try:
             result = await self._call(handler, claims)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
@@ -107,10 +109,19 @@ class Execution:
 
     def stopped(self, claim: Claim, reason: str) -> Ended:
         """How a job ends that a person stopped."""
+        return self._left(claim, stopped(claim, reason))
+
+    def _left(self, claim: Claim, end: Completion) -> Ended:
+        """Cancelled, so it leaves its group if it has one."""
         flow = flow_of(claim.payload)
         group = None if flow is None else flow.group
         left = None if group is None else Left(group, claim.id, None)
-        return Ended(stopped(claim, reason), None, None if left is None else Aftermath(left=left))
+        return Ended(end, None, None if left is None else Aftermath(left=left))
+
+    def _too_late(self, claim: Claim) -> bool:
+        flow = flow_of(claim.payload)
+        life = None if flow is None else flow.expires
+        return life is not None and self._clock.wall() >= claim.created_at + life
 
     def _aftermath(self, handler: Handler, claim: Claim, end: Completion, result: object) -> Aftermath | None:
         """Raises InvalidArguments when what follows needs a result that cannot be had."""

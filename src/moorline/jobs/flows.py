@@ -4,6 +4,7 @@
 
     {"v":1,"flow":{"then":[link, …]},"args":{…}}      a chain: the first link is the next job
     {"v":1,"flow":{"group":"id"},"args":{…}}          one of a group; what follows is kept with the group
+    {"v":1,"flow":{"expires":60.0},"args":{…}}        not to be run later than that
 
 It travels with the job, so it is as durable, on whatever broker. The id of what follows is made of the id of what was
 before it: made twice, after a crash, it is the same job.
@@ -52,10 +53,13 @@ class Link(msgspec.Struct, omit_defaults=True, frozen=True):
 
 
 class Flow(msgspec.Struct, omit_defaults=True, frozen=True):
-    """What is to happen when the job is done: the next of a chain, or word to its group."""
+    """What is to happen when the job is done: the next of a chain, or word to its group. ``expires``: seconds after its
+    creation in which a run may begin.
+    """
 
     then: tuple[Link, ...] = ()
     group: str | None = None
+    expires: float | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -69,7 +73,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def wrapped(payload: bytes, flow: Flow) -> bytes:
     """The payload with the flow in it, if there is any."""
-    if not flow.then and flow.group is None:
+    if not flow.then and flow.group is None and flow.expires is None:
         return payload
     assert payload.startswith(_PLAIN)
     return _MARK + _encode(flow) + b"," + payload[len(_PLAIN) :]

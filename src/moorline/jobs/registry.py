@@ -6,9 +6,8 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from moorline.clock import SYSTEM, Clock
 from moorline.codec import Codec, Upgrade
@@ -16,8 +15,8 @@ from moorline.errors import ConfigurationError, InvalidArguments, UnknownJob
 from moorline.jobs.broker import Broker
 from moorline.jobs.decision import Backoff
 from moorline.jobs.enqueue import Enqueued, EnqueueOptions
-from moorline.jobs.flows import RESULT, Flow, Link, wrapped
 from moorline.jobs.following import GroupHandle, JobCall, chain, group
+from moorline.jobs.function import JobFunction, handle_of
 from moorline.jobs.groups import Groups
 from moorline.jobs.intake import Batching
 from moorline.jobs.job import Claim, JobHandle, JobRow
@@ -36,7 +35,6 @@ __all__ = ["Handler", "JobFunction", "Jobs"]
 P = ParamSpec("P")
 R = TypeVar("R")
 _PLAIN: Final = EnqueueOptions()
-_OPTIONS: Final = tuple(one.name for one in fields(EnqueueOptions))
 _DEFAULT_PRIORITY: Final = 5
 MAX_PAYLOAD: Final = 1_048_576
 
@@ -206,6 +204,15 @@ class Jobs:
             )
         self._handlers[handler.name] = handler
 
+    def bounded(self, name: str, payload: bytes) -> bytes:
+        """The payload. Raises InvalidArguments when it is too large."""
+        if len(payload) > self.max_payload:
+            raise InvalidArguments(
+                f"{name}: the arguments take {len(payload):,} bytes, and {self.max_payload:,} are allowed"
+                " (max_payload); put what is large into a storage, and enqueue its address"
+            )
+        return payload
+
     def find(self, name: str) -> Handler | None:
         """What runs jobs of that name, or None."""
         return self._handlers.get(name)
@@ -227,8 +234,10 @@ class Jobs:
         if name not in self._handlers:
             raise UnknownJob(f"no job is registered under the name {name!r}")
         row = self.row(name, payload, max_attempts=max_attempts, event_id=event_id, options=options)
+        if options.expires is not None:
+            raise ConfigurationError(f"expires: {name} has no place for it, since its payload is its own")
         watch = self.watch(self._handlers[name])
-        return Enqueued(self.broker, [row], options.within, functools.partial(_handle, watch, row.id))
+        return Enqueued(self.broker, [row], options.within, functools.partial(handle_of, watch, row.id))
 
     def chain(self, *calls: JobCall, within: Any = None) -> Enqueued[list[JobHandle]]:
         """Jobs one after the other: ``chain(fetch.call("u"), resize.call(RESULT, 300), publish.call(RESULT))``.
@@ -272,11 +281,7 @@ class Jobs:
         options: EnqueueOptions = _PLAIN,
     ) -> JobRow:
         """The row that ``enqueue`` would store. Raises InvalidArguments when the payload is too large."""
-        if len(payload) > self.max_payload:
-            raise InvalidArguments(
-                f"{name}: the arguments take {len(payload):,} bytes, and {self.max_payload:,} are allowed"
-                " (max_payload); put what is large into a storage, and enqueue its address"
-            )
+        self.bounded(name, payload)
         now = self.clock.wall()
         return JobRow(
             id=new_id(now),
@@ -292,117 +297,6 @@ class Jobs:
             order_key=None if options.key is None else order_key(name, options.key),
             unique_until=options.unique_until(now),
         )
-
-
-class JobFunction(Generic[P, R]):
-    """A function that can be enqueued. Called, it is the plain function; ``enqueue`` makes a job of the call."""
-
-    def __init__(
-        self, jobs: Jobs, function: Callable[P, R], handler: Handler, max_attempts: int, options: EnqueueOptions
-    ) -> None:
-        functools.update_wrapper(self, function)
-        self.jobs = jobs
-        self._function = function
-        self._handler = handler
-        self._max_attempts = max_attempts
-        self._options = options
-        self._watch = jobs.watch(handler)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here and now."""
-        return self._function(*args, **kwargs)
-
-    def __repr__(self) -> str:
-        return f"<job {self._handler.name}>"
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Enqueued[JobHandle]:
-        """A job with these arguments: ``await`` it, or ``.result()``.
-
-        Raises InvalidArguments at once, naming the argument.
-        """
-        row = self._row(args, kwargs)
-        shape = functools.partial(_handle, self._watch, row.id)
-        return Enqueued(self.jobs.broker, [row], self._options.within, shape)
-
-    def enqueue_many(self, calls: Iterable[tuple[Any, ...]]) -> Enqueued[list[JobHandle]]:
-        """One job for each tuple of positional arguments, stored in one transaction."""
-        rows = [self._row(args, {}) for args in calls]
-        ids = [row.id for row in rows]
-        shape = functools.partial(_handles, self._watch, ids)
-        return Enqueued(self.jobs.broker, rows, self._options.within, shape)
-
-    def handle(self, job_id: str) -> JobHandle:
-        """The handle of a job of this function that was enqueued before, perhaps in another process."""
-        return JobHandle(job_id, watch=self._watch)
-
-    def using(
-        self,
-        *,
-        delay: float | timedelta | None = None,
-        at: datetime | float | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        unique: str | bool | None = None,
-        within: Any = None,
-        key: str | int | None = None,
-        unique_for: float | timedelta | None = None,
-    ) -> JobFunction[P, R]:
-        """The same function, enqueued otherwise: see ``EnqueueOptions``.
-
-        Raises ConfigurationError naming the option.
-        """
-        asked = (delay, at, queue, priority, unique, within, key, unique_for)
-        changes = {name: value for name, value in zip(_OPTIONS, asked, strict=True) if value is not None}
-        if "at" in changes:
-            changes.setdefault("delay", None)
-        elif "delay" in changes:
-            changes["at"] = None
-        if unique is False:
-            changes.setdefault("unique_for", None)
-        options = replace(self._options, **changes)
-        return JobFunction(self.jobs, self._function, self._handler, self._max_attempts, options)
-
-    def row(self, *args: P.args, **kwargs: P.kwargs) -> JobRow:
-        """What ``enqueue`` would store. Raises InvalidArguments."""
-        return self._row(args, kwargs)
-
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> JobCall:
-        """The job with these arguments, for a ``chain`` or a ``group``."""
-        return JobCall(self, args, kwargs)
-
-    def flowing(self, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow) -> JobRow:
-        """As ``row``, with what follows it."""
-        if self._options.unique or self._options.within is not None:
-            raise ConfigurationError(f"{self!r}: in a chain or a group there is no place for unique or within")
-        return self._row(args, kwargs, flow)
-
-    def link(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Link:
-        """What makes a job of this call when another one is done. Raises InvalidArguments, ConfigurationError."""
-        options = self._options
-        if options.unique or options.key is not None or options.at is not None or options.within is not None:
-            raise ConfigurationError(f"{self!r}: what follows may have a queue, a priority and a delay, nothing else")
-        assert self._handler.codec is not None
-        payload, slots = self._handler.codec.encode_partly(args, kwargs, RESULT)
-        given = self.jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=options)
-        return Link(
-            given.name, payload.decode(), given.queue, given.priority, given.max_attempts, options.run_at(0.0),
-            tuple(slots),
-        )  # fmt: skip
-
-    def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow | None = None) -> JobRow:
-        assert self._handler.codec is not None
-        payload = self._handler.codec.encode(args, kwargs)
-        if flow is not None:
-            payload = wrapped(payload, flow)
-        return self.jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
-
-
-def _handle(watch: Watch, wanted: str, ids: list[str]) -> JobHandle:
-    return JobHandle(ids[0], duplicate=ids[0] != wanted, watch=watch)
-
-
-def _handles(watch: Watch, wanted: list[str], ids: list[str]) -> list[JobHandle]:
-    return [_handle(watch, row, [found]) for row, found in zip(wanted, ids, strict=True)]
 
 
 def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:  # noqa: FBT001 -- the option's type
