@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
@@ -27,7 +27,8 @@ _OWNER = "MOORLINE_TEST_OWNER"
 _ROOT = Path(__file__).resolve().parents[1]
 _IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
-settings.register_profile("moorline", deadline=None)  # two busy cores make any deadline a lottery
+# Two busy cores make any deadline a lottery, and so how long the first examples take to be drawn.
+settings.register_profile("moorline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("moorline")
 
 

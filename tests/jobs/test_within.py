@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,22 @@ KINDS = [
 ]
 
 
+Opened = Callable[[], contextlib.AbstractAsyncContextManager[tuple[Jobs, Theirs]]]
+
+
 @pytest.fixture(params=KINDS)
-async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Jobs, Theirs]]:
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
+    """Opens a connection of one kind, to the database that the jobs are kept in."""
     database, connect = request.param
     url = f"sqlite:///{tmp_path}/m.db" if database == "sqlite" else request.getfixturevalue("postgres_url")
     with Store(url, auto_migrate=True) as store:
-        async with connect(store.url) as theirs:
-            yield Jobs(SqlBroker(store), store=store), theirs
+
+        @contextlib.asynccontextmanager
+        async def begin() -> AsyncIterator[tuple[Jobs, Theirs]]:
+            async with connect(store.url) as theirs:
+                yield Jobs(SqlBroker(store), store=store), theirs
+
+        yield begin
 
 
 async def every(jobs: Jobs) -> list[Job]:
@@ -121,35 +130,35 @@ def numbered(jobs: Jobs) -> JobFunction[[int], None]:
     return jobs.function(job)
 
 
-async def test_a_job_lives_and_dies_with_it(opened: tuple[Jobs, Theirs]) -> None:
+async def test_a_job_lives_and_dies_with_it(opened: Opened) -> None:
     """Unseen before the commit, run after it, never there after a rollback."""
-    jobs, theirs = opened
-    function = numbered(jobs).using(within=theirs.within)
-    for number, keep in ((1, False), (2, True), (3, False)):
-        handle = await function.enqueue(number)
-        assert len(await every(jobs)) == (number > 2)
-        await theirs.end(keep)
-        kept = handle if keep else None
-        assert len(await every(jobs)) == (number >= 2)
-        if kept is not None:
-            assert [job.id for job in await every(jobs)] == [kept.id]
-    assert await Worker(jobs).drain() == 1
+    async with opened() as (jobs, theirs):
+        function = numbered(jobs).using(within=theirs.within)
+        for number, keep in ((1, False), (2, True), (3, False)):
+            handle = await function.enqueue(number)
+            assert len(await every(jobs)) == (number > 2)
+            await theirs.end(keep)
+            kept = handle if keep else None
+            assert len(await every(jobs)) == (number >= 2)
+            if kept is not None:
+                assert [job.id for job in await every(jobs)] == [kept.id]
+        assert await Worker(jobs).drain() == 1
 
 
-async def test_every_kind_of_row_goes_through_it(opened: tuple[Jobs, Theirs]) -> None:
+async def test_every_kind_of_row_goes_through_it(opened: Opened) -> None:
     """Unique ones, ordered ones, many, and a group; rows are read as tuples, whatever its owner likes."""
-    jobs, theirs = opened
-    function = numbered(jobs)
-    unique = function.using(within=theirs.within, unique="k", unique_for=60)
-    first, second = await unique.enqueue(1), await unique.enqueue(2)
-    await function.using(within=theirs.within, key="a").enqueue_many([(3,), (4,)])
-    group = await jobs.group([function.call(5), function.call(6)], then=function.call(7), within=theirs.within)
-    await theirs.end(True)
-    assert (second.duplicate, second.id) == (True, first.id)
-    assert len(await every(jobs)) == 5
-    await jobs.broker.rescue(_worker_info())  # ordered ones of a long transaction may wait for it
-    await Worker(jobs).drain()
-    assert (await group.state()).left == 2
+    async with opened() as (jobs, theirs):
+        function = numbered(jobs)
+        unique = function.using(within=theirs.within, unique="k", unique_for=60)
+        first, second = await unique.enqueue(1), await unique.enqueue(2)
+        await function.using(within=theirs.within, key="a").enqueue_many([(3,), (4,)])
+        group = await jobs.group([function.call(5), function.call(6)], then=function.call(7), within=theirs.within)
+        await theirs.end(True)
+        assert (second.duplicate, second.id) == (True, first.id)
+        assert len(await every(jobs)) == 5
+        await jobs.broker.rescue(_worker_info())  # ordered ones of a long transaction may wait for it
+        await Worker(jobs).drain()
+        assert (await group.state()).left == 2
 
 
 def _worker_info() -> Any:
@@ -160,28 +169,28 @@ def _worker_info() -> Any:
     return worker(SYSTEM)
 
 
-async def test_asynchronous_ones_must_be_awaited(opened: tuple[Jobs, Theirs]) -> None:
+async def test_asynchronous_ones_must_be_awaited(opened: Opened) -> None:
     """The others may be asked for their result."""
-    jobs, theirs = opened
-    enqueued = numbered(jobs).using(within=theirs.within).enqueue(1)
-    if theirs.is_async:
-        with pytest.raises(Misuse, match="await"):
-            enqueued.result()
-        await enqueued
-    else:
-        assert enqueued.result().id
-    await theirs.end(False)
-    assert await every(jobs) == []
+    async with opened() as (jobs, theirs):
+        enqueued = numbered(jobs).using(within=theirs.within).enqueue(1)
+        if theirs.is_async:
+            with pytest.raises(Misuse, match="await"):
+                enqueued.result()
+            await enqueued
+        else:
+            assert enqueued.result().id
+        await theirs.end(False)
+        assert await every(jobs) == []
 
 
-async def test_another_database_is_refused(opened: tuple[Jobs, Theirs], tmp_path: Path) -> None:
+async def test_another_database_is_refused(opened: Opened, tmp_path: Path) -> None:
     """It could not share the transaction."""
-    _, theirs = opened
-    with Store(f"sqlite:///{tmp_path}/other.db", auto_migrate=True) as store:
-        function = numbered(Jobs(SqlBroker(store)))
-        with pytest.raises(ConfigurationError, match="within"):
-            await function.using(within=theirs.within).enqueue(1)
-    await theirs.end(False)
+    async with opened() as (_, theirs):
+        with Store(f"sqlite:///{tmp_path}/other.db", auto_migrate=True) as store:
+            function = numbered(Jobs(SqlBroker(store)))
+            with pytest.raises(ConfigurationError, match="within"):
+                await function.using(within=theirs.within).enqueue(1)
+        await theirs.end(False)
 
 
 _DJANGO = """

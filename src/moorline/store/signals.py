@@ -58,8 +58,10 @@ class Signals:
     def close(self) -> None:
         """End the thread."""
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5.0)
+        with self._lock:  # who makes the thread just now has started it after that
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout=5.0)
 
     def _call(self, channel: str) -> None:
         for callback in self._callbacks.get(channel, ()):
