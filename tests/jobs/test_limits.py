@@ -18,7 +18,7 @@ from moorline.errors import ConfigurationError
 from moorline.jobs import Limit, limiting
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim
-from moorline.jobs.limit_store import Ask, Limits
+from moorline.jobs.limit_store import Ask, Denied, Limits
 from moorline.jobs.limits import Line, Rule, Standing, admitted, key_of, take
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
@@ -270,6 +270,36 @@ class TestWorkers:
         worker.stop()
         await task
         assert not await Limits(store).ask(Ask("other", store.clock.wall() + 60, [("x", [rule])]))
+
+
+async def test_what_is_given_back_while_it_is_asked_for_is_not_counted() -> None:
+    """As when the worker sheds its load in that instant: else the place would be taken for as long as it lives."""
+    rule, told = Rule("r", None, 1), list[dict[str, int]]()
+
+    class Told(Limits):
+        def __init__(self) -> None:
+            self.asked = 0
+
+        async def ask(self, ask: Ask) -> dict[str, Any]:
+            self.asked += 1
+            if self.asked == 1:
+                return {job: Denied(rule, Standing(0.0, 1)) for job, _ in ask.jobs}
+            assert [claim.id for claim in worker.clear()] == ["1"]
+            return {}
+
+        async def release(self, worker: str, counts: Any) -> None:
+            told.append(dict(counts))
+
+    worker = limiting.Limiting(Told(), lambda _: [rule], print, "w", 30.0, ManualClock(), Random(1), logger("test"))
+    begin, back = await worker.admit([Claim("1", "n", "q", 5, b"", 0.0, 1, 6, 1, 0, 0, None, 0.0)])
+    assert (begin, back, list(worker.parked)) == ([], [], ["1"])
+    task = asyncio.create_task(worker.run())
+    for _ in range(200):
+        if told:
+            break
+        await asyncio.sleep(0.01)
+    task.cancel()
+    assert told == [{"r": 1}]
 
 
 @settings(max_examples=30)

@@ -93,7 +93,14 @@ class Limiting:
         """For those that are parked."""
         asked = [(claim.id, list(self._rules(claim))) for claim in self.parked.values()]
         denied = await self._limits.ask(Ask(self._worker, self._clock.wall() + self._lease, asked))
-        admitted = [(self.parked.pop(job), rules) for job, rules in asked if job not in denied and job in self.parked]
+        admitted = []
+        for job, rules in asked:
+            if job in denied:
+                continue
+            if job in self.parked:
+                admitted.append((self.parked.pop(job), rules))
+            else:  # it was given back meanwhile, and is counted all the same
+                self._free(rules)
         if not admitted:
             return
         self._held |= {claim.id: rules for claim, rules in admitted}
@@ -122,10 +129,15 @@ class Limiting:
 
     def ended(self, job: str, seconds: float | None = None) -> None:
         """A job has ended after so long, or was given back before it began."""
-        for rule in self._held.pop(job, ()):
+        rules = self._held.pop(job, ())
+        self._free(rules)
+        for rule in rules:
+            if rule.concurrency is not None and seconds is not None:
+                self._line(rule).ran(seconds, self._clock.wall())
+
+    def _free(self, rules: Sequence[Rule]) -> None:
+        for rule in rules:
             if rule.concurrency is not None:
-                if seconds is not None:
-                    self._line(rule).ran(seconds, self._clock.wall())
                 self._ended[rule.key] = self._ended.get(rule.key, 0) + 1
                 self._wake.set()
 
@@ -167,5 +179,4 @@ class Limiting:
 
     async def leave(self) -> None:
         """Nothing runs here any more. Raises StoreError."""
-        if self._ended or self._held:
-            await self._limits.leave(self._worker)
+        await self._limits.leave(self._worker)
