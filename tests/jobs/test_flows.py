@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -46,8 +47,8 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
         store = stack.enter_context(Store(url, auto_migrate=True))
         broker: Broker = SqlBroker(store)
         if request.param == "redis":
-            server = request.getfixturevalue("durable_redis")
-            broker = stack.enter_context(RedisBroker(server.url, outbox=store))
+            server = request.getfixturevalue("redis_server")
+            broker = stack.enter_context(RedisBroker(server.url, prefix=uuid4().hex, outbox=store))
         elif request.param == "rabbitmq":
             address = own_url(request.getfixturevalue("rabbit_url"))
             broker = stack.enter_context(RabbitBroker(address, outbox=store))

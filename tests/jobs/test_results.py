@@ -11,15 +11,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from tests.jobs.brokers import opened
 from tests.jobs.rabbit import own_url
+from tests.servers import RedisServer
 
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, JobFailed, JobNotFound, JobStateError, Misuse
 from moorline.jobs import JobHandle, Progress, current, stopping
 from moorline.jobs.brokers.rabbitmq import RabbitBroker
+from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.execution import LARGEST_RESULT
 from moorline.jobs.registry import Jobs
@@ -42,11 +45,14 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
         with Store(f"sqlite:///{tmp_path}/m.db", auto_migrate=True) as store, RabbitBroker(url, outbox=store) as broker:
             yield Jobs(broker)
         return
-    urls: dict[str, Any] = {"redis": "durable_redis", "postgres": "postgres_url"}
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        with RedisBroker(server.url, prefix=uuid4().hex) as redis:
+            yield Jobs(redis)
+        return
     url = f"sqlite:///{tmp_path}/m.db"
-    if request.param in urls:
-        server = request.getfixturevalue(urls[request.param])
-        url = server if isinstance(server, str) else server.url
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
     with opened(url) as broker:
         yield Jobs(broker)
 

@@ -213,6 +213,8 @@ class Worker(Slots):
             self._kick.set()
             await asyncio.wait({tasks[0]}, timeout=_SAVE_AT_END)
         finally:
+            self._stop_asked.set()  # a wait that ends in the instant in which it is cancelled does not tell of that
+            self._kick.set()
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
