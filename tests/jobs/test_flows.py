@@ -15,7 +15,7 @@ from tests.jobs.rabbit import own_url
 from tests.jobs.test_worker import SLOWLY
 
 from moorline.codec import Codec
-from moorline.errors import ConfigurationError, GroupNotFound, InvalidArguments, JobFailed, StoreUnavailable
+from moorline.errors import ConfigurationError, GroupNotFound, InvalidArguments, JobFailed, StoreError, StoreUnavailable
 from moorline.events.relay import Relay
 from moorline.jobs import RESULT, Cancel, Discard
 from moorline.jobs.broker import Broker
@@ -226,6 +226,50 @@ async def test_a_crash_before_the_end_was_stored_makes_no_second_follower(
     await any_jobs.broker.retry(handles[0].id)  # as after a crash: it runs once more
     await Worker(any_jobs).drain()
     assert seen == [5]
+
+
+async def test_what_follows_is_never_left_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database takes the end of the job and not what comes after it: the job is dead, and a retry does both."""
+    jobs, seen = Jobs(SqlBroker(store)), []
+
+    def begins() -> int:
+        return 5
+
+    def follows(number: int) -> None:
+        seen.append(number)
+
+    first = jobs.function(begins, keep_result=True)
+    handles = await jobs.chain(first.call(), jobs.function(follows).call(RESULT))
+
+    async def refuse(*_: Any, **__: Any) -> list[str]:
+        raise StoreError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.broker, "enqueue", refuse)
+        await Worker(jobs).drain()
+    job = await handles[0].job()
+    assert (job.state, job.reason, seen) == ("dead", "followers refused", [])
+    await jobs.broker.retry(handles[0].id)
+    await Worker(jobs).drain()
+    assert seen == [5]
+
+
+async def test_a_worker_without_a_database_for_groups_does_not_lose_one(store: Store) -> None:
+    """Its jobs are dead until a worker that has one takes them."""
+    jobs, seen = Jobs(SqlBroker(store), store=store), []
+
+    def total(sizes: list[int]) -> None:
+        seen.append(sizes)
+
+    one = jobs.function(double)
+    group = await jobs.group([one.call({"size": 1})], then=jobs.function(total).call(RESULT))
+    bare = Jobs(SqlBroker(store))
+    bare.function(double)
+    await Worker(bare).drain()
+    assert (await group.jobs[0].job()).reason == "followers refused"
+    await jobs.broker.retry(group.jobs[0].id)
+    await Worker(jobs).drain()
+    assert seen == [[2]]
 
 
 async def test_a_group_in_my_transaction(store: Store) -> None:

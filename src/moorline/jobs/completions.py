@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline.clock import Clock
-from moorline.errors import StoreError, StoreOverloaded, StoreUnavailable
+from moorline.errors import ConfigurationError, Misuse, StoreError, StoreOverloaded, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion
 from moorline.jobs.job import JobRow
 from moorline.jobs.notes import Note
@@ -97,7 +97,7 @@ class Completions:
                 self._log.warning("job_results_wait", jobs=len(batch), error=str(error), again_in=pause)
                 await self._clock.asleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            except StoreError as error:
+            except (StoreError, ConfigurationError, Misuse) as error:
                 await self._store_apart(batch, error)
                 return
             else:
@@ -118,17 +118,27 @@ class Completions:
             await self._broker.notes.write(notes)
         if rows:
             await self._broker.enqueue(rows, again=True)
-        if left and self._groups is not None:
+        if left:
+            if self._groups is None:
+                raise ConfigurationError("a job of a group has ended, and this worker has no database for groups")
             await self._groups.leave(left)
 
-    async def _store_apart(self, batch: list[Completion], error: StoreError) -> None:
-        """The database refuses something in the batch: only that one goes without its error text, or fails."""
+    async def _store_apart(self, batch: list[Completion], error: Exception) -> None:
+        """The database refuses something in the batch: only that one goes without its error text, or fails.
+
+        What follows a job is never left out: rather the job is dead, and a person may try it again.
+        """
         if len(batch) > 1:
             for completion in batch:
                 await self._store([completion])
-        elif self._aftermaths.pop(batch[0].id, None) is not None:
-            self._log.error("job_result_not_kept", job=batch[0].id, error=str(error))
-            await self._store(batch)
+        elif (aftermath := self._aftermaths.pop(batch[0].id, None)) is not None:
+            if aftermath.note is not None:
+                self._log.error("job_result_not_kept", job=batch[0].id, error=str(error))
+                self._aftermaths[batch[0].id] = aftermath._replace(note=None)
+                await self._store(batch)
+            else:
+                self._log.error("job_followers_refused", job=batch[0].id, error=str(error))
+                await self._store([batch[0]._replace(state="dead", reason="followers refused")])
         elif batch[0].error is not None:
             self._log.error("job_error_not_kept", job=batch[0].id, error=str(error))
             await self._store([batch[0]._replace(error=None)])

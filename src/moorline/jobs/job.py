@@ -81,9 +81,8 @@ class Job:
     ``attempts`` counts claims that were neither given back nor cut short by a crash, ``deliveries`` all claims,
     ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt.
     ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``mismatch``, ``too large``, ``unknown``,
-    ``undecodable``), cancelled, or
-    done without having been run (``filtered``). ``blocked_behind`` is, for a blocked job, the id of the head of its
-    key. Times are seconds since the epoch.
+    ``followers refused``, ``undecodable``), cancelled, or done without having been run (``filtered``).
+    ``blocked_behind`` is, for a blocked job, the id of the head of its key. Times are seconds since the epoch.
     """
 
     id: str

@@ -145,7 +145,8 @@ class Limiting:
         """Says what has ended, and keeps what runs; for ever."""
         while True:
             try:
-                await asyncio.wait_for(self._wake.wait(), _LOOK if self.parked else self._lease / _BEATS)
+                async with asyncio.timeout(_LOOK if self.parked else self._lease / _BEATS):
+                    await self._wake.wait()
             except TimeoutError:
                 pass
             else:
