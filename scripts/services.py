@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moorline import registry
-from moorline.calls.service import Operation
+from moorline.calls.operations import Operation
 
 STUB = Path(__file__).resolve().parents[1] / "src" / "moorline" / "services" / "__init__.pyi"
 _HEAD = "# Written by scripts/services.py (`make services`); change the services, not this file.\n"

@@ -394,7 +394,9 @@ class Moorline(Messaging, Working):
             options["policy"] = self._policy(service.name, service.default_policy)
         if given.base_url:
             options["base_url"] = given.base_url
-        return options
+        if given.region:
+            options["region"] = given.region
+        return options | given.parameters
 
     def _policy(self, name: str, policy: Policy) -> Policy:
         """*policy* with what ``[services.NAME]`` says otherwise."""

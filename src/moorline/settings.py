@@ -260,6 +260,10 @@ class ServiceSettings(BaseModel):
 
     base_url: str | None = None
     """Where requests go instead of the service's own address."""
+    region: str | None = None
+    """The region, for services that have several: ``eu`` (SendGrid), ``eu-west-1`` (SES)."""
+    parameters: dict[str, str] = Field(default_factory=dict)
+    """What the service needs beside its key: ``{account_sid = "AC…"}``; its page names them."""
     deadline: Seconds | None = None
     """Seconds for a whole call, waits and body included."""
     attempt_timeout: Seconds | None = None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from typing import cast
 
 import httpx2
 import pytest
@@ -11,6 +12,7 @@ from tests.calls.ledger import Ledger, Script, both, run
 import moorline
 from moorline import errors
 from moorline.calls.guards import Guards
+from moorline.calls.renewal import Renewal
 from moorline.clock import ManualClock
 from moorline.policies.deadline import ambient
 from moorline.policies.policy import Policy
@@ -178,8 +180,9 @@ def test_a_blocking_refresh_is_inside_the_deadline():
             service.read("x").result()
         assert time.monotonic() - begun < 0.6
     source.go.set()
-    assert service.renewal._blocking.acquire(timeout=10)  # held until the refresh is over
-    service.renewal._blocking.release()
+    blocking = cast("Renewal", service.renewal)._blocking
+    assert blocking.acquire(timeout=10)  # held until the refresh is over
+    blocking.release()
     assert service.read("x").result() == "b_1"
     assert (len(source.deadlines), source.refreshed) == (1, 1)
 
@@ -212,8 +215,9 @@ def test_a_late_failure_of_a_refresh_is_logged(caplog):
     with pytest.raises(errors.AuthenticationFailed):
         service.read("x").result()
     source.go.set()
-    assert service.renewal._blocking.acquire(timeout=10)
-    service.renewal._blocking.release()
+    blocking = cast("Renewal", service.renewal)._blocking
+    assert blocking.acquire(timeout=10)
+    blocking.release()
     assert "OSError" in caplog.text
     source.failure = None
     assert service.read("x").using(timeout=30).result() == "b_1"

@@ -139,12 +139,15 @@ def test_signature(event: str):
     stand_in = STAND_IN.make(Surroundings())
     body = stand_in.sample(event)
     emission = Emission(event, body, "guid")
-    headers = stand_in.sign(emission, secrets=("s",), hook_id="7", broken=False)
+    headers = stand_in.sign(emission, url="https://x.example", secrets=("s",), hook_id="7", broken=False).headers
     assert headers["X-Hub-Signature-256"] == "sha256=" + hmac.new(b"s", body, hashlib.sha256).hexdigest()
     assert (headers["X-GitHub-Event"], headers["X-GitHub-Hook-ID"]) == (event.partition(".")[0], "7")
-    broken = stand_in.sign(emission, secrets=("s",), hook_id="7", broken=True)
+    broken = stand_in.sign(emission, url="https://x.example", secrets=("s",), hook_id="7", broken=True).headers
     assert broken["X-Hub-Signature-256"] != headers["X-Hub-Signature-256"]
-    assert "X-Hub-Signature-256" not in stand_in.sign(emission, secrets=(), hook_id="7", broken=False)
+    assert (
+        "X-Hub-Signature-256"
+        not in stand_in.sign(emission, url="https://x.example", secrets=(), hook_id="7", broken=False).headers
+    )
     with pytest.raises(ConfigurationError, match="event"):
         stand_in.sample("star")
 

@@ -232,10 +232,14 @@ def test_official_verifier_accepts_our_events(event: str, secrets: tuple[str, ..
     """The official package verifies what the sandbox signs, with any of several secrets, and refuses a broken one."""
     stand_in = STAND_IN.make(Surroundings())
     body = stand_in.sample(event)
-    headers = stand_in.sign(Emission(event, body, "evt_1"), secrets=secrets, hook_id="1", broken=False)
+    headers = stand_in.sign(
+        Emission(event, body, "evt_1"), url="https://x.example", secrets=secrets, hook_id="1", broken=False
+    ).headers
     verified = official.Webhook.construct_event(body, headers["Stripe-Signature"], "whsec_a")
     assert verified.type == event
-    broken = stand_in.sign(Emission(event, body, "evt_1"), secrets=secrets, hook_id="1", broken=True)
+    broken = stand_in.sign(
+        Emission(event, body, "evt_1"), url="https://x.example", secrets=secrets, hook_id="1", broken=True
+    ).headers
     with pytest.raises(official.SignatureVerificationError):
         official.Webhook.construct_event(body, broken["Stripe-Signature"], "whsec_a")
 

@@ -11,12 +11,17 @@ import pytest
 
 from moorline.calls.call import Call
 from moorline.calls.guards import Guards
+from moorline.calls.parameters import parameters_of
 from moorline.calls.service import Service
 from moorline.policies.policy import Policy
 from moorline.sandbox import server
 
 S = TypeVar("S", bound=Service)
-KEYS = {"stripe": "sk_test_1", "sendgrid": "SG.1", "github": "github_pat_1"}
+
+
+def sandbox_key(kind: type[Service], url: str) -> str:
+    """The credential that the stand-in takes. ``{sandbox}`` in one stands for the sandbox's address."""
+    return kind.credentials.sandbox.replace("{sandbox}", url)
 
 
 class Box:
@@ -29,7 +34,9 @@ class Box:
     def service(self, kind: type[S], key: str | None = None, **options: Any) -> S:
         """A service at the sandbox, with guards of its own."""
         options.setdefault("guards", Guards())
-        return kind(key or KEYS[kind.name], base_url=f"{self.url}/{kind.name}", **options)
+        for name, parameter in parameters_of(kind).items():
+            options.setdefault(name, parameter.sandbox or None)
+        return kind(key or sandbox_key(kind, self.url), base_url=f"{self.url}/{kind.name}", **options)
 
     def arm(self, **fault: Any) -> None:
         """Arm one fault, for one request unless told otherwise."""

@@ -7,7 +7,15 @@ from typing import Any
 import httpx2
 
 from moorline.calls.guards import Guards
+from moorline.calls.parameters import parameters_of
 from moorline.calls.service import Service
+
+
+def token_answer(request: httpx2.Request) -> httpx2.Response | None:
+    """A good token, where that is what is asked for (RFC 6749): what is under test comes after it."""
+    if request.method == "POST" and b"grant_type=" in request.read():
+        return httpx2.Response(200, json={"access_token": "token-0123456789", "expires_in": 3600})
+    return None
 
 
 class Recorder:
@@ -18,11 +26,16 @@ class Recorder:
         self.answer = (status, content, headers or {})
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        request.read()
+        token = token_answer(request)
+        if token is not None:
+            return token
         self.requests.append(request)
         status, content, headers = self.answer
         return httpx2.Response(status, content=content, headers=headers)
 
     def service(self, kind: type[Service], **options: Any) -> Any:
         """A service that sends through this."""
-        return kind("sk_test_1", wire=httpx2.MockTransport(self), guards=Guards(), **options)
+        for name, parameter in parameters_of(kind).items():
+            options.setdefault(name, parameter.sandbox or None)
+        key = options.pop("key", "sk_test_1")
+        return kind(key, wire=httpx2.MockTransport(self), guards=Guards(), **options)

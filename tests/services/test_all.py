@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.services.conftest import Box
+from tests.services.conftest import Box, sandbox_key
+from tests.services.recorder import token_answer
 
 from moorline import errors, registry
 from moorline.calls.guards import Guards
-from moorline.calls.service import Operation, Service
+from moorline.calls.operations import Operation
+from moorline.calls.parameters import parameters_of
+from moorline.calls.service import Service
+from moorline.events.verification import verify_each
 from moorline.money import Money
 from moorline.policies.policy import Policy
-from moorline.sandbox.standin import registrations
+from moorline.sandbox.standin import Emission, Surroundings, registrations
 from moorline.services.business.github import GitHub
 from moorline.services.email.protocol import Email
 from moorline.services.email.sendgrid import SendGrid
@@ -31,21 +36,29 @@ from moorline.services.payments.stripe import Stripe
 ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[[Any], Any]
 EMAIL = Email("ada@example.com", "Hi", "x", sender="s@example.com")
-CALLS: list[tuple[type[Service], Callable[[Any], Any]]] = [
-    (Stripe, lambda s: s.create_payment(Money(1099, "eur"))),
-    (Stripe, lambda s: s.get_payment("pi_1")),
-    (Stripe, lambda s: s.refund("pi_1")),
-    (Stripe, lambda s: s.get_refund("re_1")),
-    (Stripe, lambda s: s.list_payments().page()),
-    (Stripe, lambda s: s.check()),
-    (SendGrid, lambda s: s.send(EMAIL)),
-    (SendGrid, lambda s: s.check()),
-    (GitHub, lambda s: s.create_issue("a", "b", "c")),
-    (GitHub, lambda s: s.list_repositories().page()),
-    (GitHub, lambda s: s.check()),
-    (GitHub, lambda s: s.request("GET", "/x")),
-]
 SERVICES: list[Any] = [one for one in map(registry.service, registry.names()) if issubclass(one, Service)]
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "payments": ("create_payment", "get_payment", "capture_payment", "cancel_payment", "refund", "list_payments"),
+    "email": ("send", "send_batch"),
+    "sms": ("send",),
+    "push": ("send", "send_many", "send_topic"),
+}
+
+
+def _calls(service: type[Service]) -> list[Callable[[Any], Any]]:
+    """Calls of all its operations, from its own test file."""
+    found: list[Callable[[Any], Any]] = importlib.import_module(f"tests.services.test_{service.name}").CALLS
+    return found
+
+
+def _made(service: type[Service], key: str, **options: Any) -> Any:
+    given: dict[str, Any] = {name: one.sandbox or None for name, one in parameters_of(service).items()}
+    return service(key, **given, **options)
+
+
+CALLS = [(service, make) for service in SERVICES for make in _calls(service)]
+WITH_EVENTS = [one for one in SERVICES if one.webhooks is not None and one.category in PROTOCOLS]
+EVENTS = [(one, event) for one in WITH_EVENTS for event in registrations()[one.name].events]
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)
@@ -63,6 +76,67 @@ def test_the_record_is_complete(service: type[Service]):
     assert not operations & set(dir(Service))
     for name in operations:
         assert (getattr(service, name).__doc__ or "").strip(), name
+    for name in PROTOCOLS.get(service.category, ()):
+        assert name in service.lacks or callable(getattr(service, name, None)), f"{name}, or why it is lacking"
+    assert not any(hasattr(service, name) for name in service.lacks if name != "webhooks")
+    if service.category in PROTOCOLS:
+        assert (service.webhooks is None) is ("webhooks" in service.lacks)
+        assert service.webhooks is None or hasattr(service, "read_event")
+        assert len(service.usage.strip().splitlines()) >= 3, "usage: three lines that can be run"
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)
+def test_every_operation_is_called(service: type[Service]):
+    """The service's own tests name a Call of each operation, for the tests of this file."""
+    mine = _made(service, sandbox_key(service, "https://sandbox.example"))
+    made = {getattr(make(mine), "operation", "request") for make in _calls(service)}
+    declared = {name for name, one in vars(service).items() if isinstance(getattr(one, "operation", None), Operation)}
+    assert made >= declared
+
+
+@pytest.mark.parametrize("service", [one for one in SERVICES if one.usage], ids=lambda one: one.name)
+def test_its_usage_runs(service: type[Service], served: str, box: Box, monkeypatch: pytest.MonkeyPatch):
+    """The lines that its page shows run as they stand, against the sandbox."""
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", served)
+    for name in (service.credentials.env, *(one.env for one in parameters_of(service).values())):
+        monkeypatch.delenv(name, raising=False)
+    exec(compile(service.usage, f"usage of {service.name}", "exec"), {"print": lambda *_: None})
+    assert [entry for entry in box.seen() if entry["service"] == service.name]
+
+
+@pytest.mark.parametrize("service", WITH_EVENTS, ids=lambda one: one.name)
+def test_its_stand_in_sends_events(service: type[Service]):
+    """The stand-in sends some by itself, and signs them."""
+    record = registrations()[service.name]
+    assert record.events
+    assert record.secret
+
+
+@pytest.mark.parametrize(("service", "event"), EVENTS, ids=lambda one: getattr(one, "name", one))
+def test_events_are_signed_and_read(service: type[Any], event: str, served: str, monkeypatch: pytest.MonkeyPatch):
+    """What the stand-in sends is accepted by the service's scheme and read into the words of its category; signed
+    wrongly it is refused.
+    """
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", served)  # where certificates are fetched
+    record = registrations()[service.name]
+    stand_in = record.make(Surroundings())
+    emission = Emission(event, stand_in.sample(event), "0198c0de-0000-7000-8000-000000000001")
+    url = f"https://shop.example/webhooks/{service.name}"
+    secret = record.secret or ""
+
+    def received(*, broken: bool) -> Sequence[Any]:
+        signed = stand_in.sign(emission, url=url, secrets=(secret,), hook_id="7", broken=broken)
+        body = emission.body if signed.body is None else signed.body
+        return verify_each(service, headers=signed.headers, body=body, secrets=secret, url=signed.url or url)
+
+    events = received(broken=False)
+    assert events
+    for one in events:
+        read = service.read_event(one)
+        assert read is not None, f"{one.type} has no common meaning"
+        assert read.raw
+    with pytest.raises(errors.InvalidSignature):
+        received(broken=True)
 
 
 @pytest.mark.contracts
@@ -197,8 +271,11 @@ def test_random_answers_give_typed_errors_only(
 ):
     """Whatever status, headers and bytes come back, there is a value or one of our errors that names its service."""
     # A redirect to somewhere else is followed into the same answer, five times at most.
-    wire = httpx2.MockTransport(lambda request: httpx2.Response(status, content=body, headers=headers))
-    service = kind("sk_test_1", wire=wire, guards=Guards(), policy=Policy(retry=None, breaker=None))
+    wire = httpx2.MockTransport(
+        lambda request: token_answer(request) or httpx2.Response(status, content=body, headers=headers)
+    )
+    key = sandbox_key(kind, "https://sandbox.example")
+    service = _made(kind, key, wire=wire, guards=Guards(), policy=Policy(retry=None, breaker=None))
     try:
         make(service).result()
     except errors.CallError as error:
@@ -215,4 +292,4 @@ def test_health_checks_run_on_a_loop(box: Box):
     async def _awaited(call: Any) -> Any:
         return await call
 
-    assert asyncio.run(all_of_them()) == [True, True, True]
+    assert asyncio.run(all_of_them()) == [True] * len(SERVICES)

@@ -18,6 +18,12 @@ from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.business.github import GitHub
 
 Run = Callable[[Any], Any]
+CALLS: list[Callable[[GitHub], Any]] = [
+    lambda s: s.create_issue("a", "b", "c"),
+    lambda s: s.list_repositories().page(),
+    lambda s: s.check(),
+    lambda s: s.request("GET", "/x"),
+]
 
 
 def test_create_issue(box: Box, run: Run):
@@ -155,11 +161,15 @@ def test_webhooks_verify(event: str):
     """Deliveries of the sandbox verify; id is hook and GUID together; a broken one does not verify."""
     stand_in = STAND_IN.make(Surroundings())
     body = stand_in.sample(event)
-    headers = stand_in.sign(Emission(event, body, "guid-1"), secrets=("s",), hook_id="7", broken=False)
+    headers = stand_in.sign(
+        Emission(event, body, "guid-1"), url="https://x.example", secrets=("s",), hook_id="7", broken=False
+    ).headers
     found = verify(GitHub, headers=headers, body=body, secrets=["new", "s"])
     assert found.type == event.partition(".")[0]
     assert "guid-1" in found.id
     assert "7" in found.id
-    broken = stand_in.sign(Emission(event, body, "guid-1"), secrets=("s",), hook_id="7", broken=True)
+    broken = stand_in.sign(
+        Emission(event, body, "guid-1"), url="https://x.example", secrets=("s",), hook_id="7", broken=True
+    ).headers
     with pytest.raises(errors.InvalidSignature):
         verify(GitHub, headers=broken, body=body, secrets="s")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from tests.contracts import Contract
 from tests.services.conftest import Box
@@ -13,8 +15,12 @@ from tests.services.recorder import Recorder
 
 from moorline import errors
 from moorline.calls.call import Call
+from moorline.calls.guards import Guards
+from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
-from moorline.services.email.protocol import Address, Attachment, Email
+from moorline.sandbox.services.sendgrid import STAND_IN
+from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
+from moorline.services.email.protocol import Address, Attachment, Email, EmailEventKind
 from moorline.services.email.sendgrid import SendGrid
 
 Run = Callable[[Any], Any]
@@ -35,8 +41,26 @@ FULL = Email(
 )
 
 
+BATCH = Email(
+    to=["ada@example.com", "bounce@example.com"],
+    sender="s@example.com",
+    template="d-1",
+    template_data={"shop": "Moor"},
+    personal={"ada@example.com": {"name": "Ada"}},
+    metadata={"order": "42"},
+    tags=["receipt"],
+)
+
+
 def plain(**changes: Any) -> Email:
     return Email(**{"to": "ada@example.com", "subject": "Hi", "text": "x", "sender": "s@example.com", **changes})
+
+
+CALLS: list[Callable[[SendGrid], Any]] = [
+    lambda s: s.send(plain()),
+    lambda s: s.send_batch(plain()),
+    lambda s: s.check(),
+]
 
 
 def test_send(box: Box, run: Run):
@@ -180,6 +204,7 @@ def test_a_message_survives_a_queue(box: Box):
         lambda s: s.send(plain(reply_to=["a@example.com", "b@example.com"])),
         lambda s: s.send(plain(), sandbox_mode=True, asm={"group_id": 1}),
         lambda s: s.send(plain(template="d-1", template_data={"a": [1]})),
+        lambda s: s.send_batch(BATCH),
     ],
 )
 def test_requests_fit_the_contract(contracts_dir: Path, make: Callable[[Any], Any]):
@@ -214,3 +239,78 @@ def test_remaining_zero_slows_down_before_a_429():
         service.send(plain()).result()
     assert caught.value.outcome == "not_sent"
     assert len(recorder.requests) == 1
+
+
+def test_a_batch_is_one_message_for_each(box: Box, run: Run):
+    """Each recipient has a message with data of its own, and nobody sees the others."""
+    sent = run(box.service(SendGrid).send_batch(BATCH))
+    [held] = box.state("sendgrid")["messages"]
+    assert [(one.recipient.email, one.id) for one in sent.results] == [
+        ("ada@example.com", held["id"]),
+        ("bounce@example.com", held["id"]),
+    ]
+    assert sent.failed == ()
+    assert held["message"]["personalizations"] == [
+        {
+            "to": [{"email": "ada@example.com"}],
+            "custom_args": {"order": "42"},
+            "dynamic_template_data": {"shop": "Moor", "name": "Ada"},
+        },
+        {
+            "to": [{"email": "bounce@example.com"}],
+            "custom_args": {"order": "42"},
+            "dynamic_template_data": {"shop": "Moor"},
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"cc": "c@example.com"}, "cc"),
+        ({"to": ["ada@example.com", "ADA@example.com"]}, "to"),
+        ({"to": [f"a{n}@example.com" for n in range(1001)]}, "to"),
+    ],
+)
+def test_what_is_no_batch(changes: dict[str, Any], field: str):
+    """Copies of each message, one recipient twice and more than the limit are refused before sending."""
+    with pytest.raises(errors.InvalidRequest, match=f"^{field}:"):
+        Recorder().service(SendGrid).send_batch(plain(**changes))
+
+
+def test_personal_data_is_a_recipients(box: Box):
+    """Data for somebody who gets nothing is a mistake, and named."""
+    with pytest.raises(errors.InvalidRequest, match="personal"):
+        plain(personal={"eve@example.com": {}})
+
+
+def test_what_becomes_of_a_batch(box: Box):
+    """Its events come signed, name the message and the recipient, and tell a dead address from one that is busy."""
+    secret = STAND_IN.secret
+    assert secret is not None
+    emitted: list[Emission] = []
+    stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
+    wire = httpx2.MockTransport(lambda request: _answered(stand_in, request))
+    service = SendGrid("SG.1", wire=wire, guards=Guards())
+    mails = ["ada@example.com", "bounce@example.com", "block@example.com"]
+    sent = service.send_batch(plain(to=mails, metadata={"order": "42"}, tags=["receipt"])).result()
+    [emission] = emitted
+    signed = stand_in.sign(emission, url="https://x.example", secrets=(secret,), hook_id="1", broken=False)
+    events = verify_each(SendGrid, headers=signed.headers, body=emission.body, secrets=secret)
+    read = [one for event in events if (one := SendGrid.read_event(event)) is not None]
+    told = [(one.recipient, one.kind.value, one.permanent) for one in read if one.kind is not EmailEventKind.ACCEPTED]
+    assert told == [
+        ("ada@example.com", "delivered", None),
+        ("bounce@example.com", "bounced", True),
+        ("block@example.com", "bounced", False),
+    ]
+    assert {(one.message_id, one.tags, tuple(one.metadata.items())) for one in read} == {
+        (sent.results[0].id, ("receipt",), (("order", "42"),))
+    }
+
+
+def _answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
+    answer = asyncio.run(stand_in.handle(ask))
+    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))

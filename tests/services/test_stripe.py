@@ -22,6 +22,17 @@ from moorline.services.payments.stripe import Stripe
 
 TEN = Money(1099, "eur")
 Run = Callable[[Any], Any]
+CALLS: list[Callable[[Stripe], Any]] = [
+    lambda s: s.create_payment(Money(1099, "eur")),
+    lambda s: s.confirm_payment("pi_1"),
+    lambda s: s.get_payment("pi_1"),
+    lambda s: s.capture_payment("pi_1"),
+    lambda s: s.cancel_payment("pi_1"),
+    lambda s: s.refund("pi_1"),
+    lambda s: s.get_refund("re_1"),
+    lambda s: s.list_payments().page(),
+    lambda s: s.check(),
+]
 
 
 def test_payment_from_hold_to_refund(box: Box, run: Run):
@@ -263,11 +274,15 @@ def test_webhooks_agree_with_the_official_verifier():
     body = stand_in.sample("payment_intent.succeeded")
     now = int(Surroundings().clock.wall())
     theirs = official.WebhookSignature.generate_signature_header(body.decode(), "whsec_1", now)
-    ours = stand_in.sign(Emission("x", body, "evt"), secrets=("whsec_0", "whsec_1"), hook_id="", broken=False)
+    ours = stand_in.sign(
+        Emission("x", body, "evt"), url="https://x.example", secrets=("whsec_0", "whsec_1"), hook_id="", broken=False
+    ).headers
     for header in (theirs, ours["Stripe-Signature"]):
         event = verify(Stripe, headers={"Stripe-Signature": header}, body=body, secrets="whsec_1")
         assert event.type == "payment_intent.succeeded"
         assert event.id.startswith("evt_")
-    broken = stand_in.sign(Emission("x", body, "evt"), secrets=("whsec_1",), hook_id="", broken=True)
+    broken = stand_in.sign(
+        Emission("x", body, "evt"), url="https://x.example", secrets=("whsec_1",), hook_id="", broken=True
+    ).headers
     with pytest.raises(errors.InvalidSignature):
         verify("stripe", headers=broken, body=body, secrets="whsec_1")

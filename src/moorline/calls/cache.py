@@ -151,7 +151,7 @@ def through(
     request = context.request()
     headers = {name.lower(): text for name, text in request.headers.items()}
     tenant = call.options.tenant
-    address = place(request, service.credentials.headers(service.key()).values(), tenant)
+    address = place(request, (service.key().reveal(),), tenant)
     if call.plan.method != "GET":
         return (yield from _written(cache, context, address, reads=call.plan.reads))
     if not rules.storing(headers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from moorline.policies.checks import check_seconds
 from moorline.secrets.secret import Secret
 
 __all__ = [
+    "BasicKey",
     "BearerKey",
     "Credentials",
     "Endpoints",
@@ -23,6 +25,7 @@ __all__ = [
     "LimitFields",
     "LimitPattern",
     "RateLimitHeaders",
+    "basic",
     "hours",
 ]
 
@@ -87,7 +90,7 @@ class Credentials(Protocol):
 
     @property
     def sandbox(self) -> str:
-        """The key that the sandbox accepts, or an empty string."""
+        """The key that the sandbox accepts, or an empty string. ``{sandbox}`` in it stands for its address."""
         ...
 
     def headers(self, secret: Secret) -> dict[str, str]:
@@ -110,6 +113,27 @@ class BearerKey:
         if not value.isascii() or not value.isprintable():
             raise ConfigurationError(f"{secret.name or self.env} holds characters that no HTTP header can carry")
         return {self.header: f"{self.scheme} {value}" if self.scheme else value}
+
+
+def basic(user: str, secret: Secret) -> dict[str, str]:
+    """The header of RFC 7617 for *user* with that password. Raises ConfigurationError for a user with a colon."""
+    if ":" in user:
+        raise ConfigurationError("the user of Basic authentication cannot hold a colon")
+    pair = base64.b64encode(f"{user}:{secret.reveal()}".encode()).decode("ascii")
+    return {"Authorization": f"Basic {pair}"}
+
+
+@dataclass(frozen=True, slots=True)
+class BasicKey:
+    """``Authorization: Basic``, the key being the password of *user*, the same for all accounts."""
+
+    env: str
+    sandbox: str = ""
+    user: str = "api"
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The header with the key."""
+        return basic(self.user, secret)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from moorline.calls.verdicts import GiveUp, final, may_repeat, worked
 from moorline.errors import (
     Attempt,
     AttemptTimeout,
+    AuthenticationFailed,
     BulkheadFull,
     CallError,
     ConnectFailed,
@@ -256,7 +257,8 @@ class Pipeline(Entry[R, A]):
 
     def _again(self, error: CallError) -> Generator[Effect, Any, bool]:
         """Whether another attempt follows; if so, after what must be done before it: a wait, or another credential."""
-        if error.status == _DENIED and self._context.renewable and not self._renewed and self._replayable:
+        denied = error.status == _DENIED or isinstance(error, AuthenticationFailed)
+        if denied and self._context.renewable and not self._renewed and self._replayable:
             self._renewed = True
             left = self._left()
             newer = yield Renew(self._context, None if math.isinf(left) else left)

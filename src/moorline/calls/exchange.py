@@ -144,8 +144,9 @@ class Plan(Generic[T_co]):
 
     *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
-    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer carries no JSON. *cost* is what
-    each attempt takes from the limits of the service and from our own, where the usual operation takes 1.
+    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer may be empty, *text* that it is no
+    JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
+    where the usual operation takes 1.
 
     Raises ConfigurationError for a method that is none, several bodies, a body on a GET, or a cost that is no positive
     number.
@@ -162,6 +163,7 @@ class Plan(Generic[T_co]):
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
     blank: bool = False
+    text: bool = False
     cost: float = 1.0
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 

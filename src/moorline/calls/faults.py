@@ -87,18 +87,39 @@ class ErrorMap:
             return None
         if self.request_id.startswith("header:"):
             return _clip(exchange.header(self.request_id.removeprefix("header:")), _CODE_LIMIT)
-        return _clip(at_path(_data(exchange), self.request_id), _CODE_LIMIT)
+        return _clip(at_path(self.data(exchange), self.request_id), _CODE_LIMIT)
 
     def error(self, exchange: Exchange) -> CallError:
         """The typed error of an answer that is not a success."""
-        data = _data(exchange)
+        data = self.data(exchange)
         code = _clip(at_path(data, self.code), _CODE_LIMIT)
         kind_name = _clip(at_path(data, self.error_type), _CODE_LIMIT)
+        return self._made(self._kind(exchange, code, kind_name), exchange, data, code or kind_name)
+
+    def failure(self, exchange: Exchange) -> CallError | None:
+        """The error that hides in a 2xx answer, if this service hides any."""
+        code = None if self.failed is None else self.failed(exchange)
+        if code is None:
+            return None
+        kind = self._kind(exchange, code, None)
+        return self._made(
+            InvalidRequest if kind is BadAnswer else kind, exchange, self.data(exchange), _clip(code, _CODE_LIMIT)
+        )
+
+    def data(self, exchange: Exchange) -> Any:
+        """What the paths lead into: the answer's JSON, None for what is none (an error page of some proxy: the status
+        says enough). A service with other bodies overrides it.
+        """
+        try:
+            return exchange.data
+        except BadAnswer:
+            return None
+
+    def _made(self, kind: type[CallError], exchange: Exchange, data: Any, code: str | None) -> CallError:
         message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or f"answered {exchange.status}"
-        kind = self._kind(exchange, code, kind_name)
         context: dict[str, Any] = {
             "status": exchange.status,
-            "code": redaction.text(code or kind_name or "") or None,
+            "code": redaction.text(code or "") or None,
             "request_id": exchange.request_id,
             "detail": redaction.data(data) if data is not None else None,
         }
@@ -109,24 +130,6 @@ class ErrorMap:
                 "may_retry": (finer or code) in self.may_retry if self.may_retry else None,
             }
         return kind(redaction.text(message), **context)
-
-    def failure(self, exchange: Exchange) -> CallError | None:
-        """The error that hides in a 2xx answer, if this service hides any."""
-        if self.failed is None:
-            return None
-        code = self.failed(exchange)
-        if code is None:
-            return None
-        data = _data(exchange)
-        kind = self._kind(exchange, code, None)
-        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or f"answered {code}"
-        return (InvalidRequest if kind is BadAnswer else kind)(
-            redaction.text(message),
-            status=exchange.status,
-            code=_clip(code, _CODE_LIMIT),
-            request_id=exchange.request_id,
-            detail=redaction.data(data),
-        )
 
     def _kind(self, exchange: Exchange, code: str | None, type_: str | None) -> type[CallError]:
         said = {word for word in (code, type_) if word}
@@ -159,13 +162,6 @@ def at_path(data: Any, path: str) -> Any:
         else:
             return None
     return data
-
-
-def _data(exchange: Exchange) -> Any:
-    try:
-        return exchange.data
-    except BadAnswer:  # an error page of some proxy: the status says enough
-        return None
 
 
 def _clip(value: Any, limit: int) -> str | None:

@@ -8,16 +8,48 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from moorline import telemetry
 from moorline.clock import Clock
 from moorline.secrets.secret import Secret
 
-__all__ = ["Renewal"]
+__all__ = ["FetchedKey", "Renewal"]
 
 _AGAIN_AFTER: Final = 30.0
 _log: Final = telemetry.logger("calls")
+
+
+class FetchedKey(Protocol):
+    """A key that is fetched with the configured credential: an access token, temporary keys. One for each service."""
+
+    def current(self) -> Secret:
+        """The key that was fetched last. Raises ConfigurationError where none was."""
+        ...
+
+    def ready(self) -> None:
+        """See to it that there is one that is good for this call. Raises CallError, ConfigurationError."""
+        ...
+
+    async def ready_async(self) -> None:
+        """As ``ready``, on an event loop."""
+        ...
+
+    def newer(self, refused: Secret, timeout: float | None = None) -> bool:
+        """Whether there is now another one than *refused*; fetches it if need be, at most *timeout* seconds long."""
+        ...
+
+    async def newer_async(self, refused: Secret) -> bool:
+        """As ``newer``, on an event loop."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections of blocking calls."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
 
 
 class Renewal:

@@ -128,8 +128,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()
-        headers = {**self._headers, **self._service.credentials.headers(self._key)}
         plan, most = self._plan, self._service.max_body
+        headers = self._service.authorized(self._key, plan.method, self._url, self._headers, self._body)
         if self.whole:
             return ServiceRequest(plan.method, self._url, headers, self._body, most, self._state)
         return ServiceRequest(
@@ -192,7 +192,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
             if self._stopped and answer.status in _REDIRECTS:
                 error = BadAnswer(f"{self._stopped} (answered {answer.status})", status=answer.status)
             return error
-        if self._plan.blank and not answer.body:
+        if self._plan.text or (self._plan.blank and not answer.body):
             return None
         try:
             if self._plan.method != "HEAD" and answer.data is None and not self._plan.blank:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, cast
 
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.call import Call, DurableQueue
@@ -26,16 +25,18 @@ from moorline.calls.faults import ErrorMap
 from moorline.calls.forms import segment
 from moorline.calls.guards import PROCESS, Guard, Guards
 from moorline.calls.hedge import stoppable
+from moorline.calls.operations import Operation, listing, operation
 from moorline.calls.options import PLAIN
 from moorline.calls.paging import Pages
-from moorline.calls.renewal import Renewal
+from moorline.calls.parameters import Parameter, parameters_of
+from moorline.calls.renewal import FetchedKey, Renewal
 from moorline.calls.sending import ServiceContext
 from moorline.calls.upload import Upload
 from moorline.calls.wiring import Wires
 from moorline.clock import SYSTEM, Clock
-from moorline.codec import Codec
 from moorline.errors import BadAnswer, CallError, ConfigurationError, UnknownJob
 from moorline.policies.checks import check_count
+from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
 from moorline.secrets.sources import environment
@@ -56,6 +57,7 @@ __all__ = [
     "IdempotencyKey",
     "Page",
     "Pages",
+    "Parameter",
     "Plan",
     "RateLimitHeaders",
     "Service",
@@ -79,56 +81,9 @@ _in_environment: Final = os.environ.__contains__ if _environment is None else _e
 _SANDBOX_KEY: Final[Any] = _SANDBOX if _environment is None else os.environ.encodekey(_SANDBOX)
 
 
-class Operation:
-    """An operation of a service class: its name, and its arguments as JSON and back."""
-
-    __slots__ = ("_codec", "_decorated", "name")
-
-    def __init__(self, name: str, method: Callable[..., Any], decorated: Callable[..., Any]) -> None:
-        self.name = name
-        self._decorated = decorated
-        self._codec = Codec(method, skip_first=True)
-
-    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The arguments as a JSON value. Raises InvalidArguments."""
-        return json.loads(self._codec.encode(args, dict(kwargs)))
-
-    def decode(self, stored: Any) -> tuple[list[Any], dict[str, Any]]:
-        """What ``encode`` was given. Raises InvalidArguments."""
-        return self._codec.decode(json.dumps(stored).encode())
-
-    def call(self, service: Service, args: list[Any], kwargs: dict[str, Any]) -> Call[Any]:
-        """The Call of this operation with these arguments."""
-        made = self._decorated(service, *args, **kwargs)
-        return made.page() if isinstance(made, Pages) else cast("Call[Any]", made)
-
-
-def operation(method: Callable[Concatenate[S, P], Plan[T]]) -> Callable[Concatenate[S, P], Call[T]]:
-    """Make a method that returns a Plan one that returns a Call of it. The arguments must have a JSON form."""
-    name = method.__name__.lstrip("_")
-
-    @functools.wraps(method)
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        return Call.of(self, name, method(self, *args, **kwargs), args, kwargs)
-
-    call.operation = Operation(name, method, call)  # type: ignore[attr-defined]
-    return call
-
-
-def listing(method: Callable[Concatenate[S, P], Plan[Page[T]]]) -> Callable[Concatenate[S, P], Pages[T]]:
-    """Make a method that returns the Plan of a first page one that returns the Pages from there on."""
-    name = method.__name__.lstrip("_")
-
-    @functools.wraps(method)
-    def pages(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Pages[T]:
-        return Pages(self, name, method(self, *args, **kwargs), args, kwargs)
-
-    pages.operation = Operation(name, method, pages)  # type: ignore[attr-defined]
-    return pages
-
-
 class Service:
-    """The base of a service. Subclasses fill in the records and add operations; they do no I/O.
+    """The base of a service. Subclasses fill in the records and add operations; they do no I/O. ``usage`` are a few
+    lines that show it at work; ``lacks`` says of an operation that others of the category have why it is not there.
 
     *api_key* is a string, a Secret, or a function returning one (asked for each attempt; an object with ``__call__``
     and ``refresh`` is told to refresh when the service refuses the key, and the call is tried once more); without it
@@ -142,7 +97,7 @@ class Service:
     *cache* keeps answers to GETs as HTTP allows; *coalesce* lets equal reads that are under way at the same time share
     one request (``call.using(coalesce=…)`` for one Call).
     *addresses* says where requests may go at all, redirects included, for a *base_url* that a user gave: a
-    PublicAddresses.
+    PublicAddresses. *parameters* are those that the class declares (``account_sid="AC…"``).
 
     Raises ConfigurationError naming the argument.
     """
@@ -158,6 +113,8 @@ class Service:
     docs: ClassVar[str] = ""
     default_headers: ClassVar[Mapping[str, str]] = {}
     default_policy: ClassVar[Policy] = Policy()
+    usage: ClassVar[str] = ""
+    lacks: ClassVar[Mapping[str, str]] = {}
 
     queue: DurableQueue | None = None
 
@@ -175,6 +132,7 @@ class Service:
         cache: Cache | None = None,
         coalesce: bool = False,
         addresses: PublicAddresses | None = None,
+        **parameters: str | None,
     ) -> None:
         check_count(self.name, "max_body", max_body)
         if policy is not None and not isinstance(policy, Policy):
@@ -183,6 +141,7 @@ class Service:
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
         if addresses is not None and not isinstance(addresses, PublicAddresses):
             raise ConfigurationError(f"{self.name}.addresses must be a PublicAddresses")
+        self.parameters = self._checked_parameters(parameters)
         self.addresses = addresses
         self.cache = _checked_cache(self.name, cache)
         self.coalesce = coalesce
@@ -190,17 +149,25 @@ class Service:
         self._key = self._checked_key(api_key)
         self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
         self._region = self._checked_region(region)
+        self.wire = wire
         self._wires = Wires(self.name, wire, addresses)
         self.policy = policy or self.default_policy
         self.guards = guards or PROCESS
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
         self._known_key: tuple[str, Secret] | None = None
-        self.renewal = Renewal(self.name, self._key, self.key, self.clock)
+        self.fetched = self._fetching()
+        self.renewal = self.fetched or Renewal(self.name, self._key, self.key, self.clock)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self.base_url}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            why = type(self).lacks.get(name)
+            raise AttributeError(f"{type(self).__name__} has no {name!r}{'' if why is None else f': {why}'}")
 
     # What operations are made of -------------------------------------------------------------------------------------
 
@@ -284,12 +251,23 @@ class Service:
         """Send one request, with all that its policy says, on the running loop. No coroutine of its own: each one in
         a chain costs every step of those below.
         """
+        if self.fetched is not None:
+            return self._with_fetched_key(self.fetched, context)
         wire = self._wires.ready(whole=context.whole)
         return self._opening(context) if wire is None else perform_async(context, wire)
 
     async def _opening(self, context: ServiceContext) -> Exchange:
         """As ``send_context``, where a wire has to be opened first."""
         return await perform_async(context, await self._wires.for_loop(whole=context.whole))
+
+    async def _with_fetched_key(self, fetched: FetchedKey, context: ServiceContext) -> Exchange:
+        """As ``send_context``, where the key is not configured but fetched; within the call's own deadline."""
+        with _bounded(context):
+            try:
+                await fetched.ready_async()
+            except CallError as error:
+                raise _not_sent(error, context) from error.__cause__
+            return await self._opening(context)
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
@@ -302,6 +280,16 @@ class Service:
 
     def send_context_blocking(self, context: ServiceContext, unwanted: threading.Event | None = None) -> Exchange:
         """As ``send_context``, blocking. Nothing more is sent once the answer is *unwanted*."""
+        if self.fetched is None:
+            return self._send_blocking(context, unwanted)
+        with _bounded(context):
+            try:
+                self.fetched.ready()
+            except CallError as error:
+                raise _not_sent(error, context) from error.__cause__
+            return self._send_blocking(context, unwanted)
+
+    def _send_blocking(self, context: ServiceContext, unwanted: threading.Event | None) -> Exchange:
         wire = self._wires.blocking(whole=context.whole)
         if unwanted is None:
             return perform(context, wire)
@@ -359,10 +347,14 @@ class Service:
         ones.
         """
         await self._wires.aclose()
+        if self.fetched is not None:
+            await self.fetched.aclose()
 
     def close(self) -> None:
         """Close the connections of blocking calls to this service."""
         self._wires.close()
+        if self.fetched is not None:
+            self.fetched.close()
 
     # Addresses and keys ----------------------------------------------------------------------------------------------
 
@@ -373,13 +365,21 @@ class Service:
             return self._base_url
         if _in_environment(_SANDBOX_KEY) and (sandbox := os.environ.get(_SANDBOX)):
             return f"{base_address(sandbox, _SANDBOX)}/{self.name}"
+        return self._endpoint()
+
+    def _endpoint(self) -> str:
+        """The service's own address."""
         return self.endpoints.regions[self._region] if self._region else self.endpoints.default
 
     def key(self) -> Secret:
-        """The credential to use now.
+        """The credential to send now: the configured one, or the one that was fetched with it.
 
         Raises ConfigurationError, saying where it was looked for, when there is none.
         """
+        return self.secret() if self.fetched is None else self.fetched.current()
+
+    def secret(self) -> Secret:
+        """The configured credential. Raises as ``key``."""
         given = self._key
         if given is not None:
             return given if isinstance(given, Secret) else self._fetched(given())
@@ -388,14 +388,49 @@ class Service:
         if self._known_key is not None and self._known_key[0] == raw:
             return self._known_key[1]
         found = environment.load(name)
-        if found is None and os.environ.get(_SANDBOX) and self._base_url is None and self.credentials.sandbox:
-            found = Secret(self.credentials.sandbox, name=f"the sandbox key of {self.name}")
+        if found is None and self.in_sandbox and self.credentials.sandbox:
+            made = self.credentials.sandbox.replace("{sandbox}", os.environ[_SANDBOX].rstrip("/"))
+            found = Secret(made, name=f"the sandbox key of {self.name}")
         if found is None:
             raise ConfigurationError(
                 f"{self.name} has no key: set {name} in the environment, or pass api_key to {type(self).__name__}()"
             )
         self._known_key = (raw, found)
         return found
+
+    @property
+    def in_sandbox(self) -> bool:
+        """Whether the environment points it at the sandbox."""
+        return bool(os.environ.get(_SANDBOX)) and self._base_url is None
+
+    def authorized(
+        self,
+        key: Secret,
+        method: str,  # noqa: ARG002 (for those that sign the whole request)
+        url: str,  # noqa: ARG002
+        headers: dict[str, str],
+        body: bytes | None,  # noqa: ARG002
+    ) -> dict[str, str]:
+        """All headers of one attempt: *headers* and those that prove who sends it. A service that signs its requests
+        overrides it.
+        """
+        return {**headers, **self.credentials.headers(key)}
+
+    def _fetching(self) -> FetchedKey | None:
+        """What fetches the key that requests carry, for services whose configured credential is not that key."""
+        return None
+
+    def _checked_parameters(self, given: Mapping[str, str | None]) -> dict[str, str]:
+        known = parameters_of(type(self))
+        for name in given:
+            if name not in known:
+                words = ", ".join(sorted(known)) or "none besides those of all services"
+                raise ConfigurationError(f"{type(self).__name__}() takes no {name!r}; its own arguments: {words}")
+        return {
+            name: known[name].checked(self.name, value, "the argument")
+            for name, value in given.items()
+            if value is not None
+        }
 
     def _checked_key(self, given: KeySource | None) -> Secret | Callable[[], str | Secret] | None:
         if given is None or isinstance(given, Secret) or callable(given):
@@ -419,6 +454,17 @@ class Service:
         if not isinstance(found, Operation):
             raise UnknownJob(f"{cls.name} has no operation {name!r} in this version")
         return found
+
+
+def _bounded(context: ServiceContext) -> AbstractContextManager[None]:
+    seconds = context.policy.deadline
+    return nullcontext() if seconds is None else deadline(seconds, clock=context.clock)
+
+
+def _not_sent(error: CallError, context: ServiceContext) -> CallError:
+    """*error*, which kept the key from being fetched, as that of the call: whatever it was, this call was not sent."""
+    error.service, error.operation, error.outcome = context.service, context.operation, "not_sent"
+    return error
 
 
 def _checked_cache(name: str, cache: Any) -> Cache | None:

@@ -8,6 +8,7 @@ asked once at a time, whoever wants it, and not again at once after it failed: a
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from typing import Final
 from urllib.parse import urlsplit
 
+from moorline.calls.dialects import base_address
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import BadAnswer, CallError
 from moorline.events.certificates import MAX_PEM
@@ -32,6 +34,7 @@ _UNREACHED: Final = 10.0
 """Seconds until an address is asked again that the host does not have, or that was not reached. SNS tries three times,
 20 s apart (services/sms/sns.md): a fault of the network must be forgotten by then."""
 _MOST: Final = 256
+_SANDBOX: Final = "MOORLINE_SANDBOX_URL"
 
 
 class Fetching:
@@ -134,6 +137,12 @@ def _host(url: str) -> str:
     return f"{parts.hostname}" if parts.port is None else f"{parts.hostname}:{parts.port}"
 
 
+def _place(url: str) -> str:
+    """Where it is asked: at the sandbox, which has a key of its own, where the environment points services there."""
+    sandbox = os.environ.get(_SANDBOX)
+    return f"{base_address(sandbox, _SANDBOX)}/_sandbox/certificate" if sandbox else url
+
+
 async def _asked(url: str) -> bytes:
     import httpx2
 
@@ -141,7 +150,7 @@ async def _asked(url: str) -> bytes:
 
     transport = AsyncTransport(_POLICY, name=f"webhooks:{_host(url)}")
     client = httpx2.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
-    async with client, client.stream("GET", url) as answer:
+    async with client, client.stream("GET", _place(url)) as answer:
         taken = _Taken(answer.status_code)
         async for part in answer.aiter_bytes():
             taken.add(part)
@@ -155,7 +164,7 @@ def _asked_sync(url: str) -> bytes:
 
     transport = Transport(_POLICY, name=f"webhooks:{_host(url)}")
     client = httpx2.Client(transport=transport, follow_redirects=False, trust_env=False)
-    with client, client.stream("GET", url) as answer:
+    with client, client.stream("GET", _place(url)) as answer:
         taken = _Taken(answer.status_code)
         for part in answer.iter_bytes():
             taken.add(part)

@@ -137,7 +137,13 @@ class Deliveries:
     ) -> None:
         """Send one emission to one target, ``repeat`` times one after the other."""
         for turn in range(1, (repeat or target.repeat) + 1):
-            headers = stand_in.sign(emission, secrets=target.secrets, hook_id=target.id, broken=broken or target.broken)
+            signed = stand_in.sign(
+                emission,
+                url=target.url,
+                secrets=target.secrets,
+                hook_id=target.id,
+                broken=broken or target.broken,
+            )
             entry: dict[str, Any] = {
                 "number": next(self._numbers),
                 "service": target.service,
@@ -152,7 +158,11 @@ class Deliveries:
                 "error": None,
             }
             try:
-                response = await self._client().post(target.url, content=emission.body, headers=headers)
+                response = await self._client().post(
+                    signed.url or target.url,
+                    content=emission.body if signed.body is None else signed.body,
+                    headers=dict(signed.headers),
+                )
                 entry["status"] = response.status_code
             except httpx2.TransportError as error:
                 entry["error"] = f"{type(error).__name__}: {error}"

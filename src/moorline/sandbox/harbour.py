@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
-from moorline.sandbox import wire
+from moorline.sandbox import signing, wire
 from moorline.sandbox.deliveries import Deliveries, Target, parse_target
 from moorline.sandbox.faults import Fault, Faults, Ruling, broken_json
 from moorline.sandbox.standin import Answer, Ask, Emission, StandIn, Surroundings, registrations
@@ -72,6 +72,7 @@ class Harbour:
             Route("/state", _guarded(self._state), methods=["GET"]),
             Route("/requests", _guarded(self._requests), methods=["GET"]),
             Route("/reset", _guarded(self._reset), methods=["POST"]),
+            Route("/certificate", _guarded(self._certificate), methods=["GET"]),
         ]
         return Starlette(
             routes=[Mount("/_sandbox", routes=control), Mount("/", app=self._serve)], lifespan=self._lifespan
@@ -216,6 +217,9 @@ class Harbour:
         await self.deliveries.settle()
         self.reset()
         return JSONResponse({"ok": True})
+
+    async def _certificate(self, _: Request) -> Response:
+        return Response(await asyncio.to_thread(signing.certificate), media_type="application/x-pem-file")
 
     def _known(self, service: str | None) -> str | None:
         if service is not None and service not in self.registrations:

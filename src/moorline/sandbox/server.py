@@ -19,6 +19,7 @@ the sandbox on loopback:
 ``GET    /_sandbox/deliveries``  the log of deliveries; ``?settle=true`` waits until none is under way; ``?service=``
 ``GET    /_sandbox/state``       what the services hold; ``?service=`` for one
 ``GET    /_sandbox/requests``    the requests seen, oldest first: service, method, path, status or fault
+``GET    /_sandbox/certificate`` the certificate of the key that signs webhooks of those that sign with one
 ``POST   /_sandbox/reset``       forget everything: state, faults, targets, logs
 
 A wrong control request is answered 400 with ``{"error": "…"}`` naming the key.

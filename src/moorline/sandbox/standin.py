@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 
-__all__ = ["Answer", "Ask", "Emission", "Registration", "StandIn", "Surroundings", "registrations"]
+__all__ = ["Answer", "Ask", "Emission", "Registration", "Signed", "StandIn", "Surroundings", "registrations"]
 
 _ALPHABET = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -78,6 +78,15 @@ class Emission:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A webhook's request: its headers, and body and address where signing changes them."""
+
+    headers: Mapping[str, str]
+    body: bytes | None = None
+    url: str | None = None
+
+
 @dataclass(slots=True)
 class Surroundings:
     """What a stand-in is given: the time, a seeded source of ids, and a way to send webhooks to whoever registered."""
@@ -118,8 +127,8 @@ class StandIn(Protocol):
         """A body of that event that the stand-in makes itself; raises ConfigurationError when it knows none."""
         ...
 
-    def sign(self, emission: Emission, *, secrets: tuple[str, ...], hook_id: str, broken: bool) -> dict[str, str]:
-        """All headers of the webhook's request; with ``broken`` the signature does not fit the body."""
+    def sign(self, emission: Emission, *, url: str, secrets: tuple[str, ...], hook_id: str, broken: bool) -> Signed:
+        """The webhook's request to *url*; with ``broken`` the signature does not fit. See :mod:`.signing`."""
         ...
 
 

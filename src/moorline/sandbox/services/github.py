@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 from moorline.errors import ConfigurationError
 from moorline.sandbox.services import _github_objects as objects
-from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Surroundings
+from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
@@ -118,7 +118,7 @@ class GitHubStandIn:
             raise ConfigurationError("'event': without a body the sandbox makes only ping, push and issues")
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
-    def sign(self, emission: Emission, *, secrets: tuple[str, ...], hook_id: str, broken: bool) -> dict[str, str]:
+    def sign(self, emission: Emission, *, url: str, secrets: tuple[str, ...], hook_id: str, broken: bool) -> Signed:
         """The headers of a delivery; signed with the first secret, for GitHub's hooks have one."""
         headers = {
             "Content-Type": "application/json",
@@ -133,7 +133,7 @@ class GitHubStandIn:
             key = secret.encode() + (b"?" if broken else b"")
             headers["X-Hub-Signature"] = "sha1=" + hmac.new(key, emission.body, hashlib.sha1).hexdigest()
             headers["X-Hub-Signature-256"] = "sha256=" + hmac.new(key, emission.body, hashlib.sha256).hexdigest()
-        return headers
+        return Signed(headers)
 
     # -- the way to an action ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 Facts: services/email/sendgrid.md and sendgrid.json. Keys begin with ``SG.``; those that end in ``wrong`` are refused
 (401), those that begin with ``SG.read`` lack the scope ``mail.send`` (403), and senders at ``unverified.example`` are
-not verified (403). What was accepted is in the state, newest last. Its tracking events are not sent yet.
+not verified (403). What was accepted is in the state, newest last. SendGrid has no magic recipients; these are the
+sandbox's own, by the part before the @: ``bounce``, ``block``, ``drop``, ``defer`` and ``complain`` lead to the event
+of that name, all others are delivered.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import re
 from typing import Any
 
 from moorline.errors import ConfigurationError
-from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Surroundings
+from moorline.sandbox import signing
+from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
@@ -66,6 +69,16 @@ _RESERVED = frozenset(
         "bcc",
     }
 )
+_FATES = {
+    "bounce": "bounce",
+    "block": "blocked",
+    "drop": "dropped",
+    "defer": "deferred",
+    "complain": "spamreport",
+}
+_EVENTS = (
+    "processed", "delivered", "deferred", "bounce", "blocked", "dropped", "spamreport", "open", "click", "unsubscribe",
+)  # fmt: skip
 _LIMIT = 600
 _MOST_BYTES = 30 * 1024 * 1024
 _WORDS = {list: "an array", dict: "an object", str: "a string", int: "an integer"}
@@ -106,12 +119,63 @@ class SendGridStandIn:
         return Answer(status, {"errors": [{"message": message, "field": None}]}, {**self._limits(), **spent})
 
     def sample(self, event: str) -> bytes:
-        """None are known yet."""
-        raise ConfigurationError("'event': the sandbox sends no SendGrid events yet")
+        """A delivery of one event of that kind."""
+        if event not in _EVENTS:
+            raise ConfigurationError(f"'event': the sandbox knows {', '.join(_EVENTS)} of SendGrid")
+        return self._delivery([self._event(event, "ada@example.com", "sample", {"categories": ["receipt"]}, {})])
 
-    def sign(self, emission: Emission, *, secrets: tuple[str, ...], hook_id: str, broken: bool) -> dict[str, str]:
-        """Plain, as SendGrid's are when signing is off."""
-        return {"Content-Type": "application/json", "User-Agent": "SendGrid Event API"}
+    def sign(self, emission: Emission, *, url: str, secrets: tuple[str, ...], hook_id: str, broken: bool) -> Signed:
+        """Signed with the sandbox's P-256 key, whose public one receivers have for a secret; plain without one."""
+        return signing.signed(
+            "sendgrid",
+            emission,
+            url=url,
+            secrets=secrets,
+            broken=broken,
+            now=self._around.clock.wall(),
+            headers={"Content-Type": "application/json", "User-Agent": "SendGrid Event API"},
+            key=signing.private_key("p256", broken=broken) if secrets else None,
+        )
+
+    def _tell(self, mail: dict[str, Any], name: str) -> None:
+        """What becomes of an accepted mail: two events for each recipient, in one delivery."""
+        told = []
+        for person in mail["personalizations"]:
+            arguments = {**mail.get("custom_args", {}), **person.get("custom_args", {})}
+            for kind in ("to", "cc", "bcc"):
+                for address in person.get(kind, []):
+                    fate = _FATES.get(address["email"].partition("@")[0].lower(), "delivered")
+                    steps = (fate,) if fate == "dropped" else ("processed", fate)
+                    told += [self._event(step, address["email"], name, mail, arguments) for step in steps]
+        self._around.emit(Emission("processed", self._delivery(told), self._around.id("", 22)))
+
+    def _event(
+        self, event: str, email: str, name: str, mail: dict[str, Any], arguments: dict[str, Any]
+    ) -> dict[str, Any]:
+        facts: dict[str, Any] = {"event": event}
+        if event in ("bounce", "blocked"):
+            facts = {"event": "bounce", "type": event, "status": "5.1.1" if event == "bounce" else "4.7.1"}
+            facts["reason"] = "550 5.1.1 unknown user" if event == "bounce" else "451 4.7.1 try again later"
+        elif event == "dropped":
+            facts["reason"] = "Bounced Address"
+        elif event == "deferred":
+            facts |= {"response": "450 4.2.1 mailbox busy", "attempt": "1"}
+        elif event == "click":
+            facts["url"] = "https://shop.example/"
+        return {
+            **arguments,
+            "email": email,
+            "timestamp": self._around.now(),
+            "smtp-id": f"<{name}@ismtpd>",
+            "category": mail.get("categories", []),
+            "sg_event_id": self._around.id("", 22),
+            "sg_message_id": f"{name}.filter0001",
+            **facts,
+        }
+
+    def _delivery(self, events: list[dict[str, Any]]) -> bytes:
+        """The bytes end in CR LF, which are signed too."""
+        return json.dumps(events, separators=(",", ":")).encode() + b"\r\n"
 
     def _limits(self) -> dict[str, str]:
         """Absolute UNIX seconds, windows of a minute."""
@@ -153,6 +217,7 @@ class SendGridStandIn:
             return Answer(200)
         name = f"{self._around.id('', 11)}.dfd.{self._around.id('', 6)}"
         self._messages.append({"id": name, "message": mail})
+        self._tell(mail, name)
         return Answer(202, None, {"X-Message-Id": name})
 
 
@@ -293,4 +358,4 @@ def _check_time(given: dict[str, Any], where: str, now: int) -> None:
         raise _Refused(400, "The send_at may be at most 72 hours ahead.", where)
 
 
-STAND_IN = Registration(name="sendgrid", make=SendGridStandIn)
+STAND_IN = Registration(name="sendgrid", make=SendGridStandIn, secret=signing.public_p256(), events=_EVENTS)

@@ -21,7 +21,7 @@ from moorline.errors import ConfigurationError
 from moorline.sandbox.idempotency import Keys
 from moorline.sandbox.parameters import Form, Kind, Unfit, checked, decode_form, needed
 from moorline.sandbox.services import _stripe_tables as tables
-from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Surroundings
+from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
@@ -154,16 +154,17 @@ class StripeStandIn:
             thing["status"] = event.rpartition(".")[2]
         return self._event(event, thing)[1]
 
-    def sign(self, emission: Emission, *, secrets: tuple[str, ...], hook_id: str, broken: bool) -> dict[str, str]:
+    def sign(self, emission: Emission, *, url: str, secrets: tuple[str, ...], hook_id: str, broken: bool) -> Signed:
         """``Stripe-Signature`` with one ``v1`` for each secret."""
         moment = str(self._around.now())
         signed = moment.encode() + b"." + emission.body + (b" " if broken else b"")
         marks = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest() for secret in secrets]
-        return {
+        headers = {
             "Content-Type": "application/json; charset=utf-8",
             "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
             "Stripe-Signature": ",".join([f"t={moment}", *(f"v1={mark}" for mark in marks)]),
         }
+        return Signed(headers)
 
     # -- the way to an action ------------------------------------------------------------------------------------------
 

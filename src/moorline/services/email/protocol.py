@@ -1,4 +1,4 @@
-"""What all e-mail services have in common: the message, the result, and the operation.
+"""What all e-mail services have in common: the message, its results, the operations, and what is told of it later.
 
 An :class:`Email` checks itself when it is made: no line break can get into an address, a subject or a header.
 """
@@ -11,14 +11,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parseaddr
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from moorline.services.limits import as_text, plain, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
+    from moorline.events.event import Event
 
-__all__ = ["Address", "Attachment", "Email", "EmailService", "SentEmail"]
+__all__ = [
+    "Address",
+    "Attachment",
+    "BatchSent",
+    "Email",
+    "EmailEvent",
+    "EmailEventKind",
+    "EmailService",
+    "InboundEmail",
+    "SentEmail",
+    "SentTo",
+    "check_batch",
+]
 
 _SPEC: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]*[^@\s<>()\[\],;:\\\".]")
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]+")
@@ -90,7 +104,8 @@ class Email:
 
     *sender* may be left to the service's default. *tags* group messages in the provider's statistics, *metadata* comes
     back in its events, *headers* go out with the mail. *send_at* needs a time zone. A *template* lives at the provider
-    and is filled with *template_data*; without one, *subject* and *text* or *html* are needed.
+    and is filled with *template_data*; without one, *subject* and *text* or *html* are needed. *personal* is for
+    ``send_batch``: what fills the template besides, by the recipient's address.
 
     Raises InvalidRequest, naming the field, for what could not be sent anywhere: no recipient, no content, a broken
     address, a line break in a header.
@@ -111,6 +126,7 @@ class Email:
     send_at: datetime | None = None
     template: str | None = None
     template_data: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    personal: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def __init__(
         self,
@@ -130,6 +146,7 @@ class Email:
         send_at: datetime | None = None,
         template: str | None = None,
         template_data: Mapping[str, Any] | None = None,
+        personal: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         values: dict[str, Any] = {
             "to": _addresses(to, "to"),
@@ -147,6 +164,7 @@ class Email:
             "send_at": send_at,
             "template": template,
             "template_data": dict(template_data or {}),
+            "personal": {address: dict(data) for address, data in (personal or {}).items()},
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -167,7 +185,15 @@ class Email:
                 raise refused("attachments", f"takes Attachment values, not {type(attachment).__name__}")
         if self.send_at is not None and self.send_at.tzinfo is None:
             raise refused("send_at", "needs a time zone")
+        known = {address.email for address in self.to}
+        for address in self.personal:
+            if address not in known:
+                raise refused("personal", f"{address[:80]!r} is not among the recipients")
         self._check_texts()
+
+    def alone(self, address: Address) -> dict[str, Any]:
+        """The template's data for one recipient of a batch. See ``personal``."""
+        return {**self.template_data, **self.personal.get(address.email, {})}
 
     def _check_texts(self) -> None:
         for name, value in self.headers.items():
@@ -196,9 +222,122 @@ class SentEmail:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class SentTo:
+    """What became of one recipient's message of a batch: its *id*, or the provider's *code* and *message*."""
+
+    recipient: Address
+    id: str | None = None
+    accepted: bool = True
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSent:
+    """One result for each recipient, in their order."""
+
+    results: tuple[SentTo, ...]
+    raw: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def failed(self) -> tuple[SentTo, ...]:
+        """Those that the provider did not take."""
+        return tuple(one for one in self.results if not one.accepted)
+
+
+class EmailEventKind(StrEnum):
+    """What happened to a message, in words that are the same for every provider."""
+
+    ACCEPTED = "accepted"
+    """The provider took it, and will try."""
+    DELIVERED = "delivered"
+    """The recipient's server took it."""
+    DEFERRED = "deferred"
+    """The recipient's server asked to try later; the provider does."""
+    BOUNCED = "bounced"
+    """The recipient's server refused it; see ``permanent``."""
+    REJECTED = "rejected"
+    """The provider did not even try: suppressed, invalid, refused by its rules."""
+    COMPLAINED = "complained"
+    """The recipient called it spam."""
+    OPENED = "opened"
+    CLICKED = "clicked"
+    UNSUBSCRIBED = "unsubscribed"
+    SUBSCRIBED = "subscribed"
+
+
+@dataclass(frozen=True, slots=True)
+class EmailEvent:
+    """What a provider told of one message to one recipient.
+
+    *message_id* is the id that ``send`` gave, where the provider repeats it. *permanent* is about bounces: True for an
+    address that will never work (stop writing to it), False for a passing trouble, None where the provider does not
+    say. *vendor_type* is the provider's own word, *raw* all that it told.
+    """
+
+    kind: EmailEventKind
+    vendor_type: str
+    recipient: str | None = None
+    message_id: str | None = None
+    at: datetime | None = None
+    permanent: bool | None = None
+    reason: str | None = None
+    url: str | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InboundEmail:
+    """A mail that came in. *text* and *html* are None where the provider does not send them along; *raw* says how to
+    fetch them.
+    """
+
+    id: str
+    sender: Address
+    to: tuple[Address, ...]
+    subject: str = ""
+    text: str | None = field(default=None, repr=False)
+    html: str | None = field(default=None, repr=False)
+    cc: tuple[Address, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    attachments: tuple[Attachment, ...] = ()
+    at: datetime | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
 class EmailService(Protocol):
-    """The operation that every e-mail service has."""
+    """The operations that every e-mail service has."""
 
     def send(self, email: Email) -> Call[SentEmail]:
         """Hand the message over. Accepted is not delivered: bounces come later, as events."""
         ...
+
+    def send_batch(self, email: Email) -> Call[BatchSent]:
+        """Hand over one message for each address of *to*, who do not see one another: one request, one result each.
+
+        What is personal in it comes from ``Email.personal`` and a template. *cc* and *bcc* would get every one of them,
+        and are refused.
+        """
+        ...
+
+    @classmethod
+    def read_event(cls, event: Event) -> EmailEvent | InboundEmail | None:
+        """What an event of this service means; None for one that has no common meaning."""
+        ...
+
+
+def check_batch(email: Email, most: int) -> None:
+    """Raise InvalidRequest for what cannot be a batch: copies, one recipient twice, more than *most* of them."""
+    for kind in ("cc", "bcc"):
+        if getattr(email, kind):
+            raise refused(kind, "would get a copy of each message of the batch")
+    if len(email.to) > most:
+        raise refused("to", f"has {len(email.to)} recipients; the limit of one batch is {most}")
+    seen: set[str] = set()
+    for address in email.to:
+        if address.email.lower() in seen:
+            raise refused("to", f"{address.email} is there twice")
+        seen.add(address.email.lower())

@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moorline.calls.dialects import LimitFields
 from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, Service, operation
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.ecdsa_signature import ECDSASignature
-from moorline.services.answers import record, text
-from moorline.services.email.protocol import Address, Attachment, Email, SentEmail
+from moorline.services.answers import moment, optional_text, record, text
+from moorline.services.email.protocol import (
+    Address,
+    Attachment,
+    BatchSent,
+    Email,
+    EmailEvent,
+    EmailEventKind,
+    SentEmail,
+    SentTo,
+    check_batch,
+)
 from moorline.services.limits import at_most, refused
+
+if TYPE_CHECKING:
+    from moorline.events.event import Event
 
 __all__ = ["SendGrid"]
 
@@ -44,6 +58,32 @@ _RESERVED: Final = frozenset(
         "x-sg-id",
     }
 )
+_KINDS: Final = {
+    "processed": EmailEventKind.ACCEPTED,
+    "delivered": EmailEventKind.DELIVERED,
+    "deferred": EmailEventKind.DEFERRED,
+    "bounce": EmailEventKind.BOUNCED,
+    "dropped": EmailEventKind.REJECTED,
+    "spamreport": EmailEventKind.COMPLAINED,
+    "open": EmailEventKind.OPENED,
+    "click": EmailEventKind.CLICKED,
+    "unsubscribe": EmailEventKind.UNSUBSCRIBED,
+    "group_unsubscribe": EmailEventKind.UNSUBSCRIBED,
+    "group_resubscribe": EmailEventKind.SUBSCRIBED,
+}
+# SendGrid's own names at the top of an event; all others there are custom_args. Those behind the first line are not in
+# the card but in SendGrid's event reference.
+_OWN: Final = frozenset(
+    {
+        "attempt", "bounce_classification", "category", "email", "event", "reason", "response", "sg_event_id",
+        "sg_message_id", "smtp-id", "status", "timestamp", "type", "url",
+        "asm_group_id", "ip", "marketing_campaign_id", "marketing_campaign_name", "pool", "send_at",
+        "sg_content_type", "sg_machine_open", "sg_template_id", "sg_template_name", "tls", "url_offset", "useragent",
+    }
+)  # fmt: skip
+_MESSAGE_ID: Final = re.compile(
+    r"(.+?)(?:\.(?:filter|recvd).*)?"
+)  # X-Message-Id, and what SendGrid adds (recvd: unconfirmed)
 
 
 class SendGrid(Service):
@@ -72,6 +112,13 @@ class SendGrid(Service):
         delivers=Delivers(retries="with growing gaps for up to 24 h"),
     )
     default_headers: ClassVar[Mapping[str, str]] = {"Accept": "application/json"}  # without it the answer is 406
+    usage = """
+from moorline.services import SendGrid
+from moorline.services.email.protocol import Email
+
+sent = SendGrid().send(Email("ada@example.com", "Hello", "Welcome.", sender="Shop <shop@example.com>")).result()
+print(sent.id)
+"""
 
     @operation
     def send(self, /, email: Email, *, sandbox_mode: bool = False, **extra: object) -> Plan[SentEmail]:
@@ -84,20 +131,62 @@ class SendGrid(Service):
         recipient twice, more than 10 tags, metadata over 10,000 bytes, a reserved header, a time more than 72 hours
         ahead, a message over 30 MB.
         """
-        if email.sender is None:
-            raise refused("sender", "is needed: SendGrid has no default sender")
-        _check(email, now=self.clock.wall())
-        mail = {**_mail(email, email.sender), **extra}
-        if sandbox_mode:
-            settings = mail.get("mail_settings")
-            others = settings if isinstance(settings, Mapping) else {}
-            mail["mail_settings"] = {**others, "sandbox_mode": {"enable": True}}
-        return self.post("/v3/mail/send", json=mail, parse=_sent, blank=True)
+        mail = _mail(email, [_envelope(email, email.to, email.template_data)], self.clock.wall())
+        return self.post(
+            "/v3/mail/send", json=_extended(mail, extra, sandbox_mode=sandbox_mode), parse=_sent, blank=True
+        )
+
+    @operation
+    def send_batch(self, /, email: Email, *, sandbox_mode: bool = False, **extra: object) -> Plan[BatchSent]:
+        """Hand over one message for each of *to*, up to 1000, who do not see one another: one personalization each.
+
+        SendGrid takes all or none, and gives one id for them all; the ids in its events begin with it. Raises as
+        ``send``, and InvalidRequest for *cc* and *bcc*.
+        """
+        check_batch(email, _RECIPIENTS)
+        people = [_envelope(email, (address,), email.alone(address)) for address in email.to]
+        mail = _mail(email, people, self.clock.wall())
+
+        def parse(exchange: Exchange) -> BatchSent:
+            sent = _sent(exchange)
+            results = tuple(SentTo(address, sent.id, accepted=sent.accepted) for address in email.to)
+            return BatchSent(results, raw=sent.raw)
+
+        return self.post(
+            "/v3/mail/send", json=_extended(mail, extra, sandbox_mode=sandbox_mode), parse=parse, blank=True
+        )
 
     @operation
     def check(self) -> Plan[bool]:
         """True if the key is good and may send mail: asks for a batch id, which does nothing by itself."""
         return self.post("/v3/mail/batch", parse=_checked, repeatable=True)
+
+    @classmethod
+    def read_event(cls, event: Event) -> EmailEvent | None:
+        """What an event means; None for a word that is newer than this program.
+
+        A bounce is permanent unless SendGrid calls it ``blocked``. Raises BadAnswer for one of another shape.
+        """
+        told = record(event.payload, "the event")
+        kind = _KINDS.get(event.type)
+        if kind is None:
+            return None
+        found = _MESSAGE_ID.fullmatch(optional_text(told, "sg_message_id") or "")
+        category = told.get("category")
+        tags = (category,) if isinstance(category, str) else tuple(category or ())
+        return EmailEvent(
+            kind,
+            event.type,
+            recipient=optional_text(told, "email"),
+            message_id=found[1] if found else None,
+            at=moment(told, "timestamp"),
+            permanent=optional_text(told, "type") != "blocked" if kind is EmailEventKind.BOUNCED else None,
+            reason=optional_text(told, "reason") or optional_text(told, "response"),
+            url=optional_text(told, "url"),
+            tags=tuple(str(one) for one in tags),
+            metadata={name: value for name, value in told.items() if name not in _OWN and isinstance(value, str)},
+            raw=told,
+        )
 
 
 def _check(email: Email, *, now: float) -> None:
@@ -127,16 +216,24 @@ def _check(email: Email, *, now: float) -> None:
         raise refused("attachments", f"the message has about {size} bytes; the limit is {_BYTES}")
 
 
-def _mail(email: Email, sender: Address) -> dict[str, Any]:
-    envelope: dict[str, Any] = {"to": [_address(one) for one in email.to]}
+def _envelope(email: Email, to: tuple[Address, ...], data: Mapping[str, Any]) -> dict[str, Any]:
+    """A personalization: one mail, which all in it get and see."""
+    envelope: dict[str, Any] = {"to": [_address(one) for one in to]}
     for kind in ("cc", "bcc"):
         if getattr(email, kind):
             envelope[kind] = [_address(one) for one in getattr(email, kind)]
     if email.metadata:
         envelope["custom_args"] = dict(email.metadata)
-    if email.template_data:
-        envelope["dynamic_template_data"] = dict(email.template_data)
-    mail: dict[str, Any] = {"personalizations": [envelope], "from": _address(sender)}
+    if data:
+        envelope["dynamic_template_data"] = dict(data)
+    return envelope
+
+
+def _mail(email: Email, people: list[dict[str, Any]], now: float) -> dict[str, Any]:
+    if email.sender is None:
+        raise refused("sender", "is needed: SendGrid has no default sender")
+    _check(email, now=now)
+    mail: dict[str, Any] = {"personalizations": people, "from": _address(email.sender)}
     if len(email.reply_to) == 1:
         mail["reply_to"] = _address(email.reply_to[0])
     elif email.reply_to:
@@ -151,6 +248,15 @@ def _mail(email: Email, sender: Address) -> dict[str, Any]:
         "send_at": None if email.send_at is None else int(email.send_at.timestamp()),
     }
     return mail | {name: value for name, value in optional.items() if value}
+
+
+def _extended(mail: dict[str, Any], extra: Mapping[str, object], *, sandbox_mode: bool) -> dict[str, Any]:
+    mail = {**mail, **extra}
+    if sandbox_mode:
+        settings = mail.get("mail_settings")
+        others = settings if isinstance(settings, Mapping) else {}
+        mail["mail_settings"] = {**others, "sandbox_mode": {"enable": True}}
+    return mail
 
 
 def _address(address: Address) -> dict[str, str]:

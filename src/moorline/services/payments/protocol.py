@@ -16,8 +16,18 @@ from moorline.money import Money
 if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.calls.service import Pages
+    from moorline.events.event import Event
 
-__all__ = ["Payment", "PaymentStatus", "PaymentsService", "Refund", "RefundStatus", "RequiredAction"]
+__all__ = [
+    "Payment",
+    "PaymentEvent",
+    "PaymentEventKind",
+    "PaymentStatus",
+    "PaymentsService",
+    "Refund",
+    "RefundStatus",
+    "RequiredAction",
+]
 
 
 class PaymentStatus(StrEnum):
@@ -103,6 +113,47 @@ class Refund:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
+class PaymentEventKind(StrEnum):
+    """What happened to a payment, in words that are the same for every provider."""
+
+    CREATED = "created"
+    PROCESSING = "processing"
+    REQUIRES_ACTION = "requires_action"
+    APPROVED = "approved"
+    """The customer agreed; the money is not taken yet: capture it."""
+    AUTHORIZED = "authorized"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    REFUND_PENDING = "refund_pending"
+    REFUNDED = "refunded"
+    """A refund, full or partial, went through."""
+    REFUND_FAILED = "refund_failed"
+    DISPUTED = "disputed"
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentEvent:
+    """What a provider told of a payment.
+
+    *payment_id* is the id that the operations take, *refund_id* that of the refund it is about, *amount* what the event
+    is about (the refund's, for a refund), *reference* your own name for it, where the provider repeats it. *payment*
+    and *refund* are there where the event holds the whole of them. *reason* is why it failed, in the provider's words.
+    """
+
+    kind: PaymentEventKind
+    vendor_type: str
+    payment_id: str | None = None
+    refund_id: str | None = None
+    amount: Money | None = None
+    reference: str | None = None
+    reason: str | None = None
+    at: datetime | None = None
+    payment: Payment | None = None
+    refund: Refund | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+
 class PaymentsService(Protocol):
     """The operations that every payment service has. Amounts are :class:`moorline.Money`, never floats.
 
@@ -140,4 +191,9 @@ class PaymentsService(Protocol):
 
     def list_payments(self) -> Pages[Payment]:
         """All payments, newest first."""
+        ...
+
+    @classmethod
+    def read_event(cls, event: Event) -> PaymentEvent | None:
+        """What an event of this service means; None for one that has no common meaning."""
         ...

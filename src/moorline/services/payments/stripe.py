@@ -6,7 +6,8 @@ Facts: services/payments/stripe.md; contract: stripe.json (of 2023, so newer opt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moorline.calls.service import (
     BearerKey,
@@ -29,7 +30,18 @@ from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.money import Money
 from moorline.services.answers import flag, items, moment, optional_text, record, text, texts, whole
 from moorline.services.limits import at_most, refused, short_texts
-from moorline.services.payments.protocol import Payment, PaymentStatus, Refund, RefundStatus, RequiredAction
+from moorline.services.payments.protocol import (
+    Payment,
+    PaymentEvent,
+    PaymentEventKind,
+    PaymentStatus,
+    Refund,
+    RefundStatus,
+    RequiredAction,
+)
+
+if TYPE_CHECKING:
+    from moorline.events.event import Event
 
 __all__ = ["Stripe"]
 
@@ -45,6 +57,18 @@ _STATUSES: Final = {
     "requires_capture": PaymentStatus.AUTHORIZED,
     "succeeded": PaymentStatus.SUCCEEDED,
     "canceled": PaymentStatus.CANCELED,
+}
+# Of a refund's events the kind is in its status; see ``_refund_kind``.
+_EVENTS: Final = {
+    "payment_intent.created": PaymentEventKind.CREATED,
+    "payment_intent.processing": PaymentEventKind.PROCESSING,
+    "payment_intent.requires_action": PaymentEventKind.REQUIRES_ACTION,
+    "payment_intent.amount_capturable_updated": PaymentEventKind.AUTHORIZED,
+    "payment_intent.succeeded": PaymentEventKind.SUCCEEDED,
+    "payment_intent.payment_failed": PaymentEventKind.FAILED,
+    "payment_intent.canceled": PaymentEventKind.CANCELED,
+    "charge.refunded": PaymentEventKind.REFUNDED,
+    "charge.dispute.created": PaymentEventKind.DISPUTED,
 }
 _REFUND_STATUSES: Final = {status.value: status for status in RefundStatus}
 
@@ -121,6 +145,13 @@ class Stripe(Service):
         delivers=Delivers(retries="with growing gaps for up to 3 days; in a sandbox 3 times within hours"),
     )
     default_headers: ClassVar[Mapping[str, str]] = {"Stripe-Version": API_VERSION}
+    usage = """
+from moorline import Money
+from moorline.services import Stripe
+
+payment = Stripe().create_payment(Money(1099, "eur"), payment_method="pm_card_visa").result()
+print(payment.status, payment.captured)
+"""
 
     @operation
     def create_payment(
@@ -265,6 +296,64 @@ class Stripe(Service):
         """True if the key is good: reads one payment. Raises AuthenticationFailed or PermissionDenied if not."""
         return self.get(_INTENTS, query={"limit": 1}, parse=lambda exchange: bool(record(exchange.data)))
 
+    @classmethod
+    def read_event(cls, event: Event) -> PaymentEvent | None:
+        """What an event means: payment intents, refunds and new disputes; None for all others.
+
+        Raises BadAnswer for one that is not of the known shape.
+        """
+        envelope = record(event.payload, "the event")
+        subject = record(record(envelope.get("data"), "data").get("object"), "data.object")
+        at = moment(envelope, "created")
+        if event.type.startswith("payment_intent.") and event.type in _EVENTS:
+            return _intent_event(event.type, subject, at)
+        if event.type.startswith(("refund.", "charge.refund.")):
+            return _refund_event(event.type, subject, at)
+        if event.type not in _EVENTS:
+            return None
+        refunded = "amount_refunded" if event.type == "charge.refunded" else "amount"
+        return PaymentEvent(
+            _EVENTS[event.type],
+            event.type,
+            payment_id=optional_text(subject, "payment_intent"),
+            amount=_money(subject, refunded, text(subject, "currency")),
+            reason=optional_text(subject, "reason"),
+            at=at,
+            raw=subject,
+        )
+
+
+def _intent_event(type_: str, subject: Mapping[str, Any], at: datetime | None) -> PaymentEvent:
+    payment = _read_payment(subject)
+    failure = subject.get("last_payment_error")
+    return PaymentEvent(
+        _EVENTS[type_],
+        type_,
+        payment_id=payment.id,
+        amount=payment.amount,
+        reason=optional_text(failure, "message") if isinstance(failure, dict) else None,
+        at=at,
+        payment=payment,
+        raw=subject,
+    )
+
+
+def _refund_event(type_: str, subject: Mapping[str, Any], at: datetime | None) -> PaymentEvent:
+    refund = _read_refund(subject)
+    ends = {RefundStatus.SUCCEEDED: PaymentEventKind.REFUNDED, RefundStatus.PENDING: PaymentEventKind.REFUND_PENDING}
+    failed = type_ == "refund.failed" or refund.status in (RefundStatus.FAILED, RefundStatus.CANCELED)
+    return PaymentEvent(
+        PaymentEventKind.REFUND_FAILED if failed else ends.get(refund.status, PaymentEventKind.REFUND_PENDING),
+        type_,
+        payment_id=refund.payment_id,
+        refund_id=refund.id,
+        amount=refund.amount,
+        reason=refund.failure_reason,
+        at=at,
+        refund=refund,
+        raw=subject,
+    )
+
 
 def _check_amount(name: str, amount: Money) -> None:
     if not isinstance(amount, Money):
@@ -328,7 +417,11 @@ def _action(intent: Mapping[str, Any]) -> RequiredAction:
 
 
 def _refund(exchange: Exchange) -> Refund:
-    refund = record(exchange.data, "the refund")
+    return _read_refund(exchange.data)
+
+
+def _read_refund(value: object) -> Refund:
+    refund = record(value, "the refund")
     status = optional_text(refund, "status") or "unknown"
     return Refund(
         id=text(refund, "id"),

@@ -1,0 +1,76 @@
+"""``Parameter``: what a service has to know of an account beside its key, and is no secret."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING, Final, Self, overload
+
+from moorline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from moorline.calls.service import Service
+
+__all__ = ["Parameter", "parameters_of"]
+
+_ANY: Final = r"[!-~]+"
+
+
+class Parameter:
+    """An account's id, a domain, a merchant, as a service's class names it.
+
+    It is given when the service is made, or found in the environment at each use::
+
+        class Twilio(Service):
+            account_sid = Parameter("TWILIO_ACCOUNT_SID", sandbox="AC…", like="AC[0-9a-f]{32}")
+
+    ``Twilio(account_sid=…)`` wins over the variable *env*, which is also where a rotated one is seen. *sandbox* is the
+    one of the sandbox, *default* what holds where there is none (an optional one), *like* the pattern it has to match
+    in whole. Reading one that is nowhere raises ConfigurationError, which says where it was looked for.
+    """
+
+    def __init__(self, env: str, *, sandbox: str = "", like: str = _ANY, default: str | None = None) -> None:
+        self.env, self.sandbox, self.default = env, sandbox, default
+        self.like = re.compile(like)
+        self.name = ""
+
+    def __set_name__(self, owner: type[Service], name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type[Service]) -> Self: ...
+    @overload
+    def __get__(self, instance: Service, owner: type[Service]) -> str: ...
+    def __get__(self, instance: Service | None, owner: type[Service]) -> Self | str:
+        if instance is None:
+            return self
+        given = instance.parameters.get(self.name)
+        if given is not None:
+            return given
+        found = os.environ.get(self.env, "").strip()
+        if found:
+            return self.checked(owner.name, found, f"the variable {self.env}")
+        if instance.in_sandbox and self.sandbox:
+            return self.sandbox
+        if self.default is not None:
+            return self.default
+        raise ConfigurationError(
+            f"{owner.name} has no {self.name}: set {self.env} in the environment, or pass {self.name} to "
+            f"{owner.__name__}()"
+        )
+
+    def checked(self, service: str, value: object, where: str) -> str:
+        """*value* itself. Raises ConfigurationError, naming *where* it stands, for one that does not fit."""
+        if not isinstance(value, str) or not self.like.fullmatch(value):
+            raise ConfigurationError(f"{service}.{self.name}: {where} does not hold what looks like one")
+        return value
+
+
+def parameters_of(service: type[Service]) -> dict[str, Parameter]:
+    """The parameters of a service class by name, those of its bases included."""
+    return {
+        name: member
+        for kind in reversed(service.__mro__)
+        for name, member in vars(kind).items()
+        if isinstance(member, Parameter)
+    }

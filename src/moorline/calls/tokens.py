@@ -1,0 +1,378 @@
+"""Access tokens: fetched with a service's configured credential, kept in memory, and renewed before they end.
+
+A service declares how with ``tokens``, a :class:`Grant`: :class:`ClientCredentials` (RFC 6749, section 4.4) or
+:class:`ServiceAccount` (a signed JWT, RFC 7523). The request for a token has a breaker and limits of its own, so that a
+token endpoint that is down is told apart from a service that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
+from urllib.parse import urlsplit
+
+from moorline import telemetry
+from moorline.calls.call import Call
+from moorline.calls.dialects import BearerKey, Endpoints, basic
+from moorline.calls.exchange import Exchange
+from moorline.calls.faults import ErrorMap
+from moorline.calls.service import Service
+from moorline.errors import AuthenticationFailed, BadAnswer, CallError, ConfigurationError
+from moorline.policies.policy import Policy
+from moorline.secrets.secret import Secret
+
+if TYPE_CHECKING:
+    from moorline.calls.renewal import FetchedKey
+
+__all__ = [
+    "ClientCredentials",
+    "Grant",
+    "KeyFile",
+    "ServiceAccount",
+    "Token",
+    "TokenService",
+    "key_file",
+    "signed_jwt",
+]
+
+_EARLY: Final = 300.0  # seconds before its end from which a token is renewed, or a tenth of its life if that is less
+_AGAIN_AFTER: Final = 30.0
+_PATIENCE: Final = Policy(deadline=15.0, attempt_timeout=5.0)
+_log: Final = telemetry.logger("calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token, and for how many seconds it is good."""
+
+    secret: Secret
+    lasts: float
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What asks for a token: the address, and the form and headers that prove who asks."""
+
+    url: str
+    form: Mapping[str, object] = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+class Grant(Protocol):
+    """How a service's configured credential is turned into a token."""
+
+    def request(self, service: Service, secret: Secret, now: float) -> Request:
+        """The request for a token at *now*, seconds since the epoch. Raises ConfigurationError for a bad credential."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """``grant_type=client_credentials`` at *path*, with the parameter named *client* and the key as its secret."""
+
+    path: str
+    client: str = "client_id"
+
+    def request(self, service: Service, secret: Secret, now: float) -> Request:  # noqa: ARG002
+        """The request, with Basic authentication."""
+        headers = basic(getattr(service, self.client), secret)
+        return Request(service.base_url + self.path, {"grant_type": "client_credentials"}, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """Google's key file of a service account: a JWT that its private key signs is exchanged for a token.
+
+    The credential is the file's JSON (``client_email``, ``private_key``, ``private_key_id``, ``token_uri``), or its
+    path. Source: google-auth 2.62.2, ``google/oauth2/_client.py`` and ``service_account.py``. Needs the extra ``jwt``.
+    """
+
+    scope: str
+    lifetime: float = 3600.0
+
+    def request(self, service: Service, secret: Secret, now: float) -> Request:
+        """The request. Raises ConfigurationError, without its content, for a file that is no such key."""
+        account = key_file(secret, service.name)
+        claims = {
+            "iss": account["client_email"],
+            "scope": self.scope,
+            "aud": account["token_uri"],
+            "iat": int(now),
+            "exp": int(now + self.lifetime),
+        }
+        header = {"alg": "RS256", "typ": "JWT", "kid": account["private_key_id"]}
+        assertion = signed_jwt(header, claims, account["private_key"], service.name)
+        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
+        return Request(account["token_uri"], form)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """The credential of a :class:`ServiceAccount`: the variable *env* holds the file's JSON, or its path.
+
+    Requests carry the token that was got with it.
+    """
+
+    env: str
+    service: str
+
+    @property
+    def sandbox(self) -> str:
+        """A key file that the sandbox takes: made for this process, its ``private_key_id`` is its public key (DER)."""
+        return _test_file(self.service)
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The header with the token."""
+        return _BEARER.headers(secret)
+
+
+_BEARER: Final = BearerKey(env="the access token")
+
+
+@cache
+def _test_file(service: str) -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    form, pem = serialization.PrivateFormat.PKCS8, serialization.Encoding.PEM
+    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return json.dumps(
+        {
+            "type": "service_account",
+            "project_id": "moorline-sandbox",
+            "private_key_id": base64.urlsafe_b64encode(public).decode(),
+            "private_key": key.private_bytes(pem, form, serialization.NoEncryption()).decode(),
+            "client_email": "sandbox@moorline-sandbox.iam.gserviceaccount.com",
+            "token_uri": f"{{sandbox}}/{service}/token",
+        }
+    )
+
+
+def key_file(secret: Secret, service: str) -> Mapping[str, str]:
+    """The fields of a service account's key file, from its JSON or its path. Raises ConfigurationError."""
+    text = secret.reveal().strip()
+    try:
+        if not text.startswith("{"):
+            with Path(text).open(encoding="utf-8") as file:
+                text = file.read(100_000)
+        found = json.loads(text)
+    except (OSError, ValueError) as error:
+        why = type(error).__name__
+        raise ConfigurationError(f"{service}: the key file of the service account cannot be read ({why})") from None
+    needed = ("client_email", "private_key", "private_key_id", "token_uri")
+    missing = [name for name in needed if not isinstance(found, dict) or not isinstance(found.get(name), str)]
+    if missing:
+        raise ConfigurationError(f"{service}: the key file of the service account has no {', '.join(missing)}")
+    Secret(found["private_key"])  # it is masked from now on
+    parts = urlsplit(found["token_uri"])
+    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        raise ConfigurationError(f"{service}: the token_uri of the service account must be https")
+    fields: Mapping[str, str] = found
+    return fields
+
+
+def signed_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_key: str, service: str) -> str:
+    """A JWT that the RSA key (PEM) signs. Raises ConfigurationError for a key that is none, or without joserfc."""
+    try:
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+        from joserfc.jwk import RSAKey
+    except ImportError as error:
+        raise ConfigurationError(f"{service} signs tokens with joserfc; pip install 'moorline[jwt]'") from error
+    try:
+        return jwt.encode(dict(header), dict(claims), RSAKey.import_key(private_key), algorithms=["RS256"])
+    except (JoseError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{service}: the private key cannot be used ({type(error).__name__})") from None
+
+
+class TokenService(Service):
+    """A service whose requests carry an access token, which ``tokens`` says how to get."""
+
+    tokens: ClassVar[Grant]
+
+    def _fetching(self) -> FetchedKey | None:
+        return Tokens(self, self.tokens)
+
+
+class _Endpoint(Service):
+    """The place where tokens are had, as a service of its own: its failures do not count against the other."""
+
+    category = "tokens"
+    endpoints = Endpoints("https://tokens.invalid")  # never used: each request names its own
+    credentials = BearerKey(env="")
+    errors = ErrorMap(
+        code="error",
+        message="error_description",
+        kinds=dict.fromkeys(("invalid_client", "invalid_grant", "unauthorized_client"), AuthenticationFailed),
+    )
+
+    def __init__(self, owner: Service, origin: str) -> None:
+        self.name = owner.name  # type: ignore[misc]
+        options = {"guards": owner.guards, "clock": owner.clock, "wire": owner.wire, "addresses": owner.addresses}
+        super().__init__(policy=_PATIENCE, max_body=100_000, base_url=origin, **options)  # type: ignore[arg-type]
+
+    def _guard_name(self, base: str) -> str:
+        return f"{super()._guard_name(base)} tokens"
+
+    def key(self) -> Secret:
+        """None: the request proves itself."""
+        return _NOTHING
+
+    def authorized(
+        self,
+        key: Secret,  # noqa: ARG002
+        method: str,  # noqa: ARG002
+        url: str,  # noqa: ARG002
+        headers: dict[str, str],
+        body: bytes | None,  # noqa: ARG002
+    ) -> dict[str, str]:
+        """*headers* themselves."""
+        return headers
+
+    def asked(self, request: Request) -> Call[Token]:
+        """The Call that fetches a token."""
+        plan = self.post(request.url, form=request.form, headers=request.headers, parse=_token, repeatable=True)
+        return Call.of(self, "token", plan, (), {})
+
+
+_NOTHING: Final = Secret("none: the request proves itself")
+
+
+def _token(exchange: Exchange) -> Token:
+    """RFC 6749, section 5.1."""
+    answer = exchange.data
+    if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str) or not answer["access_token"]:
+        raise BadAnswer("the answer has no access_token")
+    lasts = answer.get("expires_in", 3600)
+    if isinstance(lasts, str) and lasts.isdecimal():
+        lasts = int(lasts)
+    if isinstance(lasts, bool) or not isinstance(lasts, (int, float)) or not 0 < lasts < 10**9:
+        raise BadAnswer("the answer's expires_in is no number of seconds")
+    return Token(Secret(answer["access_token"], name="the access token"), float(lasts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    token: Token
+    made_of: Secret
+    until: float  # on the monotonic clock
+    early: float
+
+
+class Tokens:
+    """The token of one service: fetched once for all who wait on a loop or a lock, anew when the credential changes.
+
+    From five minutes before its end (or the last tenth of its life) a new one is fetched; as long as that fails, the
+    old one serves until it ends.
+    """
+
+    def __init__(self, owner: Service, grant: Grant) -> None:
+        self._owner = owner
+        self._grant = grant
+        self._endpoints: dict[str, _Endpoint] = {}  # by their origins
+        self._held: _Held | None = None
+        self._tried = -_AGAIN_AFTER
+        self._blocking = threading.Lock()
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    def current(self) -> Secret:
+        """The token that was fetched last. Raises ConfigurationError where none was."""
+        if self._held is None:
+            raise ConfigurationError(f"{self._owner.name} has no access token yet")
+        return self._held.token.secret
+
+    def ready(self) -> None:
+        """Fetch a token unless there is one that is good. Raises CallError, ConfigurationError."""
+        if not self._wanted():
+            return
+        with self._blocking:
+            if not self._wanted():
+                return
+            try:
+                secret, call = self._asking()
+                self._keep(secret, call.result())
+            except CallError as error:
+                self._endure(error)
+
+    async def ready_async(self) -> None:
+        """As ``ready``, on an event loop."""
+        if not self._wanted():
+            return
+        async with self._lock():
+            if not self._wanted():
+                return
+            try:
+                secret, call = self._asking()
+                self._keep(secret, await call)
+            except CallError as error:
+                self._endure(error)
+
+    def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
+        """Whether there is another token than *refused*, which the service would not take."""
+        self._drop(refused)
+        self.ready()
+        return self.current() != refused
+
+    async def newer_async(self, refused: Secret) -> bool:
+        """As ``newer``, on an event loop."""
+        self._drop(refused)
+        await self.ready_async()
+        return self.current() != refused
+
+    def close(self) -> None:
+        """Close the connections of blocking calls."""
+        for endpoint in self._endpoints.values():
+            endpoint.close()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for endpoint in self._endpoints.values():
+            await endpoint.aclose()
+
+    def _drop(self, refused: Secret) -> None:
+        """A token that was refused right after it was made is no old one: the storm would only move there."""
+        held = self._held
+        now = self._owner.clock.monotonic()
+        if held is not None and held.token.secret == refused and now >= self._tried + _AGAIN_AFTER:
+            self._held = _Held(held.token, held.made_of, now, held.early)
+
+    def _wanted(self) -> bool:
+        held, now = self._held, self._owner.clock.monotonic()
+        if held is None or now >= held.until or held.made_of != self._owner.secret():
+            return True
+        return now >= held.until - held.early and now >= self._tried + _AGAIN_AFTER
+
+    def _endure(self, error: CallError) -> None:
+        """Go on with a token that is not over yet. Raises *error* where there is none."""
+        held = self._held
+        if held is None or self._owner.clock.monotonic() >= held.until or held.made_of != self._owner.secret():
+            raise error
+        _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
+
+    def _asking(self) -> tuple[Secret, Call[Token]]:
+        self._tried = self._owner.clock.monotonic()
+        secret = self._owner.secret()
+        request = self._grant.request(self._owner, secret, self._owner.clock.wall())
+        parts = urlsplit(request.url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if origin not in self._endpoints:
+            self._endpoints[origin] = _Endpoint(self._owner, origin)
+        return secret, self._endpoints[origin].asked(request)
+
+    def _keep(self, secret: Secret, token: Token) -> None:
+        early = min(_EARLY, token.lasts / 10)
+        self._held = _Held(token, secret, self._tried + token.lasts, early)
+
+    def _lock(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._waiting is None or self._waiting[0] is not loop:
+            self._waiting = loop, asyncio.Lock()
+        return self._waiting[1]

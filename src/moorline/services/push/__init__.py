@@ -1,0 +1,1 @@
+"""Text messages: one vocabulary for every provider."""
