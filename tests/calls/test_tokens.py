@@ -1,0 +1,290 @@
+"""Access tokens: fetched once for all, renewed early, and never a reason to send a call twice."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import google.auth.jwt
+import httpx2
+import pytest
+
+from moorline import errors
+from moorline.calls.dialects import BearerKey, Endpoints
+from moorline.calls.guards import Guards
+from moorline.calls.parameters import Parameter
+from moorline.calls.service import Plan, operation
+from moorline.calls.tokens import ClientCredentials, KeyFile, ServiceAccount, TokenService
+from moorline.clock import ManualClock
+from moorline.policies.policy import Policy
+from moorline.secrets.secret import Secret
+
+
+class Bank(TokenService):
+    """A service with tokens."""
+
+    name, category = "bank", "payments"
+    endpoints = Endpoints("https://bank.example")
+    credentials = BearerKey(env="BANK_SECRET")
+    client_id = Parameter("BANK_CLIENT")
+    tokens = ClientCredentials("/oauth/token")
+
+    @operation
+    def read(self) -> Plan[Any]:
+        """Read."""
+        return self.get("/thing", parse=lambda exchange: exchange.data)
+
+    @operation
+    def write(self) -> Plan[Any]:
+        """Write."""
+        return self.post("/thing", json={}, parse=lambda exchange: exchange.data)
+
+
+class Server:
+    """Gives tokens ``t1``, ``t2``, … and takes those that are in ``good``."""
+
+    def __init__(self, *, lasts: float = 3600, delay: float = 0.0) -> None:
+        self.lasts, self.delay = lasts, delay
+        self.asked: list[httpx2.Request] = []
+        self.sent: list[str] = []
+        self.good: set[str] | None = None
+        self.refuse: Callable[[], httpx2.Response] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        request.read()
+        if request.url.path == "/oauth/token":
+            with self._lock:
+                self.asked.append(request)
+                number = len(self.asked)
+            time.sleep(self.delay)
+            if self.refuse is not None:
+                return self.refuse()
+            return httpx2.Response(200, json={"access_token": f"token-{number:010}", "expires_in": self.lasts})
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        self.sent.append(token)
+        if self.good is not None and token not in self.good:
+            return httpx2.Response(401, json={})
+        return httpx2.Response(200, json={"token": token})
+
+    def bank(self, clock: ManualClock | None = None, **options: Any) -> Bank:
+        """The service at this server."""
+        clock = clock or ManualClock()
+        policy = Policy(retry=None, breaker=None)
+        options = {"policy": policy, "client_id": "shop", "guards": Guards(clock=clock), "clock": clock, **options}
+        return Bank(options.pop("key", "secret-0123456789"), wire=httpx2.MockTransport(self), **options)
+
+
+def both(make: Callable[[], Any], colour: str) -> Any:
+    """The result of a Call, blocking or awaited."""
+
+    async def awaited() -> Any:
+        return await make()
+
+    return make().result() if colour == "sync" else asyncio.run(awaited())
+
+
+COLOURS = pytest.mark.parametrize("colour", ["sync", "async"])
+
+
+@COLOURS
+def test_a_token_is_fetched_once_and_sent(colour: str):
+    """The first call fetches it with the client's id and secret; the next ones send it."""
+    server = Server()
+    bank = server.bank()
+    assert both(bank.read, colour) == both(bank.read, colour) == {"token": "token-0000000001"}
+    [asked] = server.asked
+    assert asked.headers["authorization"] == "Basic " + base64.b64encode(b"shop:secret-0123456789").decode()
+    assert parse_qs(asked.content.decode()) == {"grant_type": ["client_credentials"]}
+
+
+def test_many_at_once_fetch_one():
+    """A hundred calls on a loop, or on threads, that find no token fetch one between them."""
+    server = Server(delay=0.05)
+    bank = server.bank()
+
+    async def all_of_them() -> list[Any]:
+        return list(await asyncio.gather(*(_awaited(bank.read()) for _ in range(100))))
+
+    async def _awaited(call: Any) -> Any:
+        return await call
+
+    assert len(asyncio.run(all_of_them())) == 100
+    assert len(server.asked) == 1
+    threaded = Server(delay=0.05)
+    bank = threaded.bank()
+    threads = [threading.Thread(target=lambda: bank.read().result()) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(threaded.asked), len(threaded.sent)) == (1, 10)
+
+
+@COLOURS
+def test_it_is_renewed_before_its_end(colour: str):
+    """Five minutes before its end there is a new one, and not before."""
+    server, clock = Server(lasts=3600), ManualClock()
+    bank = server.bank(clock)
+    both(bank.read, colour)
+    clock.advance(3299)
+    both(bank.read, colour)
+    assert len(server.asked) == 1
+    clock.advance(2)
+    assert both(bank.read, colour) == {"token": "token-0000000002"}
+
+
+@COLOURS
+def test_an_old_one_serves_while_there_is_no_new_one(colour: str):
+    """A token endpoint that is down stops nobody before the old token ends; then the call fails, and was not sent."""
+    server, clock = Server(lasts=3600), ManualClock()
+    bank = server.bank(clock)
+    both(bank.read, colour)
+    server.refuse = lambda: httpx2.Response(503)
+    clock.advance(3400)
+    assert both(bank.read, colour) == {"token": "token-0000000001"}
+    asked = len(server.asked)
+    both(bank.read, colour)
+    assert len(server.asked) == asked, "it is not asked again at once"
+    clock.advance(300)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        both(bank.write, colour)
+    assert (caught.value.outcome, caught.value.service, caught.value.operation) == ("not_sent", "bank", "write")
+    assert len(server.sent) == 3
+
+
+@COLOURS
+def test_a_refused_token_is_replaced_once(colour: str):
+    """A token that was revoked is fetched anew, and the call sent again; one that is refused again is an error."""
+    server, clock = Server(), ManualClock()
+    bank = server.bank(clock)
+    both(bank.read, colour)
+    clock.advance(60)
+    server.good = {"token-0000000002"}
+    assert both(bank.read, colour) == {"token": "token-0000000002"}
+    clock.advance(60)
+    server.good = set()
+    with pytest.raises(errors.AuthenticationFailed):
+        both(bank.read, colour)
+    assert len(server.asked) == 3
+    with pytest.raises(errors.AuthenticationFailed):
+        both(bank.read, colour)
+    assert len(server.asked) == 3, "a key that is really revoked is no storm at the token endpoint"
+
+
+@COLOURS
+def test_a_new_secret_means_a_new_token(colour: str):
+    """What was fetched with a secret that is no longer the configured one is not used."""
+    keys = ["old-secret-0123456789"]
+    server = Server()
+    bank = server.bank(key=lambda: keys[0])
+    both(bank.read, colour)
+    keys[0] = "new-secret-0123456789"
+    assert both(bank.read, colour) == {"token": "token-0000000002"}
+
+
+@COLOURS
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx2.Response(400, json={"error": "invalid_grant", "error_description": "no"}), errors.AuthenticationFailed),
+        (httpx2.Response(401, json={"error": "invalid_client"}), errors.AuthenticationFailed),
+        (httpx2.Response(200, json={"expires_in": 5}), errors.BadAnswer),
+        (httpx2.Response(200, json={"access_token": "x" * 20, "expires_in": -1}), errors.BadAnswer),
+        (httpx2.Response(200, content=b"<html>"), errors.BadAnswer),
+        (httpx2.Response(429, headers={"Retry-After": "9"}), errors.RateLimited),
+    ],
+    ids=["grant", "client", "none", "over", "html", "limit"],
+)
+def test_what_the_endpoint_refuses(colour: str, answer: httpx2.Response, kind: type[errors.CallError]):
+    """It is typed, named after the call that was not sent, and shows no secret."""
+    server = Server()
+    server.refuse = lambda: answer
+    with pytest.raises(kind) as caught:
+        both(server.bank().write, colour)
+    assert (caught.value.outcome, caught.value.operation) == ("not_sent", "write")
+    assert "secret-0123456789" not in repr(caught.value) + str(caught.value.detail)
+    assert server.sent == []
+
+
+class Messages(TokenService):
+    """A service with a service account."""
+
+    name, category = "messages", "push"
+    endpoints = Endpoints("https://messages.example")
+    credentials = KeyFile(env="MESSAGES_KEY", service="messages")
+    tokens = ServiceAccount("https://scope.example/send")
+
+    @operation
+    def read(self) -> Plan[Any]:
+        """Read."""
+        return self.get("/thing", parse=lambda exchange: exchange.data)
+
+
+def test_a_service_account_signs_what_google_reads():
+    """The assertion is one that google-auth accepts: by this key, for that audience, an hour long."""
+    from cryptography.hazmat.primitives import serialization
+
+    server = Server()
+    key = Messages.credentials.sandbox.replace("{sandbox}/messages/token", "https://tokens.example/oauth/token")
+    service = Messages(key, wire=httpx2.MockTransport(server), guards=Guards())
+    assert service.read().result() == {"token": "token-0000000001"}
+    [asked] = server.asked
+    assert str(asked.url) == "https://tokens.example/oauth/token"
+    form = parse_qs(asked.content.decode())
+    assert form["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
+    public = base64.urlsafe_b64decode(json.loads(key)["private_key_id"])
+    loaded = serialization.load_der_public_key(public)
+    pem = loaded.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    claims = google.auth.jwt.decode(form["assertion"][0], certs=pem, audience="https://tokens.example/oauth/token")
+    assert claims["iss"] == json.loads(key)["client_email"]
+    assert (claims["scope"], claims["exp"] - claims["iat"]) == ("https://scope.example/send", 3600)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["{}", "[]", "{", "/nowhere/key.json", '{"client_email":"a","private_key":"b","private_key_id":"c"}'],
+)
+def test_what_is_no_key_file(key: str):
+    """It is named, and not shown."""
+    service = Messages(key, wire=httpx2.MockTransport(Server()), guards=Guards())
+    with pytest.raises(errors.ConfigurationError, match="key file"):
+        service.read().result()
+
+
+def test_a_key_file_is_checked_before_it_is_used():
+    """A private key that is none, and a token_uri that is not https, are refused without showing them."""
+    good = json.loads(Messages.credentials.sandbox.replace("{sandbox}", "https://tokens.example"))
+    for change in ({"private_key": "-----BEGIN canary-----"}, {"token_uri": "http://tokens.example/x"}):
+        service = Messages(json.dumps({**good, **change}), wire=httpx2.MockTransport(Server()), guards=Guards())
+        with pytest.raises(errors.ConfigurationError) as caught:
+            service.read().result()
+        assert "canary" not in str(caught.value)
+
+
+def test_a_key_file_may_be_a_path(tmp_path: Any):
+    """As the customary variable holds one."""
+    path = tmp_path / "key.json"
+    path.write_text(
+        Messages.credentials.sandbox.replace("{sandbox}", "https://tokens.example").replace("/messages/", "/oauth/")
+    )
+    service = Messages(str(path), wire=httpx2.MockTransport(Server()), guards=Guards())
+    assert service.read().result() == {"token": "token-0000000001"}
+
+
+def test_nothing_is_shown():
+    """Neither the secret nor the token stands in what is printed of the service, its key and its call."""
+    server = Server()
+    bank = server.bank()
+    call = bank.read()
+    call.result()
+    shown = f"{bank!r} {bank.fetched!r} {bank.key()!r} {call!r} {call.explain()}"
+    assert "secret-0123456789" not in shown
+    assert "token-0000000001" not in shown
+    assert bank.key() == Secret("token-0000000001")
