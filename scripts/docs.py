@@ -1,6 +1,7 @@
-"""Writes the reference pages from the code: errors, outcomes, settings, commands, services, the pipeline's picture.
+"""Writes the pages that are made from the code: errors, outcomes, settings, commands, services, the pipeline's picture.
 
-``python scripts/docs.py`` writes docs/reference/; ``--check`` exits 1 and names the pages that are not current.
+``python scripts/docs.py`` writes docs/reference/ and docs/services/; ``--check`` exits 1 and names the pages that are
+not current.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from brokers import brokers_page
 from outcomes import outcomes_page
 from pipeline import picture
 from senders import senders_page
+from service_pages import index_page, service_pages
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made from the code by `make docs`; edit the code. -->\n\n"
 
 
@@ -108,28 +110,6 @@ def _commands(group: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield from _commands(command, (*above, name))
 
 
-def services_page() -> str:
-    """Each service with its operations and where its facts are from."""
-    from moorline import registry
-
-    lines = ["# Services", ""]
-    for name in registry.names():
-        kind = registry.service(name)
-        lines += [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", ""]
-        key = "" if kind.credentials is None else f"; key: `{kind.credentials.env}`"
-        lines += [f"- category: {kind.category}{key}"]
-        lines += [
-            f"- webhooks: `POST /webhooks/{name}`, secret `{kind.webhooks.env}`" if kind.webhooks else "- no webhooks"
-        ]
-        lines += ["", "| operation | what it does |", "| --- | --- |"] if kind.credentials is not None else []
-        for attribute in sorted(vars(kind)):
-            method = getattr(kind, attribute)
-            if hasattr(method, "operation") and not attribute.startswith("_"):
-                lines.append(f"| `{attribute}` | {_sentence(method)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
 def _sentence(thing: object) -> str:
     paragraph = (inspect.getdoc(thing) or "").split("\n\n", 1)[0]
     return " ".join(paragraph.split()).replace("|", "\\|")
@@ -140,7 +120,7 @@ PAGES = {
     "outcomes.md": outcomes_page,
     "settings.md": settings_page,
     "commands.md": commands_page,
-    "services.md": services_page,
+    "services.md": index_page,
     "senders.md": senders_page,
     "brokers.md": brokers_page,
 }
@@ -148,16 +128,20 @@ PAGES = {
 
 def main() -> int:
     """Write the pages, or say which are not current."""
-    pages = {name: MADE + make() for name, make in PAGES.items()} | {"pipeline.svg": picture()}
+    pages = {f"reference/{name}": MADE + make() for name, make in PAGES.items()} | {"reference/pipeline.svg": picture()}
+    pages |= {f"services/{name}": MADE + text for name, text in service_pages().items()}
     if "--check" in sys.argv[1:]:
         old = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
+        old += [
+            f"services/{one.name}" for one in (FOLDER / "services").glob("*.md") if f"services/{one.name}" not in pages
+        ]
         for name in old:
-            print(f"docs/reference/{name} is not what the code says: run `make docs`", file=sys.stderr)
+            print(f"docs/{name} is not what the code says: run `make docs`", file=sys.stderr)
         return 1 if old else 0
-    FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in pages.items():
+        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
         (FOLDER / name).write_text(text, encoding="utf-8")
-        print(f"docs/reference/{name}")
+        print(f"docs/{name}")
     return 0
 
 
