@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from moorline import registry
@@ -138,6 +139,11 @@ class Moorline(Messaging, Working):
         made.queue = self
         self._services.setdefault(service.name, made)
         return made
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """The services that it has made so far, by name."""
+        return MappingProxyType(self._services)
 
     def failover(self, *services: Service | type[Service], duplicates: bool = False) -> Failover:
         """One object for several services of a kind, which asks the next when one cannot: ``app.failover(SendGrid,

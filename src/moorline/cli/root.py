@@ -1,21 +1,16 @@
-"""The commands, one function each; ``bench`` and the groups ``calls``, ``events`` and ``jobs`` lie in other files."""
+"""The commands, one function each; larger ones, and the groups ``calls``, ``events`` and ``jobs``, lie beside."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from moorline.cli import calls, events, jobs
 from moorline.cli.bench import bench
-
-if TYPE_CHECKING:
-    from moorline.calls.service import Service
-    from moorline.events.sender import Sender
+from moorline.cli.services import doctor, services
 
 __all__ = ["cli"]
 
@@ -157,48 +152,6 @@ def sandbox(
 
 
 @cli.command()
-def services(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List the services, what they can do, and whether they are configured here."""
-    from moorline import registry
-
-    rows = [_described(registry.service(name)) for name in registry.names()]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    table = Table("service", "category", "operations", "webhooks", "configured")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            row["category"],
-            ", ".join(row["operations"]),
-            "yes" if row["webhooks"] else "-",
-            "yes" if row["configured"] else f"no: set {row['env']}",
-        )
-    Console().print(table)
-
-
-def _described(service: type[Service | Sender]) -> dict[str, Any]:
-    """A service as a row: all of it is read off the class."""
-    from moorline.secrets.sources import environment
-
-    operations = sorted(name for name in dir(service) if not name.startswith("_") and _is_operation(service, name))
-    env = service.webhooks.env if service.credentials is None else service.credentials.env
-    return {
-        "name": service.name,
-        "category": service.category,
-        "operations": [] if service.credentials is None else [*operations, "request"],
-        "webhooks": service.webhooks is not None,
-        "env": env,
-        "configured": environment.load(env) is not None,
-        "docs": service.docs,
-    }
-
-
-def _is_operation(service: type[Service | Sender], name: str) -> bool:
-    return hasattr(getattr(service, name), "operation")
-
-
-@cli.command()
 def demo(
     github_payloads: Annotated[
         Path | None,
@@ -217,3 +170,5 @@ def demo(
 
 
 cli.command()(bench)
+cli.command()(services)
+cli.command()(doctor)
