@@ -145,7 +145,7 @@ class Moorline(Messaging, Working):
         """The services that it has made so far, by name."""
         return MappingProxyType(self._services)
 
-    def failover(self, *services: Service | type[Service], duplicates: bool = False) -> Failover:
+    def failover(self, *services: Service | type[Service], at_least_once: bool = False) -> Failover:
         """One object for several services of a kind, which asks the next when one cannot: ``app.failover(SendGrid,
         SES)``. A class stands for the application's own instance of it. Its Calls can be enqueued.
 
@@ -154,7 +154,7 @@ class Moorline(Messaging, Working):
         from moorline.calls.failover import Failover
 
         members = [self._own(one) if isinstance(one, type) else one for one in services]
-        return Failover(*members, duplicates=duplicates)
+        return Failover(*members, at_least_once=at_least_once)
 
     def _own(self, service: type[Service]) -> Service:
         known = self._services.get(getattr(service, "name", ""))

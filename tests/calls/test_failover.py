@@ -88,16 +88,24 @@ class Owl(Pigeon):
     credentials = BearerKey(env="OWL_KEY")
 
 
-def pair(one: Any, other: Any, *, duplicates: bool = False, clock: ManualClock | None = None, **policy: Any) -> Any:
+def pair(
+    one: Any,
+    other: Any,
+    *,
+    at_least_once: bool = False,
+    clock: ManualClock | None = None,
+    kinds: tuple[Any, Any] = (None, None),
+    **policy: Any,
+) -> Any:
     """A failover of two carriers, which answer as told, and the scripts."""
     scripts = Script(*one), Script(*other)
     world = Guards(clock or scripts[0].clock)
     policy = {"retry": None, **policy}
     services = [
         kind(f"key-of-{kind.name}", wire=httpx2.MockTransport(script), guards=world, policy=Policy(**policy))
-        for kind, script in zip((Pigeon, Raven), scripts, strict=True)
+        for kind, script in zip((kinds[0] or Pigeon, kinds[1] or Raven), scripts, strict=True)
     ]
-    return Failover(*services, duplicates=duplicates), *scripts
+    return Failover(*services, at_least_once=at_least_once), *scripts
 
 
 @both
@@ -194,10 +202,49 @@ def test_an_unreadable_receipt_ends_a_write(colour):
 
 @both
 def test_duplicates_may_be_accepted(colour):
-    """With ``duplicates=True`` a second message is better than none."""
-    both_of_them, _first, second = pair([SILENT], [200], duplicates=True)
+    """With ``at_least_once=True`` a second message is better than none."""
+    both_of_them, _first, second = pair([SILENT], [200], at_least_once=True)
     assert run(colour, both_of_them.send("ada", "hello")) == "raven"
     assert len(second.requests) == 1
+
+
+class Till(Pigeon):
+    name, category = "till", "payments"
+
+
+class Bank(Raven):
+    name, category = "bank", "payments"
+
+
+@both
+@pytest.mark.parametrize(
+    "failure", [500, 503, 429, 401, SILENT, (200, {}, b"<html>"), (503, {"retry-after": "5"}, b"")]
+)
+def test_payments_move_on_only_if_nothing_left(colour, failure):
+    """Whatever a payment service answered, no other one charges; what an answer proves of a mail is not enough here."""
+    both_of_them, _first, second = pair([failure], [200], kinds=(Till, Bank))
+    call = both_of_them.send("ada", "hello")
+    with pytest.raises(errors.CallError) as caught:
+        run(colour, call)
+    assert second.requests == []
+    if failure == SILENT:
+        assert isinstance(caught.value, errors.OutcomeUnknown)
+
+
+@both
+def test_payments_move_on_if_nothing_left(colour):
+    """A refused connection, and then an open breaker, lead to the next."""
+    breaker = Breaker(failures=1, reset=60)
+    both_of_them, first, _second = pair([REFUSED], [200], kinds=(Till, Bank), breaker=breaker)
+    assert run(colour, both_of_them.send("ada", "hello")) == "bank"
+    assert run(colour, both_of_them.send("ada", "hello")) == "bank"
+    assert len(first.requests) == 1
+
+
+def test_payments_are_never_made_at_least_once():
+    """It cannot be asked for."""
+    with pytest.raises(errors.ConfigurationError, match="at_least_once"):
+        Failover(Till("key-0123456789"), Bank("key-0123456789"), at_least_once=True)
 
 
 @both
@@ -460,11 +507,11 @@ class TestDurable:
     def test_the_payload_names_all(self, tmp_path):
         """The payload rebuilds an equal Call from names; one of a service that the application does not own is refused."""
         app, _first, _second = self.app(tmp_path, [200], [200])
-        call = app.failover(Pigeon, Raven, duplicates=True).send("ada", text="hello").using(timeout=7, retry=2)
+        call = app.failover(Pigeon, Raven, at_least_once=True).send("ada", text="hello").using(timeout=7, retry=2)
         payload = json.loads(json.dumps(call.to_payload()))
         again: Any = Call.from_payload(payload, app._service_for)
         assert again.to_payload() == payload
-        assert (again.failover.duplicates, again.options, again.repeatable) == (True, call.options, True)
+        assert (again.failover.at_least_once, again.options, again.repeatable) == (True, call.options, True)
         assert again.services == (app._service_for("pigeon"), app._service_for("raven"))
         with pytest.raises(errors.Misuse, match="not the first Owl"):
             app.failover(Pigeon, Owl("k")).send("ada", "hello").enqueue()

@@ -18,7 +18,9 @@ from moorline.errors import (
     BadAnswer,
     CallerFault,
     CallError,
+    CircuitOpen,
     ConfigurationError,
+    ConnectFailed,
     CredentialFault,
     OutcomeUnknown,
     UnknownJob,
@@ -32,6 +34,7 @@ __all__ = ["Failover", "FailoverCall"]
 
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
+_CAREFUL: Final = "payments"  # what an error says of them is not proof enough to charge somewhere else
 _PAYLOAD: Final = ("failover", "duplicates", "operation", "args", "keys", "pinned", "options")
 
 
@@ -45,13 +48,14 @@ class Failover:
 
     A caller's fault is raised at once: a bad address is bad everywhere. A refused credential is logged as an error,
     and the next service asked. A write of which nobody knows whether it was done is never given to another service:
-    OutcomeUnknown is raised, unless *duplicates* says that twice is better than never. When all fail,
+    OutcomeUnknown is raised, unless *at_least_once* says that twice is better than never. Of payments only those move
+    on that never left: an open breaker, a connection that could not be made. When all fail,
     AllServicesFailed has the error of each.
 
     Raises ConfigurationError for what are no services, or fewer than two.
     """
 
-    def __init__(self, *services: Service | type[Service], duplicates: bool = False) -> None:
+    def __init__(self, *services: Service | type[Service], at_least_once: bool = False) -> None:
         from moorline.calls.service import Service as Base
 
         members: list[Any] = [one() if isinstance(one, type) else one for one in services]
@@ -60,8 +64,10 @@ class Failover:
             raise ConfigurationError(f"Failover takes services, not {strange[0]}")
         if len(members) < 2:
             raise ConfigurationError(f"Failover needs two services or more, not {len(members)}")
+        if at_least_once and any(one.category == _CAREFUL for one in members):
+            raise ConfigurationError("Failover.at_least_once: a payment that is made twice is no better than none")
         self.services: tuple[Service, ...] = tuple(members)
-        self.duplicates = duplicates
+        self.at_least_once = at_least_once
 
     def __repr__(self) -> str:
         return f"<Failover {self.name}>"
@@ -214,10 +220,14 @@ class FailoverCall(Call[T]):
         if isinstance(error, CallerFault):
             raise error
         if not self.plan.reads:
+            careful = self.failover.services[position].category == _CAREFUL
+            if careful and not isinstance(error, (CircuitOpen, ConnectFailed)):
+                self._pin(position)
+                raise _undecided(error, later) if error.outcome == "unknown" else error
             if isinstance(error, BadAnswer):  # it took the request, and what it said of it cannot be read
                 self._pin(position)
                 raise error
-            if error.outcome == "unknown" and not self.failover.duplicates:
+            if error.outcome == "unknown" and not self.failover.at_least_once:
                 self._pin(position)
                 raise _undecided(error, later)
         if later is not None:
@@ -230,7 +240,7 @@ class FailoverCall(Call[T]):
                 story.tell(story.FellBack(at=now, service=name, operation=self.operation, reason=why, to=later))
 
     def _pin(self, position: int) -> None:
-        if not self.plan.reads and not self.failover.duplicates:
+        if not self.plan.reads and not self.failover.at_least_once:
             self.pinned[:] = [position]
 
     def member(self, position: int) -> Call[Any]:
@@ -266,7 +276,7 @@ class FailoverCall(Call[T]):
     @property
     def repeatable(self) -> bool:
         """Whether sending it again does nothing that sending it once does not: no key is known to all services."""
-        return self.plan.reads or self.failover.duplicates
+        return self.plan.reads or self.failover.at_least_once
 
     # Changing and storing --------------------------------------------------------------------------------------------
 
@@ -291,7 +301,7 @@ class FailoverCall(Call[T]):
                 _log.warning("failover_refused", service=service.name, operation=self.operation, reason=error.message)
         return {
             "failover": [service.name for service in self.services],
-            "duplicates": self.failover.duplicates,
+            "duplicates": self.failover.at_least_once,
             "operation": self.operation,
             "args": self.service.operation_named(self.operation).encode(self.args, self.kwargs),
             "keys": keys,
@@ -303,7 +313,7 @@ class FailoverCall(Call[T]):
     def restored(payload: Mapping[str, Any], resolve: Callable[[str], Service], attempt: int) -> FailoverCall[Any]:
         """The Call of a payload, for ``Call.from_payload``. Raises as that does."""
         check_payload(payload, _PAYLOAD)
-        failover = Failover(*(resolve(name) for name in payload["failover"]), duplicates=payload["duplicates"])
+        failover = Failover(*(resolve(name) for name in payload["failover"]), at_least_once=payload["duplicates"])
         name = payload["operation"]
         decoders = [service.operation_named(name) for service in failover.services]
         args, kwargs = decoders[0].decode(payload["args"])
