@@ -56,6 +56,18 @@ class Contract:
             return self.problems(schema, self._coerced(decoded_form(body.decode()), node["content"][kind]["schema"]))
         return self.problems(schema, json.loads(body))
 
+    def form_problems(self, method: str, path: str, form: dict[str, Any]) -> list[str]:
+        """What is wrong with the fields of a plain form: texts, or lists of them where a name is repeated."""
+        kind = "application/x-www-form-urlencoded"
+        pointer, operation = self._operation(method, path)
+        described = self._resolved(f"{pointer}/requestBody", operation.get("requestBody"))
+        assert described is not None
+        pointer, node = described
+        schema = node["content"][kind]["schema"]
+        arrays = {name for name, one in schema["properties"].items() if one.get("type") == "array"}
+        several = {name: [one] if name in arrays and isinstance(one, str) else one for name, one in form.items()}
+        return self.problems(f"{pointer}/content/{_escaped(kind)}/schema", self._coerced(several, schema))
+
     def answer_problems(self, method: str, path: str, status: int, body: bytes) -> list[str]:
         """What is wrong with an answer's body."""
         pointer, operation = self._operation(method, path)
