@@ -149,7 +149,7 @@ class TwilioStandIn:
 
     def _create(self, ask: Ask) -> Answer:
         pairs = parse_qsl(ask.body.decode("utf-8", "replace"), keep_blank_values=True)
-        fields, media = dict(pairs), [value for name, value in pairs if name == "MediaUrl"]
+        fields, media = {**dict(pairs)}, [value for name, value in pairs if name == "MediaUrl"]
         _check(fields, media)
         now = format_datetime(datetime.fromtimestamp(self._around.now(), UTC))
         sid = ("MM" if media else "SM") + f"{self._around.random.getrandbits(128):032x}"
@@ -196,7 +196,7 @@ class TwilioStandIn:
         message["error_message"] = "Unreachable destination handset" if failed else None
 
     def _list(self, ask: Ask) -> Answer:
-        asked = dict(ask.parameters)
+        asked: dict[str, str] = dict(ask.parameters)
         try:
             size, page = min(int(asked.get("PageSize", "50")), 1000), int(asked.get("Page", "0"))
         except ValueError:
@@ -208,7 +208,8 @@ class TwilioStandIn:
         ]
         shown = found[page * size : (page + 1) * size]
         kept = {name: asked[name] for name in ("To", "From") if name in asked}
-        after = urlencode({**kept, "PageSize": size, "Page": page + 1, "PageToken": f"PA{page + 1}"})
+        following: dict[str, object] = {**kept, "PageSize": size, "Page": page + 1, "PageToken": f"PA{page + 1}"}
+        after = urlencode(following)
         more = (page + 1) * size < len(found)
         return Answer(
             200,
