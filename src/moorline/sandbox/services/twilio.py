@@ -207,7 +207,7 @@ class TwilioStandIn:
             if asked.get("To") in (None, one["to"]) and asked.get("From") in (None, one["from"])
         ]
         shown = found[page * size : (page + 1) * size]
-        kept = {name: asked[name] for name in ("To", "From") if name in asked}
+        kept: dict[str, str] = {name: asked[name] for name in ("To", "From") if name in asked}
         following: dict[str, object] = {**kept, "PageSize": size, "Page": page + 1, "PageToken": f"PA{page + 1}"}
         after = urlencode(following)
         more = (page + 1) * size < len(found)
