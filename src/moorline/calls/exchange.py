@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 from moorline.calls.dialects import check_header
 from moorline.calls.forms import encode_form
 from moorline.calls.upload import Upload
-from moorline.errors import Attempt, BadAnswer, ConfigurationError
+from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError
 from moorline.policies.checks import check_seconds
 
 __all__ = ["Exchange", "Page", "Plan"]
@@ -146,7 +146,8 @@ class Plan(Generic[T_co]):
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
     says of safety: True for a POST that only reads. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
-    where the usual operation takes 1.
+    where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
+    Call's result where that error is an answer and no failure (a device that is gone); None means that it is one.
 
     Raises ConfigurationError for a method that is none, several bodies, a body on a GET, or a cost that is no positive
     number.
@@ -165,6 +166,7 @@ class Plan(Generic[T_co]):
     blank: bool = False
     text: bool = False
     cost: float = 1.0
+    accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -188,6 +188,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         answer.request_id = errors.request_id_of(answer)
         if not 200 <= answer.status <= 299:
             error = errors.error(answer)
+            if self._plan.accept is not None and self._plan.accept(error) is not None:
+                return None
             error.retryable = False
             if self._stopped and answer.status in _REDIRECTS:
                 error = BadAnswer(f"{self._stopped} (answered {answer.status})", status=answer.status)

@@ -300,6 +300,9 @@ class Service:
         shape.
         """
         try:
+            accept = call.plan.accept
+            if accept is not None and exchange.status > 299:
+                return cast("T", self._accepted(call, exchange, accept))
             return cast("T", call.plan.parse(exchange))
         except CallError as error:
             self._place(error, call, exchange)
@@ -308,6 +311,13 @@ class Service:
             bad = BadAnswer(f"the answer is not of the expected shape ({type(error).__name__})")
             self._place(bad, call, exchange)
             raise bad from error
+
+    def _accepted(self, call: Call[Any], exchange: Exchange, accept: Callable[[CallError], Any]) -> Any:
+        """What the Plan makes of an error that is an answer to it."""
+        error = self.errors.error(exchange)
+        self._place(error, call, exchange)
+        error.retryable = False
+        return accept(error)
 
     def _place(self, error: CallError, call: Call[Any], exchange: Exchange) -> None:
         """Say of an error that reading the answer gave, which call and which answer it was."""
