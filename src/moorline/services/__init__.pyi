@@ -23,12 +23,14 @@ from moorline.services.payments.adyen import Adyen as Adyen
 from moorline.services.payments.paypal import PayPal as PayPal
 from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
+from moorline.services.push.fcm import FCM as FCM
 from moorline.services.sms.sns import SNS as SNS
 from moorline.services.sms.twilio import Twilio as Twilio
 from moorline.services.sms.vonage import Vonage as Vonage
 from moorline.services.sms.vonage_sms import VonageSMS as VonageSMS
 
 __all__ = [
+    "FCM",
     "SES",
     "SNS",
     "Adyen",

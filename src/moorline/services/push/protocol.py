@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.calls.group import Group
 
-__all__ = ["Push", "PushReport", "PushResult", "PushService"]
+__all__ = ["Push", "PushReport", "PushResult", "PushService", "merged", "one_each", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +120,34 @@ class PushService(Protocol):
     def send_topic(self, push: Push, topic: str) -> Call[PushResult]:
         """Notify all who subscribed to *topic*."""
         ...
+
+
+def merged(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """*ours* with the provider's own fields over it, those within fields too."""
+    found = dict(ours)
+    for name, value in theirs.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
+        found[name] = merged(found[name], value) if both else value
+    return found
+
+
+def one_each(targets: Iterable[str]) -> tuple[str, ...]:
+    """The targets in their order, each once. Raises InvalidRequest for none at all, and for a text in their place."""
+    if isinstance(targets, str):
+        raise refused("targets", "must be several, not one text")
+    found = tuple(dict.fromkeys(targets))
+    if not found:
+        raise refused("targets", "needs at least one")
+    return found
+
+
+def report(targets: tuple[str, ...]) -> Callable[[list[Any]], PushReport]:
+    """What makes a report of one Call's result, or error, for each of *targets*."""
+
+    def join(found: list[Any]) -> PushReport:
+        results = zip(targets, found, strict=True)
+        return PushReport(
+            tuple(PushResult(target, error=one) if isinstance(one, CallError) else one for target, one in results)
+        )
+
+    return join
