@@ -7,7 +7,6 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from tests.jobs.conformance import BrokerConformance, done, enqueue, row, worker
-from tests.jobs.ordering import OrderConformance
 
 from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError
@@ -21,7 +20,7 @@ from moorline.jobs.job import Claim, JobRow
 from moorline.jobs.order import order_key
 
 
-class CarriedConformance(BrokerConformance, OrderConformance):
+class CarriedConformance(BrokerConformance):
     """A worker dies when its connection does, not by the clock."""
 
     async def crash(self, broker: Broker, clock: ManualClock, gone: WorkerInfo, finder: WorkerInfo) -> Rescued:
@@ -70,7 +69,8 @@ class CarriedConformance(BrokerConformance, OrderConformance):
         sent([letter._replace(delay=0.0)])  # as when that time is over
         parcel_of_it.clear()
         assert (await broker.claim(me, 1)).jobs == []
-        assert [(one.id, one.delay) for one in parcel_of_it] == [(job_id, broker.carrier.longest_delay)]
+        (letter,) = parcel_of_it
+        assert (letter.id, letter.delay) == (job_id, broker.carrier.longest_delay)
         clock.advance(year)
         sent([letter._replace(delay=0.0)])
         assert [claim.id for claim in (await broker.claim(me, 1)).jobs] == [job_id]
@@ -177,10 +177,13 @@ class CarriedConformance(BrokerConformance, OrderConformance):
         engine.dispose()
         assert await broker.counts() == {("default", "outbox"): 1, ("default", "ready"): 1}
 
+    in_database: tuple[dict[str, str], ...] = ({"unique_key": "u"}, {"order_key": order_key("name", "a")})
+    """What the carrier cannot hold."""
+
     async def test_without_a_database_there_are_no_keys(self, broker: CarriedBroker, clock: ManualClock) -> None:
         """The error says what is missing."""
         bare = CarriedBroker(broker.carrier, clock=clock)
-        for changes in ({"unique_key": "u"}, {"order_key": order_key("name", "a")}):
+        for changes in self.in_database:
             with pytest.raises(ConfigurationError, match="needs a database"):
                 await bare.enqueue([row(clock, **changes)])
         with pytest.raises(ConfigurationError, match="needs a database"):

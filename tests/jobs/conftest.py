@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
+import botocore.session
 import pytest
 from tests.jobs.brokers import opened
 from tests.servers import RedisServer
+from tests.sqs_servers import FauxqsServer, MotoServer, aws_environment
 
 from moorline.clock import ManualClock
 from moorline.jobs.brokers.sql import SqlBroker
@@ -70,3 +73,47 @@ def any_jobs(broker_url: str) -> Iterator[Jobs]:
     """Jobs on each broker."""
     with opened(broker_url) as broker:
         yield Jobs(broker)
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[None]:
+    """Credentials that open nothing, and one session for all: reading its models is a third of what a test takes."""
+    with aws_environment(), pytest.MonkeyPatch.context() as patch:
+        session = botocore.session.get_session()
+        patch.setattr("botocore.session.get_session", lambda: session)
+        yield
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with moorline's tables, to be copied: making them takes longer than most tests."""
+    file = tmp_path_factory.mktemp("migrated") / "m.db"
+    with Store(f"sqlite:///{file}", auto_migrate=True):
+        pass
+    return file
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[MotoServer]:
+    with MotoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def fauxqs() -> Iterator[FauxqsServer]:
+    with FauxqsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def moto_url(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Names that nobody else uses. moto gives a message to two who ask at the same moment, and of two deletions
+    forgets one, so the requests that would go at once go one after the other; fauxqs can do it.
+    """
+    monkeypatch.setattr("moorline.jobs.brokers.sqs_link._PARALLEL", 1)
+    return f"{moto.url}&wait=1&prefix=t{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def fauxqs_url(fauxqs: FauxqsServer) -> str:
+    return f"{fauxqs.url}&wait=1&prefix=t{uuid4().hex[:12]}"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.jobs.carried import CarriedConformance
 from tests.jobs.conformance import done, enqueue, row, worker
 from tests.jobs.noting import NotesConformance
+from tests.jobs.ordering import OrderConformance
 from tests.jobs.rabbit import own_url, rabbit_broker
 from tests.tcp_proxy import TcpProxy
 
@@ -33,7 +34,7 @@ from moorline.store import Store
 pytestmark = pytest.mark.rabbitmq
 
 
-class TestRabbitBroker(CarriedConformance, NotesConformance):
+class TestRabbitBroker(CarriedConformance, OrderConformance, NotesConformance):
     @pytest.fixture
     def broker(self, rabbit_url: str, clock: ManualClock, tmp_path: Path) -> Iterator[RabbitBroker]:
         with contextlib.ExitStack() as opened:

@@ -16,14 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.jobs.carried import CarriedConformance
-from tests.jobs.conformance import done, enqueue, row, worker
+from tests.jobs.conformance import done, enqueue, worker
 from tests.jobs.noting import NotesConformance
+from tests.jobs.ordering import OrderConformance
+from tests.jobs.sqs import carrier_of, changed, claimed_by, jobs, living, opened_at, recorded
 from tests.servers import until
-from tests.sqs_servers import FauxqsServer, MotoServer, aws_environment
+from tests.sqs_servers import MotoServer
 
-from moorline.clock import SYSTEM, Clock, ManualClock
+from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, JobStateError, StoreError, StoreUnavailable
-from moorline.jobs.broker import Broker, Completion, JobFilter, WorkerInfo
+from moorline.jobs.broker import Broker, Completion, JobFilter
 from moorline.jobs.brokers.carrier import Lane, Taken
 from moorline.jobs.brokers.sqs import SqsBroker, SqsCarrier
 from moorline.jobs.brokers.sqs_bodies import LARGEST, Bodies
@@ -33,64 +35,20 @@ from moorline.jobs.brokers.sqs_link import Link, Refused, SqsWhere
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
 from moorline.policies.retry import Retry
-from moorline.store import Store
-from moorline.store.ids import new_id
 
 # ruff: noqa: ASYNC110 -- what a server does can only be looked for
+
+pytestmark = pytest.mark.usefixtures("aws")
 
 LANE = Lane("default")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _credentials() -> Iterator[None]:
-    """And one session for all: reading its models is a third of what a test takes."""
-    with aws_environment(), pytest.MonkeyPatch.context() as patch:
-        session = botocore.session.get_session()
-        patch.setattr("botocore.session.get_session", lambda: session)
-        yield
-
-
-@pytest.fixture(scope="module")
-def moto(_credentials: None) -> Iterator[MotoServer]:
-    with MotoServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def fauxqs(_credentials: None) -> Iterator[FauxqsServer]:
-    with FauxqsServer() as server:
-        yield server
-
-
-@pytest.fixture
-def moto_url(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Names that nobody else uses. moto gives a message to two who ask at the same moment, and of two deletions
-    forgets one, so the requests that would go at once go one after the other; fauxqs can do it.
-    """
-    monkeypatch.setattr("moorline.jobs.brokers.sqs_link._PARALLEL", 1)
-    return f"{moto.url}&wait=1&prefix=t{uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def fauxqs_url(fauxqs: FauxqsServer) -> str:
-    return f"{fauxqs.url}&wait=1&prefix=t{uuid4().hex[:12]}"
-
-
-@contextlib.contextmanager
-def opened(url: str, folder: Path, clock: Clock) -> Iterator[SqsBroker]:
-    with (
-        Store(f"sqlite:///{folder}/m.db", clock=clock, auto_migrate=True) as store,
-        SqsBroker(url, outbox=store, clock=clock) as broker,
-    ):
-        yield broker
-
-
-class TestOnMoto(CarriedConformance, NotesConformance):
+class TestOnMoto(CarriedConformance, OrderConformance, NotesConformance):
     delay = 1.0
 
     @pytest.fixture
-    def broker(self, moto_url: str, clock: ManualClock, tmp_path: Path) -> Iterator[SqsBroker]:
-        with opened(moto_url, tmp_path, clock) as broker:
+    def broker(self, moto_url: str, clock: ManualClock, tmp_path: Path, migrated: Path) -> Iterator[SqsBroker]:
+        with opened_at(moto_url, tmp_path, clock, migrated) as broker:
             yield broker
 
     async def test_a_thousand_jobs_go_through(self, broker: Broker, clock: ManualClock) -> None:
@@ -102,12 +60,12 @@ class TestOnMoto(CarriedConformance, NotesConformance):
 
 
 @pytest.mark.fauxqs
-class TestOnFauxqs(CarriedConformance):
+class TestOnFauxqs(CarriedConformance, OrderConformance):
     delay = 1.0
 
     @pytest.fixture
-    def broker(self, fauxqs_url: str, clock: ManualClock, tmp_path: Path) -> Iterator[SqsBroker]:
-        with opened(fauxqs_url, tmp_path, clock) as broker:
+    def broker(self, fauxqs_url: str, clock: ManualClock, tmp_path: Path, migrated: Path) -> Iterator[SqsBroker]:
+        with opened_at(fauxqs_url, tmp_path, clock, migrated) as broker:
             yield broker
 
 
@@ -127,55 +85,11 @@ def asked(broker: SqsBroker) -> list[tuple[str, dict[str, Any]]]:
     return recorded(carrier_of(broker))
 
 
-def carrier_of(broker: SqsBroker) -> SqsCarrier:
-    assert isinstance(broker.carrier, SqsCarrier)
-    return broker.carrier
-
-
-def recorded(carrier: SqsCarrier) -> list[tuple[str, dict[str, Any]]]:
-    requests: list[tuple[str, dict[str, Any]]] = []
-    ask = carrier.link.ask
-
-    def record(operation: str, /, **parameters: Any) -> dict[str, Any]:
-        requests.append((operation, parameters))
-        return ask(operation, **parameters)
-
-    carrier.link.ask = record  # type: ignore[method-assign]
-    return requests
-
-
-def changed(carrier: SqsCarrier, operation: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Let *change* see the requests of that kind, and answer them or send them on (``carrier.link.ask`` is as before)."""
-    ask = carrier.link.ask
-
-    def other(name: str, /, **parameters: Any) -> dict[str, Any]:
-        return change(parameters) if name == operation else ask(name, **parameters)
-
-    carrier.link.ask = other  # type: ignore[method-assign]
-
-
-def living(lease: float = 30.0) -> WorkerInfo:
-    now = SYSTEM.wall()
-    return WorkerInfo(new_id(now), "host", 1, ("default",), now, lease)
-
-
-def jobs(count: int = 1, **changes: Any) -> list[Any]:
-    return [row(SYSTEM, **changes) for _ in range(count)]
-
-
 async def in_flight(asked: list[tuple[str, dict[str, Any]]]) -> None:
     """Until somebody long-polls."""
     async with asyncio.timeout(10):
         while not any(one["WaitTimeSeconds"] for name, one in asked if name == "receive_message"):
             await asyncio.sleep(0.005)
-
-
-async def claimed_by(broker: SqsBroker, me: WorkerInfo, count: int, *, alone: bool = False) -> list[Any]:
-    claims: list[Any] = []
-    async with asyncio.timeout(20):
-        while len(claims) < count:
-            claims += (await broker.claim(me, count - len(claims), alone=alone)).jobs
-    return claims
 
 
 async def test_a_worker_that_beats_keeps_its_jobs_and_one_that_does_not_makes_suspects(broker: SqsBroker) -> None:

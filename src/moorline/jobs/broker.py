@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.ageing import AGEING
@@ -18,11 +18,14 @@ from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.jobs.notes import Notes
 
 __all__ = [
-    "MAX_CRASHES", "Broker", "Claimed", "Completion", "JobFilter", "Rescued", "WorkerInfo",
+    "MAX_CRASHES", "Broker", "Claimed", "Completion", "JobFilter", "Keyed", "Rescued", "WorkerInfo",
 ]  # fmt: skip
 
 MAX_CRASHES: Final = 3
 """A job whose worker died this many times is dead: it is the job that kills."""
+
+Keyed = Literal["unique", "order"]
+"""Which key a job has; of both, the first."""
 
 _SHOWN_ERROR: Final = 500  # characters
 
@@ -112,8 +115,11 @@ class Broker(Protocol):
     notes: Notes
     """What is told of jobs beside their state."""
 
-    def home(self, *, keyed: bool = False) -> str | None:
-        """Where it keeps jobs, or those with a unique or order key: brokers of one home have the same ones."""
+    def home(self, *, keyed: Keyed | None = None, job: str | None = None) -> str | None:
+        """Where it keeps jobs, those with a key of that kind, or the one of that id, which was claimed here or listed.
+
+        Brokers of one home have the same ones.
+        """
         ...
 
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Final
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import JobNotFound, JobStateError, Misuse
-from moorline.jobs.broker import Broker, Completion, JobFilter, WorkerInfo
+from moorline.jobs.broker import Broker, Completion, JobFilter, Keyed, WorkerInfo
 from moorline.jobs.job import Claim, Job, JobRow
 from moorline.store.ids import new_id
 
@@ -31,7 +31,7 @@ _MOVED: Final = "moved"
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How many jobs were moved; ``kept`` are those with a key that both brokers keep in the same database."""
+    """How many jobs were moved; ``kept`` are those that are in a database of both brokers, and stay there."""
 
     jobs: int
     kept: int = 0
@@ -60,7 +60,7 @@ async def move(
             pass
     finally:
         await mover.end()
-    return Moved(mover.jobs, len(mover.kept))
+    return Moved(mover.jobs, mover.stayed)
 
 
 class _Mover:
@@ -80,9 +80,9 @@ class _Mover:
         self._progress = progress
         self._clock = clock
         self._worker = WorkerInfo(new_id(now), socket.gethostname(), os.getpid(), queues, now, _LEASE)
-        self._stays = source.home(keyed=True) == target.home(keyed=True)
         self.jobs = 0
-        self.kept: list[str] = []
+        self.kept: set[str] = set()
+        self._keyed: set[str] = set()  # of those that were moved: if they come again, it is from there
 
     async def claimed(self) -> int:
         """Move what is due; how many."""
@@ -97,7 +97,7 @@ class _Mover:
         moved = []
         for claim, job in zip(claims, jobs, strict=True):
             if self._is_kept(job):
-                self.kept.append(job.id)  # held until the end, lest it is claimed over and over
+                self.kept.add(job.id)  # held until the end, lest it is claimed over and over
             else:
                 moved.append((claim, job))
         await self._target.enqueue([_row(job, claim.attempts - 1) for claim, job in moved], again=True)
@@ -107,10 +107,18 @@ class _Mover:
                 for claim, _ in moved
             ]
         )
+        self._keyed |= {job.id for _, job in moved if job.unique_key is not None or job.order_key is not None}
         self._count(len(moved))
 
     def _is_kept(self, job: Job) -> bool:
-        return self._stays and (job.unique_key is not None or job.order_key is not None)
+        """Whether it is in the target already: in a database that both use."""
+        keyed: Keyed | None = "unique" if job.unique_key is not None else None if job.order_key is None else "order"
+        return self._source.home(job=job.id) == self._target.home(keyed=keyed)
+
+    @property
+    def stayed(self) -> int:
+        """How many were there already."""
+        return len(self.kept - self._keyed)
 
     def _count(self, moved: int) -> None:
         self.jobs += moved

@@ -7,7 +7,8 @@
                   └── retry ─ dead <────── dead: sent among the dead, then settled
 
 Nothing is settled before what follows is durable, so a crash between the two doubles a job and loses none. What a
-carrier cannot hold waits in the database and is claimed there: jobs with a unique key, and those with an order key.
+carrier cannot hold waits in the database and is claimed there: jobs with a unique key, and those with an order key
+unless the carrier has groups (FIFO queues of SQS).
 
 A message that comes again was with a worker that died, or was cut off: its job is a suspect, runs alone, and is dead
 after ``MAX_CRASHES``. A carrier cannot find one message among many, so a job that waits there is neither shown by its
@@ -24,8 +25,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypedDict, TypeVar
 
 from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError
 from moorline.jobs.ageing import order
-from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, Rescued, WorkerInfo
+from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.carried_records import Held, Records
 from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
 from moorline.jobs.brokers.kept import InDatabase, Keeper, Nowhere
@@ -102,9 +104,12 @@ class CarriedBroker(Records):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.carrier.shown!r})"
 
-    def home(self, *, keyed: bool = False) -> str | None:
+    def home(self, *, keyed: Keyed | None = None, job: str | None = None) -> str | None:
         """See ``Broker``."""
-        return self._kept.home() if keyed else self.carrier.home
+        if job is not None:
+            return self.carrier.home if job in self._held else self._kept.home()
+        stays = keyed == "unique" or (keyed == "order" and not self.carrier.groups)
+        return self._kept.home() if stays else self.carrier.home
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +161,12 @@ class CarriedBroker(Records):
         kept: list[JobRow] = []
         for row in rows:
             self._queues.add(row.queue)
-            (carried if row.unique_key is None and row.order_key is None else kept).append(row)
+            if self.carrier.groups and row.order_key is not None and row.unique_key is not None:
+                raise ConfigurationError(
+                    "unique, key: these queues order what has a key, and what is unique is in the database: give one"
+                )
+            stays = row.unique_key is not None or (row.order_key is not None and not self.carrier.groups)
+            (kept if stays else carried).append(row)
         if kept:
             self._kept.check()
         return carried, kept
@@ -214,15 +224,17 @@ class CarriedBroker(Records):
             if parcel is None:
                 strange = undecodable(one.body, one.lane.queue, new_id(now), now)
                 log.error("job_undecodable", queue=one.lane.queue, bytes=len(one.body), kept_as=strange.id)
-                letters.append(strange.letter(now, dead=True))
+                letters.append(strange.letter(now, dead=True, follows=one))
                 moved.append(one)
                 continue
             if self._known(parcel, one, letters, moved):
                 continue
             if one.again:
                 parcel.crashed(sure=one.sure)
-            if one.again or not run or parcel.run_at > now + _EARLY:
-                letters.append(self._after_crash(parcel, now) if one.again else parcel.letter(now))
+            elsewhere = parcel.crashes > 0 and one.lane.kind == "later"  # it runs alone
+            if one.again or not run or parcel.run_at > now + _EARLY or elsewhere:
+                again = one.again
+                letters.append(self._after_crash(parcel, now, one) if again else parcel.letter(now, follows=one))
                 moved.append(one)
                 continue
             claims.append(parcel.claimed())
@@ -243,7 +255,7 @@ class CarriedBroker(Records):
         late = self._late.get(parcel.id)
         if late is not None and late.deliveries == parcel.deliveries + 1:  # it has ended, and could not say so
             parcel.claimed()
-            letters += self._what_follows(parcel.after(late), late)
+            letters += self._what_follows(parcel.after(late), late, copy)
             moved.append(copy)
             return True
         held = self._held.get(parcel.id)
@@ -255,14 +267,14 @@ class CarriedBroker(Records):
             self._held[parcel.id] = held._replace(taken=copy)
         return True
 
-    def _after_crash(self, parcel: Parcel, now: float) -> Letter:
+    def _after_crash(self, parcel: Parcel, now: float, taken: Taken) -> Letter:
         if parcel.crashes < MAX_CRASHES:
             tell = log.warning if parcel.crashes else log.debug
             tell("job_suspected", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
-            return parcel.letter(now)
+            return parcel.letter(now, follows=taken)
         log.error("job_crashed", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
         parcel.reason, parcel.finished_at = "crashed", now
-        return parcel.letter(now, dead=True)
+        return parcel.letter(now, dead=True, follows=taken)
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
         """See ``Broker``."""
@@ -289,7 +301,7 @@ class CarriedBroker(Records):
                     heard = False
                 elif held is not None and heard:
                     if one.state != "done":
-                        letters += self._what_follows(held.parcel.after(one), one)
+                        letters += self._what_follows(held.parcel.after(one), one, held.taken)
                     ended.append(held)
                 answers[-1].append(heard)
         self._send(letters)
@@ -306,13 +318,13 @@ class CarriedBroker(Records):
             self._late.pop(next(iter(self._late)))
         self._late[end.id] = end
 
-    def _what_follows(self, parcel: Parcel, end: Completion) -> list[Letter]:
+    def _what_follows(self, parcel: Parcel, end: Completion, taken: Taken) -> list[Letter]:
         now = self._clock.wall()
         if end.state == "ready":
-            return [parcel.letter(now)]
+            return [parcel.letter(now, follows=taken)]
         if end.state == "dead":
             parcel.finished_at = now
-            return [parcel.letter(now, dead=True)]
+            return [parcel.letter(now, dead=True, follows=taken)]
         return []
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from moorline.clock import Clock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.broker import JobFilter
 from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
-from moorline.jobs.brokers.dead_letters import DeadLetters
+from moorline.jobs.brokers.dead_letters import Dead, DeadLetters
 from moorline.jobs.brokers.kept import Keeper
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.parcel import Parcel
@@ -98,10 +98,10 @@ class Records:
         dead = await self._dead.some(asked, self._again)
         return await to_each(job_ids, lambda job_id: self._retried(job_id, dead.get(job_id)))
 
-    def _again(self, dead: Sequence[Parcel]) -> Sequence[Parcel]:
+    def _again(self, dead: Sequence[Dead]) -> Sequence[Dead]:
         now = self._clock.wall()
-        ours = [one for one in dead if one.reason != "undecodable"]
-        self._send([one.once_more(now).letter(now) for one in ours])
+        ours = [(one, parcel) for one, parcel in dead if parcel.reason != "undecodable"]
+        self._send([parcel.once_more(now).letter(now, follows=one) for one, parcel in ours])
         return ours
 
     async def _retried(self, job_id: str, dead: Parcel | None) -> Job:
@@ -120,7 +120,7 @@ class Records:
         return await self._of_kept(job_id, lambda id_: self._kept.cancel(id_, reason=reason))
 
     async def skip(self, job_id: str) -> Job:
-        """See ``Broker``: a dead one is deleted, as nothing here waits for it."""
+        """See ``Broker``: a dead one is deleted, and what waits for it goes on."""
         self._refuse_running(job_id)
         found = (await self._dead.some([job_id], lambda dead: dead)).get(job_id)
         if found is None:

@@ -13,8 +13,10 @@ from moorline.jobs.broker import WorkerInfo
 
 __all__ = ["WAITING", "Carrier", "Kind", "Lane", "Letter", "Taken", "Turns"]
 
-Kind = Literal["high", "normal", "low", "suspects", "dead"]
-"""``high``, ``normal`` and ``low`` hold what waits; ``suspects`` what ran when its worker died."""
+Kind = Literal["high", "normal", "low", "suspects", "dead", "ordered", "later"]
+"""``high``, ``normal`` and ``low`` hold what waits; ``suspects`` what ran when its worker died. A carrier may have
+others beside those: ``ordered`` for what has an order key, ``later`` for what is delayed.
+"""
 
 WAITING: Final[tuple[Kind, ...]] = ("high", "normal", "low")
 """The lanes of what waits, those that go first before the others."""
@@ -53,16 +55,6 @@ class Lane(NamedTuple):
     kind: Kind = "normal"
 
 
-class Letter(NamedTuple):
-    """What is sent: a job's ``body``, under its id and name; ``delay`` is seconds until it may be taken."""
-
-    lane: Lane
-    id: str
-    name: str
-    body: bytes
-    delay: float = 0.0
-
-
 class Taken(NamedTuple):
     """What was taken from a lane. ``again``: somebody had it before and did not settle it; ``sure``: that was counted,
     and is not only possible. ``handle`` is the carrier's own.
@@ -75,16 +67,34 @@ class Taken(NamedTuple):
     sure: bool = True
 
 
+class Letter(NamedTuple):
+    """What is sent: a job's ``body``, under its id and name; ``delay`` is seconds until it may be taken.
+
+    ``group`` is its order key, for a carrier that has ``groups``. A letter that ``follows`` what was taken is sent in
+    its stead, before that is settled: its key's next one waits for it.
+    """
+
+    lane: Lane
+    id: str
+    name: str
+    body: bytes
+    delay: float = 0.0
+    group: str | None = None
+    follows: Taken | None = None
+
+
 class Carrier(Protocol):
     """All methods may be called from any thread, and block. StoreUnavailable: the server does not answer.
 
     ``shown`` is its address without a secret, ``home`` that with what tells one application from another there;
-    ``longest_delay`` the seconds that a letter may be delayed.
+    ``longest_delay`` the seconds that a letter may be delayed; ``groups`` whether what is sent with one order key is
+    taken one after the other.
     """
 
     shown: str
     home: str
     longest_delay: float
+    groups: bool
 
     def post(self, letters: Sequence[Letter]) -> None:
         """Send them; returns after they are durable. On failure some may have been sent."""

@@ -9,9 +9,13 @@ from typing import Final
 from moorline.jobs.brokers.carrier import Carrier, Lane, Taken
 from moorline.jobs.brokers.parcel import Parcel, unpacked
 
-__all__ = ["DeadLetters"]
+__all__ = ["Dead", "DeadLetters"]
 
 _LOOK: Final = 10_000  # that are looked through in each queue
+
+
+Dead = tuple[Taken, Parcel]
+"""A dead letter, and what is in it."""
 
 
 class DeadLetters:
@@ -26,9 +30,12 @@ class DeadLetters:
         return (await self.some([job_id])).get(job_id)
 
     async def some(
-        self, job_ids: Collection[str], then: Callable[[Sequence[Parcel]], Sequence[Parcel]] | None = None
+        self, job_ids: Collection[str], then: Callable[[Sequence[Dead]], Sequence[Dead]] | None = None
     ) -> dict[str, Parcel]:
-        """By their ids, those that are there. What *then* gives, having made durable what follows, is deleted."""
+        """By their ids, those that are there. What *then* gives, having made durable what follows, is deleted.
+
+        Of a job that is there twice the letter that died last counts; the others are deleted with it.
+        """
         found: dict[str, Parcel] = {}
         for queue in sorted(self._queues):
             left = set(job_ids) - found.keys()
@@ -37,15 +44,19 @@ class DeadLetters:
         return found
 
     def _in(
-        self, queue: str, job_ids: set[str], then: Callable[[Sequence[Parcel]], Sequence[Parcel]] | None
+        self, queue: str, job_ids: set[str], then: Callable[[Sequence[Dead]], Sequence[Dead]] | None
     ) -> dict[str, Parcel]:
         found: dict[str, Parcel] = {}
 
         def choose(taken: Sequence[Taken]) -> list[Taken]:
-            mine = {parcel.id: (one, parcel) for one, parcel in _parcels(taken) if parcel.id in job_ids}
-            found.update({id_: parcel for id_, (_, parcel) in mine.items()})
-            gone = then(list(found.values())) if then is not None and found else ()
-            return [mine[parcel.id][0] for parcel in gone]
+            mine = sorted(
+                ((one, parcel) for one, parcel in _parcels(taken) if parcel.id in job_ids),
+                key=lambda dead: dead[1].finished_at or 0.0,
+            )
+            last = {parcel.id: (one, parcel) for one, parcel in mine}
+            found.update({id_: parcel for id_, (_, parcel) in last.items()})
+            gone = {parcel.id for _, parcel in then(list(last.values()))} if then is not None and last else ()
+            return [one for one, parcel in mine if parcel.id in gone]
 
         self._carrier.look(Lane(queue, "dead"), _LOOK, choose)
         return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from moorline.errors import ConfigurationError, JobNotFound
-from moorline.jobs.broker import Broker, Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.broker import Broker, Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql import CHANNEL, SqlBroker
 from moorline.jobs.brokers.sql_insert import insert_missing
@@ -111,7 +111,7 @@ class Nowhere:
         self.check()
         return []
 
-    def home(self, *, keyed: bool = False) -> str | None:
+    def home(self, *, keyed: Keyed | None = None, job: str | None = None) -> str | None:
         """None."""
         return None
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from moorline.jobs.broker import Completion
-from moorline.jobs.brokers.carrier import Kind, Lane, Letter
+from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 
 __all__ = ["Parcel", "of_row", "undecodable", "unpacked"]
@@ -32,6 +32,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
     created_at: float = 0.0
     max_attempts: int = 6
     event_id: str | None = None
+    order_key: str | None = None
     attempts: int = 0
     deliveries: int = 0
     crashes: int = 0
@@ -56,11 +57,11 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             kind = "high" if self.priority < _MIDDLE else "low"
         return Lane(self.queue, kind)
 
-    def letter(self, now: float, *, dead: bool = False) -> Letter:
-        """To be sent to its lane, or among the dead."""
-        if dead:
-            return Letter(Lane(self.queue, "dead"), self.id, self.name, _ENCODE(self))
-        return Letter(self.lane, self.id, self.name, _ENCODE(self), max(self.run_at - now, 0.0))
+    def letter(self, now: float, *, dead: bool = False, follows: Taken | None = None) -> Letter:
+        """To be sent to its lane, or among the dead; see ``Letter``."""
+        lane = Lane(self.queue, "dead") if dead else self.lane
+        delay = 0.0 if dead else max(self.run_at - now, 0.0)
+        return Letter(lane, self.id, self.name, _ENCODE(self), delay, self.order_key, follows)
 
     def claimed(self) -> Claim:
         """Count that it is taken."""
@@ -68,7 +69,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
         self.deliveries += 1
         return Claim(
             self.id, self.name, self.queue, self.priority, self.payload, self.run_at, self.attempts, self.max_attempts,
-            self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at,
+            self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at, self.order_key,
         )  # fmt: skip
 
     def crashed(self, *, sure: bool) -> None:
@@ -125,6 +126,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             last_error=None if last is None else f"{last.type}: {last.message}"[:500],
             # The server itself puts a message among the dead that was delivered too often: then nobody has said why.
             reason=self.reason or ("crashed" if state == "dead" else None),
+            order_key=self.order_key,
         )
 
 
@@ -133,7 +135,7 @@ _DECODE: Final = msgspec.json.Decoder(Parcel).decode
 
 
 def of_row(row: JobRow) -> Parcel:
-    """A new job. Unique and order keys are not carried."""
+    """A new job. A unique key is not carried."""
     text: str | None = None
     raw: bytes | None = None
     try:
@@ -142,7 +144,7 @@ def of_row(row: JobRow) -> Parcel:
         raw = row.payload
     return Parcel(
         id=row.id, name=row.name, queue=row.queue, text=text, raw=raw, priority=row.priority, run_at=row.run_at,
-        created_at=row.created_at, max_attempts=row.max_attempts, event_id=row.event_id,
+        created_at=row.created_at, max_attempts=row.max_attempts, event_id=row.event_id, order_key=row.order_key,
     )  # fmt: skip
 
 

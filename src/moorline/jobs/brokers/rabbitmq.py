@@ -55,6 +55,7 @@ class RabbitCarrier:
     """See ``Carrier``."""
 
     longest_delay = LONGEST_DELAY
+    groups = False
 
     def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
         self.where = RabbitWhere(url)

@@ -21,7 +21,7 @@ import msgspec
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
-from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.broker import Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.redis_jobs import FACTS, claim, claim_to, encoded_row, ended_well, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
@@ -82,9 +82,9 @@ class RedisBroker:
     def __repr__(self) -> str:
         return f"RedisBroker({self.where.shown!r})"
 
-    def home(self, *, keyed: bool = False) -> str | None:
+    def home(self, *, keyed: Keyed | None = None, job: str | None = None) -> str | None:
         """See ``Broker``."""
-        del keyed  # all in one place
+        del keyed, job  # all in one place
         return f"{self.where.shown} {self._prefix}"
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.ageing import order
-from moorline.jobs.broker import Claimed, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.broker import Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
 from moorline.jobs.brokers.sql_dialects import dialect_of
 from moorline.jobs.brokers.sql_insert import insert_jobs, insert_missing
@@ -77,9 +77,9 @@ class SqlBroker:
         """Wake who listens: there may be something to claim."""
         self.store.notify(CHANNEL, delay=delay)
 
-    def home(self, *, keyed: bool = False) -> str | None:
+    def home(self, *, keyed: Keyed | None = None, job: str | None = None) -> str | None:
         """See ``Broker``."""
-        del keyed  # all in one place
+        del keyed, job  # all in one place
         url = self.store.url
         return f"{url.get_backend_name()} {url.host}:{url.port} {url.database}"
 

@@ -1,21 +1,23 @@
-"""The broker on Amazon SQS: standard queues, received in batches, held by their visibility timeout.
+"""The broker on Amazon SQS: messages received in batches, held by their visibility timeout.
 
 A worker that has enough to do asks for more as it needs it. One that has not lets SQS answer when something comes (a
 long poll for each lane, so three requests a minute), and asks for nothing meanwhile. Lanes for other priorities are
 polled where they exist; those that do not are looked for once a minute: the first urgent job ever may wait that long.
 
 What SQS sets, and nothing here can change: a message is hidden for 12 hours at most, so no job runs for longer than
-that undisturbed; it is kept for 14 days; the counts are right a minute late. FIFO queues are not used: they take no
-delay of a single message, and retries need one.
+that undisturbed; it is kept for 14 days; the counts are right a minute late. What FIFO queues do in another
+way is in ``sqs_groups``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Unpack
+from uuid import uuid4
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import MoorlineError, StoreError, StoreUnavailable
@@ -23,22 +25,29 @@ from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.carried import CarriedBroker, Options
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
 from moorline.jobs.brokers.sqs_bodies import Bodies
+from moorline.jobs.brokers.sqs_groups import ATTRIBUTE, place_in
+from moorline.jobs.brokers.sqs_holding import Holding
 from moorline.jobs.brokers.sqs_intake import Grip, Intake, Out, grip_of
-from moorline.jobs.brokers.sqs_lanes import Lanes
-from moorline.jobs.brokers.sqs_link import MISSING, MOST, Link, Refused, SqsWhere, in_batches
-from moorline.jobs.brokers.sqs_sender import LONGEST_DELAY, Message, Sender
+from moorline.jobs.brokers.sqs_lanes import Lanes, is_fifo
+from moorline.jobs.brokers.sqs_link import MISSING, MOST, Link, Refused, SqsWhere
+from moorline.jobs.brokers.sqs_sender import LONGEST_DELAY, Sender
 from moorline.telemetry import logger
 
 __all__ = ["SqsBroker", "SqsCarrier"]
 
-_TRIES: Final = 3
 _AT_ONCE: Final = 8  # requests
 _LEAVING: Final = 5.0  # seconds that who leaves waits for polls in flight
 _LATE: Final = 1.0  # seconds that the answer of a long poll may have been on its way
 _LOOKING: Final = 120  # seconds in which what is looked at is hidden from others
 _AGAIN_LATER: Final = 30  # seconds until a body is tried again that could not be had
 _SUSPECTS_EVERY: Final = 30.0  # seconds between two questions whether there are any; the answer is a minute old
-_KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
+_RANKS: Final[dict[str, dict[Kind, tuple[Kind, ...]]]] = {
+    "standard": {"high": ("high",), "normal": ("normal",), "low": ("low",)},
+    "fifo": {"high": ("high",), "normal": ("normal", "ordered", "later"), "low": ("low",)},
+}
+"""By the kind of the queues: the lanes of what waits, those of one rank in turn."""
+
+_MADE: Final[tuple[Kind, ...]] = ("normal", "later")
 
 log = logger("jobs")
 
@@ -62,7 +71,8 @@ class SqsCarrier:
     def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
         self.where = SqsWhere(url)
         self.shown = self.where.shown
-        self.home = f"{self.where.shown} {self.where.prefix}"
+        self.home = f"{self.where.shown} {self.where.prefix}" + (" fifo" if self.where.fifo else "")
+        self.groups = self.where.fifo
         self.link = Link(self.where)
         self.lanes = Lanes(self.link, clock)
         self._bodies = Bodies(self.link)
@@ -70,7 +80,10 @@ class SqsCarrier:
         self._clock = clock
         self._lock = threading.Lock()
         self._out = Out(clock)
+        self._holding = Holding(self.link, self.lanes, self._out, clock)
         self._intakes: dict[str, Intake] = {}
+        ranks = _RANKS[self.where.kind].values()
+        self._kinds: tuple[Kind, ...] = (*itertools.chain(*ranks), "suspects", "dead")
         self._suspected: dict[Lane, tuple[bool, float]] = {}
         self._callbacks: dict[object, Callable[[], None]] = {}
 
@@ -92,7 +105,7 @@ class SqsCarrier:
         """Send anew what was received and never handed out: it would come again as a suspect."""
         fresh = [one for one in taken if not one.again]
         try:
-            self._sender.post([Letter(one.lane, "", "", one.body) for one in fresh])
+            self._sender.post([Letter(one.lane, "", "", one.body, follows=one) for one in fresh])
             self.settle(fresh)
         except MoorlineError as error:
             log.warning("jobs_not_given_back", jobs=len(fresh), error=str(error))
@@ -105,9 +118,8 @@ class SqsCarrier:
         """Up to *count* (10 at most) of a lane. What is looked at *apart* is nobody's."""
         began = self._clock.monotonic()
         try:
-            answer = self.link.ask(
-                "receive_message", by="hear", QueueUrl=url, MaxNumberOfMessages=min(count, MOST), WaitTimeSeconds=wait,
-                VisibilityTimeout=span, MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            answer = self._received(
+                lane, QueueUrl=url, MaxNumberOfMessages=min(count, MOST), WaitTimeSeconds=wait, VisibilityTimeout=span,
             )  # fmt: skip
         except Refused as refused:
             if refused.code != MISSING:
@@ -120,11 +132,25 @@ class SqsCarrier:
         for message in answer.get("Messages", ()):
             again = int(message["Attributes"]["ApproximateReceiveCount"]) > 1
             grip = Grip(lane, url, message["MessageId"], message["ReceiptHandle"], owner, span, began + span, None)
+            grip.place = place_in(message)
             if apart or self._out.admit(grip):
                 body = self._read(message["Body"], grip)
                 if body is not None:
                     taken.append(Taken(lane, body, again, grip))
         return taken
+
+    def _received(self, lane: Lane, **request: Any) -> dict[str, Any]:
+        """A FIFO queue can be asked once more, for the same messages, when its answer was lost."""
+        request["MessageSystemAttributeNames"] = ["ApproximateReceiveCount"]
+        if self.where.fifo:
+            request["MessageAttributeNames"] = [ATTRIBUTE]
+        if not is_fifo(self.where, lane):
+            return self.link.ask("receive_message", by="hear", **request)
+        request["ReceiveRequestAttemptId"] = uuid4().hex
+        try:
+            return self.link.ask("receive_message", by="hear", **request)
+        except StoreUnavailable:
+            return self.link.ask("receive_message", by="hear", **request)
 
     def _read(self, text: str, grip: Grip) -> bytes | None:
         """None if the body cannot be had now: then the message is sent anew, for later."""
@@ -134,16 +160,17 @@ class SqsCarrier:
         except StoreError as error:
             log.error("job_body_unavailable", queue=grip.lane.queue, error=str(error), again_in=_AGAIN_LATER)
         if grip.owner:
+            one = Taken(grip.lane, text.encode(), again=False, handle=grip)
             with contextlib.suppress(StoreError):  # then it comes again by itself, as a suspect
-                self._sender.send([Message(grip.lane, text, _AGAIN_LATER)])
-                self._delete([grip])
+                self._sender.again(Letter(grip.lane, "", "", one.body, _AGAIN_LATER, follows=one), text)
+                self._holding.settle([grip])
         return None
 
     def _intake(self, worker: WorkerInfo) -> Intake:
         with self._lock:
             intake = self._intakes.get(worker.id)
             if intake is None:
-                intake = Intake(worker, self._hear, self._wake, self._send_on, self._clock)
+                intake = Intake(worker, self._hear, self._wake, self._send_on, self._clock, _RANKS[self.where.kind])
                 self._intakes[worker.id] = intake
             return intake
 
@@ -169,17 +196,17 @@ class SqsCarrier:
         return taken
 
     def _there(self, intake: Intake) -> list[tuple[Lane, str]]:
-        """The lanes of a worker that there are. Those of jobs without a priority are made."""
+        """The lanes of a worker that there are. Those that are needed in any case are made."""
         lanes = []
         for lane in intake.served():
-            url = self.lanes.url(lane) if lane.kind == "normal" else self.lanes.find(lane)
+            url = self.lanes.url(lane) if lane.kind in _MADE else self.lanes.find(lane)
             if url is not None:
                 lanes.append((lane, url))
         return lanes
 
     def _asked(self, intake: Intake, lane: Lane, url: str, room: int) -> list[Taken]:
         """What a lane has now, in as many requests at once as it has been worth before."""
-        counts = [min(MOST, room - start) for start in range(0, room, MOST)][: intake.width]
+        counts = intake.requests(lane, room)
         outcomes = self.link.tried(
             lambda count: self._receive(lane, url, count, span=intake.span, owner=intake.owner), counts
         )
@@ -198,38 +225,12 @@ class SqsCarrier:
 
     def settle(self, taken: Sequence[Taken]) -> None:
         """See ``Carrier``."""
-        self._delete([grip_of(one) for one in taken])
-        objects = [grip.object for grip in map(grip_of, taken) if grip.object is not None]
+        grips = [grip_of(one) for one in taken]
+        self._holding.settle(grips)
+        stay = [grip for grip in grips if grip.kept is not None and grip.lane.kind == "ordered"]
+        objects = [grip.object for grip in grips if grip.object is not None and grip not in stay]
         if objects:
             self._bodies.drop(objects)
-
-    def _delete(self, grips: Sequence[Grip]) -> None:
-        def delete(batch: Sequence[Grip]) -> None:
-            left = list(batch)
-            for _ in range(_TRIES):
-                failed = self._batch("delete_message_batch", left)
-                left = [grip for grip, fault in failed if not fault["SenderFault"]]
-                refused = [fault["Code"] for _, fault in failed if fault["SenderFault"]]
-                if any(code != "ReceiptHandleIsInvalid" for code in refused):
-                    raise StoreUnavailable(f"SQS at {self.shown} did not delete {len(refused)} messages: {refused[0]}")
-                if not left:
-                    self._out.release(batch)
-                    return
-            raise StoreUnavailable(f"SQS at {self.shown} did not delete {len(left)} messages")
-
-        self.link.each(delete, list(_by_url(grips)))
-
-    def _batch(self, operation: str, grips: Sequence[Grip], **each: Any) -> list[tuple[Grip, dict[str, Any]]]:
-        """Do it to up to ten messages of one queue; those that failed, with what SQS says of each."""
-        entries = [{"Id": str(place), "ReceiptHandle": grip.receipt, **each} for place, grip in enumerate(grips)]
-        try:
-            answer = self.link.ask(operation, QueueUrl=grips[0].url, Entries=entries)
-        except Refused as refused:
-            if refused.code != MISSING:
-                raise
-            self.lanes.forget(grips[0].lane)  # and its messages are gone with it
-            return []
-        return [(grips[int(fault["Id"])], fault) for fault in answer.get("Failed", ())]
 
     def holds(self, taken: Taken) -> bool:
         """See ``Carrier``: as far as we know."""
@@ -237,20 +238,7 @@ class SqsCarrier:
 
     def keep(self, taken: Sequence[Taken]) -> None:
         """See ``Carrier``. What was lost already stays so: somebody else may have it."""
-        kept = [grip_of(one) for one in taken if self.holds(one)]
-        self.link.each(self._keep, list(_by_url(kept)))
-        self._out.purge()
-
-    def _keep(self, batch: Sequence[Grip]) -> None:
-        span = batch[0].span
-        until = self._clock.monotonic() + span
-        failed = dict(self._batch("change_message_visibility_batch", batch, VisibilityTimeout=span))
-        for grip in batch:
-            fault = failed.get(grip)
-            if fault is None:
-                grip.until = until
-            elif fault["Code"].rpartition(".")[2] in {"MessageNotInflight", "ReceiptHandleIsInvalid"}:
-                grip.until = -math.inf
+        self._holding.keep([grip_of(one) for one in taken if self.holds(one)])
 
     def spare(self, worker: WorkerInfo, *, last: bool = False) -> list[Taken]:
         """See ``Carrier``. Who leaves waits for polls in flight, so that what they bring does not become a suspect."""
@@ -276,16 +264,9 @@ class SqsCarrier:
             intake.close(0.0)
         grips = self._out.of(worker.id)
         self._out.release(grips)
-        self._show(grips)
+        self._holding.show(grips)
         for lane in {grip.lane for grip in grips if grip.lane.kind == "suspects"}:
             self._suspect(lane, there=True)
-
-    def _show(self, grips: Sequence[Grip]) -> None:
-        """Others may have them now."""
-        batches = list(_by_url(grips))
-        self.link.each(
-            lambda batch: self._batch("change_message_visibility_batch", batch, VisibilityTimeout=0), batches
-        )
 
     # --- suspects
 
@@ -320,7 +301,7 @@ class SqsCarrier:
 
     def waiting(self, queues: Sequence[str]) -> dict[Lane, int]:
         """See ``Carrier``. Delayed ones count."""
-        lanes = self.lanes.found([Lane(queue, kind) for queue in queues for kind in _KINDS])
+        lanes = self.lanes.found([Lane(queue, kind) for queue in queues for kind in self._kinds])
         answers = self.link.each(lambda one: sum(self._counted(*one)), lanes)
         counts = {lane: count for (lane, _), count in zip(lanes, answers, strict=True)}
         for intake in list(self._intakes.values()):
@@ -353,7 +334,7 @@ class SqsCarrier:
             self.settle(chosen)
         finally:
             kept = {id(one.handle) for one in chosen}
-            self._show([grip_of(one) for one in found if id(one.handle) not in kept])
+            self._holding.show([grip_of(one) for one in found if id(one.handle) not in kept])
         return found
 
     def _gathered(self, lane: Lane, url: str, limit: int, expected: int) -> list[Taken]:
@@ -381,12 +362,12 @@ class SqsCarrier:
         return {
             "service": "an emulator" if self.where.emulated else "Amazon SQS",
             "region": region,
-            "queues": "standard",
+            "queues": "FIFO" if self.where.fifo else "standard",
         }
 
     def remove(self, queue: str) -> None:
         """See ``Carrier``."""
-        for kind in _KINDS:
+        for kind in self._kinds:
             self.lanes.delete(Lane(queue, kind))
 
     # --- waking
@@ -409,12 +390,3 @@ class SqsCarrier:
                     intake.hush()
 
         return end
-
-
-def _by_url(grips: Iterable[Grip]) -> Iterator[Sequence[Grip]]:
-    """Of one queue each, as many as go in a request."""
-    queues: dict[tuple[str, int], list[Grip]] = {}
-    for grip in grips:
-        queues.setdefault((grip.url, grip.span), []).append(grip)
-    for theirs in queues.values():
-        yield from in_batches(theirs)

@@ -40,10 +40,14 @@ class Bodies:
         self._bucket = link.where.bucket
         self._prefix = link.where.prefix
 
-    def texts(self, bodies: Sequence[bytes]) -> list[str]:
-        """What is sent instead. Raises StoreError, before anything is stored, if one is too large."""
+    def texts(self, bodies: Sequence[bytes], beside: Sequence[int] = ()) -> list[str]:
+        """What is sent instead; *beside* are the bytes that go with each in its message.
+
+        Raises StoreError, before anything is stored, if one is too large.
+        """
         texts = [_text(body) for body in bodies]
-        large = [place for place, text in enumerate(texts) if size(text) > LARGEST]
+        more = beside or [0] * len(bodies)
+        large = [place for place, text in enumerate(texts) if size(text) + more[place] > LARGEST]
         for place in large:
             self._check(len(bodies[place]))
         for place, text in zip(large, self._link.each(self._store, [bodies[place] for place in large]), strict=True):

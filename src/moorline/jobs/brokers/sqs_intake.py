@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, cast
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, cast
 
 from moorline.clock import Clock
 from moorline.jobs.broker import WorkerInfo
-from moorline.jobs.brokers.carrier import WAITING, Kind, Lane, Taken, Turns
+from moorline.jobs.brokers.carrier import Kind, Lane, Taken, Turns
 from moorline.jobs.brokers.sqs_link import MOST
 from moorline.telemetry import logger
 
-__all__ = ["Ear", "Grip", "Intake", "Out", "grip_of"]
+__all__ = ["Ear", "Grip", "Intake", "Out", "Place", "grip_of"]
 
 _LONGEST_HOLD: Final = 43_200  # seconds, by the service model
 _WIDEST: Final = 8  # requests at once for one lane
@@ -29,13 +30,33 @@ _LONGEST_PAUSE: Final = 20.0
 log = logger("jobs")
 
 
-class Grip:
-    """The carrier's own of a message: others cannot have it before ``until``, by the monotonic clock."""
+class Place(NamedTuple):
+    """A message of a FIFO queue that stays hidden for its job: its receipt, and until when (since the epoch)."""
 
-    __slots__ = ("lane", "message", "object", "owner", "receipt", "span", "until", "url")
+    receipt: str
+    until: float
+
+
+class Grip:
+    """The carrier's own of a message: others cannot have it before ``until``, by the monotonic clock.
+
+    ``since`` is when it was received; ``place`` what its job has in a FIFO queue, and ``kept`` what was sent in its
+    stead has of that (see ``sqs_groups``).
+    """
+
+    __slots__ = ("kept", "lane", "message", "object", "owner", "place", "receipt", "since", "span", "until", "url")
 
     def __init__(
-        self, lane: Lane, url: str, message: str, receipt: str, owner: str, span: int, until: float, object_: str | None
+        self,
+        lane: Lane,
+        url: str,
+        message: str,
+        receipt: str,
+        owner: str,
+        span: int,
+        until: float,
+        object_: str | None,
+        place: Place | None = None,
     ) -> None:
         self.lane = lane
         self.url = url
@@ -45,11 +66,19 @@ class Grip:
         self.span = span
         self.until = until
         self.object = object_
+        self.since = until - span
+        self.place = place
+        self.kept: Place | None = None
 
 
 def grip_of(taken: Taken) -> Grip:
     """Its handle."""
     return cast("Grip", taken.handle)
+
+
+def most_of(lane: Lane) -> int:
+    """Messages that one request asks of it."""
+    return 1 if lane.kind == "ordered" else MOST
 
 
 class Out:
@@ -84,6 +113,12 @@ class Out:
         now = self._clock.monotonic()
         with self._lock:
             return [grip for grip in self._grips.values() if grip.owner == owner and grip.until > now]
+
+    def places(self, *, but: Collection[Grip]) -> set[str]:
+        """The receipts of the places that jobs have of which one is here, not counting those grips."""
+        with self._lock:
+            here = [grip for grip in self._grips.values() if grip not in but and grip.until > self._clock.monotonic()]
+        return {grip.receipt if grip.place is None else grip.place.receipt for grip in here}
 
     def purge(self) -> None:
         """Forget what others may have."""
@@ -174,6 +209,7 @@ class Intake:
         wake: Callable[[], None],
         send_on: Callable[[Sequence[Taken]], None],
         clock: Clock,
+        kinds: Mapping[Kind, tuple[Kind, ...]],
     ) -> None:
         self.owner = worker.id
         self.queues = worker.queues
@@ -183,7 +219,8 @@ class Intake:
         self._send_on = send_on
         self._clock = clock
         self._lock = threading.Lock()
-        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in WAITING}
+        self._kinds = kinds
+        self._buffers: dict[Kind, deque[Taken]] = {kind: deque() for kind in itertools.chain(*kinds.values())}
         self.turns = Turns(worker.ageing)
         self._ears: dict[Lane, Ear] = {}
         self._quiet: set[Lane] = set()  # where the last look found nothing more
@@ -193,13 +230,17 @@ class Intake:
         self._short_at: float | None = None  # when takes began to be (``time.monotonic``)
         self._turn = 0
         self._closed = False
-        self.width = 1
+        self._widths: dict[Lane, int] = {}
 
     def served(self) -> list[Lane]:
-        """Its lanes, those to be asked first before the others; each time another queue of a kind goes first."""
-        self._turn = (self._turn + 1) % len(self.queues)
-        queues = self.queues[self._turn :] + self.queues[: self._turn]
-        return [Lane(queue, kind) for kind in self.turns.kinds for queue in queues]
+        """Its lanes, those to be asked first before the others; each time another one of a rank goes first."""
+        self._turn += 1
+        lanes: list[Lane] = []
+        for rank in self.turns.kinds:
+            own = [Lane(queue, kind) for kind in self._kinds[rank] for queue in self.queues]
+            first = self._turn % len(own)
+            lanes += own[first:] + own[:first]
+        return lanes
 
     # --- what is here
 
@@ -208,7 +249,7 @@ class Intake:
         taken: list[Taken] = []
         with self._lock:
             now = self._clock.monotonic()
-            for kind in self.turns.kinds:
+            for kind in itertools.chain(*(self._kinds[rank] for rank in self.turns.kinds)):
                 buffer = self._buffers[kind]
                 while buffer and len(taken) < limit:
                     one = buffer.popleft()
@@ -254,10 +295,18 @@ class Intake:
         if got:
             self._quiet.discard(lane)
             if got >= asked:
-                self.width = min(self.width * 2, _WIDEST)
+                self._widths[lane] = min(self._widths.get(lane, 1) * 2, _WIDEST)
         else:
             self._quiet.add(lane)
-            self.width = 1
+            self._widths[lane] = 1
+
+    def requests(self, lane: Lane, room: int) -> list[int]:
+        """With how many messages each to ask a lane, in requests at once: as many as it has been worth before.
+
+        Of an order key SQS would give all that it has in one request, and whoever dies makes suspects of them.
+        """
+        most = most_of(lane)
+        return [min(most, room - start) for start in range(0, room, most)][: self._widths.get(lane, 1)]
 
     def heard_of(self, lane: Lane) -> bool:
         """Whether an ear will tell if something comes, so that nobody need ask."""
@@ -285,7 +334,7 @@ class Intake:
             if lane in self._quiet:
                 if lane not in self._ears:
                     self._ears[lane] = Ear(functools.partial(self._hear, self, lane), self._receiver(lane))
-                self._ears[lane].listen(share, self._short_at + _IDLE)
+                self._ears[lane].listen(min(share, most_of(lane)), self._short_at + _IDLE)
 
     def hush(self) -> None:
         """Nobody listens from now; what a poll in flight brings is still put here."""

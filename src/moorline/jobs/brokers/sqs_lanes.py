@@ -1,7 +1,9 @@
 """The queues of an SQS carrier: their names, and how they come to be.
 
-Each lane is a standard queue: ``PREFIX-QUEUE`` for what waits, and ``-high``, ``-low``, ``-suspects``, ``-dead``. A
-queue is looked up before it is made, so that one that an administrator made, with whatever settings, is used as it is.
+Each lane is a queue: ``PREFIX-QUEUE`` for what waits, and ``-high``, ``-low``, ``-suspects``, ``-dead``. The names of
+FIFO queues end in ``.fifo``, and with them there are ``--ordered.fifo`` for what has an order key, and ``--later``, a
+standard queue, for what is delayed, as FIFO queues delay no single message. No queue of jobs is called so. A queue is
+looked up before it is made, so that one that an administrator made, with whatever settings, is used as it is.
 Messages are kept for 14 days, which is the longest that SQS offers: a job that waits for longer is gone.
 """
 
@@ -14,24 +16,36 @@ from typing import Any, Final
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, StoreUnavailable
-from moorline.jobs.brokers.carrier import Lane
-from moorline.jobs.brokers.sqs_link import MISSING, Link, Refused
+from moorline.jobs.brokers.carrier import Kind, Lane
+from moorline.jobs.brokers.sqs_link import MISSING, Link, Refused, SqsWhere
 
-__all__ = ["Lanes", "lane_name"]
+__all__ = ["Lanes", "is_fifo", "lane_name"]
 
 _LONGEST_NAME: Final = 80  # characters, by the service model
-_LONGEST_KIND: Final = len("-suspects")
+_LONGEST_KIND: Final = len("-suspects")  # or "--ordered"
 _DELIVERIES: Final = 20  # of one message, before the server itself puts it among the dead
 _SETTINGS: Final = {
     "MessageRetentionPeriod": "1209600",
     "ReceiveMessageWaitTimeSeconds": "20",
     "VisibilityTimeout": "30",
 }  # for who reads them besides us: we say what we want with each request
+_HIGH_THROUGHPUT: Final = {
+    "FifoQueue": "true",
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+}
+_FIFO: Final = ".fifo"
+_BESIDE: Final[dict[Kind, str]] = {"ordered": "--ordered" + _FIFO, "later": "--later"}
 _LOOK_AGAIN: Final = 60.0  # seconds after which a queue that was not there is looked for again
 _ODD: Final = re.compile(r"[^A-Za-z0-9_-]|-(?![A-Za-z0-9_])|-(?=(?:high|low|suspects|dead)\Z)")
 
 
-def lane_name(prefix: str, lane: Lane) -> str:
+def is_fifo(where: SqsWhere, lane: Lane) -> bool:
+    """Whether its queue is one."""
+    return where.fifo and lane.kind != "later"
+
+
+def lane_name(prefix: str, lane: Lane, *, fifo: bool = False) -> str:
     """Different for different lanes: what SQS does not allow, or what looks like a kind, is ``--`` and two hex digits.
 
     Raises ConfigurationError for a name that is too long.
@@ -41,9 +55,11 @@ def lane_name(prefix: str, lane: Lane) -> str:
     except UnicodeEncodeError:
         name = ""
     base = f"{prefix}-{name}"
-    if not name or len(base) + _LONGEST_KIND > _LONGEST_NAME:
+    if not name or len(base) + _LONGEST_KIND + (len(_FIFO) if fifo else 0) > _LONGEST_NAME:
         raise ConfigurationError(f"queue: {lane.queue!r} cannot be the name of a queue in SQS: it is empty or too long")
-    return base if lane.kind == "normal" else f"{base}-{lane.kind}"
+    if lane.kind in _BESIDE:
+        return base + _BESIDE[lane.kind]
+    return (base if lane.kind == "normal" else f"{base}-{lane.kind}") + (_FIFO if fifo else "")
 
 
 class Lanes:
@@ -57,7 +73,7 @@ class Lanes:
 
     def name(self, lane: Lane) -> str:
         """See ``lane_name``."""
-        return lane_name(self._link.where.prefix, lane)
+        return lane_name(self._link.where.prefix, lane, fifo=self._link.where.fifo)
 
     def forget(self, lane: Lane) -> None:
         """It is not there any more."""
@@ -111,7 +127,10 @@ class Lanes:
 
     def _made(self, lane: Lane) -> str:
         settings: dict[str, str] = dict(_SETTINGS)
-        if lane.kind != "dead":
+        fifo = is_fifo(self._link.where, lane)
+        if fifo:
+            settings |= _HIGH_THROUGHPUT
+        if lane.kind != "dead" and fifo == self._link.where.fifo:  # the dead letters of FIFO queues are in one, too
             dead = self._link.ask(
                 "get_queue_attributes", QueueUrl=self.url(Lane(lane.queue, "dead")), AttributeNames=["QueueArn"]
             )

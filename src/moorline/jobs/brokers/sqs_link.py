@@ -31,6 +31,7 @@ _PARALLEL: Final = 8
 _CONNECTIONS: Final = 64  # for those, and for who listens
 _CONNECT: Final = 5.0  # seconds
 _ANSWER: Final = 10.0  # seconds, besides those that the server was asked to wait
+_KINDS: Final = ("standard", "fifo")
 _LONGEST_PREFIX: Final = 30
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _OLD_NAMES: Final = {"NonExistentQueue": MISSING, "QueueAlreadyExists": "QueueNameExists"}  # of the query protocol
@@ -69,7 +70,8 @@ class Refused(StoreError):
 class SqsWhere:
     """``sqs://`` or ``sqs://REGION``. Region and credentials come from where AWS's own tools look, unless given.
 
-    ``?prefix=moorline`` of all queues' names (letters, digits, underscores), ``wait=20`` (seconds of a long poll),
+    ``?queues=fifo`` for FIFO queues (they are standard ones otherwise), ``prefix=moorline`` of all queues' names
+    (letters, digits, underscores), ``wait=20`` (seconds of a long poll),
     ``bucket=NAME`` in S3 for jobs that are too large for SQS, ``endpoint=URL`` (https, or http on loopback; one on
     loopback is taken for an emulator that is S3 too). Credentials are never part of it. Raises ConfigurationError,
     without the URL.
@@ -91,6 +93,9 @@ class SqsWhere:
             raise ConfigurationError("the URL of the queue: only the name of a region may follow sqs://")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.region = parts.netloc or None
+        self.kind = options.pop("queues", _KINDS[0])
+        if self.kind not in _KINDS:
+            raise ConfigurationError(f"the URL of the queue: queues is one of {', '.join(_KINDS)}")
         self.prefix = _fitting(options, "prefix", rf"[A-Za-z0-9_]{{1,{_LONGEST_PREFIX}}}") or "moorline"
         self.bucket = _fitting(options, "bucket", r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
         self.wait = int(_fitting(options, "wait", r"[0-9]{1,2}") or _LONGEST_WAIT)
@@ -98,8 +103,15 @@ class SqsWhere:
             raise ConfigurationError(f"the URL of the queue: wait is from 1 to {_LONGEST_WAIT} seconds")
         self.endpoint, self.emulated = _endpoint(options.pop("endpoint", None))
         if options:
-            raise ConfigurationError("the URL of the queue: it has prefix, wait, bucket and endpoint, and no others")
+            raise ConfigurationError(
+                "the URL of the queue: it has queues, prefix, wait, bucket and endpoint, and no others"
+            )
         self.shown = f"sqs://{parts.netloc}" + (f"?endpoint={self.endpoint}" if self.endpoint else "")
+
+    @property
+    def fifo(self) -> bool:
+        """Whether the queues are FIFO queues."""
+        return self.kind == "fifo"
 
     def __repr__(self) -> str:
         return f"<SqsWhere {self.shown}>"
