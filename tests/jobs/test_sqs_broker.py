@@ -8,7 +8,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import botocore.session
@@ -26,7 +26,7 @@ from tests.sqs_servers import MotoServer
 from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, JobStateError, StoreError, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion, JobFilter
-from moorline.jobs.brokers.carrier import Lane, Taken
+from moorline.jobs.brokers.carrier import Kind, Lane, Taken
 from moorline.jobs.brokers.sqs import SqsBroker, SqsCarrier
 from moorline.jobs.brokers.sqs_bodies import LARGEST, Bodies
 from moorline.jobs.brokers.sqs_intake import Ear, Grip, Out
@@ -663,21 +663,25 @@ _NAMES = st.one_of(st.text(min_size=1, max_size=12), st.text("ab-_", min_size=1,
 _LANES = st.builds(
     Lane,
     st.builds("".join, st.tuples(_NAMES, st.sampled_from(["", "-", "-high", "-dead", "-low-suspects", "--2D"]))),
-    st.sampled_from(["high", "normal", "low", "suspects", "dead"]),
+    st.sampled_from(get_args(Kind)),
 )
 
 
-@given(_LANES, _LANES)
-def test_each_lane_has_a_name_of_its_own(one: Lane, other: Lane) -> None:
-    """That SQS allows, or none."""
+@given(_LANES, st.booleans(), _LANES, st.booleans())
+def test_each_lane_has_a_name_of_its_own(one: Lane, fifo: bool, other: Lane, others: bool) -> None:
+    """That SQS allows, or none; and in FIFO queues another one than in standard ones."""
     names = []
-    for lane in (one, other):
+    lanes = [(one, fifo or one.kind == "ordered"), (other, others or other.kind == "ordered")]
+    for lane, in_fifo in lanes:
         with contextlib.suppress(ConfigurationError):
-            names.append(lane_name("moorline", lane))
-    assert all(name.replace("-", "a").replace("_", "a").isalnum() and name.isascii() for name in names)
+            names.append(lane_name("moorline", lane, fifo=in_fifo))
+            assert names[-1].endswith(".fifo") == (in_fifo and lane.kind != "later")
+    bare = [name.removesuffix(".fifo") for name in names]
+    assert all(name.replace("-", "a").replace("_", "a").isalnum() and name.isascii() for name in bare)
     assert all(len(name) <= 80 for name in names)
     if len(names) == 2:
-        assert (names[0] == names[1]) == (one == other)
+        same = one == other and (one.kind == "later" or lanes[0][1] == lanes[1][1])
+        assert (names[0] == names[1]) == same
 
 
 class TestWhere:

@@ -11,6 +11,7 @@ import pytest
 from tests.jobs.carried import CarriedConformance
 from tests.jobs.conformance import done, enqueue, row, worker
 from tests.jobs.grouping import GroupConformance
+from tests.jobs.noting import NotesConformance
 from tests.jobs.ordering import KEY, ended
 from tests.jobs.sqs import carrier_of, changed, claimed_by, jobs, living, opened_at, recorded
 from tests.sqs_servers import MotoServer
@@ -45,7 +46,7 @@ def fifo_url(moto_url: str) -> str:
     return moto_url + "&queues=fifo"
 
 
-class TestFifoOnMoto(CarriedConformance, GroupConformance):
+class TestFifoOnMoto(CarriedConformance, GroupConformance, NotesConformance):
     delay = 1.0
     in_database = ({"unique_key": "u"},)
 
@@ -53,6 +54,14 @@ class TestFifoOnMoto(CarriedConformance, GroupConformance):
     def broker(self, fifo_url: str, clock: ManualClock, tmp_path: Path, migrated: Path) -> Iterator[SqsBroker]:
         with opened_at(fifo_url, tmp_path, clock, migrated) as broker:
             yield broker
+
+    async def test_the_outbox_gives_up_what_stays_in_the_database(
+        self, broker: CarriedBroker, clock: ManualClock
+    ) -> None:
+        """Those with an order key do not: they are relayed as the others are, in their order."""
+        assert isinstance(broker._kept, InDatabase)
+        await super().test_the_outbox_gives_up_what_stays_in_the_database(broker, clock)
+        assert await broker._kept.counts() == {}
 
     async def test_a_thousand_jobs_go_through(self, broker: Broker, clock: ManualClock) -> None:
         """Fewer: moto copies all that it has for each that it gives out."""
@@ -174,7 +183,7 @@ async def test_queues_are_made_for_many_groups(moto: MotoServer, broker: SqsBrok
 async def test_a_message_has_its_group_and_its_name(broker: SqsBroker, asked: list[tuple[str, dict[str, Any]]]) -> None:
     """A job without a key is alone in its group; a delay is for the standard queue, and for the whole key."""
     ids = await broker.enqueue([*jobs(2), *jobs(order_key=order_key("ship", "customer-7"), run_at=SYSTEM.wall() + 60)])
-    (late,) = await broker.enqueue(jobs(run_at=SYSTEM.wall() + 60))
+    (late,) = await broker.enqueue(jobs(run_at=SYSTEM.wall() + 3600))
     messages = sent(asked)
     assert [(name, one["MessageGroupId"], one["MessageDeduplicationId"]) for name, one in messages[:3]] == [
         ("default.fifo", ids[0], ids[0]),
@@ -182,7 +191,7 @@ async def test_a_message_has_its_group_and_its_name(broker: SqsBroker, asked: li
         ("default--ordered.fifo", "=ship|customer-7", ids[2]),
     ]
     assert not any("DelaySeconds" in one for name, one in messages if name.endswith(".fifo"))
-    assert [(name, one["DelaySeconds"]) for name, one in messages[3:]] == [("default--later", 60)]
+    assert [(name, one["DelaySeconds"]) for name, one in messages[3:]] == [("default--later", 900)]
     assert late
 
 
@@ -276,7 +285,6 @@ async def test_a_retry_that_waits_holds_up_its_key(broker: SqsBroker) -> None:
     (claim,) = await claimed_by(broker, me, 1)
     assert claim.id == first
     await broker.finish([ended(claim, "ready", run_at=due)])
-    assert (await broker.claim(me, 10)).jobs == []
     claims = await claimed_by(broker, me, 2)
     assert SYSTEM.wall() >= due - 0.01
     assert {claim.id: claim.attempts for claim in claims} == {first: 2, third: 1}
@@ -305,9 +313,9 @@ async def test_a_dead_head_whose_place_comes_again_is_tried_again_alone(
     me = living()
     (first, second) = await broker.enqueue(jobs(2, order_key=KEY))
     (claim,) = await claimed_by(broker, me, 1)
-    monkeypatch.setattr("moorline.jobs.brokers.sqs_groups._HIDDEN", 61.5)
-    await broker.finish([ended(claim, "dead", reason="failed")])
-    monkeypatch.undo()
+    with monkeypatch.context() as shorter:
+        shorter.setattr("moorline.jobs.brokers.sqs_groups._HIDDEN", 61.5)
+        await broker.finish([ended(claim, "dead", reason="failed")])
     async with asyncio.timeout(20):
         while not (claims := (await broker.claim(me, 1, alone=True)).jobs):
             assert (await broker.claim(me, 10)).jobs == []
@@ -441,8 +449,9 @@ async def test_ordered_jobs_are_moved_there_and_back(
             assert claim.id == job_id
             await carried.finish([done(claim)])
         (last,) = await enqueue(broker, clock, order_key=KEY)
-        assert await move(broker, database, clock=clock) == Moved(1, 1)
-        assert {claim.id for claim in (await database.claim(me, 10)).jobs} == {last, unique}
+        (there,) = await enqueue(database, clock)  # before there was a queue
+        assert await move(broker, database, clock=clock) == Moved(1, 2)
+        assert {claim.id for claim in (await database.claim(me, 10)).jobs} == {last, unique, there}
 
 
 async def test_a_worker_keeps_the_order_of_a_key(broker: SqsBroker) -> None:
@@ -477,3 +486,23 @@ def test_a_url_says_which_queues() -> None:
         SqsWhere("sqs://?queues=secret")
     homes = {SqsCarrier(f"sqs://eu-central-1?queues={kind}").home for kind in ("standard", "fifo")}
     assert len(homes) == 2
+
+
+async def test_a_body_that_cannot_be_had_now_keeps_its_place(
+    broker: SqsBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent on for later, and its key waits for it."""
+    carrier = carrier_of(broker)
+    me = living()
+    (first, second) = await broker.enqueue(jobs(2, order_key=KEY))
+
+    def away(_: str) -> tuple[bytes, str | None]:
+        raise StoreUnavailable("S3 is away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(carrier._bodies, "read", away)
+        assert (await broker.claim(me, 10)).jobs == []
+    assert (await broker.claim(me, 10)).jobs == []
+    later = carrier.lanes.url(Lane("default", "later"))
+    assert carrier._counted(Lane("default", "later"), later) == (0, 1)
+    assert first != second

@@ -160,7 +160,7 @@ class SqsCarrier:
         except StoreError as error:
             log.error("job_body_unavailable", queue=grip.lane.queue, error=str(error), again_in=_AGAIN_LATER)
         if grip.owner:
-            one = Taken(grip.lane, text.encode(), again=False, handle=grip)
+            one = Taken(grip.lane, b"", again=False, handle=grip)
             with contextlib.suppress(StoreError):  # then it comes again by itself, as a suspect
                 self._sender.again(Letter(grip.lane, "", "", one.body, _AGAIN_LATER, follows=one), text)
                 self._holding.settle([grip])
@@ -231,6 +231,11 @@ class SqsCarrier:
         objects = [grip.object for grip in grips if grip.object is not None and grip not in stay]
         if objects:
             self._bodies.drop(objects)
+        freed = {grip.lane.queue for grip in grips if grip.kept is None and (grip.lane.kind == "ordered" or grip.place)}
+        if freed:  # of their keys the next ones can be had now
+            for intake in list(self._intakes.values()):
+                intake.stir([Lane(queue, "ordered") for queue in freed])
+            self._wake()
 
     def holds(self, taken: Taken) -> bool:
         """See ``Carrier``: as far as we know."""

@@ -75,7 +75,7 @@ class Holding:
     def _hide(self, places: Sequence[Grip]) -> None:
         """For as long as their jobs may need them. One that cannot be is only hidden for its lease."""
         now = self._clock.wall()
-        spans = {id(grip): max(int(grip.kept.until - now), 0) for grip in places if grip.kept is not None}
+        spans = {id(grip): max(math.ceil(grip.kept.until - now), 0) for grip in places if grip.kept is not None}
         failed: Iterable[Grip] = places
         for _ in range(_TRIES):
             outcomes = self._link.tried(lambda batch: self._hidden(batch, spans), list(_by_url(failed)))

@@ -300,6 +300,10 @@ class Intake:
             self._quiet.add(lane)
             self._widths[lane] = 1
 
+    def stir(self, lanes: Sequence[Lane]) -> None:
+        """There may be something, whatever the last look found."""
+        self._quiet.difference_update(lanes)
+
     def requests(self, lane: Lane, room: int) -> list[int]:
         """With how many messages each to ask a lane, in requests at once: as many as it has been worth before.
 
