@@ -22,6 +22,7 @@ from moorline.policies.retry import Retry
 if TYPE_CHECKING:
     import os
 
+    from moorline.calls.dialects import IdempotencyKey
     from moorline.calls.download import Download
     from moorline.calls.service import Service
     from moorline.calls.streaming import Streaming
@@ -85,8 +86,9 @@ class Call(Generic[T]):
         """
         key, minted = None, None
         rule = service.idempotency
-        if rule is not None and plan.method in rule.methods and not plan.repeatable:
-            key, minted = str(uuid.uuid4()), service.clock.wall()
+        if rule is not None and plan.keyed and plan.method in rule.methods and not plan.repeatable:
+            key = _key_in(plan, rule) if rule.field else str(uuid.uuid4())
+            minted = None if key is None else service.clock.wall()
         return cls(
             service,
             operation,
@@ -408,6 +410,17 @@ class Call(Generic[T]):
     @property
     def _name(self) -> str:
         return f"{self.service.name}.{self.operation}"
+
+
+def _key_in(plan: Plan[Any], rule: IdempotencyKey) -> str | None:
+    """The key of a write whose JSON body has to name it: the caller's own where it does already, else a new one.
+
+    None where there is no JSON object that could. Raises ConfigurationError for one that the service would not take.
+    """
+    if not isinstance(plan.json, Mapping):
+        return None
+    given = plan.json.get(rule.field)
+    return str(uuid.uuid4()) if given is None else rule.check(given)
 
 
 def check_payload(payload: Mapping[str, Any], names: tuple[str, ...]) -> None:

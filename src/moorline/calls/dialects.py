@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,20 +139,36 @@ class BasicKey:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """The header by which a service knows a repeated write, and for how many seconds (*window*) it remembers it."""
+    """By what a service knows a repeated write, and for how many seconds (*window*) it remembers it: a *header*, or,
+    where one is named, a *field* of the JSON body.
+
+    *like* is the pattern of the keys that it takes, where not every text will do. Keys that we make are UUIDs.
+    """
 
     header: str = "Idempotency-Key"
     window: float = 86_400.0
     methods: frozenset[str] = frozenset({"POST"})
     max_length: int = 255
+    field: str = ""
+    like: str = ""
 
     def __post_init__(self) -> None:
         check_seconds("IdempotencyKey", "window", self.window)
 
     def check(self, key: Any) -> str:
-        """*key* itself. Raises ConfigurationError when no header can carry it or it is too long."""
+        """*key* itself. Raises ConfigurationError when no request can carry it, or the service would not take it."""
         if not isinstance(key, str) or not 0 < len(key) <= self.max_length:
             raise ConfigurationError(f"idempotency_key must be a string of 1 to {self.max_length} characters")
         if not key.isascii() or not key.isprintable() or key != key.strip():
             raise ConfigurationError("idempotency_key must be printable ASCII without spaces around it")
+        if self.like and not re.fullmatch(self.like, key):
+            raise ConfigurationError(f"idempotency_key must match {self.like}")
         return key
+
+    def carried(self, key: str, headers: dict[str, str], body: bytes | None) -> bytes | None:
+        """The body of a request that carries *key*; *headers* get it where that is its place."""
+        if not self.field:
+            headers[self.header] = key
+            return body
+        whole = {**json.loads(body or b"{}"), self.field: key}
+        return json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()

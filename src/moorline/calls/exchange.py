@@ -144,7 +144,8 @@ class Plan(Generic[T_co]):
 
     *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
-    says of safety: True for a POST that only reads. *blank* tells that a 2xx answer may be empty, *text* that it is no
+    says of safety: True for a POST that only reads. *keyed* is False for a write of which the service, which honours
+    idempotency keys elsewhere, honours none. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
     where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
     Call's result where that error is an answer and no failure (a device that is gone); None means that it is one.
@@ -167,6 +168,7 @@ class Plan(Generic[T_co]):
     text: bool = False
     cost: float = 1.0
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
+    keyed: bool = True
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -123,7 +123,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         if call.options.headers:
             headers.update(call.options.headers)
         if key is not None and service.idempotency is not None:
-            headers[service.idempotency.header] = key
+            self._body = service.idempotency.carried(key, headers, self._body)
 
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""

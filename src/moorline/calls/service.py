@@ -203,7 +203,8 @@ class Service:
         repeatable: bool | None = None,
         upload: Upload | None = None,
     ) -> Call[Any]:
-        """Any endpoint that has no operation: a Call of its JSON, with everything that operations have.
+        """Any endpoint that has no operation: a Call of its JSON, with everything that operations have. Where a service
+        wants idempotency keys in the body, it has one only if *json* names that field (None: a new key).
 
         Raises ConfigurationError for a method or path that cannot be.
         """
@@ -234,6 +235,10 @@ class Service:
             repeatable=repeatable,
             upload=upload,
             blank=True,
+            # Which endpoints know a field of the body nobody but the caller can tell: others may refuse it.
+            keyed=self.idempotency is None
+            or not self.idempotency.field
+            or (isinstance(json, dict) and self.idempotency.field in json),
         )
 
     # Sending, for Call -----------------------------------------------------------------------------------------------
