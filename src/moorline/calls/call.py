@@ -69,6 +69,7 @@ class Call(Generic[T]):
     # When the first attempt began that may have been sent; copies share the list, so that all of them know.
     _tries: list[float] = field(default_factory=list, repr=False, compare=False)
     _stories: list[Story] = field(default_factory=list, repr=False, compare=False)  # of the last sending
+    _decided: list[Plan[Any]] = field(default_factory=list, repr=False, compare=False)  # what the read before it gave
 
     @classmethod
     def of(
@@ -172,12 +173,28 @@ class Call(Generic[T]):
 
         The first line says how it ended. It holds no argument, no body and no credential.
         """
-        return time_line(self._name, self._stories[0] if self._stories else ())
+        return time_line(self._name, self.told)
 
     def sending(self) -> Story:
         """The list that a sending that begins now fills with its steps. For the engine."""
         self._stories[:] = [[]]
         return self._stories[0]
+
+    @property
+    def told(self) -> Story:
+        """What the last sending told. For the engine."""
+        return self._stories[0] if self._stories else []
+
+    @property
+    def decided(self) -> Plan[Any] | None:
+        """The write that a read decided on, which is sent again as it was: its key stands for it. For the engine."""
+        return self._decided[0] if self._decided else None
+
+    def decide(self, plan: Plan[Any] | None) -> Plan[Any] | None:
+        """*plan* itself, which a Call with a key remembers. For the engine."""
+        if plan is not None and self.idempotency_key is not None:
+            self._decided[:] = [plan]
+        return plan
 
     def aside(self) -> Call[T]:
         """The same Call, whose sending is no step of its story: for a hedge, and to look at the request."""
@@ -234,7 +251,11 @@ class Call(Generic[T]):
             raise ConfigurationError(f"idempotency_key: {self.service.name} {why}")
         # The caller's key is as old as the caller says; ours is counted from now.
         return replace(
-            self, idempotency_key=rule.check(idempotency_key), key_minted_at=self.service.clock.wall(), _tries=[]
+            self,
+            idempotency_key=rule.check(idempotency_key),
+            key_minted_at=self.service.clock.wall(),
+            _tries=[],
+            _decided=[],
         )
 
     @overload
@@ -282,6 +303,7 @@ class Call(Generic[T]):
         """
         from moorline.calls.streaming import Streaming
 
+        self._check_single()
         return Streaming(self)
 
     def download(
@@ -298,6 +320,7 @@ class Call(Generic[T]):
         """
         from moorline.calls.download import Download
 
+        self._check_single()
         return Download(self, path, progress, resume=resume)
 
     # Durable ---------------------------------------------------------------------------------------------------------
@@ -407,6 +430,10 @@ class Call(Generic[T]):
                 f"{self._name}: a Call with a fallback cannot be enqueued, as functions do not survive a queue"
             )
 
+    def _check_single(self) -> None:
+        if self.plan.after is not None:
+            raise Misuse(f"{self._name} reads before it writes: its answer comes whole; use `await` or .result()")
+
     @property
     def _name(self) -> str:
         return f"{self.service.name}.{self.operation}"
@@ -417,6 +444,8 @@ def _key_in(plan: Plan[Any], rule: IdempotencyKey) -> str | None:
 
     None where there is no JSON object that could. Raises ConfigurationError for one that the service would not take.
     """
+    if plan.after is not None:
+        return str(uuid.uuid4())  # what it sends is not known yet
     if not isinstance(plan.json, Mapping):
         return None
     given = plan.json.get(rule.field)

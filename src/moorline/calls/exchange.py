@@ -45,6 +45,7 @@ class Exchange:
         "headers",
         "method",
         "open",
+        "parse",
         "request_id",
         "stale",
         "status",
@@ -72,6 +73,7 @@ class Exchange:
         self.age = 0.0
         self.from_cache = self.stale = False
         self.open: Any = None  # the wire's own response, where the body is still to be read
+        self.parse: Callable[[Exchange], Any] | None = None  # how to read it, where it is not as the Call's plan says
         self._data: Any = _UNREAD
 
     def copy(self, *, age: float = 0.0, from_cache: bool = False, stale: bool = False) -> Exchange:
@@ -145,7 +147,9 @@ class Plan(Generic[T_co]):
     *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
     says of safety: True for a POST that only reads. *keyed* is False for a write of which the service, which honours
-    idempotency keys elsewhere, honours none. *blank* tells that a 2xx answer may be empty, *text* that it is no
+    idempotency keys elsewhere, honours none. *after* is a read that is sent before it: its *parse* gives the Plan to
+    send in place of this one, or None where nothing is left to do, and then *parse* gets what the read found; see
+    ``Service.post_after``. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
     where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
     Call's result where that error is an answer and no failure (a device that is gone); None means that it is one.
@@ -169,6 +173,7 @@ class Plan(Generic[T_co]):
     cost: float = 1.0
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
     keyed: bool = True
+    after: Plan[Plan[Any] | None] | None = field(default=None, repr=False)
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

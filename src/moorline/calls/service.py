@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, cast
 
 from moorline.calls.addresses import PublicAddresses
@@ -69,6 +70,7 @@ __all__ = [
 
 S = TypeVar("S", bound="Service")
 T = TypeVar("T")
+U = TypeVar("U")
 P = ParamSpec("P")
 
 KeySource = str | Secret | Callable[[], "str | Secret"]
@@ -191,6 +193,27 @@ class Service:
         """A DELETE of *path*."""
         return Plan("DELETE", path, parse, **plan)
 
+    def post_after(
+        self,
+        read: Plan[U],
+        then: Callable[[U], Plan[T] | None],
+        *,
+        parse: Callable[[Exchange], T],
+        keyed: bool = True,
+    ) -> Plan[T]:
+        """A POST that has to know something first: *read* is sent before it, and *then* makes the POST of what that
+        gave. Where nothing is left to do *then* gives None, and *parse* makes the result of the read's own answer.
+
+        *then* may raise InvalidRequest. Give *keyed* as the POST has it. It must decide the same for the same object as
+        far as it can: sent again from a queue, the read is made anew, and the POST carries the key of the first.
+        """
+
+        def decide(exchange: Exchange) -> Plan[T] | None:
+            return then(read.parse(exchange))
+
+        first = cast("Plan[Plan[T] | None]", replace(cast("Plan[Any]", read), parse=decide))
+        return Plan("POST", read.path, parse, keyed=keyed, after=first)
+
     def request(
         self,
         method: str,
@@ -246,6 +269,10 @@ class Service:
     def send_call(self, call: Call[Any]) -> Awaitable[Exchange]:
         """Send *call* on the running loop. For ``Call``; use ``await call``."""
         options = call.options
+        if call.plan.after is not None:
+            from moorline.calls import ahead
+
+            return ahead.send_async(self, call)
         if self._layered or options.hedge is not None or options.coalesce:
             from moorline.calls import layers
 
@@ -277,6 +304,10 @@ class Service:
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
         options = call.options
+        if call.plan.after is not None:
+            from moorline.calls import ahead
+
+            return ahead.send(self, call)
         if self._layered or options.hedge is not None or options.coalesce:
             from moorline.calls import layers
 
@@ -308,7 +339,7 @@ class Service:
             accept = call.plan.accept
             if accept is not None and exchange.status > 299:
                 return cast("T", self._accepted(call, exchange, accept))
-            return cast("T", call.plan.parse(exchange))
+            return cast("T", (exchange.parse or call.plan.parse)(exchange))
         except CallError as error:
             self._place(error, call, exchange)
             raise
