@@ -162,8 +162,8 @@ class CallContext(Generic[R, A]):
     """One call, as the engine needs it. A service's Call and a plain httpx2 request each fill in the holes.
 
     *idempotent* tells whether the request itself is safe to repeat, *key* is the idempotency key that the service
-    honours,
-    *retried* are statuses worth repeating beside the usual ones, *random* gives numbers from 0 to 1 for jitter.
+    honours, *retried* are statuses and codes worth repeating beside the usual ones, *random* gives numbers from 0 to 1
+    for jitter.
     *story*, where it is a list, is filled with what happens; *cost* is what an attempt takes from the service's quota.
     """
 
@@ -196,7 +196,7 @@ class CallContext(Generic[R, A]):
         idempotent: bool,
         key: str | None,
         clock: Clock = SYSTEM,
-        retried: Collection[int] = (),
+        retried: Collection[int | str] = (),
         random: Callable[[], float] = random.random,
         story: Story | None = None,
         cost: float = 1.0,

@@ -57,12 +57,13 @@ class ErrorMap:
     """Where the facts of an error stand, and what they mean.
 
     *code*, *message*, *decline_code* and *error_type* are paths into the JSON body (``"error.code"``,
-    ``"errors.0.message"``);
+    ``"errors.0.message"``), or several of them, of which the first that leads somewhere counts
+    (``"details.0.description|message"``);
     *request_id* is ``"header:Name"`` or a path. *declined*, *limited*, *key_reused* are codes or types that mean
     PaymentDeclined, RateLimited and IdempotencyConflict; *kinds* maps further codes or types to classes, *statuses*
-    statuses.
+    statuses. Of code and type the code, which is the finer one, is believed where *kinds* has it.
     *is_limit* recognises a limit by the whole answer (GitHub's 403). *failed* is asked about 2xx answers and returns
-    the code when one says that it failed. *retry* are statuses beyond the usual that are worth repeating.
+    the code when one says that it failed. *retry* are statuses, and codes, beyond the usual that are worth repeating.
     *may_retry* are the decline codes after which another try may help.
     """
 
@@ -77,7 +78,7 @@ class ErrorMap:
     may_retry: Collection[str] = _NOTHING
     kinds: Mapping[str, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
     statuses: Mapping[int, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
-    retry: Collection[int] = frozenset()
+    retry: Collection[int | str] = frozenset()
     is_limit: Callable[[Exchange], bool] | None = None
     failed: Callable[[Exchange], str | None] | None = None
 
@@ -137,11 +138,12 @@ class ErrorMap:
             return RateLimited
         if said.intersection(self.key_reused):
             return IdempotencyConflict
+        if code and code in self.kinds:
+            return self.kinds[code]
         if said.intersection(self.declined):
             return PaymentDeclined
-        for word in (code, type_):
-            if word and word in self.kinds:
-                return self.kinds[word]
+        if type_ and type_ in self.kinds:
+            return self.kinds[type_]
         return self.statuses.get(exchange.status) or kind_of_status(exchange.status)
 
 
@@ -151,9 +153,11 @@ def usual_request_id(answer: Headed) -> str | None:
 
 
 def at_path(data: Any, path: str) -> Any:
-    """What stands at ``"a.0.b"`` in *data*, or None."""
+    """What stands at ``"a.0.b"`` in *data*, or None; of several paths (``"a.b|c"``) at the first that leads there."""
     if not path:
         return None
+    if "|" in path:
+        return next((found for one in path.split("|") if (found := at_path(data, one)) is not None), None)
     for step in path.split("."):
         if isinstance(data, dict):
             data = data.get(step)

@@ -76,7 +76,7 @@ def _transient(error: CallError, context: CallContext[Any, Any]) -> bool:
     """Whether the same request may well get another answer."""
     if isinstance(error, BadAnswer):
         return error.retryable
-    if isinstance(error, NetworkFault) or error.status in context.retried:
+    if isinstance(error, NetworkFault) or error.status in context.retried or error.code in context.retried:
         return True
     return isinstance(error, ServiceUnavailable) and error.status in RETRIED
 

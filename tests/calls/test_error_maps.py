@@ -1,0 +1,74 @@
+"""What codes and types of a service mean, where they stand in several places or say different things."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.calls.ledger import Ledger, Script, both, run
+
+from moorline import errors
+from moorline.calls.service import ErrorMap
+
+
+class Till(Ledger):
+    name = "till"
+    errors = ErrorMap(
+        code="errors.0.code|error",
+        error_type="errors.0.category",
+        message="errors.0.detail|message|error_description",
+        declined={"METHOD"},
+        kinds={"LATER": errors.ServiceUnavailable, "AUTH": errors.AuthenticationFailed},
+        retry=frozenset({"LATER"}),
+    )
+
+
+def answer(status: int, **body: Any) -> tuple[int, dict[str, str], bytes]:
+    return status, {}, json.dumps(body).encode()
+
+
+def listed(code: str, category: str, **more: Any) -> tuple[int, dict[str, str], bytes]:
+    return answer(400, errors=[{"code": code, "category": category, **more}])
+
+
+@both
+def test_the_code_is_believed_before_the_type(colour):
+    """A code of its own meaning wins over its category; others of the category are what the category says."""
+    once: dict[str, Any] = {"retry": None, "breaker": None}
+    cases = [
+        (listed("LATER", "METHOD"), errors.ServiceUnavailable),
+        (listed("FUNDS", "METHOD"), errors.PaymentDeclined),
+        (listed("KEY", "AUTH"), errors.AuthenticationFailed),
+    ]
+    for said, kind in cases:
+        with pytest.raises(kind):
+            run(colour, Script(said).service(Till, **once).book(1))
+
+
+@both
+def test_a_code_can_be_worth_another_try(colour):
+    """A code among those to retry is tried again under the same key, whatever the status; others of that status not."""
+    script = Script(listed("LATER", "METHOD"), 200)
+    assert run(colour, script.service(Till).book(1)) == {"id": "b_1"}
+    assert len({request.headers["idempotency-key"] for request in script.requests}) == 1
+    other = Script(listed("FUNDS", "METHOD"), 200)
+    with pytest.raises(errors.PaymentDeclined):
+        run(colour, other.service(Till).book(1))
+    assert len(other.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "message"),
+    [
+        (listed("A", "B", detail="first"), "A", "first"),
+        (answer(400, message="second"), None, "second"),
+        (answer(400, error="x", error_description="third"), "x", "third"),
+        (answer(400), None, "answered 400"),
+    ],
+)
+def test_the_first_place_that_holds_something_counts(said: Any, code: str | None, message: str):
+    """Several paths are tried in turn."""
+    with pytest.raises(errors.InvalidRequest) as caught:
+        Script(said).service(Till).book(1).result()
+    assert (caught.value.code, caught.value.message) == (code, message)
