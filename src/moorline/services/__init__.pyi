@@ -24,6 +24,7 @@ from moorline.services.payments.paypal import PayPal as PayPal
 from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
 from moorline.services.push.fcm import FCM as FCM
+from moorline.services.push.onesignal import OneSignal as OneSignal
 from moorline.services.sms.sns import SNS as SNS
 from moorline.services.sms.twilio import Twilio as Twilio
 from moorline.services.sms.vonage import Vonage as Vonage
@@ -43,6 +44,7 @@ __all__ = [
     "Meta",
     "MicrosoftGraph",
     "NewRelic",
+    "OneSignal",
     "PayPal",
     "Resend",
     "Salesforce",
