@@ -6,10 +6,13 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+from tests.warm import Warm
 
 __all__ = ["PATIENCE", "Kept", "moorline_command", "so"]
 
@@ -41,7 +44,7 @@ class Kept:
         # A process that lives for a second must not compile all modules anew, whatever the tests' own rule is.
         self._environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self._environment |= environment
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: subprocess.Popen[Any] | None = None
         self.exits: list[int] = []
         self._stopping = False
         self._keeper: asyncio.Task[None] | None = None
@@ -64,10 +67,13 @@ class Kept:
 
     async def _keep(self) -> None:
         while not self._stopping:
-            self.process = await asyncio.create_subprocess_exec(
-                *self._command, cwd=self._cwd, env=self._environment, preexec_fn=_die_with_us
-            )
-            self.exits.append(await self.process.wait())
+            self.process = self._start()
+            self.exits.append(await _ended(self.process))
+
+    def _start(self) -> subprocess.Popen[Any]:
+        if self._command[0] == sys.executable:
+            return Warm(self._command, cwd=self._cwd, env=self._environment)
+        return subprocess.Popen(self._command, cwd=self._cwd, env=self._environment, preexec_fn=_die_with_us)  # noqa: PLW1509
 
     @property
     def pid(self) -> int:
@@ -83,6 +89,19 @@ class Kept:
         except ProcessLookupError:
             return False
         return True
+
+
+async def _ended(process: subprocess.Popen[Any]) -> int:
+    """Wait for it; its exit code."""
+    ended = asyncio.Event()
+    file = os.pidfd_open(process.pid)
+    asyncio.get_running_loop().add_reader(file, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(file)
+        os.close(file)
+    return process.wait()
 
 
 async def so(condition: Callable[[], Any], *, seconds: float = PATIENCE) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from tests.app.conftest import SECRET
 from tests.servers import RedisServer
+from tests.warm import run
 
 from moorline import Moorline
 from moorline.events import Event
@@ -43,7 +43,7 @@ def jobs_command(queue_url: str, folder: Path) -> Callable[..., Any]:
 
     def jobs(*words: str) -> Any:
         command = [sys.executable, "-m", "moorline.cli", "jobs", *words, "--json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        done = run(command, env=environment, timeout=60, check=True)
         return json.loads(done.stdout)
 
     return jobs

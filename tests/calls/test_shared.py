@@ -14,6 +14,7 @@ import pytest
 import redis
 from tests.calls.ledger import both
 from tests.servers import RedisServer, until
+from tests.warm import Warm
 
 from moorline import errors
 from moorline.calls.adapters.functions import Resilient
@@ -268,7 +269,7 @@ print(passed)
 class TestProcesses:
     def test_four_of_them_keep_one_limit(self, redis_server):
         command = [sys.executable, "-c", PROCESS, redis_server.url]
-        workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(4)]
+        workers = [Warm(command, stdout=subprocess.PIPE) for _ in range(4)]
         passed = [int(worker.communicate(timeout=60)[0]) for worker in workers]
         assert sum(passed) == 30
 

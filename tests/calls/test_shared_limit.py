@@ -12,6 +12,7 @@ import sys
 from tests.calls.fault_server import FaultServer
 from tests.calls.limited_service import ALLOWED, Limited
 from tests.policies.limited_server import Quota
+from tests.warm import Warm
 
 PROCESSES = 4
 PROCESS = """
@@ -53,8 +54,7 @@ def run_all(shared: str) -> Quota:
     with FaultServer(Limited(quota)) as server:
         command = [sys.executable, "-c", PROCESS, server.url, shared]
         workers = [
-            subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-            for number in range(PROCESSES)
+            Warm([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for number in range(PROCESSES)
         ]
         for worker in workers:
             assert worker.stdout is not None

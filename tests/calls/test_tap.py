@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.calls.ledger import CANARY, Ledger, Script
+from tests.warm import Warm
 from typer.testing import CliRunner
 
 from moorline import errors
@@ -180,7 +181,7 @@ def test_tail_of_another_process(folder, tmp_path):
     """`moorline calls tail` prints what the calls of another process do and why, and ends on Ctrl-C with code 0."""
     (tmp_path / "program.py").write_text(PROGRAM)
     environment = {**os.environ, tap.FOLDER: str(folder), "MOORLINE_DATABASE_URL": f"sqlite:///{tmp_path}/x.db"}
-    program = subprocess.Popen(
+    program = Warm(
         [sys.executable, "program.py"],
         cwd=tmp_path,
         env=environment,
@@ -192,7 +193,7 @@ def test_tail_of_another_process(folder, tmp_path):
     assert program.stdin
     try:
         assert program.stdout.readline() == "ready\n"
-        tail = subprocess.Popen(
+        tail = Warm(
             [sys.executable, "-m", "moorline.cli", "calls", "tail", "--json"],
             env=environment,
             stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.warm import Warm, run
 
 SHOP = """
 import asyncio, os, pathlib
@@ -62,9 +63,7 @@ def _environment() -> dict[str, str]:
 
 def _moorline(folder: Path, *arguments: str, expect: int = 0) -> str:
     command = [sys.executable, "-m", "moorline.cli", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=_environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run(command, cwd=folder, env=_environment(), timeout=60, check=False)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout if expect == 0 else done.stdout + done.stderr
 
@@ -124,9 +123,7 @@ def test_a_taken_port_is_a_clear_misuse(shop: Path) -> None:
 
 def _enqueue(folder: Path, statement: str) -> str:
     script = f"import shop\nwith shop.app.opened():\n    print({statement}.result().id)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, env=_environment(), capture_output=True, text=True, check=True
-    )
+    done = run([sys.executable, "-c", script], cwd=folder, env=_environment(), check=True)
     return done.stdout.strip()
 
 
@@ -136,7 +133,7 @@ def running(shop: Path) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     command = [sys.executable, "-m", "moorline.cli", "run", "shop:app", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=shop, env=_environment(), stderr=subprocess.PIPE, text=True)
+    process = Warm(command, cwd=shop, env=_environment(), stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.cli.test_commands import SHOP, _environment, _json, _moorline
 from tests.events.stored import add_all, migrated, pull
+from tests.warm import Warm
 
 from moorline.events import Inbox
 from moorline.store.store import Store
@@ -92,9 +93,7 @@ def test_a_mistake_is_2_and_what_is_not_there_1(shop: Path, arguments: list[str]
 def _started(folder: Path) -> subprocess.Popen[str]:
     """A slow replay in a process of its own, that has enqueued something."""
     command = [sys.executable, "-m", "moorline.cli", *REPLAY, "--all", "--rate", "2"]
-    process = subprocess.Popen(
-        command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = Warm(command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not _jobs(folder):
         assert process.poll() is None
     return process

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.senders import Sender, github_request
+from tests.warm import Warm
 
 from moorline.store.store import Store
 
@@ -30,7 +31,7 @@ class Receiver:
     async def start(self) -> None:
         """Start it and wait until it listens."""
         command = [sys.executable, str(Path(__file__).with_name("crash_receiver.py")), self.url]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 -- milliseconds
+        self.process = Warm(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(await asyncio.to_thread(self.process.stdout.readline))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.events.stored import add_all, pull
+from tests.warm import Warm
 
 from moorline.events import Inbox
 from moorline.events.selection import Selection
@@ -32,7 +33,7 @@ def test_a_killed_replay_goes_on_and_repeats_nothing(database_url: str):
     kills = 0
     while kills < 100:
         command = [sys.executable, str(Path(__file__).with_name("crash_replay.py")), database_url, started.id]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with Warm(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             lines = chance.randint(1, 25)
             read = [line for _, line in zip(range(lines), process.stdout, strict=False)]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.warm import Warm
 
 from moorline.jobs.broker import JobFilter
 from moorline.jobs.registry import Jobs
@@ -22,7 +23,7 @@ SCRIPT = Path(__file__).with_name("crash_worker.py")
 
 
 def start(url: str, journals: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), url, str(journals)])
+    return Warm([sys.executable, str(SCRIPT), url, str(journals)])
 
 
 async def innocent(number: int) -> None: ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from tests.jobs.brokers import opened
 from tests.jobs.conformance import enqueue, row, worker
 from tests.jobs.rabbit import own_url, rabbit_broker
 from tests.servers import RedisServer
+from tests.warm import run
 
 from moorline.clock import SYSTEM
 from moorline.errors import Misuse, StoreUnavailable
@@ -169,7 +169,7 @@ async def test_the_command_drains_a_database_into_rabbitmq(rabbit_url: str, tmp_
     def drained(*words: str) -> object:
         command = [sys.executable, "-m", "moorline.cli", "jobs", "drain", "--to", target, "--json", *words]
         environment = {"MOORLINE_DATABASE_URL": url}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        done = run(command, env=environment, timeout=60, check=True)
         return json.loads(done.stdout)
 
     target = own_url(rabbit_url)

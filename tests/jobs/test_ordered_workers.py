@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.warm import Warm
 
 from moorline.jobs.broker import Completion, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
@@ -33,7 +34,7 @@ async def step(key: str, number: int) -> None: ...
 
 
 def start(url: str, journals: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), url, str(journals)])
+    return Warm([sys.executable, str(SCRIPT), url, str(journals)])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.jobs.rabbit import own_url, rabbit_broker
 from tests.rabbit import RabbitServer
+from tests.warm import Warm
 
 from moorline.errors import StoreUnavailable
 from moorline.jobs.broker import JobFilter
@@ -34,7 +35,7 @@ async def poison(number: int) -> None: ...
 
 
 def start(url: str, journals: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(SCRIPT), url, str(journals)])
+    return Warm([sys.executable, str(SCRIPT), url, str(journals)])
 
 
 def ran(journals: Path) -> set[int]:

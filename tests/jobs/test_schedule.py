@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from tests.jobs.brokers import opened
 from tests.jobs.conformance import done, worker
 from tests.servers import until
+from tests.warm import Warm, run
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
@@ -229,7 +229,7 @@ def test_workers_tick_and_the_command_shows_it(tmp_path: Path) -> None:
     environment = {**kept, "MOORLINE_DATABASE_URL": f"sqlite:///{tmp_path}/c.db", "MOORLINE_WORKER__LEASE": "1"}
     command = [sys.executable, "-m", "moorline.cli"]
     work = [*command, "worker", "clockwork:app"]
-    workers = [subprocess.Popen(work, cwd=tmp_path, env=environment) for _ in range(2)]
+    workers = [Warm(work, cwd=tmp_path, env=environment) for _ in range(2)]
     book = tmp_path / "ticks.txt"
     try:
         until(lambda: book.exists() and len(book.read_text().split()) >= 3, seconds=60)
@@ -244,7 +244,7 @@ def test_workers_tick_and_the_command_shows_it(tmp_path: Path) -> None:
         for one in workers:
             one.wait(30)
     listing = [*command, "jobs", "schedules", "--json"]
-    told = subprocess.run(listing, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    told = run(listing, cwd=tmp_path, env=environment, check=True).stdout
     assert '"new year"' in told
     assert '"Asia/Tokyo"' in told
     with Store(f"sqlite:///{tmp_path}/c.db") as store:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sqlalchemy.orm import Session
 from tests.jobs.foreign.places import AmqpPlace
 from tests.jobs.foreign.test_messages import until
 from tests.tcp_proxy import TcpProxy
+from tests.warm import run
 
 from moorline import Moorline
 from moorline.errors import ConfigurationError, MessageRefused, StoreError, StoreUnavailable
@@ -141,7 +141,7 @@ async def test_a_process_that_dies_before_the_acknowledgement(app: Moorline, amq
     got: list[str | None] = []
     amqp.put("{}", id="m-1")
     command = [sys.executable, "-m", "tests.jobs.foreign.crash_consumer", app.settings.database_url, amqp.url]
-    done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, timeout=60, check=False)
+    done = await asyncio.to_thread(run, command, cwd=ROOT)
     assert done.returncode == 9, done.stderr
     async with app:
         (before,) = await app.jobs.broker.list(JobFilter())
