@@ -1,8 +1,12 @@
-"""Ten thousand requests are cancelled in each place where they hold something, and nothing of them is left."""
+"""Thousands of requests are cancelled in each place where they hold something, and nothing of them is left.
+
+MOORLINE_TEST_FULL=1 cancels ten thousand in each place. What one of them leaves is seen either way: nothing may be left.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -23,9 +27,9 @@ from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.transport import AsyncTransport
 
-EACH = 5_000  # of plain requests and of Calls: ten thousand in each place
+EACH = 5_000 if os.environ.get("MOORLINE_TEST_FULL") else 2_000  # of plain requests and of Calls
 AT_ONCE = 50
-HALF_OPEN = 10  # of so many rounds one
+HALF_OPEN = 8  # of so many rounds one
 # A pool and a bulkhead that are smaller than what comes at once, so that some are cancelled in their queues; a quota
 # that never binds but is counted; and a breaker that only leaves closed when it is told to.
 POLICY = Policy(
@@ -157,7 +161,7 @@ PLACES = {
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", [Plain, Calls])
-async def test_ten_thousand_cancelled(kind, place):
+async def test_thousands_cancelled(kind, place):
     """Half of them plain requests, half Calls: some are in the queues of pool and bulkhead, some are probes."""
     behaviour, scheme, deed = PLACES[place]
     before = descriptors()

@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from moorline.clock import ManualClock
@@ -376,15 +376,10 @@ def test_bad_fields_are_named(config, named):
 
 # Whatever happens -----------------------------------------------------------------------------------------------------
 
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["call", "call", "call", "success", "slow", "failure", "failure", "ignore", "lose", "force", "wait"]
-        ),
-        st.integers(0, 30),
-    ),
-    max_size=30,
-)
+STEPS = ("call", "call", "call", "success", "slow", "failure", "failure", "ignore", "lose", "force", "wait")
+LONGEST = 30
+# One draw of bytes for a whole schedule: draws, one for each step, took ten times as long as the steps.
+SCHEDULES = st.binary(min_size=4 + 2 * LONGEST, max_size=4 + 2 * LONGEST)
 CONFIG: dict[str, Any] = {"failures": 2, "reset": 5.0, "minimum": 4, "window": 20.0}
 TERMS = (Terms(3.0, 1.0), Terms(0.5, 0.25))
 
@@ -458,13 +453,16 @@ class Walk:
 
 
 @settings(max_examples=10_000)
-@given(STEPS, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.4, 2.9, 3.0, 12.0, 600.0]))
-def test_no_schedule_leaves_it_stuck(steps, probes, successes, took):
+@given(SCHEDULES)
+def test_no_schedule_leaves_it_stuck(schedule):
     """Ten thousand random schedules of calls that work, fail, are slow, cancelled, late or lost, of waits and operators:
     never are more probes out than allowed, one that fails opens it however late, and a service that works again gets it
     closed, in time or after the leases.
     """
-    walk = Walk(probes, successes)
-    for what, number in steps:
-        walk.step(what, number)
-    walk.recovers(took)
+    count, probes, successes, took, *drawn = schedule
+    walk = Walk(1 + probes % 3, 1 + successes % 3)
+    steps = [(STEPS[what % len(STEPS)], number % 31) for what, number in zip(drawn[::2], drawn[1::2], strict=True)]
+    for step in steps[: count % (LONGEST + 1)]:
+        note(f"{step}")
+        walk.step(*step)
+    walk.recovers((0.0, 0.4, 2.9, 3.0, 12.0, 600.0)[took % 6])
