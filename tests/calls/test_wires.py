@@ -436,8 +436,9 @@ def test_the_certificates_that_the_environment_names(wire, name, tmp_path):
     """SSL_CERT_FILE names whom to believe; a certificate for another name is refused all the same."""
     code = """
 import asyncio, sys
+from moorline import Policy
 from tests.calls.ledger import Ledger
-made = Ledger("key", base_url=sys.argv[1], wire=sys.argv[2])
+made = Ledger("key", base_url=sys.argv[1], wire=sys.argv[2], policy=Policy(retry=None))
 print(made.read("x").result(), asyncio.run(made.read("x")._answered_async()))
 """
     with tls_server(tmp_path, name) as (port, authority):

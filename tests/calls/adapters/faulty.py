@@ -29,6 +29,8 @@ class Faulty(FaultServer):
         self.guards = Guards(self.clock)
 
     async def _answer(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if b"expect: 100-continue" in head.lower():  # botocore waits a second for it, then sends the body all the same
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = _LENGTH.search(head)
         if length:
             self.bodies.append(await reader.readexactly(int(length[1])))
