@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests.databases import migrated_postgres
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
@@ -73,7 +74,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what cannot run here, with one line for each reason; in CI nothing is left out, and it fails instead."""
     needs = {
-        "postgres_url": "postgres",
+        "postgres_server": "postgres",
         "redis_server": "redis",
         "rabbit_url": "rabbitmq",
         "contracts_dir": "contracts",
@@ -168,6 +169,14 @@ def postgres_server() -> RunningPostgres:
 def postgres_url(postgres_server: RunningPostgres) -> Iterator[str]:
     """The URL of a fresh, empty database: ``postgresql+psycopg://…``."""
     url = postgres_server.create_database()
+    yield url
+    postgres_server.drop_database(url)
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres_server: RunningPostgres) -> Iterator[str]:
+    """The same of a database that was migrated: for whoever does not test how that comes about."""
+    url = migrated_postgres(postgres_server)
     yield url
     postgres_server.drop_database(url)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.cli.test_commands import SHOP, _environment, _json, _moorline
-from tests.events.stored import add_all, migrated, pull
+from tests.databases import migrated_sqlite
+from tests.events.stored import add_all, pull
 from tests.warm import Warm
 
 from moorline.events import Inbox
@@ -24,8 +24,7 @@ def shop(tmp_path: Path) -> Path:
     """An application, with 30 stored events that nobody has handled yet."""
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "moorline.toml").write_text('database_url = "sqlite:///shop.db"\n')
-    shutil.copy(migrated(), tmp_path / "shop.db")
-    with Store(f"sqlite:///{tmp_path}/shop.db", auto_migrate=False) as store:
+    with Store(migrated_sqlite(tmp_path / "shop.db"), auto_migrate=False) as store:
         events = [pull(n, action="opened" if n % 3 else "closed", customer=f"cus_{n % 2}") for n in range(30)]
         add_all(Inbox(store), events)
     return tmp_path

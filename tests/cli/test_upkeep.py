@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 from tests.cli.test_commands import _json, _moorline
-from tests.events.stored import add_all, migrated, pull
+from tests.databases import migrated_sqlite
+from tests.events.stored import add_all, pull
 
 from moorline.events import Inbox
 from moorline.store.store import Store
@@ -22,7 +22,7 @@ from moorline.testing import load_event
 def folder(tmp_path: Path) -> Path:
     """A database with one old event, one young, three refusals and a row of forgeries."""
     (tmp_path / "moorline.toml").write_text('database_url = "sqlite:///shop.db"\n[webhooks]\ncompress_over = 0\n')
-    shutil.copy(migrated(), tmp_path / "shop.db")
+    migrated_sqlite(tmp_path / "shop.db")
     with Store(f"sqlite:///{tmp_path}/shop.db", auto_migrate=False) as store:
         add_all(Inbox(store), [pull(0, at=1_600_000_000.0), pull(1, at=time.time(), api_key="canary-value")])
     with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as connection, connection:

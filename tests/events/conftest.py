@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.databases import migrated_sqlite
 
 from moorline.events import Inbox
 from moorline.store.store import Store
@@ -14,10 +15,10 @@ from moorline.store.store import Store
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
+    """An empty database of each kind, migrated."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'moorline.db'}"
-    return str(request.getfixturevalue("postgres_url"))
+        return migrated_sqlite(tmp_path / "moorline.db")
+    return str(request.getfixturevalue("migrated_postgres_url"))
 
 
 @pytest.fixture

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tests.databases import migrated_sqlite
 
 from moorline.clock import SYSTEM, Clock
 from moorline.events import Event, Inbox
@@ -44,17 +43,8 @@ def add_all(inbox: Inbox, events: Iterable[Event]) -> list[str]:
 @contextlib.contextmanager
 def fresh_store(clock: Clock = SYSTEM) -> Iterator[Store]:
     """An empty SQLite store, for each of many examples: a copy of one that was migrated once."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = shutil.copy(migrated(), Path(folder) / "a.db")
-        with Store(f"sqlite:///{file}", auto_migrate=False, clock=clock) as store:
-            yield store
-
-
-@cache
-def migrated() -> Path:
-    """An empty database file, to be copied."""
-    file = Path(tempfile.mkdtemp(prefix="moorline-migrated-")) / "empty.db"
-    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
-    with Store(f"sqlite:///{file}"):
-        pass
-    return file
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store(migrated_sqlite(Path(folder) / "a.db"), auto_migrate=False, clock=clock) as store,
+    ):
+        yield store

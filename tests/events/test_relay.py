@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from tests.databases import migrated_postgres
 from tests.events.relaying import Elsewhere, job, put, relayed
 from tests.events.stored import fresh_store, pull
 from tests.processes import so
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.postgres
 @pytest.fixture
 def target(postgres_server: RunningPostgres) -> Iterator[SqlBroker]:
     """A broker in a PostgreSQL database of its own."""
-    url = postgres_server.create_database()
+    url = migrated_postgres(postgres_server)
     with Store(url, auto_migrate=True) as store:
         yield SqlBroker(store)
     postgres_server.drop_database(url)

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import botocore.session
 import pytest
+from tests.databases import migrated_sqlite
 from tests.jobs.brokers import opened
 from tests.servers import RedisServer
 from tests.sqs_servers import FauxqsServer, MotoServer, aws_environment
@@ -20,9 +21,10 @@ from moorline.store import Store
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind, migrated."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/moorline.db"
-    url: str = request.getfixturevalue("postgres_url")
+        return migrated_sqlite(tmp_path / "moorline.db")
+    url: str = request.getfixturevalue("migrated_postgres_url")
     return url
 
 
@@ -36,11 +38,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of every broker; on Redis with a file that is flushed at each write."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/moorline.db"
+        return migrated_sqlite(tmp_path / "moorline.db")
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("durable_redis")
         return server.url
-    url: str = request.getfixturevalue("postgres_url")
+    url: str = request.getfixturevalue("migrated_postgres_url")
     return url
 
 

@@ -24,7 +24,7 @@ def broadcast(request: pytest.FixtureRequest) -> Iterator[Broadcast]:
         server: RedisServer = request.getfixturevalue("redis_server")
         url = server.url
     elif request.param == "pg":
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("migrated_postgres_url")
     with contextlib.closing(Broadcast(url)) as opened:
         yield opened
 
@@ -84,11 +84,11 @@ async def test_a_server_that_is_away_is_said(redis_server: RedisServer, monkeypa
     redis_server.start()
 
 
-async def test_what_others_publish_harms_nobody(postgres_url: str) -> None:
+async def test_what_others_publish_harms_nobody(migrated_postgres_url: str) -> None:
     """What is no JSON is left out, and told of in the log."""
-    with contextlib.closing(Broadcast(postgres_url)) as broadcast:
+    with contextlib.closing(Broadcast(migrated_postgres_url)) as broadcast:
         async with broadcast.subscribe("a") as messages:
-            with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as theirs:
+            with psycopg.connect(migrated_postgres_url.replace("+psycopg", ""), autocommit=True) as theirs:
                 theirs.execute("SELECT pg_notify('moorline:a', 'no json')")
                 theirs.execute("SELECT pg_notify('moorline:a', '[1]')")
             async with asyncio.timeout(10):

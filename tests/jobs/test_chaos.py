@@ -205,18 +205,18 @@ async def test_a_worker_keeps_its_results_until_there_is_room(
 
 
 @pytest.fixture
-def limited(postgres_url: str) -> Iterator[tuple[psycopg.Connection[Any], str]]:
+def limited(migrated_postgres_url: str) -> Iterator[tuple[psycopg.Connection[Any], str]]:
     """A superuser's connection, and the URL of a role whose connections it may limit, in a database with tables."""
-    with Store(postgres_url, auto_migrate=True):
+    with Store(migrated_postgres_url, auto_migrate=True):
         pass
-    plain = postgres_url.replace("+psycopg", "")
+    plain = migrated_postgres_url.replace("+psycopg", "")
     role = f"limited_{os.getpid()}"
     with psycopg.connect(plain, autocommit=True) as owner:
         owner.execute(f"CREATE ROLE {role} LOGIN")
         owner.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         owner.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
         try:
-            yield owner, postgres_url.replace("moorline@", f"{role}@")
+            yield owner, migrated_postgres_url.replace("moorline@", f"{role}@")
         finally:
             owner.execute(f"DROP OWNED BY {role}")
             owner.execute(f"DROP ROLE {role}")
@@ -291,14 +291,14 @@ async def test_readers_that_are_all_taken_keep_no_job_from_running(
 
 
 @pytest.mark.postgres
-async def test_jobs_that_somebody_has_locked_hold_up_no_others(postgres_url: str) -> None:
+async def test_jobs_that_somebody_has_locked_hold_up_no_others(migrated_postgres_url: str) -> None:
     """A client that is idle in its transaction has rows locked: they are passed by, and run when it is over."""
-    with Store(postgres_url, auto_migrate=True) as store:
+    with Store(migrated_postgres_url, auto_migrate=True) as store:
         jobs = Jobs(SqlBroker(store))
         counted = Counted(jobs)
         handles = await counted.function.enqueue_many([(number,) for number in range(TOTAL)])
         locked = [handle.id for handle in handles[:20]]
-        with psycopg.connect(postgres_url.replace("+psycopg", "")) as idle:
+        with psycopg.connect(migrated_postgres_url.replace("+psycopg", "")) as idle:
             idle.execute("SELECT 1 FROM jobs WHERE id = ANY(%s) FOR UPDATE", [locked])
             assert await Worker(jobs).drain() == TOTAL - 20
             assert counted.runs == Counter(range(20, TOTAL))
@@ -318,7 +318,7 @@ def far(request: pytest.FixtureRequest, kind: str) -> Iterator[tuple[str, str, T
         server: RedisServer = request.getfixturevalue("redis_server")
         url, port = server.url, server.port
     else:
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("migrated_postgres_url")
         port = int(url.rpartition(":")[2].partition("/")[0])
     with TcpProxy(port) as proxy:
         yield url, url.replace(f":{port}", f":{proxy.port}"), proxy

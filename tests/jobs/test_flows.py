@@ -42,7 +42,7 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
     """Jobs on each broker, with a database for groups."""
     url = f"sqlite:///{tmp_path}/m.db"
     if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("migrated_postgres_url")
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(url, auto_migrate=True))
         broker: Broker = SqlBroker(store)

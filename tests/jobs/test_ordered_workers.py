@@ -64,12 +64,14 @@ def steps(journal: Path) -> list[tuple[str, int, int]]:
 
 
 @pytest.mark.postgres
-async def test_two_workers_and_two_senders_keep_the_order_of_each_key(postgres_url: str, tmp_path: Path) -> None:
+async def test_two_workers_and_two_senders_keep_the_order_of_each_key(
+    migrated_postgres_url: str, tmp_path: Path
+) -> None:
     """Each key's jobs begin after the one before has ended, in either process, and all of them run once."""
-    with Store(postgres_url, auto_migrate=True) as store, Store(postgres_url) as other:
+    with Store(migrated_postgres_url, auto_migrate=True) as store, Store(migrated_postgres_url) as other:
         senders = [Jobs(SqlBroker(store)), Jobs(SqlBroker(other))]
         began = time.monotonic()
-        with workers(postgres_url, tmp_path):
+        with workers(migrated_postgres_url, tmp_path):
             for number in range(ROUNDS):
                 # The two senders at once: which is first in a key is the database's to say.
                 await asyncio.gather(*(enqueue(jobs, 2 * number + side) for side, jobs in enumerate(senders)))
@@ -90,7 +92,7 @@ async def test_two_workers_and_two_senders_keep_the_order_of_each_key(postgres_u
 
 
 @pytest.mark.postgres
-async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(postgres_url: str) -> None:
+async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(migrated_postgres_url: str) -> None:
     """Two processes, each ending a job of the key to which the other one adds: PostgreSQL has no deadlock to break."""
 
     def wait(connection: Any, payloads: list[threading.Event]) -> list[bool]:
@@ -100,7 +102,7 @@ async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(
         time.sleep(sum(payloads))
         return payloads
 
-    with Store(postgres_url, auto_migrate=True) as store, Store(postgres_url) as other:
+    with Store(migrated_postgres_url, auto_migrate=True) as store, Store(migrated_postgres_url) as other:
         stores = (store, other)
         both = [Jobs(SqlBroker(one)) for one in stores]
         function, theirs = (jobs.function(step) for jobs in both)
@@ -129,7 +131,7 @@ async def test_who_adds_and_ends_jobs_in_one_transaction_locks_nobody_in_a_ring(
         await asyncio.gather(*first)
         counts = await both[0].broker.counts()
     assert counts == {("default", "done"): 2, ("default", "ready"): 2}
-    with psycopg.connect(postgres_url.replace("+psycopg", "")) as connection:
+    with psycopg.connect(migrated_postgres_url.replace("+psycopg", "")) as connection:
         found = connection.execute(
             "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         ).fetchone()

@@ -52,7 +52,7 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Jobs]:
         return
     url = f"sqlite:///{tmp_path}/m.db"
     if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
+        url = request.getfixturevalue("migrated_postgres_url")
     with opened(url) as broker:
         yield Jobs(broker)
 

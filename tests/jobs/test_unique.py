@@ -175,13 +175,13 @@ async def test_of_many_at_once_one_is_made(broker_url: str) -> None:
 @pytest.mark.parametrize("commits", [True, False])
 @pytest.mark.parametrize("windows", [(60.0, 60.0), (60.0, None), (None, 60.0)])
 async def test_two_transactions_do_not_make_two(
-    postgres_url: str, clock: ManualClock, windows: tuple[float | None, float | None], commits: bool
+    migrated_postgres_url: str, clock: ManualClock, windows: tuple[float | None, float | None], commits: bool
 ) -> None:
     """The second one waits for the first, and has its job if that committed, though it has ended meanwhile."""
     first, second = (
         row(clock, unique_key="k", unique_until=None if window is None else clock.wall() + window) for window in windows
     )
-    with Store(postgres_url, clock=clock, auto_migrate=True) as store:
+    with Store(migrated_postgres_url, clock=clock, auto_migrate=True) as store:
         engine = sa.create_engine(store.url)
         found: list[str] = []
 

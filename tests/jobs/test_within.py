@@ -109,7 +109,7 @@ Opened = Callable[[], contextlib.AbstractAsyncContextManager[tuple[Jobs, Theirs]
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     """Opens a connection of one kind, to the database that the jobs are kept in."""
     database, connect = request.param
-    url = f"sqlite:///{tmp_path}/m.db" if database == "sqlite" else request.getfixturevalue("postgres_url")
+    url = f"sqlite:///{tmp_path}/m.db" if database == "sqlite" else request.getfixturevalue("migrated_postgres_url")
     with Store(url, auto_migrate=True) as store:
 
         @contextlib.asynccontextmanager
