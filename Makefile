@@ -8,7 +8,7 @@ PAYLOADS := $(wildcard ../shared/payloads/github)
 PYTHON_DIRS := src tests scripts $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types imports unit bench docs services lock clean installed installed-dev servers
+.PHONY: help demo test lint style types format unit bench docs services lock clean installed installed-dev servers
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,20 +16,25 @@ help:  ## Show this list
 demo: installed  ## Play a day of an application against the offline sandbox (ARGS=--json for data)
 	@$(BIN)/moorline demo $(if $(PAYLOADS),--github-payloads $(PAYLOADS)) $(ARGS)
 
+# mypy has one core to itself for more than a minute: it runs beside the tests, and leaves them what they want of both.
 test: installed-dev servers  ## Every check there is: lint, types, import rules, all tests with real servers
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory style
+	@$(MAKE) --no-print-directory -j 2 types unit
 	@echo "== all green"
 
-lint: installed-dev  ## ruff, mypy --strict, import-linter
+lint: style types  ## ruff, import-linter, mypy --strict
+
+style: installed-dev
 	@echo "== ruff"
 	@$(BIN)/ruff check --quiet $(PYTHON_DIRS)
 	@$(BIN)/ruff format --quiet --check $(PYTHON_DIRS)
-	@echo "== mypy --strict"
-	@$(BIN)/mypy
 	@echo "== import rules"
 	@$(BIN)/lint-imports --no-cache > .import-linter.log 2>&1 || { cat .import-linter.log; exit 1; }
 	@tail -n 2 .import-linter.log; rm -f .import-linter.log
+
+types: installed-dev
+	@echo "== mypy --strict"
+	@nice -n 10 $(BIN)/mypy
 
 unit: installed-dev servers  ## The tests alone (ARGS="-k breaker" to choose, WORKERS=0 for one process)
 	@echo "== pytest, $(WORKERS) workers"
