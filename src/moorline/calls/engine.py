@@ -211,6 +211,8 @@ class Pipeline(Entry[R, A]):
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()
             self._asked = context.limits.asked_wait(answer, wall)
+            if self._asked is None and error.retry_at is not None:  # the body says it
+                self._asked = max(error.retry_at - wall, 0.0)
             self._named = context.limits.named_wait(answer, wall)
             if self._asked is not None:
                 error.retry_at = wall + self._asked

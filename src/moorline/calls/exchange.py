@@ -168,6 +168,7 @@ class Plan(Generic[T_co]):
     query: Mapping[str, object] | None = field(default=None, repr=False)
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
+    keyed: bool = True
     blank: bool = False
     text: bool = False
     cost: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import Any, Final
 from moorline import redaction
 from moorline.calls.dialects import Headed
 from moorline.calls.exchange import Exchange
+from moorline.calls.limits import moment
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
@@ -17,6 +19,7 @@ from moorline.errors import (
     Conflict,
     IdempotencyConflict,
     InvalidRequest,
+    LimitFault,
     NotFound,
     PaymentDeclined,
     PermissionDenied,
@@ -64,7 +67,9 @@ class ErrorMap:
     statuses. Of code and type the code, which is the finer one, is believed where *kinds* has it.
     *is_limit* recognises a limit by the whole answer (GitHub's 403). *failed* is asked about 2xx answers and returns
     the code when one says that it failed. *retry* are statuses, and codes, beyond the usual that are worth repeating.
-    *may_retry* are the decline codes after which another try may help.
+    *may_retry* are the decline codes after which another try may help. *until* is a pattern whose group 1 is, in the
+    message of a limit, the time when it opens again (an RFC 1123 date, or ISO 8601), for services that say it nowhere
+    else.
     """
 
     code: str = ""
@@ -79,6 +84,7 @@ class ErrorMap:
     kinds: Mapping[str, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
     statuses: Mapping[int, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
     retry: Collection[int | str] = frozenset()
+    until: re.Pattern[str] | None = None
     is_limit: Callable[[Exchange], bool] | None = None
     failed: Callable[[Exchange], str | None] | None = None
 
@@ -130,6 +136,8 @@ class ErrorMap:
                 "decline_code": finer,
                 "may_retry": (finer or code) in self.may_retry if self.may_retry else None,
             }
+        if self.until is not None and issubclass(kind, LimitFault) and (said := self.until.search(message)):
+            context["retry_at"] = moment(said[1])
         return kind(redaction.text(message), **context)
 
     def _kind(self, exchange: Exchange, code: str | None, type_: str | None) -> type[CallError]:

@@ -20,7 +20,7 @@ from moorline.errors import ConfigurationError
 from moorline.policies.allowance import Reading
 from moorline.policies.checks import check_seconds
 
-__all__ = ["Headed", "LimitFields", "LimitPattern", "RateLimitHeaders", "ResetAs", "seconds_until"]
+__all__ = ["Headed", "LimitFields", "LimitPattern", "RateLimitHeaders", "ResetAs", "moment", "seconds_until"]
 
 ResetAs = Literal["auto", "seconds", "milliseconds", "epoch", "epoch_ms"]
 
@@ -79,8 +79,8 @@ def seconds_until(text: str | None, now: float, kind: ResetAs = "auto") -> float
     else:
         seconds = _from_duration(text)
         if seconds is None:
-            moment = _moment(text)
-            seconds = None if moment is None else moment - now
+            at = moment(text)
+            seconds = None if at is None else at - now
     return max(seconds, 0.0) if seconds is not None and seconds <= _YEAR else None
 
 
@@ -100,16 +100,16 @@ def _from_duration(text: str) -> float | None:
     return sum(float(part) * unit for part, unit in zip(found.groups(), units, strict=True) if part)
 
 
-def _moment(text: str) -> float | None:
-    """The epoch seconds of an HTTP-date or of an ISO 8601 time; without a zone they are UTC."""
+def moment(text: str) -> float | None:
+    """The epoch seconds of an HTTP-date or of an ISO 8601 time; without a zone they are UTC. None for what is none."""
     try:
-        moment = datetime.fromisoformat(text) if text[0].isdigit() else parsedate_to_datetime(text)
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        read = datetime.fromisoformat(text) if text[0].isdigit() else parsedate_to_datetime(text)
+        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()
     except (ValueError, IndexError, OverflowError, TypeError):
         return None
 
 
-_date: Final = lru_cache(maxsize=64)(_moment)  # a service's Date changes once a second
+_date: Final = lru_cache(maxsize=64)(moment)  # a service's Date changes once a second
 
 
 def _server_time(answer: Headed, now: float) -> float:
@@ -118,8 +118,8 @@ def _server_time(answer: Headed, now: float) -> float:
     A Date has whole seconds, cut off, so that what is counted from it ends up to a second late, and never early.
     """
     date = answer.header("date")
-    moment = _date(date.strip()) if date and len(date) < 40 and not date[0].isdigit() else None
-    return now if moment is None else moment
+    at = _date(date.strip()) if date and len(date) < 40 and not date[0].isdigit() else None
+    return now if at is None else at
 
 
 # Structured fields ---------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from moorline.errors import (
     CredentialFault,
     DeadlineExceeded,
     DeadlineOutcomeUnknown,
+    IdempotencyConflict,
     LimitFault,
     NetworkFault,
     OutcomeUnknown,
@@ -76,6 +77,8 @@ def _transient(error: CallError, context: CallContext[Any, Any]) -> bool:
     """Whether the same request may well get another answer."""
     if isinstance(error, BadAnswer):
         return error.retryable
+    if isinstance(error, IdempotencyConflict):  # some services answer 409 to it, and 409 also to a key still at work
+        return False
     if isinstance(error, NetworkFault) or error.status in context.retried or error.code in context.retried:
         return True
     return isinstance(error, ServiceUnavailable) and error.status in RETRIED
