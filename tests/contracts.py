@@ -1,8 +1,8 @@
 """Holds requests and answers against the vendors' published contracts, which are read from beside the repository.
 
 The contracts are OpenAPI 3.0 and 3.1 files. Their ``nullable`` (which some 3.1 files use too) is turned into JSON Schema's
-null, then jsonschema judges. Stripe's bracketed form bodies are decoded here, with code of our tests' own, and the texts
-are turned into the types that the schema names before they are judged.
+null, then jsonschema judges. Stripe's bracketed form bodies are decoded here, with code of our tests' own, multipart ones
+by Werkzeug, and the texts are turned into the types that the schema names before they are judged.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from urllib.parse import parse_qsl
 import jsonschema
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
+from werkzeug.http import parse_options_header
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, Preamble
 
 _ROOT = "urn:contract"
 _FORMATS = jsonschema.FormatChecker(["date-time", "email"])
@@ -54,6 +56,10 @@ class Contract:
         schema = f"{pointer}/content/{_escaped(kind)}/schema"
         if kind == "application/x-www-form-urlencoded":
             return self.problems(schema, self._coerced(decoded_form(body.decode()), node["content"][kind]["schema"]))
+        if kind == "multipart/form-data":
+            return self.problems(
+                schema, self._gathered(decoded_multipart(body, content_type), node["content"][kind]["schema"])
+            )
         return self.problems(schema, json.loads(body))
 
     def form_problems(self, method: str, path: str, form: dict[str, Any]) -> list[str]:
@@ -84,6 +90,20 @@ class Contract:
     def answers(self, method: str, path: str) -> set[str]:
         """The statuses that the contract describes."""
         return set(self._operation(method, path)[1]["responses"])
+
+    def _gathered(self, fields: list[tuple[str, str | tuple[str, str, bytes]]], schema: Any) -> dict[str, Any]:
+        """Fields as one object: those that the schema calls arrays as lists, files as their text."""
+        found = self._resolved("", schema)
+        described = (found[1] if found else {}).get("properties", {})
+        gathered: dict[str, Any] = {}
+        for name, value in fields:
+            text = value if isinstance(value, str) else value[2].decode("latin-1")
+            if described.get(name, {}).get("type") == "array":
+                gathered.setdefault(name, []).append(text)
+            else:
+                assert name not in gathered, f"{name} comes twice"
+                gathered[name] = text
+        return gathered
 
     def _operation(self, method: str, path: str) -> tuple[str, dict[str, Any]]:
         for template, operations in self.document["paths"].items():
@@ -136,6 +156,28 @@ def decoded_form(text: str) -> dict[str, Any]:
             assert parts[-1] not in here, f"{name} comes twice"
             here[parts[-1]] = value
     return root
+
+
+def decoded_multipart(body: bytes, content_type: str) -> list[tuple[str, str | tuple[str, str, bytes]]]:
+    """The fields of a multipart form as Werkzeug reads them: texts, and files as (filename, type, content)."""
+    decoder = MultipartDecoder(parse_options_header(content_type)[1]["boundary"].encode())
+    decoder.receive_data(body)
+    decoder.receive_data(None)
+    found: list[tuple[str, str | tuple[str, str, bytes]]] = []
+    head: Field | File | None = None
+    content = b""
+    while not isinstance(event := decoder.next_event(), Epilogue):
+        if isinstance(event, (Field, File)):
+            head, content = event, b""
+        elif isinstance(event, Data):
+            content += event.data
+            if not event.more_data and isinstance(head, File):
+                found.append((head.name, (head.filename, head.headers["Content-Type"], content)))
+            elif not event.more_data and head is not None:
+                found.append((head.name, content.decode()))
+        else:
+            assert isinstance(event, Preamble), event
+    return found
 
 
 def _local(schema: Any) -> Any:

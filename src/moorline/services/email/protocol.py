@@ -36,6 +36,7 @@ __all__ = [
 
 _SPEC: Final = re.compile(r"[^@\s<>()\[\],;:\\\"]+@[^@\s<>()\[\],;:\\\"]*[^@\s<>()\[\],;:\\\".]")
 _HEADER_NAME: Final = re.compile(r"[!-9;-~]+")
+_WORDS: Final = re.compile(r"[^\W_]+(?: [^\W_]+)*")
 _MAX_ADDRESS: Final = 254
 
 
@@ -68,6 +69,18 @@ class Address:
         if not spec or not value.rstrip().endswith(">"):
             raise refused(field, f"{value[:80]!r} is not an e-mail address")
         return cls(spec, name or None)
+
+    @property
+    def mailbox(self) -> str:
+        """As it stands in a header, ``Ada Lovelace <ada@example.com>``: a name with other than letters, figures and
+        spaces in it is quoted (RFC 5322), so that a comma there makes no second address. Not encoded: services do that.
+        """
+        if not self.name:
+            return self.email
+        if _WORDS.fullmatch(self.name):
+            return f"{self.name} <{self.email}>"
+        quoted = self.name.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{quoted}" <{self.email}>'
 
 
 Recipients = Address | str | Sequence[Address | str]
