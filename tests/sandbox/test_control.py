@@ -12,6 +12,8 @@ import httpx2
 import pytest
 import stripe as official
 
+from moorline.sandbox.standin import registrations
+
 KEY = {"Authorization": "Bearer sk_test_1"}
 PAID = {"amount": "1099", "currency": "eur", "confirm": "true", "payment_method": "pm_card_visa"}
 
@@ -176,4 +178,4 @@ async def test_unknown_service(box: httpx2.AsyncClient):
     """A service that the sandbox does not have is a 404 that lists those it has."""
     response = await box.get("/paypol/x")
     assert response.status_code == 404
-    assert "github, sendgrid, stripe" in response.json()["error"]
+    assert ", ".join(sorted(registrations())) in response.json()["error"]
