@@ -1,4 +1,4 @@
-"""Reading form parameters as strictly as the vendors do: nested names, types, unknown and missing ones.
+"""Reading form parameters as strictly as the vendors do: nested names, types, unknown and missing ones, and files.
 
 What is wrong is told as :class:`Unfit`, with a ``problem`` that each stand-in puts into its vendor's words.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-__all__ = ["Form", "Kind", "Unfit", "checked", "decode_form", "needed"]
+__all__ = ["Form", "Kind", "Sent", "Unfit", "checked", "decode_form", "decode_multipart", "needed"]
 
 Form = dict[str, Any]
 Kind = Literal["int", "bool", "text", "hash", "list", "any"] | tuple[str, ...]
@@ -51,6 +52,37 @@ def _put(root: Form, head: str, keys: list[str], value: str) -> None:
             place = place.setdefault(here, fresh)
         else:
             raise Unfit("twofold", head)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A file in a form."""
+
+    filename: str
+    type: str
+    content: bytes = field(repr=False)
+
+
+def decode_multipart(body: bytes, content_type: str) -> list[tuple[str, str | Sent]]:
+    """The fields of a ``multipart/form-data`` body in their order. Raises ValueError for what is none."""
+    found = re.search(r'; *boundary="?([^\s";]{1,70})"?', content_type)
+    if found is None:
+        raise ValueError("no boundary")
+    first, *pieces = (b"\r\n" + body).split(b"\r\n--" + found[1].encode())
+    if first or not pieces or pieces.pop() not in (b"--", b"--\r\n"):
+        raise ValueError("no multipart body")
+    return [_piece(piece) for piece in pieces]
+
+
+def _piece(piece: bytes) -> tuple[str, str | Sent]:
+    head, gap, content = piece.partition(b"\r\n\r\n")
+    lines = dict(line.partition(": ")[::2] for line in head.decode().lstrip("\r\n").split("\r\n"))
+    named = re.fullmatch(r'form-data; name="([^"]+)"(?:; filename="([^"]*)")?', lines.get("Content-Disposition", ""))
+    if named is None or not gap:
+        raise ValueError("a part without a name")
+    if named[2] is None:
+        return named[1], content.decode()
+    return named[1], Sent(named[2], lines.get("Content-Type", "text/plain"), content)
 
 
 def checked(form: Mapping[str, Any], kinds: Mapping[str, Kind]) -> Form:

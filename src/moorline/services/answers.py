@@ -73,12 +73,12 @@ def texts(holder: Mapping[str, Any], name: str) -> Mapping[str, str]:
 
 
 def moment(holder: Mapping[str, Any], name: str) -> datetime | None:
-    """A time in UTC, from UNIX seconds or RFC 3339; None where there is none."""
+    """A time in UTC, from UNIX seconds (with fractions, if any) or RFC 3339; None where there is none."""
     value = holder.get(name)
     if value is None:
         return None
     try:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
         if isinstance(value, str):
             read = datetime.fromisoformat(value)
