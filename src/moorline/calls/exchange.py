@@ -173,7 +173,6 @@ class Plan(Generic[T_co]):
     text: bool = False
     cost: float = 1.0
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
-    keyed: bool = True
     after: Plan[Plan[Any] | None] | None = field(default=None, repr=False)
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
