@@ -100,6 +100,7 @@ def _environment(folder: Path, sandbox: str) -> dict[str, str]:
         "MOORLINE_RUN_DIR": str(folder / "run"),
         "STRIPE_SECRET_KEY": "sk_test_demo0canary0stripe0key",
         "SENDGRID_API_KEY": "SG.demo0canary0sendgrid.key0key0key0key",
+        "RESEND_API_KEY": "re_demo0canary0resend0key",
         "GITHUB_TOKEN": "github_pat_demo0canary0github0token",
         "STRIPE_WEBHOOK_SECRET": "whsec_demo0canary0stripe0webhook",
         "GITHUB_WEBHOOK_SECRET": "demo0canary0github0webhook",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moorline import Moorline
-from moorline.services import GitHub, SendGrid, Stripe
+from moorline.services import GitHub, Resend, SendGrid, Stripe
 from moorline.services.email.protocol import Email
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ FOLDER = Path(os.environ.get("MOORLINE_DEMO_FOLDER", "."))
 """Where handlers note what they did, and where the cause of the poison lies."""
 
 app = Moorline()
-email = app.service(SendGrid)
+email = app.failover(SendGrid, Resend)
 
 
 def note(book: str, line: str) -> None:
@@ -33,7 +33,7 @@ async def send_welcome(user_id: str) -> None:
     await email.send(
         Email(
             sender="shop@example.com",
-            to=[f"{user_id}@example.com"],
+            to=[f"{user_id}@customers.example"],
             subject="Welcome!",
             text="Good to have you aboard.",
             metadata={"user": user_id},

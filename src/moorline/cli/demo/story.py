@@ -59,6 +59,13 @@ async def _signup(stage: Stage) -> None:
     await send_welcome.enqueue("u_1")
     await _until(lambda: stage.book("welcomed") == ["u_1"], "the welcome e-mail is sent")
     stage.ledger.equal("the welcome e-mail is sent once", 1, len(stage.state("sendgrid")["messages"]), "e-mail")
+    stage.ledger.note("Another one signs up. SendGrid answers 503 to everything now.")
+    stage.fault(kind="status", service="sendgrid", status=503)
+    await send_welcome.enqueue("u_2")
+    await _until(lambda: stage.book("welcomed") == ["u_1", "u_2"], "the second welcome e-mail is sent")
+    stage.calm()
+    stage.ledger.equal("when SendGrid is down Resend sends it", 1, len(stage.state("resend")["emails"]), "e-mail")
+    stage.ledger.equal("and it is sent once", 1, len(stage.state("sendgrid")["messages"]), "e-mail by SendGrid")
 
 
 async def _payment_in_bad_weather(stage: Stage) -> None:
