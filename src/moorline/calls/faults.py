@@ -123,7 +123,7 @@ class ErrorMap:
             return None
 
     def _made(self, kind: type[CallError], exchange: Exchange, data: Any, code: str | None) -> CallError:
-        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or f"answered {exchange.status}"
+        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or _plainly(exchange.status, code)
         context: dict[str, Any] = {
             "status": exchange.status,
             "code": redaction.text(code or "") or None,
@@ -153,6 +153,10 @@ class ErrorMap:
         if type_ and type_ in self.kinds:
             return self.kinds[type_]
         return self.statuses.get(exchange.status) or kind_of_status(exchange.status)
+
+
+def _plainly(status: int, code: str | None) -> str:
+    return f"answered {status}, which says {code}" if status <= 299 and code else f"answered {status}"
 
 
 def usual_request_id(answer: Headed) -> str | None:
