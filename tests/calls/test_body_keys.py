@@ -25,6 +25,11 @@ class Notes(Ledger):
     def finish(self, id: str) -> Plan[Any]:
         return self.post(f"/notes/{id}/finish", json={}, parse=lambda exchange: exchange.data, keyed=False)
 
+    @operation
+    def follow(self, /, id: str, **extra: object) -> Plan[Any]:
+        read = self.get(f"/notes/{id}", parse=lambda exchange: exchange.data)
+        return self.post_after(read, lambda _found: self.note(id, **extra).plan, parse=lambda _: None, json=extra)
+
 
 def bodies(script: Script) -> list[Any]:
     return [json.loads(request.content) for request in script.requests]
@@ -49,7 +54,9 @@ def test_one_of_your_own():
     assert named.idempotency_key == "order-42"
     named.result()
     named.using(idempotency_key="order-43").result()
-    assert [body["idempotency_key"] for body in bodies(script)] == ["order-42", "order-43"]
+    service.follow("x", idempotency_key="order-44").result()
+    keys = [json.loads(request.content)["idempotency_key"] for request in script.requests if request.content]
+    assert keys == ["order-42", "order-43", "order-44"]
     for wrong in ("Order", "x" * 46):
         with pytest.raises(ConfigurationError, match="idempotency_key must"):
             service.note("x", idempotency_key=wrong)

@@ -444,11 +444,10 @@ def _key_in(plan: Plan[Any], rule: IdempotencyKey) -> str | None:
 
     None where there is no JSON object that could. Raises ConfigurationError for one that the service would not take.
     """
-    if plan.after is not None:
-        return str(uuid.uuid4())  # what it sends is not known yet
-    if not isinstance(plan.json, Mapping):
+    known = isinstance(plan.json, Mapping)
+    if not known and plan.after is None:  # after a read it is not known yet
         return None
-    given = plan.json.get(rule.field)
+    given = plan.json.get(rule.field) if known else None
     return str(uuid.uuid4()) if given is None else rule.check(given)
 
 

@@ -108,7 +108,7 @@ class ErrorMap:
         code = None if self.failed is None else self.failed(exchange)
         if code is None:
             return None
-        kind = self._kind(exchange, code, None)
+        kind = self._kind(exchange, code, _clip(at_path(self.data(exchange), self.error_type), _CODE_LIMIT))
         return self._made(
             InvalidRequest if kind is BadAnswer else kind, exchange, self.data(exchange), _clip(code, _CODE_LIMIT)
         )

@@ -200,11 +200,13 @@ class Service:
         *,
         parse: Callable[[Exchange], T],
         keyed: bool = True,
+        json: Any = None,
     ) -> Plan[T]:
         """A POST that has to know something first: *read* is sent before it, and *then* makes the POST of what that
         gave. Where nothing is left to do *then* gives None, and *parse* makes the result of the read's own answer.
 
-        *then* may raise InvalidRequest. Give *keyed* as the POST has it. It must decide the same for the same object as
+        *then* may raise InvalidRequest. Give *keyed* as the POST has it, and in *json* what is known of its body, in
+        which the caller may have named the key. It must decide the same for the same object as
         far as it can: sent again from a queue, the read is made anew, and the POST carries the key of the first.
         """
 
@@ -212,7 +214,7 @@ class Service:
             return then(read.parse(exchange))
 
         first = cast("Plan[Plan[T] | None]", replace(cast("Plan[Any]", read), parse=decide))
-        return Plan("POST", read.path, parse, keyed=keyed, after=first)
+        return Plan("POST", read.path, parse, json=json, keyed=keyed, after=first)
 
     def request(
         self,
