@@ -431,7 +431,7 @@ class Service:
         given = self._key
         if given is not None:
             return given if isinstance(given, Secret) else self._fetched(given())
-        name = self.credentials.env
+        name = self._key_variable()
         raw = os.environ.get(name, "")
         if self._known_key is not None and self._known_key[0] == raw:
             return self._known_key[1]
@@ -445,6 +445,10 @@ class Service:
             )
         self._known_key = (raw, found)
         return found
+
+    def _key_variable(self) -> str:
+        """The variable that holds the credential. A service that takes several kinds overrides it."""
+        return self.credentials.env
 
     @property
     def in_sandbox(self) -> bool:
