@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from moorline import errors
 from moorline.services.push.protocol import Push, PushReport, PushResult
-from moorline.services.sms.protocol import SMS, Segments, phone_number, segments
+from moorline.services.sms.protocol import SMS, Segments, international, phone_number, segments
 
 GSM = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡AÄÖÑÜ§¿aäöñüà"
 ESCAPED = "\f^{}\\[~]|€"
@@ -43,6 +43,22 @@ ESCAPED = "\f^{}\\[~]|€"
 def test_segments(text: str, counted: Segments):
     """As 3GPP TS 23.038 and 23.040 count: 160 and 153 septets, 70 and 67 code units, no character divided."""
     assert segments(text) == counted
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("447700900000", "+447700900000"),
+        ("+447700900000", "+447700900000"),
+        ("60777", "60777"),
+        ("07700900000", "07700900000"),
+        ("Moorline", "Moorline"),
+        ("", ""),
+    ],
+)
+def test_a_number_gets_its_plus(said: str, shown: str):
+    """What is no international number (a short code, a name) stays as it is."""
+    assert international(said) == shown
 
 
 @given(st.text(st.sampled_from(GSM + ESCAPED), max_size=700))

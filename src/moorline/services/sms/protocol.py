@@ -28,6 +28,7 @@ __all__ = [
     "SMSStatus",
     "Segments",
     "SentSMS",
+    "international",
     "phone_number",
     "segments",
 ]
@@ -41,6 +42,7 @@ _ESCAPED: Final = frozenset("\f^{}\\[~]|€")
 _ALONE: Final = {"GSM-7": 160, "UCS-2": 70}
 _JOINED: Final = {"GSM-7": 153, "UCS-2": 67}  # a header of 6 bytes says which part it is
 _NUMBER: Final = re.compile(r"\+[1-9][0-9]{6,14}")
+_BARE: Final = re.compile(r"[1-9][0-9]{6,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,11 @@ def phone_number(value: object, field: str = "to") -> str:
     if not phonenumbers.is_possible_number(parsed):
         raise refused(field, f"{text!r} is too long or too short for its country")
     return text
+
+
+def international(number: str) -> str:
+    """*number* with the ``+`` that some providers leave out. A name or a short code stays as it is."""
+    return f"+{number}" if _BARE.fullmatch(number) else number
 
 
 @dataclass(frozen=True, slots=True)
