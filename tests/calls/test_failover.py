@@ -192,6 +192,17 @@ def test_sent_again_after_success_it_carries_the_same_key_to_the_same_service(co
 
 
 @both
+def test_it_is_counted(colour):
+    """Operators see how often a service's calls went to which other, beside its breaker."""
+    both_of_them, _first, _second = pair([500], [200])
+    for _ in range(3):
+        run(colour, both_of_them.send("ada", "hello"))
+    world = both_of_them.services[0].guards
+    assert world.snapshot()["pigeon"]["passed_on"] == {"raven": 3}
+    assert "passed_on" not in world.snapshot()["raven"]
+
+
+@both
 def test_an_unreadable_receipt_ends_a_write(colour):
     """A 200 that cannot be read means that the message was taken: no other service sends it again."""
     both_of_them, _first, second = pair([(200, {}, b"<html>")], [200])

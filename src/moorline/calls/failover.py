@@ -231,6 +231,7 @@ class FailoverCall(Call[T]):
                 self._pin(position)
                 raise _undecided(error, later)
         if later is not None:
+            self.failover.services[position].passed_on(later)
             write = _log.error if isinstance(error, CredentialFault) else _log.warning
             facts = {"reason": error.message, "error": type(error).__name__, "outcome": error.outcome}
             write("failover", service=error.service, operation=self.operation, next=later, **facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -88,6 +89,7 @@ class Guards:
         self._admissions: Known[tuple[str, str, int], Admission] = Known(_MOST)
         self._bulkheads: Known[tuple[str, Bulkhead], BulkheadState] = Known(_MOST)
         self._budgets: Known[tuple[str, str, float], RetryBudget] = Known(_MOST)
+        self._passed: dict[str, Counter[str]] = {}
         if shared is not None:
             self.share(shared)
         _all.add(self)
@@ -157,6 +159,11 @@ class Guards:
 
         guard.shared = self._shared.of((name, tenant, policy), make)
 
+    def passed_on(self, name: str, to: str) -> None:
+        """Count that a call of *name* went to another service, since it could not do it itself."""
+        with self._lock:
+            self._passed.setdefault(name, Counter())[to] += 1
+
     def breakers(self) -> dict[str, list[BreakerState]]:
         """The breakers by name: for operators, who may look at them and force them."""
         with self._lock:
@@ -181,6 +188,8 @@ class Guards:
                 found.setdefault(name, {}).setdefault("retries_left", {})[tenant] = int(budget.left)
             for (name, tenant, _most), admission in self._admissions.items():
                 found.setdefault(name, {}).setdefault("under_way", {})[tenant] = admission.under_way
+            for name, passed in self._passed.items():
+                found.setdefault(name, {})["passed_on"] = dict(passed)
             if self.store is not None:
                 for parts in found.values():
                     parts["shared"] = {"where": self.store.where, "up": self.store.up}

@@ -390,6 +390,10 @@ class Service:
         """Other addresses of a service fail by themselves: a sandbox that is down must not stop the real one."""
         return self.name if base == self.endpoints.default else f"{self.name} at {base}"
 
+    def passed_on(self, to: str) -> None:
+        """Count that a call went to the service *to* instead. For ``Failover``."""
+        self.guards.passed_on(self._guard_name(self.base_url), to)
+
     async def aclose(self) -> None:
         """Close the connections to this service on the running loop, and the blocking ones. A later call opens new
         ones.

@@ -51,13 +51,23 @@ def tail(service: Service = None, failed: Failed = False, seconds: Seconds = Non
 
 @cli.command()
 def status(as_json: AsJson = False) -> None:
-    """Show the breakers, rate gates, bulkheads and retry budgets of this user's processes."""
+    """Show the breakers, rate gates, bulkheads and retry budgets of this user's processes, and what they passed on."""
     answers = _asked({"want": "state"})
     if as_json:
         print_json(answers)
         return
     rows(
-        ("service", "pid", "breaker", "rate gate", "in flight", "under way", "retries left", "shared over"),
+        (
+            "service",
+            "pid",
+            "breaker",
+            "rate gate",
+            "in flight",
+            "under way",
+            "retries left",
+            "passed on",
+            "shared over",
+        ),
         (_status(answer["pid"], name, parts) for answer in answers for name, parts in answer["services"].items()),
         empty="no process to look at, or none that made a call",
     )
@@ -202,6 +212,7 @@ def _status(pid: int, name: str, parts: dict[str, Any]) -> tuple[object, ...]:
         flying,
         _of_tenants(parts.get("under_way")),
         _of_tenants(parts.get("retries_left")),
+        _of_tenants(parts.get("passed_on")),
         _shared(parts.get("shared")),
     )
 
