@@ -22,8 +22,8 @@ Format = Literal["auto", "json", "console"]
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _FORMATS: Final = ("auto", "json", "console")
 # These log whole URLs, queries included, at INFO, or each statement's parameters, or every step of a migration.
-_TALKATIVE: Final = ("alembic", "httpcore2", "httpx2", "httpx", "sqlalchemy.engine", "urllib3")
-_ALARMED: Final = ("pika",)
+_TALKATIVE: Final = ("alembic", "botocore", "httpcore2", "httpx2", "httpx", "sqlalchemy.engine", "urllib3")
+_ALARMED: Final = ("botocore.credentials", "pika")
 """Libraries that log as a warning, or worse, what they also raise."""
 
 

@@ -6,19 +6,20 @@ models, ``serialize.py``, ``parsers.py`` and ``auth.py`` (1.44).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
+from moorline.calls.aws_keys import TOKEN, Keys, Pair, need_botocore
 from moorline.calls.dialects import BearerKey
 from moorline.calls.exchange import Exchange, Plan
 from moorline.calls.faults import ErrorMap
+from moorline.calls.operations import operation
 from moorline.calls.parameters import Parameter
 from moorline.calls.service import Service
 from moorline.errors import (
@@ -39,7 +40,10 @@ __all__ = ["AwsErrors", "AwsService"]
 
 T = TypeVar("T")
 _REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
-_TOKEN: Final = "AWS_SESSION_TOKEN"  # noqa: S105 (the name of a variable)
+_REGIONS: Final = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_READS: Final = re.compile(r"(?:Check|Describe|Get|List)[A-Z].*")
+_VALUE: Final = re.compile(r",? value: .*?(?=, (?:type|valid))")  # of a report, which may be private
+_DATE: Final = "%Y%m%dT%H%M%SZ"
 
 # Common to all services (AWS's "Common errors", and the throttling codes of botocore's retries/standard.py).
 _KINDS: Final[dict[str, type[CallError]]] = {
@@ -48,17 +52,31 @@ _KINDS: Final[dict[str, type[CallError]]] = {
             "ExpiredToken",
             "ExpiredTokenException",
             "IncompleteSignature",
+            "IncompleteSignatureException",
             "InvalidAccessKeyId",
             "InvalidClientTokenId",
             "InvalidSecurity",
+            "InvalidSignatureException",
             "MissingAuthenticationToken",
             "MissingAuthenticationTokenException",
+            "RequestExpired",
+            "RequestTimeTooSkewed",
             "SignatureDoesNotMatch",
             "UnrecognizedClientException",
         ),
         AuthenticationFailed,
     ),
-    **dict.fromkeys(("AccessDenied", "AccessDeniedException", "AuthorizationError", "OptInRequired"), PermissionDenied),
+    **dict.fromkeys(
+        (
+            "AccessDenied",
+            "AccessDeniedException",
+            "AuthorizationError",
+            "NotAuthorized",
+            "OptInRequired",
+            "UnauthorizedOperation",
+        ),
+        PermissionDenied,
+    ),
     **dict.fromkeys(("InternalError", "InternalFailure", "ServiceUnavailable"), ServiceUnavailable),
 }
 _LIMITED: Final = frozenset(
@@ -79,13 +97,7 @@ class _Model(NamedTuple):
     serializer: Any
     parser: Any
     validator: Any
-
-
-def _botocore(service: str) -> None:
-    try:
-        import botocore  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(f"{service} needs botocore; pip install 'moorline[aws]'") from error
+    json: bool
 
 
 @cache
@@ -98,7 +110,7 @@ def _session() -> Any:
 @cache
 def _model(name: str) -> _Model:
     """A service's model, with what writes and reads its protocol."""
-    _botocore(name)
+    need_botocore(name)
     from botocore.loaders import Loader
     from botocore.model import ServiceModel
     from botocore.parsers import create_parser
@@ -107,23 +119,16 @@ def _model(name: str) -> _Model:
 
     service = ServiceModel(Loader().load_service_model(name, "service-2"), name)
     protocol = service.resolved_protocol
-    return _Model(service, create_serializer(protocol), create_parser(protocol), ParamValidator())
-
-
-class _Pair(NamedTuple):
-    """Keys that belong together; never shown."""
-
-    access_key: str
-    secret_key: str
-    token: str | None
-
-    def __repr__(self) -> str:
-        return "<AWS keys>"
+    return _Model(
+        service, create_serializer(protocol), create_parser(protocol), ParamValidator(), protocol.endswith("json")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsErrors(ErrorMap):
-    """AWS's errors, XML or JSON, as botocore reads them; *model* is the service's name there."""
+    """AWS's errors, XML or JSON, as botocore reads them; *model* is the service's name there. What a service says of a
+    code in ``kinds`` goes before what all of AWS mean by it.
+    """
 
     model: str
     code: str = "code"
@@ -131,18 +136,40 @@ class AwsErrors(ErrorMap):
     request_id: str = "header:x-amzn-RequestId"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "limited", (_LIMITED - self.kinds.keys()) | frozenset(self.limited))
         object.__setattr__(self, "kinds", {**_KINDS, **self.kinds})
-        object.__setattr__(self, "limited", _LIMITED | frozenset(self.limited))
+
+    def request_id_of(self, exchange: Exchange) -> str | None:
+        """From the header, else from the body of an error."""
+        found = ErrorMap.request_id_of(self, exchange)
+        if found is None and exchange.status > 299:
+            said = (self.data(exchange) or {}).get("request_id")
+            found = said[:100] if isinstance(said, str) and said.isascii() and said.isprintable() else None
+        return found
 
     def data(self, exchange: Exchange) -> Any:
-        """``code`` and ``message``; None for an answer that is not AWS's."""
+        """``code``, ``message`` and ``request_id``; None for an answer that is not AWS's."""
+        model = _model(self.model)
+        if (
+            model.json
+            and "x-amzn-errortype" not in exchange.names
+            and not isinstance(ErrorMap.data(self, exchange), dict)
+        ):
+            return None  # botocore would take a proxy's page for the message
         try:
-            found = _model(self.model).parser.parse(_answer(exchange), None)
+            found = model.parser.parse(_answer(exchange), None)
         except Exception:  # noqa: BLE001 (whatever a parser says of what is no answer of AWS)
             return None
-        said = found.get("Error", {}) if isinstance(found, dict) else {}
-        code = str(said.get("Code") or "").rpartition("#")[2]
-        return {"code": code, "message": said.get("Message") or said.get("message")} if code else None
+        said = found.get("Error") if isinstance(found, dict) else None
+        if not isinstance(said, dict):
+            return None
+        code = said.get("Code")
+        if code == str(exchange.status):  # what botocore says where it found none
+            code = None
+        message = said.get("Message") or said.get("message") or None
+        if code is None and message is None:
+            return None
+        return {"code": code, "message": message, "request_id": found.get("ResponseMetadata", {}).get("RequestId")}
 
 
 def _answer(exchange: Exchange) -> dict[str, Any]:
@@ -168,7 +195,8 @@ class AwsService(Service):
     Region: the argument, else ``AWS_REGION`` or ``AWS_DEFAULT_REGION``, else AWS's own configuration. Keys:
     ``access_key_id`` and ``api_key`` (the secret key) with ``session_token`` for temporary ones; else the variables
     ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY`` and ``AWS_SESSION_TOKEN``; else where AWS's own tools look
-    (profiles, containers, instances), whose temporary keys botocore renews.
+    (profiles, containers, instances), whose temporary keys botocore renews. An IAM user can have two keys that work at
+    once, so that one can be rotated without a gap.
     """
 
     model: ClassVar[str]
@@ -181,6 +209,14 @@ class AwsService(Service):
         super().__init__(api_key, **options)
         if api_key is not None and not self.parameters.get("access_key_id"):
             raise ConfigurationError(f"{self.name}: api_key is the secret key, and needs access_key_id beside it")
+        if given is not None and api_key is None:
+            raise ConfigurationError(f"{self.name}: session_token belongs to keys: pass access_key_id and api_key too")
+
+    def __repr__(self) -> str:
+        try:
+            return f"<{type(self).__name__} at {self.base_url}>"
+        except ConfigurationError:
+            return f"<{type(self).__name__} without a region>"
 
     def ask(
         self,
@@ -189,44 +225,74 @@ class AwsService(Service):
         parse: Callable[[Mapping[str, Any]], T],
         *,
         reads: bool = False,
+        accept: Callable[[CallError], T | None] | None = None,
     ) -> Plan[T]:
-        """The Plan of an operation of the model, with its parameters by the names that it has there.
+        """The Plan of an operation of the model, with its parameters by the names that it has there; None leaves one
+        out.
 
-        *parse* takes the answer as botocore reads it. Raises InvalidRequest, naming the parameter, for what the model
-        does not allow.
+        *parse* takes the answer as botocore reads it; *reads*: that it may be sent again without harm; *accept* is the
+        Plan's. Raises InvalidRequest, naming the parameter, for what the model does not allow.
         """
+        need_botocore(self.name)
+        from botocore.utils import percent_encode_sequence
+
         model = _model(self.model)
         shape = model.service.operation_model(operation)
         wanted = {name: value for name, value in parameters.items() if value is not None}
-        found = model.validator.validate(wanted, shape.input_shape)
-        if found.has_errors():
-            why = " ".join(found.generate_report().split())
-            raise InvalidRequest(f"{operation}: {why}", code=operation, outcome="not_sent")
+        _check(operation, wanted, model.validator.validate(wanted, shape.input_shape) if shape.input_shape else None)
         request = model.serializer.serialize_to_request(wanted, shape)
-        body, query = request["body"], request["query_string"]
+        path, query, body = request["url_path"], request["query_string"], request["body"]
+        if query:
+            path += ("&" if "?" in path else "?") + percent_encode_sequence(query)
         if isinstance(body, dict):
             body = urlencode(body).encode("ascii")
-        without_body = request["method"] in ("GET", "HEAD") or not body
 
         def read(exchange: Exchange) -> T:
             try:
                 answer = model.parser.parse(_answer(exchange), shape.output_shape)
             except Exception as error:  # noqa: BLE001 (ElementTree's, json's, base64's, …)
                 raise BadAnswer(f"the answer is not of the expected shape ({type(error).__name__})") from None
-            if not isinstance(answer, dict) or "Error" in answer:
+            if not isinstance(answer, dict):
                 raise BadAnswer("the answer is not of the expected shape")
             return parse(answer)
 
         return Plan(
             request["method"],
-            request["url_path"],
+            path,
             read,
-            content=None if without_body else bytes(body),
-            query=dict(query) if query else None,
-            headers=dict(request["headers"]),
+            content=bytes(body) if body and request["method"] not in ("GET", "HEAD") else None,
+            headers={**self._accepts(), **request["headers"]},
             repeatable=reads or None,
-            text=True,
+            blank=model.json,
+            text=not model.json,
+            accept=accept,
         )
+
+    @operation
+    def invoke(self, operation: str, parameters: dict[str, Any] | None = None) -> Plan[dict[str, Any]]:
+        """Any operation of this API that has no method here, by its name and with its parameters as AWS names them
+        (``invoke("ListTopics")``): the answer as botocore reads it.
+
+        What only reads by its name (``Get…``, ``List…``) is repeated where that may help. Raises InvalidRequest for
+        what the model does not allow, ConfigurationError for an operation that is none.
+        """
+        need_botocore(self.name)
+        if operation not in _model(self.model).service.operation_names:
+            raise ConfigurationError(f"{self.name} has no operation {operation!r}")
+        reads = _READS.fullmatch(operation) is not None
+        return self.ask(operation, parameters or {}, _without_metadata, reads=reads)
+
+    @operation
+    def _request(self, /, method: str, path: str, **options: Any) -> Plan[Any]:
+        """See ``request``: an answer in XML is given as its text."""
+        plan = Service._request(self, method, path, **options).plan  # noqa: SLF001 (the base's own)
+        need_botocore(self.name)
+        headers = {**self._accepts(), **(plan.headers or {})}
+        return replace(plan, headers=headers, parse=_said, text=not _model(self.model).json)
+
+    def _accepts(self) -> dict[str, str]:
+        """AWS answers in JSON of another shape to who asks for it where the API speaks XML."""
+        return {} if _model(self.model).json else {"Accept": "*/*"}
 
     def authorized(
         self, key: Secret, method: str, url: str, headers: dict[str, str], body: bytes | None
@@ -236,158 +302,97 @@ class AwsService(Service):
         from botocore.awsrequest import AWSRequest
         from botocore.credentials import Credentials
 
-        pair = self._pair(key)
-        keys = Credentials(pair.access_key, pair.secret_key, pair.token)
+        assert isinstance(self.fetched, Keys)
+        keys = Credentials(*self.fetched.pair(key))
         request = AWSRequest(method=method, url=url, data=body or b"", headers=headers)
         metadata = _model(self.model).service.metadata
-        name = metadata.get("signingName") or metadata["endpointPrefix"]
-        SigV4Auth(keys, name, self.region).add_auth(request)
+        signer = SigV4Auth(keys, metadata.get("signingName") or metadata["endpointPrefix"], self.region)
+        # What add_auth does, by our clock.
+        request.context["timestamp"] = time.strftime(_DATE, time.gmtime(self.clock.wall()))
+        signer._modify_request_before_signing(request)  # noqa: SLF001
+        text = signer.string_to_sign(request, signer.canonical_request(request))
+        signer._inject_signature_to_request(request, signer.signature(text, request))  # noqa: SLF001
         return dict(request.headers.items())
 
     @property
     def region(self) -> str:
         """The region. Raises ConfigurationError where none is known."""
-        found = self._region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if found is None:
-            _botocore(self.name)
-            found = _session().get_config_variable("region")
-        if found is None and (self.in_sandbox or self._base_url is not None):
-            found = "us-east-1"
-        if found is None:
-            raise ConfigurationError(
-                f"{self.name} has no region: pass region to {type(self).__name__}(), or set AWS_REGION"
-            )
-        return str(found)
+        if self._region is not None:
+            return self._region
+        for name in _REGIONS:
+            if found := os.environ.get(name, "").strip():
+                return self._known(found, f"the variable {name}")
+        need_botocore(self.name)
+        found = _session().get_config_variable("region")
+        if found:
+            return self._known(str(found), "AWS's configuration")
+        if self.in_sandbox or self._base_url is not None:
+            return "us-east-1"
+        raise ConfigurationError(
+            f"{self.name} has no region: pass region to {type(self).__name__}(), or set AWS_REGION"
+        )
 
     def _endpoint(self) -> str:
+        need_botocore(self.name)
         return _address(self.model, self.region)
 
     def _checked_region(self, region: str | None) -> str | None:
-        if region is not None and not _REGION.fullmatch(region):
-            raise ConfigurationError(f"{self.name}.region {region!r} is no region of AWS, such as eu-west-1")
+        return None if region is None else self._known(region, "the argument")
+
+    def _known(self, region: object, where: str) -> str:
+        if not isinstance(region, str) or not _REGION.fullmatch(region):
+            raise ConfigurationError(f"{self.name}.region: {where} is no region of AWS, such as eu-west-1: {region!r}")
         return region
 
     def _fetching(self) -> FetchedKey:
-        return _Keys(self)
+        return Keys(self, self._key)
 
-    def _pair(self, key: Secret) -> _Pair:
-        fetched = self.fetched
-        assert isinstance(fetched, _Keys)
-        return fetched.pair(key)
-
-    def own_keys(self) -> _Pair | None:
+    def own_keys(self) -> Pair | None:
         """Those that were given or stand in the environment; None where AWS's own tools have to look."""
         name = self.access_key_id
         if not name:
             return None
-        if self.parameters.get("access_key_id"):
-            token = None if self._session_token is None else self._session_token.reveal()
-        else:
-            token = os.environ.get(_TOKEN) or None
-            if token is not None:
-                token = Secret(token, name=_TOKEN).reveal()
-        return _Pair(name, self.secret().reveal(), token)
+        token = None if self._session_token is None else self._session_token.reveal()
+        # A token in the environment belongs to the keys there.
+        if self._key is None and not self.parameters.get("access_key_id") and os.environ.get("AWS_ACCESS_KEY_ID"):
+            token = os.environ.get(TOKEN, "").strip() or None
+        return Pair(name, self.secret().reveal(), token)
+
+
+def _check(operation: str, wanted: Mapping[str, Any], found: Any) -> None:
+    """Raise InvalidRequest for what botocore's validator found, or parameters of an operation that has none."""
+    if found is None and wanted:
+        raise InvalidRequest(f"{operation}: takes no parameters", code=operation, outcome="not_sent")
+    if found is not None and found.has_errors():
+        why = _VALUE.sub("", " ".join(found.generate_report().split()))
+        raise InvalidRequest(f"{operation}: {why}", code=operation, outcome="not_sent")
+
+
+def _without_metadata(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+
+def _said(exchange: Exchange) -> Any:
+    """JSON where it is, else the text."""
+    if (exchange.header("content-type") or "").partition(";")[0].strip().endswith(("json", "json-1.0", "json-1.1")):
+        return exchange.data
+    return exchange.body.decode("utf-8", "replace") or None
 
 
 @cache
 def _address(model: str, region: str) -> str:
-    prefix = _model(model).service.metadata["endpointPrefix"]
-    found = _session().get_component("endpoint_resolver").construct_endpoint(prefix, region)
-    if not found:
-        raise ConfigurationError(f"{model} has no endpoint in {region!r}")
-    return f"https://{found['hostname']}"
+    """By the rules that come with the model, and what AWS's configuration says of FIPS and of IPv6."""
+    from botocore.endpoint_provider import EndpointProvider
+    from botocore.exceptions import BotoCoreError
+    from botocore.loaders import Loader
 
-
-class _Keys:
-    """The keys that requests are signed with, from wherever they are; ``FetchedKey`` for a service of AWS."""
-
-    def __init__(self, owner: AwsService) -> None:
-        self._owner = owner
-        self._lock = threading.Lock()
-        self._chain: Any = None
-        self._known: dict[Secret, _Pair] = {}
-        self._last: Secret | None = None
-
-    def pair(self, key: Secret) -> _Pair:
-        """The keys that *key* stands for."""
-        return self._known[key]
-
-    def current(self) -> Secret:
-        """What stands for the keys, in place of a key that is sent."""
-        if self._last is None:
-            self.ready()
-        assert self._last is not None
-        return self._last
-
-    def ready(self) -> None:
-        """Have keys. Raises ConfigurationError where there are none."""
-        own = self._owner.own_keys()
-        self._keep(own or self._looked_up())
-
-    async def ready_async(self) -> None:
-        """As ``ready``; what asks the network or reads files does it in a thread."""
-        own = self._owner.own_keys()
-        if own is not None:
-            self._keep(own)
-        elif self._chain is not None and not _must_refresh(self._chain):
-            self.ready()
-        else:
-            await asyncio.to_thread(self.ready)
-
-    def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002
-        """Whether other keys are there now."""
-        self._chain = None
-        self.ready()
-        return self._last != refused
-
-    async def newer_async(self, refused: Secret) -> bool:
-        """As ``newer``."""
-        self._chain = None
-        await self.ready_async()
-        return self._last != refused
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-    async def aclose(self) -> None:
-        """Nothing is open."""
-
-    def _looked_up(self) -> _Pair:
-        _botocore(self._owner.name)
-        from botocore.exceptions import BotoCoreError
-
-        name = self._owner.name
-        with self._lock:
-            try:
-                if self._chain is None:
-                    self._chain = _fresh_chain()
-                frozen = None if self._chain is None else self._chain.get_frozen_credentials()
-            except BotoCoreError as error:
-                raise ConfigurationError(f"{name}: AWS's keys cannot be had ({type(error).__name__})") from None
-        if frozen is None or not frozen.access_key:
-            raise ConfigurationError(
-                f"{name} has no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, pass access_key_id and api_key "
-                f"to {type(self._owner).__name__}(), or give the machine a role"
-            )
-        return _Pair(frozen.access_key, frozen.secret_key, frozen.token)
-
-    def _keep(self, pair: _Pair) -> None:
-        known = self._known
-        if self._last is not None and known.get(self._last) == pair:
-            return
-        secret = Secret(f"{pair.secret_key}", name="AWS_SECRET_ACCESS_KEY")
-        if pair.token:
-            secret = Secret(pair.token, name=_TOKEN)  # it is what changes when temporary keys are renewed
-        self._known = {**dict(list(known.items())[-4:]), secret: pair}  # calls under way may hold an older one
-        self._last = secret
-
-
-def _fresh_chain() -> Any:
-    from botocore.session import get_session
-
-    return get_session().get_credentials()
-
-
-def _must_refresh(chain: Any) -> bool:
-    asked = getattr(chain, "refresh_needed", None)
-    return bool(asked()) if callable(asked) else False
+    rules, partitions = Loader().load_service_model(model, "endpoint-rule-set-1"), Loader().load_data("partitions")
+    wanted = {
+        name: bool(_session().get_config_variable(variable))
+        for name, variable in (("UseFIPS", "use_fips_endpoint"), ("UseDualStack", "use_dualstack_endpoint"))
+    }
+    try:
+        found: str = EndpointProvider(rules, partitions).resolve_endpoint(Region=region, **wanted).url
+    except BotoCoreError as error:
+        raise ConfigurationError(f"{model} has no endpoint in {region}: {error}") from None
+    return found
