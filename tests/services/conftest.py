@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -51,6 +52,19 @@ class Box:
         """The requests that arrived."""
         found: list[dict[str, Any]] = self.client.get("/_sandbox/requests").json()["requests"]
         return found
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _nobodys_aws() -> Iterator[None]:
+    """A region, and no keys, profile or metadata service of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [one for one in os.environ if one.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, "/nonexistent")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_REGION", "us-east-1")
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -286,7 +286,8 @@ class EmailEvent:
 
     *message_id* is the id that ``send`` gave, where the provider repeats it. *permanent* is about bounces: True for an
     address that will never work (stop writing to it), False for a passing trouble, None where the provider does not
-    say. *vendor_type* is the provider's own word, *raw* all that it told.
+    say. *recipients* are all of them, for providers that tell of several at once; *recipient* is the first.
+    *vendor_type* is the provider's own word, *raw* all that it told.
     """
 
     kind: EmailEventKind
@@ -300,6 +301,11 @@ class EmailEvent:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    recipients: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.recipient is not None and not self.recipients:
+            object.__setattr__(self, "recipients", (self.recipient,))
 
 
 @dataclass(frozen=True, slots=True)
