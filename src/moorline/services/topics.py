@@ -1,4 +1,5 @@
-"""How Amazon SNS signs what it delivers, which is the same for every service that publishes to its topics.
+"""Topics of Amazon SNS: how it signs what they deliver, which is the same for every service that publishes to them, and
+what a message to one is made of.
 
 Facts: services/sms/sns.md, services/email/ses.md, which name aws/aws-js-sns-message-validator (npm ``sns-validator``
 0.3.5) and the Amazon SNS developer guide.
@@ -6,15 +7,21 @@ Facts: services/sms/sns.md, services/email/ses.md, which name aws/aws-js-sns-mes
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline.events.certificates import Issuer
 from moorline.events.delivery import Delivers
 from moorline.events.handshakes import BodyConfirm
 from moorline.events.schemes.certified_fields import CertifiedFields
+from moorline.services.answers import record
 
-__all__ = ["topic"]
+if TYPE_CHECKING:
+    from moorline.events.event import Event
+
+__all__ = ["content", "is_topic", "message_attributes", "topic"]
 
 _HOST: Final = re.compile(r"sns\.[a-z0-9-]{3,}\.amazonaws\.com(?:\.cn)?")
 _FILE: Final = re.compile(r"/SimpleNotificationService-[A-Za-z0-9]+\.pem")
@@ -23,6 +30,7 @@ _WITH_TOKEN: Final = ("Message", "MessageId", "SubscribeURL", "Timestamp", "Toke
 # The guide lists Token for both confirmations, Amazon's validator leaves it out of the second: unconfirmed which.
 _WITHOUT: Final = tuple(name for name in _WITH_TOKEN if name != "Token")
 _DAY: Final = 86_400.0
+_TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,256}(?:\.fifo)?")
 
 
 def topic(*, env: str, type: tuple[str, ...], **more: Any) -> CertifiedFields:
@@ -53,3 +61,27 @@ def topic(*, env: str, type: tuple[str, ...], **more: Any) -> CertifiedFields:
         delivers=Delivers(within=15, retries="3 times, 20 s apart, or by the topic's policy; not after a 4xx"),
         **more,
     )
+
+
+def is_topic(arn: str) -> bool:
+    """Whether it is the ARN of a topic."""
+    return _TOPIC.fullmatch(arn) is not None
+
+
+def message_attributes(
+    texts: Mapping[str, str], numbers: Mapping[str, str] | None = None
+) -> dict[str, dict[str, str]] | None:
+    """The attributes of a message, each with its type; None for none."""
+    found = {name: {"DataType": "String", "StringValue": value} for name, value in texts.items()}
+    found |= {name: {"DataType": "Number", "StringValue": value} for name, value in (numbers or {}).items()}
+    return found or None
+
+
+def content(event: Event) -> Mapping[str, Any] | None:
+    """The JSON object that stands in the message of a notification; None where it is something else."""
+    message = record(event.payload, "the event").get("Message")
+    try:
+        found = json.loads(message) if isinstance(message, str) else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

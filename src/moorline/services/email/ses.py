@@ -30,7 +30,7 @@ from moorline.services.email.protocol import (
 )
 from moorline.services.limits import at_most, refused
 from moorline.services.mime import mime
-from moorline.services.topics import topic
+from moorline.services.topics import content, topic
 
 if TYPE_CHECKING:
     from moorline.events.event import Event
@@ -208,11 +208,11 @@ print(sent.id)
         the first. Mail that SES receives (``Received``) is None: what SES tells of it is documented nowhere that we
         have. Raises BadAnswer for one of another shape.
         """
-        told = _told(event)
+        told = content(event)
         kind = _KINDS.get(event.type)
-        if told is None or kind is None:
+        if told is None or kind is None or "mail" not in told:
             return None
-        mail = record(told.get("mail"), "mail")
+        mail = record(told["mail"], "mail")
         part = record(told.get(_PARTS.get(event.type, event.type.lower()), {}), "the event's part")
         if event.type == "Subscription" and _subscribed(part):
             kind = EmailEventKind.SUBSCRIBED
@@ -410,16 +410,6 @@ def _number(quota: Mapping[str, Any], name: str) -> float | None:
     if found is not None and (isinstance(found, bool) or not isinstance(found, int | float)):
         raise BadAnswer(f"{name!r} in the answer is not a number")
     return found
-
-
-def _told(event: Event) -> Mapping[str, Any] | None:
-    """What SES put into the notification; None for what is not its JSON."""
-    message = record(event.payload, "the event").get("Message")
-    try:
-        found = json.loads(message) if isinstance(message, str) else None
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and isinstance(found.get("mail"), dict) else None
 
 
 def _reason(part: Mapping[str, Any], affected: list[Any]) -> str | None:
