@@ -25,6 +25,7 @@ from moorline.services.payments.square import Square as Square
 from moorline.services.payments.stripe import Stripe as Stripe
 from moorline.services.push.fcm import FCM as FCM
 from moorline.services.push.onesignal import OneSignal as OneSignal
+from moorline.services.push.sns_push import SNSPush as SNSPush
 from moorline.services.sms.sns import SNS as SNS
 from moorline.services.sms.twilio import Twilio as Twilio
 from moorline.services.sms.vonage import Vonage as Vonage
@@ -47,6 +48,7 @@ __all__ = [
     "OneSignal",
     "PayPal",
     "Resend",
+    "SNSPush",
     "Salesforce",
     "SendGrid",
     "Sentry",
