@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -315,6 +316,16 @@ def test_regions_fail_by_themselves():
     one, other = Mail(region="us-east-1"), Mail(region="eu-west-1")
     assert one._guard_name(one.base_url) == "mail"
     assert other._guard_name(other.base_url) == "mail at https://email.eu-west-1.amazonaws.com"
+
+
+def test_botocore_is_loaded_by_the_first_call():
+    """Importing a service of AWS, making and showing it costs nothing of botocore's."""
+    code = (
+        "import sys; from moorline.services import SES, SNS, SNSPush;"
+        "SES(region='eu-west-1'); SNS('k', access_key_id='a'); SNSPush(base_url='http://127.0.0.1:1').__repr__();"
+        "found = [one for one in sys.modules if one.startswith('boto')]; assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_without_botocore(monkeypatch: pytest.MonkeyPatch):
