@@ -226,7 +226,8 @@ print(sent.id, Resend().get_email(sent.id).result().status)
         return EmailEvent(
             kind,
             event.type,
-            recipient=to[0].email if len(to) == 1 else None,
+            recipient=to[0].email if len(to) == 1 else None,  # of several it does not say which
+            recipients=tuple(one.email for one in to),
             message_id=optional_text(data, "email_id"),
             at=moment(told, "created_at"),
             permanent=_PERMANENT.get((optional_text(part["bounce"], "type") or "").lower()),
