@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self, overload
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from moorline.calls.service import Service
+    from moorline.calls.account import Account
 
 __all__ = ["Parameter", "parameters_of"]
 
@@ -34,14 +34,14 @@ class Parameter:
         self.like = re.compile(like)
         self.name = ""
 
-    def __set_name__(self, owner: type[Service], name: str) -> None:
+    def __set_name__(self, owner: type[Account], name: str) -> None:
         self.name = name
 
     @overload
-    def __get__(self, instance: None, owner: type[Service]) -> Self: ...
+    def __get__(self, instance: None, owner: type[Account]) -> Self: ...
     @overload
-    def __get__(self, instance: Service, owner: type[Service]) -> str: ...
-    def __get__(self, instance: Service | None, owner: type[Service]) -> Self | str:
+    def __get__(self, instance: Account, owner: type[Account]) -> str: ...
+    def __get__(self, instance: Account | None, owner: type[Account]) -> Self | str:
         if instance is None:
             return self
         given = instance.parameters.get(self.name)
@@ -66,7 +66,7 @@ class Parameter:
         return value
 
 
-def parameters_of(service: type[Service]) -> dict[str, Parameter]:
+def parameters_of(service: type[Account]) -> dict[str, Parameter]:
     """The parameters of a service class by name, those of its bases included."""
     return {
         name: member

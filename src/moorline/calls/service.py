@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, cast
 
+from moorline.calls.account import Account, KeySource
 from moorline.calls.addresses import PublicAddresses
 from moorline.calls.call import Call, DurableQueue
 from moorline.calls.dialects import (
     BearerKey,
-    Credentials,
     Endpoints,
     IdempotencyKey,
     RateLimitHeaders,
-    base_address,
     hours,
 )
 from moorline.calls.drivers import drive, perform, perform_async
@@ -29,7 +27,7 @@ from moorline.calls.hedge import stoppable
 from moorline.calls.operations import Operation, listing, operation
 from moorline.calls.options import PLAIN
 from moorline.calls.paging import Pages
-from moorline.calls.parameters import Parameter, parameters_of
+from moorline.calls.parameters import Parameter
 from moorline.calls.renewal import FetchedKey, Renewal
 from moorline.calls.sending import ServiceContext
 from moorline.calls.upload import Upload
@@ -39,8 +37,6 @@ from moorline.errors import BadAnswer, CallError, ConfigurationError, UnknownJob
 from moorline.policies.checks import check_count
 from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
-from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 
 if TYPE_CHECKING:
     import threading
@@ -73,17 +69,10 @@ T = TypeVar("T")
 U = TypeVar("U")
 P = ParamSpec("P")
 
-KeySource = str | Secret | Callable[[], "str | Secret"]
-_SANDBOX: Final = "MOORLINE_SANDBOX_URL"
 _MAX_BODY: Final = 16 * 1024 * 1024
-# Each call looks for this variable, and os.environ raises and catches for one that is not there: that is a twentieth of
-# a call. It says at once what it has in the dictionary behind it, where there is one.
-_environment: Final[dict[Any, Any] | None] = getattr(os.environ, "_data", None)
-_in_environment: Final = os.environ.__contains__ if _environment is None else _environment.__contains__
-_SANDBOX_KEY: Final[Any] = _SANDBOX if _environment is None else os.environ.encodekey(_SANDBOX)
 
 
-class Service:
+class Service(Account):
     """The base of a service. Subclasses fill in the records and add operations; they do no I/O. ``usage`` are a few
     lines that show it at work; ``lacks`` says of an operation that others of the category have why it is not there.
 
@@ -104,10 +93,7 @@ class Service:
     Raises ConfigurationError naming the argument.
     """
 
-    name: ClassVar[str]
     category: ClassVar[str]
-    endpoints: ClassVar[Endpoints]
-    credentials: ClassVar[Credentials]
     idempotency: ClassVar[IdempotencyKey | None] = None
     limits: ClassVar[RateLimitHeaders] = RateLimitHeaders()
     errors: ClassVar[ErrorMap] = ErrorMap()
@@ -143,21 +129,17 @@ class Service:
             raise ConfigurationError(f"{self.name}.guards must be a Guards, not {type(guards).__name__}")
         if addresses is not None and not isinstance(addresses, PublicAddresses):
             raise ConfigurationError(f"{self.name}.addresses must be a PublicAddresses")
-        self.parameters = self._checked_parameters(parameters)
+        super().__init__(api_key, base_url, region, parameters)
         self.addresses = addresses
         self.cache = _checked_cache(self.name, cache)
         self.coalesce = coalesce
         self._layered = cache is not None or coalesce
-        self._key = self._checked_key(api_key)
-        self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
-        self._region = self._checked_region(region)
         self.wire = wire
         self._wires = Wires(self.name, wire, addresses)
         self.policy = policy or self.default_policy
         self.guards = guards or PROCESS
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
-        self._known_key: tuple[str, Secret] | None = None
         self.fetched = self._fetching()
         self.renewal = self.fetched or Renewal(self.name, self._key, self.key, self.clock)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
@@ -407,100 +389,6 @@ class Service:
         self._wires.close()
         if self.fetched is not None:
             self.fetched.close()
-
-    # Addresses and keys ----------------------------------------------------------------------------------------------
-
-    @property
-    def base_url(self) -> str:
-        """Where requests go: the argument, else the sandbox if the environment names one, else the endpoint."""
-        if self._base_url is not None:
-            return self._base_url
-        if _in_environment(_SANDBOX_KEY) and (sandbox := os.environ.get(_SANDBOX)):
-            return f"{base_address(sandbox, _SANDBOX)}/{self.name}"
-        return self._endpoint()
-
-    def _endpoint(self) -> str:
-        """The service's own address."""
-        return self.endpoints.regions[self._region] if self._region else self.endpoints.default
-
-    def key(self) -> Secret:
-        """The credential to send now: the configured one, or the one that was fetched with it.
-
-        Raises ConfigurationError, saying where it was looked for, when there is none.
-        """
-        return self.secret() if self.fetched is None else self.fetched.current()
-
-    def secret(self) -> Secret:
-        """The configured credential. Raises as ``key``."""
-        given = self._key
-        if given is not None:
-            return given if isinstance(given, Secret) else self._fetched(given())
-        name = self._key_variable()
-        raw = os.environ.get(name, "")
-        if self._known_key is not None and self._known_key[0] == raw:
-            return self._known_key[1]
-        found = environment.load(name)
-        if found is None and self.in_sandbox and self.credentials.sandbox:
-            made = self.credentials.sandbox.replace("{sandbox}", os.environ[_SANDBOX].rstrip("/"))
-            found = Secret(made, name=f"the sandbox key of {self.name}")
-        if found is None:
-            raise ConfigurationError(
-                f"{self.name} has no key: set {name} in the environment, or pass api_key to {type(self).__name__}()"
-            )
-        self._known_key = (raw, found)
-        return found
-
-    def _key_variable(self) -> str:
-        """The variable that holds the credential. A service that takes several kinds overrides it."""
-        return self.credentials.env
-
-    @property
-    def in_sandbox(self) -> bool:
-        """Whether the environment points it at the sandbox."""
-        return bool(os.environ.get(_SANDBOX)) and self._base_url is None
-
-    def authorized(
-        self,
-        key: Secret,
-        method: str,  # noqa: ARG002 (for those that sign the whole request)
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """All headers of one attempt: *headers* and those that prove who sends it. A service that signs its requests
-        overrides it.
-        """
-        return {**headers, **self.credentials.headers(key)}
-
-    def _fetching(self) -> FetchedKey | None:
-        """What fetches the key that requests carry, for services whose configured credential is not that key."""
-        return None
-
-    def _checked_parameters(self, given: Mapping[str, str | None]) -> dict[str, str]:
-        known = parameters_of(type(self))
-        for name in given:
-            if name not in known:
-                words = ", ".join(sorted(known)) or "none besides those of all services"
-                raise ConfigurationError(f"{type(self).__name__}() takes no {name!r}; its own arguments: {words}")
-        return {
-            name: known[name].checked(self.name, value, "the argument")
-            for name, value in given.items()
-            if value is not None
-        }
-
-    def _checked_key(self, given: KeySource | None) -> Secret | Callable[[], str | Secret] | None:
-        if given is None or isinstance(given, Secret) or callable(given):
-            return given
-        return Secret(given, name=f"{self.name}.api_key")
-
-    def _fetched(self, value: str | Secret) -> Secret:
-        return value if isinstance(value, Secret) else Secret(value, name=f"{self.name}.api_key")
-
-    def _checked_region(self, region: str | None) -> str | None:
-        if region is not None and region not in self.endpoints.regions:
-            known = ", ".join(sorted(self.endpoints.regions)) or "none"
-            raise ConfigurationError(f"{self.name}.region {region!r} is unknown; known: {known}")
-        return region
 
     @classmethod
     def operation_named(cls, name: str) -> Operation:
