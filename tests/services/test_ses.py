@@ -23,7 +23,7 @@ from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.sandbox.services.ses import STAND_IN
 from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
-from moorline.services.email.protocol import Address, Attachment, Email, EmailEventKind
+from moorline.services.email.protocol import Address, Attachment, Email, EmailEvent, EmailEventKind, InboundEmail
 from moorline.services.email.ses import SES, SESAccount
 
 Run = Callable[[Any], Any]
@@ -447,7 +447,7 @@ def test_several_recipients_in_one_notification():
         },
     }
     read = SES.read_event(told("Bounce", message))
-    assert read is not None
+    assert isinstance(read, EmailEvent)
     assert (read.recipient, read.recipients) == ("ada@example.com", ("ada@example.com", "b@e.example"))
     assert (read.permanent, read.reason, read.message_id) == (False, "MailboxFull", "0100018f0a1b2c3d-aaaa-bbbb-000000")
     assert (read.tags, dict(read.metadata)) == (("receipt",), {"order": "42"})
@@ -483,7 +483,7 @@ def test_several_recipients_in_one_notification():
 def test_other_events(event: str, part: dict[str, Any], expected: tuple[Any, ...]):
     """Each kind is read in the common words."""
     read = SES.read_event(told(event, {"eventType": event, "mail": {"destination": ["ada@example.com"]}, **part}))
-    assert read is not None
+    assert isinstance(read, EmailEvent)
     assert (read.kind.value, read.url, read.reason) == expected
     assert read.recipients == (() if event == "Bounce" else ("ada@example.com",))
 
@@ -492,14 +492,13 @@ def test_other_events(event: str, part: dict[str, Any], expected: tuple[Any, ...
     ("kind", "message"),
     [
         ("Notification", "Successfully validated SNS topic for Amazon SES event publishing."),
-        ("Received", {"notificationType": "Received", "mail": {}}),
         ("Teleported", {"eventType": "Teleported", "mail": {}}),
         ("Bounce", {"eventType": "Bounce"}),
         ("Bounce", "[" * 100_000),
     ],
 )
 def test_what_has_no_common_meaning(kind: str, message: Any):
-    """SES's first message to a topic, mail that comes in, newer words and strangers' JSON are None."""
+    """SES's first message to a topic, newer words and strangers' JSON are None."""
     assert SES.read_event(told(kind, message)) is None
 
 
@@ -518,3 +517,44 @@ def test_events_of_another_shape(message: dict[str, Any]):
     """What is not of the known shape is a BadAnswer."""
     with pytest.raises(errors.BadAnswer):
         SES.read_event(told("Bounce", message))
+
+
+_MAIL = (
+    "Return-Path: <ada@customers.example>\r\nFrom: =?utf-8?q?Ad=C3=A0?= <ada@customers.example>\r\nTo: help@shop.example\r\n"
+    "Subject: =?utf-8?b?R3LDvMOfZQ==?=\r\nMIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    "--b\r\nContent-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\nCaf=E9\r\n"
+    "--b\r\nContent-Type: image/png\r\nContent-ID: <logo>\r\nContent-Transfer-Encoding: base64\r\n"
+    'Content-Disposition: inline; filename="../logo.png"\r\n\r\niVBORw==\r\n--b--\r\n'
+)
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "BASE64"])
+def test_mail_that_comes_in(encoding: str):
+    """As AWS's example of an SNS action has it: head, bodies and files of the MIME message, in either encoding."""
+    content = _MAIL if encoding == "UTF-8" else base64.b64encode(_MAIL.encode()).decode()
+    receipt = {"recipients": ["help@shop.example"], "action": {"type": "SNS", "encoding": encoding}}
+    mail = {"messageId": "d6iitobk75", "timestamp": "2015-09-11T20:32:33.936Z", "source": "ada@customers.example"}
+    message = {"notificationType": "Received", "mail": mail, "receipt": receipt, "content": content}
+    read = SES.read_event(told("Received", message))
+    assert isinstance(read, InboundEmail)
+    assert (read.id, read.sender, read.subject) == ("d6iitobk75", Address("ada@customers.example", "Adà"), "Grüße")
+    assert ((read.text or "").strip(), [one.email for one in read.to]) == ("Café", ["help@shop.example"])
+    [logo] = read.attachments
+    assert (logo.filename, logo.content, logo.content_id) == ("logo.png", b"\x89PNG", "logo")
+
+
+def test_mail_that_comes_in_without_its_content():
+    """Other actions of a receipt rule tell of the head alone; the envelope says to whom it came."""
+    headers = [
+        {"name": "From", "value": "ada@customers.example"},
+        {"name": "Subject", "value": "Hi\r\nBcc: x@y.example"},
+    ]
+    mail = {"messageId": "m1", "timestamp": "2015-09-11T20:32:33.936Z", "headers": headers}
+    message = {"notificationType": "Received", "mail": mail, "receipt": {"recipients": ["help@shop.example"]}}
+    read = SES.read_event(told("Received", message))
+    assert isinstance(read, InboundEmail)
+    assert (read.subject, read.text, [one.email for one in read.to]) == (
+        "Hi Bcc: x@y.example",
+        None,
+        ["help@shop.example"],
+    )

@@ -1,20 +1,26 @@
-"""A whole message in MIME (RFC 5322, 2045 to 2047), for services that take one."""
+"""A whole message in MIME (RFC 5322, 2045 to 2047), for services that take one, or hand one over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from email.header import Header
-from email.message import EmailMessage
-from email.policy import SMTP
-from typing import TYPE_CHECKING, Any, Final
+import email
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from email.header import Header, decode_header, make_header
+from email.message import EmailMessage, Message
+from email.policy import SMTP, compat32
+from email.utils import getaddresses
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from moorline.services.email.protocol import Attachment
+from moorline.errors import InvalidRequest
+from moorline.services.email.protocol import Address, Attachment
 
-__all__ = ["mime"]
+__all__ = ["ReadMime", "mailboxes", "mime", "read_mime"]
 
 _WRITTEN: Final = SMTP.clone(cte_type="7bit")
 _LINE: Final = 78
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029/\\\\]+")
+_PARTS: Final = 1000  # of a message, nested ones included; what is beyond them is left out
 
 
 def mime(
@@ -62,3 +68,103 @@ def _folded(name: str, value: str) -> str:
             lines.append("")
         lines[-1] += f" {word}"
     return "\r\n".join(lines)[len(name) + 2 :]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMime:
+    """What a message holds. *text* and *html* are the first of each that is no attachment; of a header that comes
+    several times *headers* has the last.
+    """
+
+    sender: Address | None
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    subject: str
+    text: str | None = field(repr=False)
+    html: str | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    attachments: tuple[Attachment, ...]
+
+
+def read_mime(raw: bytes) -> ReadMime:
+    """Read a message that anybody may have written: what is broken in it is left out or replaced, and nothing raises.
+
+    Not by EmailMessage, whose parsers of headers raise on many a broken one.
+    """
+    message = email.message_from_bytes(raw, policy=compat32)
+    headers = {name: _unfolded(value) for name, value in message.items() if name.isascii() and name.isprintable()}
+    known = {name.lower(): value for name, value in headers.items()}
+    bodies: dict[str, str] = {}
+    attachments: list[Attachment] = []
+    for number, part in enumerate(message.walk()):
+        if number >= _PARTS:
+            break
+        if part.is_multipart():
+            continue
+        kind, name = part.get_content_type(), _file_name(part)
+        if name is None and kind in ("text/plain", "text/html") and kind not in bodies:
+            bodies[kind] = _text(part)
+        elif name is not None or kind not in ("text/plain", "text/html"):
+            attachments.append(_attachment(part, kind, name or f"attachment-{len(attachments) + 1}"))
+    senders = mailboxes(known.get("from", ""))
+    return ReadMime(
+        senders[0] if senders else None,
+        mailboxes(known.get("to", "")),
+        mailboxes(known.get("cc", "")),
+        " ".join(known.get("subject", "").split()),
+        bodies.get("text/plain"),
+        bodies.get("text/html"),
+        headers,
+        tuple(attachments),
+    )
+
+
+def mailboxes(line: str) -> tuple[Address, ...]:
+    """The addresses of a header's text that are some: anybody may write mail, and anything into its head."""
+    found = []
+    for name, spec in getaddresses([line]):
+        try:
+            found.append(Address(spec, _CONTROL.sub(" ", name).strip() or None))
+        except InvalidRequest:
+            continue
+    return tuple(found)
+
+
+def _unfolded(value: object) -> str:
+    """A header's text, its encoded words decoded, on one line."""
+    try:
+        text = str(make_header(decode_header(str(value))))
+    except (LookupError, ValueError, UnicodeError, AssertionError):
+        text = str(value)
+    except email.errors.HeaderParseError:
+        text = str(value)
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return " ".join(part for part in re.split(r"[\r\n]+[ \t]*", text) if part)
+
+
+def _text(part: Message) -> str:
+    payload = part.get_payload(decode=True)
+    data = payload if isinstance(payload, bytes) else b""
+    try:
+        return data.decode(part.get_content_charset() or "utf-8", "replace")
+    except LookupError:  # a charset that nobody knows
+        return data.decode("utf-8", "replace")
+
+
+def _file_name(part: Message) -> str | None:
+    """What its author calls it, without folders; None for what is no file."""
+    try:
+        name = part.get_filename()
+        disposition = part.get_content_disposition()
+    except (LookupError, ValueError, TypeError, UnicodeError):
+        name, disposition = None, None
+    if name is None:
+        return "attachment" if disposition == "attachment" else None
+    last = re.split(r"[/\\]", _unfolded(name))[-1]
+    return _CONTROL.sub("_", last).strip()[:255] or "attachment"
+
+
+def _attachment(part: Message, kind: str, name: str) -> Attachment:
+    payload = part.get_payload(decode=True)
+    content_id = _CONTROL.sub("", str(part.get("Content-ID", ""))).strip().strip("<>")
+    return Attachment(name, payload if isinstance(payload, bytes) else b"", kind, content_id or None)

@@ -6,6 +6,7 @@ that was sent and not answered is OutcomeUnknown, and is never repeated by itsel
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -24,12 +25,13 @@ from moorline.services.email.protocol import (
     Email,
     EmailEvent,
     EmailEventKind,
+    InboundEmail,
     SentEmail,
     SentTo,
     check_batch,
 )
 from moorline.services.limits import at_most, refused
-from moorline.services.mime import mime
+from moorline.services.mime import mailboxes, mime, read_mime
 from moorline.services.topics import content, topic
 
 if TYPE_CHECKING:
@@ -200,15 +202,17 @@ print(sent.id)
         return self.ask("GetAccount", {}, lambda answer: _account(answer).sending, reads=True)
 
     @classmethod
-    def read_event(cls, event: Event) -> EmailEvent | None:
+    def read_event(cls, event: Event) -> EmailEvent | InboundEmail | None:
         """What an event means; None for a word that is newer than this program, and for what is not SES's.
 
         It reads both what identities notify of (``notificationType``, never with tags) and what configuration sets
         publish (``eventType``). One event may tell of several recipients: see ``EmailEvent.recipients``; *recipient* is
-        the first. Mail that SES receives (``Received``) is None: what SES tells of it is documented nowhere that we
-        have. Raises BadAnswer for one of another shape.
+        the first. Mail that SES receives (``Received``) is an InboundEmail: with its content where a receipt rule
+        publishes it to the topic (up to 150 kB), else with its head alone. Raises BadAnswer for one of another shape.
         """
         told = content(event)
+        if told is not None and event.type == "Received":
+            return _inbound(told)
         kind = _KINDS.get(event.type)
         if told is None or kind is None or "mail" not in told:
             return None
@@ -234,6 +238,40 @@ print(sent.id)
             metadata={name: value for name, value in own.items() if value != _TAGGED},
             raw=told,
         )
+
+
+def _inbound(told: Mapping[str, Any]) -> InboundEmail:
+    """Facts: docs.aws.amazon.com/ses/latest/dg, receiving-email-notifications-contents and -examples."""
+    mail, receipt = record(told.get("mail"), "mail"), record(told.get("receipt", {}), "receipt")
+    given = optional_text(told, "content")
+    coded = str(record(receipt.get("action", {}), "action").get("encoding", "")).upper() == "BASE64"
+    try:
+        raw = None if given is None else base64.b64decode(given) if coded else given.encode("utf-8", "replace")
+    except ValueError:
+        raise BadAnswer("'content' in the answer is no base64") from None
+    head = "".join(
+        f"{one['name']}: {' '.join(one['value'].split())}\n"
+        for one in map(record, items(mail.get("headers", []), "headers"))
+        if isinstance(one.get("name"), str) and isinstance(one.get("value"), str)
+    )
+    read = read_mime(raw if raw is not None else head.encode("utf-8", "replace"))
+    sender = read.sender or next(iter(mailboxes(optional_text(mail, "source") or "")), None)
+    if sender is None:
+        raise BadAnswer("the mail has no sender")
+    envelope = [one for one in items(receipt.get("recipients", []), "recipients") if isinstance(one, str)]
+    return InboundEmail(
+        id=text(mail, "messageId"),
+        sender=sender,
+        to=read.to or mailboxes(", ".join(envelope)),
+        subject=read.subject,
+        text=read.text if raw is not None else None,
+        html=read.html,
+        cc=read.cc,
+        headers=read.headers,
+        attachments=read.attachments,
+        at=moment(mail, "timestamp"),
+        raw=told,
+    )
 
 
 def _check(email: Email) -> None:
