@@ -17,18 +17,17 @@ _SHORTEST: Final = 0.005
 class Appetite:
     """Follows the rate at which jobs end. Slow jobs are claimed only into free slots, fast ones some hundreds ahead."""
 
-    __slots__ = ("_ahead", "_concurrency", "_ended", "_rate", "_since")
+    __slots__ = ("_ahead", "_concurrency", "_rate", "_since", "ended", "low")
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
+        self.ended = 0
+        """Jobs that have; whoever sees one end adds it."""
+        self.low = 0
+        """It is time to claim when no more are buffered: half of what is held ahead is used up."""
         self._ahead = 0
         self._rate = 0.0
-        self._ended = 0
         self._since: float | None = None
-
-    def ended(self) -> None:
-        """A job ended."""
-        self._ended += 1
 
     def wanted(self, room: int, buffered: int, now: float) -> int:
         """How many to claim, with *room* free slots and *buffered* jobs claimed and not started; 0: none now."""
@@ -36,20 +35,16 @@ class Appetite:
             self._since = now
         elapsed = now - self._since
         if elapsed >= _SHORTEST:
-            self._rate += _SMOOTHING * (self._ended / elapsed - self._rate)
-            self._ended = 0
+            self._rate += _SMOOTHING * (self.ended / elapsed - self._rate)
+            self.ended = 0
             self._since = now
             self._ahead = min(int(self._rate * AHEAD), MAX_AHEAD)
+            self.low = self._ahead // 2
         wanted = room + self._ahead - buffered
-        return wanted if wanted > 0 and self.low(buffered) else 0
-
-    def low(self, buffered: int) -> bool:
-        """Whether it is time to claim: half of what is held ahead is used up."""
-        return buffered <= self._ahead // 2
+        return wanted if wanted > 0 and buffered <= self.low else 0
 
     def reset(self) -> None:
         """Hold nothing ahead until the rate is known again."""
-        self._ahead = 0
+        self._ahead = self.low = self.ended = 0
         self._rate = 0.0
-        self._ended = 0
         self._since = None

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Final
 
+import msgspec
+
 from moorline.errors import ConfigurationError, Misuse
 
 __all__ = ["JobContext", "current", "entered"]
@@ -17,32 +19,19 @@ Tell = Callable[[float, str], None]
 """Takes the part that is done, and a message."""
 
 
-class JobContext:
+class JobContext(msgspec.Struct, frozen=True, eq=False):
     """One run of a job. ``attempt`` is 1 at first, ``max_attempts`` the last one; ``deliveries`` counts all runs, those
     of workers that died as well.
     """
 
-    __slots__ = ("_stops", "attempt", "deliveries", "id", "max_attempts", "name", "queue", "tell")
-
-    def __init__(
-        self,
-        id: str,
-        name: str,
-        queue: str,
-        attempt: int,
-        max_attempts: int,
-        deliveries: int,
-        tell: Tell,
-        stops: Mapping[str, str],
-    ) -> None:
-        self.id = id
-        self.name = name
-        self.queue = queue
-        self.attempt = attempt
-        self.max_attempts = max_attempts
-        self.deliveries = deliveries
-        self.tell = tell
-        self._stops = stops
+    id: str
+    name: str
+    queue: str
+    attempt: int
+    max_attempts: int
+    deliveries: int
+    tell: Tell
+    _stops: Mapping[str, str]
 
     def __repr__(self) -> str:
         return f"<run {self.attempt} of job {self.id} {self.name}>"

@@ -11,7 +11,7 @@ from moorline import redaction
 from moorline.errors import CallError, PayloadFromNewer, PayloadMismatch, UnknownJob
 from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
-from moorline.jobs.outcome import Cancel, Discard, Done, Retry, Snooze
+from moorline.jobs.outcome import Cancel, Discard, Done, Outcome, Retry, Snooze
 
 __all__ = ["Backoff", "expired", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
 
@@ -39,6 +39,8 @@ class Backoff(Protocol):
 
 def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: Random) -> Completion:
     """The function returned: a result, which is not kept, or one of ``moorline.jobs.outcome``."""
+    if not isinstance(result, Outcome):
+        return Completion(claim.id, claim.deliveries, "done")
     match result:
         case Snooze(in_=seconds):
             return _again(claim, now + seconds, refund=True)
@@ -47,12 +49,10 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
         case Discard(reason=reason):
             error = _failure(claim, now, "Discard", reason, "")
             return Completion(claim.id, claim.deliveries, "dead", reason="discarded", error=error)
-        case Done(reason=reason):
-            return Completion(claim.id, claim.deliveries, "done", reason=_clean(reason, _MESSAGE) or None)
         case Retry(in_=seconds, reason=reason):
             return _retried(claim, _failure(claim, now, "Retry", reason, ""), now, seconds, backoff, random)
-        case _:
-            return Completion(claim.id, claim.deliveries, "done")
+        case Done(reason=reason):
+            return Completion(claim.id, claim.deliveries, "done", reason=_clean(reason, _MESSAGE) or None)
 
 
 def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, random: Random) -> Completion:

@@ -16,7 +16,7 @@ from moorline.jobs.broker import Completion
 from moorline.jobs.completions import Aftermath
 from moorline.jobs.context import JobContext, entered
 from moorline.jobs.decision import expired, failed, settled, stopped, too_large, unknown
-from moorline.jobs.flows import flow_of, following_row
+from moorline.jobs.flows import Flow, flow_of, following_row
 from moorline.jobs.groups import Left
 from moorline.jobs.job import Claim
 from moorline.jobs.notes import UNKEPT, Note, Reports
@@ -73,27 +73,46 @@ class Execution:
 
         Raises nothing but CancelledError.
         """
-        handler = self._jobs.find(claims[0].name)
+        claim = claims[0]
+        handler = self._jobs.find(claim.name)
         if handler is None:
             return [Ended(unknown(claim, self._clock.wall())) for claim in claims]
+        if handler.codec is None:
+            return await self._run_raw(handler, claims)
         limit = self._jobs.max_payload
-        if handler.codec is not None and len(claims[0].payload) > limit:
-            return [Ended(too_large(claims[0], self._clock.wall(), limit))]
-        if handler.codec is not None and self._too_late(claims[0]):
-            return [self._left(claims[0], expired(claims[0]))]
+        if len(claim.payload) > limit:
+            return [Ended(too_large(claim, self._clock.wall(), limit))]
+        flow = flow_of(claim.payload)
+        if flow is not None and self._too_late(claim, flow):
+            return [self._left(claim, expired(claim))]
         try:
-            result = await self._call(handler, claims)
+            args, kwargs = handler.codec.decode(claim.payload)
+            context = self._enter(claim)
+            if handler.process:
+                result = await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
+            elif handler.is_async and handler.timeout is None:
+                result = await handler.function(*args, **kwargs)
+            else:
+                result = await self._call(handler, args, kwargs)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
+            return [Ended(self.failed(claim, error), error)]
+        end = settled(claim, result, self._clock.wall(), handler.backoff, self._random)
+        if flow is None and not handler.keep_result:
+            return [Ended(end)]
+        try:
+            return [Ended(end, None, self._aftermath(handler, claim, end, result, flow))]
+        except InvalidArguments as error:  # what follows needs a result that is none
+            return [Ended(self.failed(claim, error), error)]
+
+    async def _run_raw(self, handler: Handler, claims: Sequence[Claim]) -> list[Ended]:
+        """For a function that gets the claim, or the batch of them, itself."""
+        try:
+            result = await self._call(handler, [claims[0] if handler.batch is None else list(claims)], {})
+        except (Exception, SystemExit) as error:  # noqa: BLE001 -- as above
             return [Ended(self.failed(claim, error), error) for claim in claims]
-        now = self._clock.wall()
-        if handler.batch is None:
-            end = settled(claims[0], result, now, handler.backoff, self._random)
-            try:
-                return [Ended(end, None, self._aftermath(handler, claims[0], end, result))]
-            except InvalidArguments as error:  # what follows needs a result that is none
-                return [Ended(self.failed(claims[0], error), error)]
-        if isinstance(result, Each):
+        if handler.batch is not None and isinstance(result, Each):
             return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
+        now = self._clock.wall()
         return [Ended(settled(claim, result, now, handler.backoff, self._random)) for claim in claims]
 
     def _ended(self, handler: Handler, claim: Claim, result: object) -> Ended:
@@ -118,15 +137,14 @@ class Execution:
         left = None if group is None else Left(group, claim.id, None)
         return Ended(end, None, None if left is None else Aftermath(left=left))
 
-    def _too_late(self, claim: Claim) -> bool:
-        flow = flow_of(claim.payload)
-        life = None if flow is None else flow.expires
-        return life is not None and self._clock.wall() >= claim.created_at + life
+    def _too_late(self, claim: Claim, flow: Flow) -> bool:
+        return flow.expires is not None and self._clock.wall() >= claim.created_at + flow.expires
 
-    def _aftermath(self, handler: Handler, claim: Claim, end: Completion, result: object) -> Aftermath | None:
+    def _aftermath(
+        self, handler: Handler, claim: Claim, end: Completion, result: object, flow: Flow | None
+    ) -> Aftermath | None:
         """Raises InvalidArguments when what follows needs a result that cannot be had."""
-        flow = flow_of(claim.payload) if handler.codec is not None else None
-        if (flow is None and not handler.keep_result) or end.state not in ("done", "cancelled"):
+        if end.state not in ("done", "cancelled"):
             return None
         now = self._clock.wall()
         done = end.state == "done"
@@ -170,14 +188,7 @@ class Execution:
     def _tell(self, job_id: str, deliveries: int, done: float, message: str) -> None:
         self._reports.tell(Note(job_id, deliveries, self._clock.wall(), done, message or None))
 
-    async def _call(self, handler: Handler, claims: Sequence[Claim]) -> Any:
-        args: list[Any] = [list(claims)] if handler.batch is not None else [claims[0]]
-        kwargs: dict[str, Any] = {}
-        if handler.codec is not None:
-            args, kwargs = handler.codec.decode(claims[0].payload)
-            context = self._enter(claims[0])
-            if handler.process:
-                return await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
+    async def _call(self, handler: Handler, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not handler.is_async:
             result = await self._threads.run(handler.function, args, kwargs)
             return await result if inspect.iscoroutine(result) else result

@@ -39,6 +39,7 @@ class JobFunction(Generic[P, R]):
         self._handler = handler
         self._max_attempts = max_attempts
         self._options = options
+        self._life = options.life()
         self._watch = jobs.watch(handler)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -125,10 +126,10 @@ class JobFunction(Generic[P, R]):
         )  # fmt: skip
 
     def _row(self, args: tuple[Any, ...], kwargs: dict[str, Any], flow: Flow | None = None) -> JobRow:
-        assert self._handler.codec is not None
-        payload = self._handler.codec.encode(args, kwargs)
-        row = self.jobs.row(self._handler.name, payload, max_attempts=self._max_attempts, options=self._options)
-        life = self._options.life()
+        handler, life = self._handler, self._life
+        assert handler.codec is not None
+        payload = handler.codec.encode(args, kwargs)
+        row = self.jobs.row(handler.name, payload, max_attempts=self._max_attempts, options=self._options)
         if flow is None and life is None:
             return row
         carried = Flow() if flow is None else flow

@@ -69,7 +69,7 @@ def serve(pipe: Connection) -> None:
 
 
 def _run(task: Task, tell: Any) -> Any:
-    entered(JobContext(*task.run, tell=tell, stops={}))
+    entered(JobContext(*task.run, tell, {}))
     function = _found(task.module, task.qualname)
     answer = function(*task.args, **task.kwargs)
     return asyncio.run(_awaited(answer)) if inspect.isawaitable(answer) else answer

@@ -281,26 +281,27 @@ class Jobs:
         options: EnqueueOptions = _PLAIN,
     ) -> JobRow:
         """The row that ``enqueue`` would store. Raises InvalidArguments when the payload is too large."""
-        self.bounded(name, payload)
+        if len(payload) > self.max_payload:
+            self.bounded(name, payload)
         now = self.clock.wall()
-        return JobRow(
-            id=new_id(now),
-            name=name,
-            payload=payload,
-            run_at=options.run_at(now),
-            created_at=now,
-            queue=options.queue or "default",
-            priority=_DEFAULT_PRIORITY if options.priority is None else options.priority,
-            max_attempts=max_attempts,
-            event_id=event_id,
-            unique_key=_unique_key(name, payload, options.unique),
-            order_key=None if options.key is None else order_key(name, options.key),
-            unique_until=options.unique_until(now),
+        return JobRow(  # by position: half as fast again
+            new_id(now),
+            name,
+            payload,
+            now if options.delay is options.at is None else options.run_at(now),
+            now,
+            options.queue or "default",
+            _DEFAULT_PRIORITY if options.priority is None else options.priority,
+            max_attempts,
+            event_id,
+            None if options.unique is None else _unique_key(name, payload, options.unique),
+            None if options.key is None else order_key(name, options.key),
+            None if options.unique_for is None else options.unique_until(now),
         )
 
 
-def _unique_key(name: str, payload: bytes, unique: str | bool | None) -> str | None:  # noqa: FBT001 -- the option's type
-    if unique is None or unique is False:
+def _unique_key(name: str, payload: bytes, unique: str | bool) -> str | None:  # noqa: FBT001 -- the option's type
+    if unique is False:
         return None
     if unique is True:
         return f"{name}#{hashlib.sha256(payload).hexdigest()[:32]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
@@ -99,13 +100,17 @@ class Slots:
             self._limiting.ended(claim.id)
 
     def _pump(self) -> None:
-        while self._intake and len(self._tasks) < self._concurrency and not self._stop_asked.is_set():
-            claims = self._intake.take(self._clock.monotonic())
-            if not claims:
+        intake, tasks = self._intake, self._tasks
+        while len(tasks) < self._concurrency and not self._stop_asked.is_set():
+            claims = intake.take(self._clock.monotonic())
+            if claims:
+                self._start(claims)
+            elif intake:
                 self._wait_for_more()
                 return
-            self._start(claims)
-        if not self._tasks and not self._intake and not (self._limiting and self._limiting.parked):
+            else:
+                break
+        if not tasks and not intake and not (self._limiting and self._limiting.parked):
             self._idle.set()
 
     def _wait_for_more(self) -> None:
@@ -136,10 +141,9 @@ class Slots:
         ends: list[Ended] = []
         try:
             ends = await self._execution.run(claims)
-            ends = [
-                end if end.error is None else self._not_its_fault(claim, end)
-                for claim, end in zip(claims, ends, strict=True)
-            ]
+            for place, end in enumerate(ends):
+                if end.error is not None:
+                    ends[place] = self._not_its_fault(claims[place], end)
         except asyncio.CancelledError as cancelled:
             # Cancelled by itself, it failed.
             ends = [self._not_its_fault(one, Ended(self._execution.failed(one, cancelled))) for one in claims]
@@ -150,7 +154,7 @@ class Slots:
                 for claim, end in zip(claims, ends, strict=True):
                     self._ended(claim, end, started)
                 self._pump()
-                if self._plenty and self._appetite.low(self._intake.ready()):
+                if self._plenty and self._intake.ready() <= self._appetite.low:
                     self._kick.set()
 
     def _can_cancel(self, name: str) -> bool:
@@ -166,13 +170,14 @@ class Slots:
     def _ended(self, claim: Claim, end: Ended, started: float) -> None:
         completion, error, aftermath = end
         self._reports.last(claim.id)
-        self._stops.pop(claim.id, None)
+        if self._stops:
+            self._stops.pop(claim.id, None)
         if self._limiting is not None:
             self._limiting.ended(claim.id, self._clock.monotonic() - started)
         keyed = completion if claim.order_key is None else completion._replace(order_key=claim.order_key)
         self._completions.add(keyed, aftermath)
         self._done += 1
-        self._appetite.ended()
+        self._appetite.ended += 1
         if error is not None or completion.state == "dead":
             self._log.warning(
                 "job_failed",
@@ -182,7 +187,7 @@ class Slots:
                 state=completion.state,
                 error=type(error).__name__,
             )
-        else:
+        elif self._log.is_enabled_for(logging.DEBUG):
             ms = (self._clock.monotonic() - started) * 1e3
             self._log.debug("job", job=claim.id, name=claim.name, state=completion.state, ms=ms)
 

@@ -5,31 +5,36 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Final
 
 __all__ = ["new_id"]
+
+_NOISE: Final = 16  # digits
 
 
 def _maker() -> Callable[[float], str]:
     lock = threading.Lock()
     last_ms = 0
+    stamp = ""
     counter = 0
-    pool = b""
+    pool = ""
+    place = 0
 
     def make(now: float) -> str:
-        nonlocal last_ms, counter, pool
+        nonlocal last_ms, stamp, counter, pool, place
         with lock:
             ms = int(now * 1000)
             # Ids of one process stay in order even if the clock steps back, or if 65,536 are made within a millisecond.
             if ms > last_ms:
-                last_ms, counter = ms, 0
+                last_ms, stamp, counter = ms, f"{ms:012x}", 0
             elif counter == 0xFFFF:
-                last_ms, counter = last_ms + 1, 0
+                last_ms, stamp, counter = last_ms + 1, f"{last_ms + 1:012x}", 0
             else:
                 counter += 1
-            if len(pool) < 8:
-                pool = os.urandom(2048)
-            noise, pool = pool[:8], pool[8:]
-            return f"{last_ms:012x}{counter:04x}{noise.hex()}"
+            if place == len(pool):
+                pool, place = os.urandom(2048).hex(), 0
+            place += _NOISE
+            return f"{stamp}{counter:04x}{pool[place - _NOISE : place]}"
 
     return make
 

@@ -52,16 +52,11 @@ class Session(Protocol):
         ...
 
 
-class _Item:
-    """A payload that waits, and where its answer goes."""
+_Item: TypeAlias = tuple[Any, Any, Any, asyncio.AbstractEventLoop | None]
+"""What waits: *apply*, its payload, the future of its answer, and that one's loop. Plain, as thousands a second are."""
 
-    __slots__ = ("apply", "future", "loop", "payload")
-
-    def __init__(self, apply: Any, payload: Any, future: Any, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.apply = apply
-        self.payload = payload
-        self.future = future
-        self.loop = loop
+_Answer: TypeAlias = tuple[_Item, Any]
+"""An item and its result; a result that is an exception is raised."""
 
 
 class Writer:
@@ -123,7 +118,7 @@ class Writer:
         future: Future[R] = Future()
         with self._lock:
             self._check_open()
-            self._put([_Item(apply, payload, future, None)])
+            self._put([(apply, payload, future, None)])
         return future
 
     def submit_async(self, apply: AnyApply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
@@ -132,11 +127,12 @@ class Writer:
         What is submitted in one turn of the loop is queued at its end: a writer that is woken by the first of many
         takes the interpreter from the others, and commits less at a time.
         """
-        self.admit(within)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        item = _Item(apply, payload, future, loop)
         turn = self._turns.get(loop)
+        if turn is None or within is not None or len(self._turns) > 1 or self._queued + len(turn) >= self._max_waiting:
+            self.admit(within)
+        future: asyncio.Future[R] = loop.create_future()
+        item = (apply, payload, future, loop)
         if turn is not None:
             turn.append(item)
             return future
@@ -189,36 +185,37 @@ class Writer:
         """All in one transaction; if that fails, each payload alone, so that only the bad one fails."""
         if self._clock.monotonic() < self._down_until:
             error = StoreUnavailable("the database did not answer a moment ago")
-            return _answer([(item, None, error) for item in group])
+            return _answer([(item, error) for item in group])
         try:
             _answer(self._transaction(group))
         except Exception as error:  # noqa: BLE001 -- whatever went wrong belongs to the submitters
             failure = translated(error)
             if isinstance(failure, StoreUnavailable) and not is_conflict(error):
                 self._drop()
-                _answer([(item, None, failure) for item in group])
+                _answer([(item, failure) for item in group])
             elif len(group) == 1:
-                _answer([(group[0], None, failure)])
+                _answer([(group[0], failure)])
             else:
                 for item in group:
                     self._write([item])
 
-    def _transaction(self, group: list[_Item]) -> list[tuple[_Item, Any, Exception | None]]:
+    def _transaction(self, group: list[_Item]) -> list[_Answer]:
         by_apply: dict[Any, list[_Item]] = {}
         for item in group:
-            by_apply.setdefault(item.apply, []).append(item)
+            same = by_apply.get(item[0])
+            if same is None:
+                by_apply[item[0]] = [item]
+            else:
+                same.append(item)
         for remaining in reversed(range(_TRIES)):
             committing = False
             try:
                 connection = self._connected()
                 with connection.begin() as transaction:
-                    answers: list[tuple[_Item, Any, Exception | None]] = []
+                    answers: list[_Answer] = []
                     for apply, items in by_apply.items():
-                        results = apply(connection, [item.payload for item in items])
-                        answers.extend(
-                            (item, None, result) if isinstance(result, Exception) else (item, result, None)
-                            for item, result in zip(items, results, strict=True)
-                        )
+                        results = apply(connection, [payload for _, payload, _, _ in items])
+                        answers += zip(items, results, strict=True)
                     committing = True
                     transaction.commit()
                 return answers
@@ -249,18 +246,22 @@ class Writer:
                 connection.close()
 
 
-def _answer(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[_Item, Any, Exception | None]]] = {}
+def _answer(answers: list[_Answer]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
     for answer in answers:
-        item, result, error = answer
-        if item.loop is not None:
-            loops.setdefault(item.loop, []).append(answer)
+        (_, _, future, loop), result = answer
+        if loop is not None:
+            theirs = loops.get(loop)
+            if theirs is None:
+                loops[loop] = [answer]
+            else:
+                theirs.append(answer)
             continue
         try:
-            if error is None:
-                item.future.set_result(result)
+            if isinstance(result, Exception):
+                future.set_exception(result)
             else:
-                item.future.set_exception(error)
+                future.set_result(result)
         except InvalidStateError:
             pass  # its submitter gave up waiting; the write stands
     for loop, theirs in loops.items():
@@ -268,11 +269,11 @@ def _answer(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
             loop.call_soon_threadsafe(_settle, theirs)
 
 
-def _settle(answers: list[tuple[_Item, Any, Exception | None]]) -> None:
-    for item, result, error in answers:
-        if item.future.done():
+def _settle(answers: list[_Answer]) -> None:
+    for (_, _, future, _), result in answers:
+        if future.done():
             continue  # cancelled by who waited; the write stands
-        if error is None:
-            item.future.set_result(result)
+        if isinstance(result, Exception):
+            future.set_exception(result)
         else:
-            item.future.set_exception(error)
+            future.set_result(result)

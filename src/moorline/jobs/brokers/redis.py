@@ -170,7 +170,7 @@ class RedisBroker:
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``. Rows whose ids are there are left as they are, with *again* and without."""
         del again  # it is always so
-        ids = await self._write(_enqueue, _checked(rows))
+        ids = await self._thread().submit_async(_enqueue, _checked(rows))
         self._signals.notify(_CHANNEL)
         return ids
 
@@ -336,8 +336,9 @@ class RedisBroker:
 
 
 def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
-    if any(row.unique_key is not None and row.order_key is not None for row in rows):
-        raise Misuse("a job has either a unique key or an order key")
+    for row in rows:
+        if row.unique_key is not None and row.order_key is not None:
+            raise Misuse("a job has either a unique key or an order key")
     return rows
 
 

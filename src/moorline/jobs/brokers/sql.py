@@ -89,7 +89,7 @@ class SqlBroker:
         """See ``Broker``."""
         insert = _insert_missing if again else _insert
         ids = await self.store.write(*apart(insert, rows, [row.order_key for row in rows]))
-        self._announce()
+        self.store.notify(CHANNEL)
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
