@@ -1,7 +1,9 @@
 -- Jobs in Redis. Each deed is one run of this script, so that it happens whole or not at all.
 --
 -- KEYS[1] begins every key, and holds the hash tag that keeps them in one slot of a cluster. ARGV[1] is the deed, the rest
--- as its function says. Times are seconds since the epoch, as text; absent values are the empty text.
+-- as its function says. Times are seconds since the epoch, as text; absent values are the empty text. What thousands a
+-- second are told of comes in one MessagePack list: as arguments, each would be read by the server one by one. Bytes, of
+-- which that list knows none, come in one argument after it, one behind the other, and in the list there is their number.
 --
 --   job:<id>                a hash: d (the row as it came) q (queue) p (priority) s (state) t (due), and what is not
 --                           0 or empty of a (attempts) v (deliveries) c (crashes) z (snoozes) w (worker) u (unique
@@ -118,14 +120,28 @@ end
 
 local deeds = {}
 
--- rows of 9: id, queue, priority, due, unique key, order key, event, when the key was asked for and until when it is wanted
--- (a space between), the row. The id under which each is kept. A row whose id is there is left as it is.
+-- A list, of each row 9: id, queue, priority, due, unique key, order key, event, when the key was asked for and until when
+-- it is wanted (a space between), the row. For each that is kept under the id of another one, its place and that id. A row
+-- whose id is there is left as it is.
 function deeds.enqueue()
-  local ids, queues, everyone, ready = {}, {}, {}, false
-  for at = 2, #ARGV, 9 do
-    local id, q, p, t, u, o, g, wanted = unpack(ARGV, at, at + 7)
-    local kept = id
-    local known = call('EXISTS', job(id)) == 1
+  local rows, taken, others, queues, everyone, ready, due = cmsgpack.unpack(ARGV[2]), 0, {}, {}, {}, false, {}
+  -- Ids that the list of all has not are new; only if some are known, or may come to nothing, each is looked for.
+  local new = 0
+  for at = 1, #rows, 9 do
+    if rows[at + 4] ~= '' then new = nil break end
+    everyone[#everyone + 1] = 0
+    everyone[#everyone + 1] = rows[at]
+  end
+  if new then
+    each(everyone, BATCH, function(...) new = new + call('ZADD', PREFIX .. 'all', 'NX', ...) end)
+    if new < #everyone / 2 then new = nil end
+  end
+  everyone = {}
+  for at = 1, #rows, 9 do
+    local id, q, p, t, u, o, g, wanted, size = unpack(rows, at, at + 8)
+    local kept, row = id, ARGV[3]:sub(taken + 1, taken + size)
+    taken = taken + size
+    local known = not new and call('EXISTS', job(id)) == 1
     if not known and u ~= '' then
       local asked, till = wanted:match('^(%S+) (%S*)$')
       kept = holder(u, asked, id) or id
@@ -146,17 +162,26 @@ function deeds.enqueue()
           call('SET', PREFIX .. 'head:' .. o, id)
         end
       end
-      call('HSET', job(id), 'd', ARGV[at + 8], 'q', q, 'p', p, 's', s, 't', t)
+      call('HSET', job(id), 'd', row, 'q', q, 'p', p, 's', s, 't', t)
       if u ~= '' or o ~= '' then call('HSET', job(id), 'u', u, 'o', o, 'x', 1) end
       if g ~= '' then
         call('HSET', job(id), 'g', g)
         call('ZADD', PREFIX .. 'event:' .. g, 0, id)
       end
-      everyone[#everyone + 1] = 0
-      everyone[#everyone + 1] = id
+      if not new then
+        everyone[#everyone + 1] = 0
+        everyone[#everyone + 1] = id
+      end
       count(q, s, 1)
       if s == 'ready' then
-        call('ZADD', PREFIX .. 'ready:' .. q .. ':' .. p, t, id)
+        local key = PREFIX .. 'ready:' .. q .. ':' .. p
+        local lane = due[key]
+        if not lane then
+          lane = {}
+          due[key] = lane
+        end
+        lane[#lane + 1] = t
+        lane[#lane + 1] = id
         ready = true
       else
         call('ZADD', PREFIX .. 'in:' .. q .. ':' .. s, 0, id)
@@ -166,11 +191,17 @@ function deeds.enqueue()
         call('SADD', PREFIX .. 'queues', q)
       end
     end
-    ids[#ids + 1] = kept
+    if kept ~= id then
+      others[#others + 1] = (at + 8) / 9
+      others[#others + 1] = kept
+    end
   end
   each(everyone, BATCH, function(...) call('ZADD', PREFIX .. 'all', ...) end)
+  for key, lane in pairs(due) do
+    each(lane, BATCH, function(...) call('ZADD', key, ...) end)
+  end
   if ready then wake() end
-  return ids
+  return others
 end
 
 -- The lanes of the worker's queues in which something is due, those to be emptied first before the others; and when the
@@ -251,7 +282,7 @@ function deeds.claim()
       local from = #taken
       for n = 1, #ids, 2 do take(ids[n], ids[n + 1]) end
       begun(lane.queue, #taken - from)
-      each(taken, BATCH, function(...) call('ZREM', lane.key, ...) end, from + 1)
+      call('ZREMRANGEBYRANK', lane.key, 0, #taken - from - 1) -- the first that are due are the first of all
     end
     if #taken < limit then
       for _, lane in ipairs(due) do
@@ -271,8 +302,8 @@ end
 -- One that ended in another way than well. Whether others became ready.
 local function settle(h, to, due, refund, snoozed, reason, line, now)
   local key = job(h.id)
-  if tonumber(refund) > 0 then call('HSET', key, 'a', h.a - refund) end
-  if tonumber(snoozed) > 0 then call('HSET', key, 'z', h.z + snoozed, 'x', 1) end
+  if refund > 0 then call('HSET', key, 'a', h.a - refund) end
+  if snoozed > 0 then call('HSET', key, 'z', h.z + snoozed, 'x', 1) end
   if line ~= '' then call('HSET', key, 'e', line) end
   if reason ~= '' then call('HSET', key, 'r', reason, 'x', 1) else call('HDEL', key, 'r') end
   if to ~= 'ready' then return ends(h, to, now) end
@@ -284,21 +315,22 @@ local function settle(h, to, due, refund, snoozed, reason, line, now)
   return tonumber(h.t) <= tonumber(now)
 end
 
--- now, how many ended well, of each of those id and deliveries; then of each other one 9: id, deliveries, state, due,
+-- now, a list: of each that ended well id and deliveries; another one, of each other 9: id, deliveries, state, due,
 -- attempts to give back, snoozes to add, reason, failure, the failure in a line. First whether others became ready, then
--- 1 for each that was still its holder's.
+-- id and deliveries of those that were not their holder's any more.
 function deeds.finish()
-  local now, last = ARGV[2], 3 + 2 * ARGV[3]
+  local now, well, others, taken = ARGV[2], cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), 0
   local freed, answer, held, ended, done = 0, {0}, {}, {}, {}
-  for at = 4, last, 2 do
-    local id, key = ARGV[at], job(ARGV[at])
+  for at = 1, #well, 2 do
+    local id, key = well[at], job(well[at])
     local f = call('HMGET', key, 's', 'v', 'w', 'q', 'x')
-    local ours = f[1] == 'running' and f[2] == ARGV[at + 1]
-    answer[#answer + 1] = ours and 1 or 0
-    if ours and f[5] then
+    local ours = f[1] == 'running' and tonumber(f[2]) == well[at + 1]
+    if not ours then
+      answer[#answer + 1], answer[#answer + 2] = id, well[at + 1]
+    elseif f[5] then
       if ends(load(id), 'done', now) then freed = 1 end
       call('HDEL', key, 'r')
-    elseif ours then
+    else
       -- As nearly all end; what they have in common is written for all at once.
       call('HSET', key, 's', 'done', 'f', now)
       local of = held[f[3]]
@@ -320,12 +352,13 @@ function deeds.finish()
     each(ids, BATCH, function(...) call('SREM', PREFIX .. 'held:' .. worker, ...) end)
   end
   each(ended, BATCH, function(...) call('ZADD', PREFIX .. 'ended', ...) end)
-  for at = last + 1, #ARGV, 9 do
-    local id, delivery, to, due, refund, snoozed, reason, failure, line = unpack(ARGV, at, at + 8)
-    local h = load(id)
-    local ours = h and h.s == 'running' and h.v == tonumber(delivery)
-    answer[#answer + 1] = ours and 1 or 0
-    if ours then
+  for at = 1, #others, 9 do
+    local id, delivery, to, due, refund, snoozed, reason, size, line = unpack(others, at, at + 8)
+    local h, failure = load(id), ARGV[5]:sub(taken + 1, taken + size)
+    taken = taken + size
+    if not (h and h.s == 'running' and h.v == delivery) then
+      answer[#answer + 1], answer[#answer + 2] = id, delivery
+    else
       if settle(h, to, due, refund, snoozed, reason, line, now) then freed = 1 end
       if failure ~= '' then
         call('LPUSH', PREFIX .. 'errors:' .. id, failure)

@@ -23,7 +23,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
-from moorline.jobs.brokers.redis_jobs import FACTS, claim, claim_to, encoded_row, ended_well, jobs, listed, told
+from moorline.jobs.brokers.redis_jobs import FACTS, asked, claim, jobs, listed, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.redis_notes import RedisNotes
 from moorline.jobs.brokers.sql import SqlBroker
@@ -214,11 +214,11 @@ class RedisBroker:
 
     def _finish(self, link: Link, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
         completions = [one for part in payloads for one in part]
-        freed, *stored = link.do("finish", repr(self._clock.wall()), *told(completions))
-        well = sum(map(ended_well, completions))
-        of_well, of_others = iter(stored[:well]), iter(stored[well:])
-        answers = iter([next(of_well if ended_well(one) else of_others) == 1 for one in completions])
-        return [(list(islice(answers, len(part))), freed == 1) for part in payloads]
+        freed, *late = link.do("finish", repr(self._clock.wall()), *told(completions))
+        if not late:
+            return [([True] * len(part), freed == 1) for part in payloads]
+        lost = set(zip(map(bytes.decode, late[::2]), late[1::2], strict=True))
+        return [([one[:2] not in lost for one in part], freed == 1) for part in payloads]
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
         """See ``Broker``."""
@@ -343,15 +343,14 @@ def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
 
 
 def _enqueue(link: Link, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
-    arguments: list[Any] = []
-    for rows in payloads:
-        for row in rows:
-            arguments += (
-                row.id, row.queue, row.priority, repr(row.run_at), row.unique_key or "", row.order_key or "",
-                row.event_id or "", claim_to(row), encoded_row(row),
-            )  # fmt: skip
-    ids = map(bytes.decode, link.do("enqueue", *arguments) if arguments else ())
-    return [list(islice(ids, len(rows))) for rows in payloads]
+    rows = [row for part in payloads for row in part]
+    ids = [row.id for row in rows]
+    if rows:
+        others = link.do("enqueue", *asked(rows))
+        for place, id_ in zip(others[::2], others[1::2], strict=True):
+            ids[place - 1] = id_.decode()
+    left = iter(ids)
+    return [list(islice(left, len(part))) for part in payloads]
 
 
 def _give_back(link: Link, payloads: list[tuple[str, Sequence[str]]]) -> list[int]:

@@ -12,7 +12,7 @@ from moorline.jobs.brokers.redis_link import Link
 from moorline.jobs.job import Claim, Job, JobRow
 
 __all__ = [
-    "FACTS", "claim", "claim_to", "encoded_row", "ended_well", "jobs", "listed", "told",
+    "FACTS", "asked", "claim", "jobs", "listed", "told",
 ]  # fmt: skip
 
 FACTS: Final = 5
@@ -22,50 +22,57 @@ _PAGE: Final = 500  # jobs that one look at a list reads
 _ROW: Final = msgspec.msgpack.Decoder(JobRow).decode
 
 encoded = msgspec.msgpack.Encoder().encode
-"""A failure, as it is stored."""
+"""A row or a failure as it is stored, and what the script is told."""
 
 
-def encoded_row(row: JobRow) -> bytes:
-    """A row, as it is stored: without the window that most have not, so that older workers can read it too."""
-    return encoded(row[:-1] if row.unique_until is None else row)
-
-
-def claim_to(row: JobRow) -> str:
+def _wanted(row: JobRow) -> str:
     """What the script is told of a unique key besides its name: when it was asked for, and until when it is wanted."""
-    if row.unique_key is None:
-        return ""
     return f"{row.created_at!r} {'' if row.unique_until is None else repr(row.unique_until)}"
 
 
 def claim(row: bytes, attempts: int, deliveries: int, run_at: bytes, rare: bytes) -> Claim:
     """What a worker gets, from what the script answers for each job."""
-    made = _ROW(row)
+    id_, name, payload, _, created_at, queue, priority, max_attempts, event_id, *_ = _ROW(row)
     crashes, snoozes, order_key = rare.decode().split("\t", 2) if rare else (0, 0, "")
     return Claim(
-        made.id, made.name, made.queue, made.priority, made.payload, float(run_at), attempts, made.max_attempts,
-        deliveries, int(crashes), int(snoozes), made.event_id, made.created_at, order_key or None,
+        id_, name, queue, priority, payload, float(run_at), attempts, max_attempts, deliveries, int(crashes),
+        int(snoozes), event_id, created_at, order_key or None,
     )  # fmt: skip
 
 
-def ended_well(one: Completion) -> bool:
-    """Whether there is nothing to say of it: as of nearly all."""
-    return one.state == "done" and one.error is None and one.reason is None
-
-
-def told(completions: Iterable[Completion]) -> list[str | bytes | int]:
-    """Completions as the script wants them: those that ended well, then the others."""
-    well: list[str | bytes | int] = []
-    others: list[str | bytes | int] = []
-    for one in completions:
-        if ended_well(one):
-            well += one[:2]
-            continue
-        error = one.error
-        others += (
-            one.id, one.deliveries, one.state, "" if one.run_at is None else repr(one.run_at), int(one.refund),
-            int(one.snoozed), one.reason or "", b"" if error is None else encoded(error), one.last_error or "",
+def asked(rows: Iterable[JobRow]) -> tuple[bytes, bytes]:
+    """Rows to be enqueued, as the script wants them: what it looks at, and the rows themselves."""
+    told: list[str | int] = []
+    bodies: list[bytes] = []
+    for row in rows:
+        id_, _, _, run_at, _, queue, priority, _, event_id, unique_key, order_key, until = row
+        # Without the window that most have not, so that older workers can read it too.
+        body = encoded(row[:-1] if until is None else row)
+        told += (
+            id_, queue, str(priority), repr(run_at), unique_key or "", order_key or "", event_id or "",
+            _wanted(row) if unique_key else "", len(body),
         )  # fmt: skip
-    return [len(well) // 2, *well, *others]
+        bodies.append(body)
+    return encoded(told), b"".join(bodies)
+
+
+def told(completions: Iterable[Completion]) -> tuple[bytes, bytes, bytes]:
+    """Completions as the script wants them: those that ended well, as nearly all, the others, and their failures."""
+    well: list[str | int] = []
+    others: list[str | int] = []
+    failures: list[bytes] = []
+    for one in completions:
+        id_, deliveries, state, run_at, refund, snoozed, reason, error, _ = one
+        if state == "done" and error is None and reason is None:
+            well += (id_, deliveries)
+            continue
+        failure = b"" if error is None else encoded(error)
+        others += (
+            id_, deliveries, state, "" if run_at is None else repr(run_at), int(refund), int(snoozed), reason or "",
+            len(failure), one.last_error or "",
+        )  # fmt: skip
+        failures.append(failure)
+    return encoded(well), encoded(others), b"".join(failures)
 
 
 def jobs(link: Link, ids: Sequence[str]) -> list[Job]:
