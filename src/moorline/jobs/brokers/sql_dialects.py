@@ -1,6 +1,7 @@
 """The statements whose speed matters, once for each database. What they do is the same for both.
 
-SQLite: one statement with JSON for many rows, because each step of a statement gives up the interpreter's lock.
+SQLite: one statement with JSON for many rows, and one row with JSON as the answer, because each step of a statement
+gives up the interpreter's lock, and waits for it again against a busy event loop.
 PostgreSQL: arrays, and SKIP LOCKED so that workers do not wait for each other.
 """
 
@@ -10,11 +11,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import msgspec
 from sqlalchemy.engine import Connection
 
 from moorline.errors import ConfigurationError
 from moorline.jobs.ageing import due_lanes
 from moorline.jobs.broker import MAX_CRASHES, Completion, WorkerInfo
+from moorline.jobs.brokers.sql_arrays import numbers, texts
 from moorline.jobs.job import LOWEST_PRIORITY, Claim
 from moorline.jobs.order import PARKED, YIELDS
 
@@ -96,11 +99,24 @@ class _Sqlite:
         if not lanes:
             return []
         statement = self._claims.get(len(lanes)) or self._claims.setdefault(len(lanes), _sqlite_claim(len(lanes)))
-        values: list[Any] = [worker.id, now]
+        values: list[Any] = []
         for queue, priority in lanes:
             values += (queue, priority, now, limit)
         values.append(limit)
-        return connection.exec_driver_sql(statement, tuple(values)).fetchall()
+        found = _FOUND(connection.exec_driver_sql(statement, tuple(values)).scalar_one())
+        rowids = _json([row[0] for row in found])
+        connection.exec_driver_sql(_SQLITE_TAKE, (worker.id, now, rowids))
+        large: dict[int, bytes] = {}
+        if any(row[5] is None for row in found):
+            rows = connection.exec_driver_sql(_SQLITE_PAYLOADS, (rowids,))
+            large = {rowid: payload for rowid, payload in rows if len(payload) > _SMALL}
+        return [
+            (
+                id_, name, queue, priority, large[rowid] if payload is None else bytes.fromhex(payload), float(run_at),
+                *counts, event_id, float(created_at), order_key,
+            )
+            for rowid, id_, name, queue, priority, payload, run_at, *counts, event_id, created_at, order_key in found
+        ]  # fmt: skip
 
     def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
         statement = f"""
@@ -128,6 +144,11 @@ class _Sqlite:
         return bool(connection.exec_driver_sql(statement, (now, json.dumps(queues))).scalar())
 
     def finish_done(self, connection: Connection, done: Sequence[Completion], now: float) -> Sequence[Any]:
+        held = {one.id: one.deliveries for one in done}
+        count, keyed, rowids = connection.exec_driver_sql(_SQLITE_HELD, (_json(held),)).one()
+        if count == len(done) and not keyed:  # as nearly always
+            connection.exec_driver_sql(_SQLITE_DONE, (now, rowids))
+            return [(one.id, "done", None) for one in done]
         # +state: else SQLite may walk the index of all running jobs instead of looking each one up.
         statement = """
             UPDATE jobs SET state = 'done', finished_at = ?
@@ -168,14 +189,34 @@ class _Sqlite:
         return connection.exec_driver_sql(statement, (now, now)).fetchall()
 
 
+_SMALL: Final = 2_000  # bytes of a payload that comes in the one row, in hex: JSON knows no bytes
+# The row as a claim of it, but for the payload: with all digits of its times, which JSON would cut.
+_SQLITE_CLAIMED: Final = f"""rowid, id, name, queue, priority,
+    CASE WHEN length(payload) <= {_SMALL} THEN hex(payload) END, printf('%!.17g', run_at), attempts + 1, max_attempts,
+    deliveries + 1, crashes, snoozes, event_id, printf('%!.17g', created_at), order_key"""
+_SQLITE_TAKE: Final = f"""
+    UPDATE jobs SET worker = ?, started_at = ?, {_TAKE} WHERE rowid IN (SELECT value FROM json_each(?))"""  # noqa: S608
+_SQLITE_PAYLOADS: Final = "SELECT rowid, payload FROM jobs WHERE rowid IN (SELECT value FROM json_each(?))"
+_SQLITE_HELD: Final = """
+    SELECT count(*), count(jobs.order_key), json_group_array(jobs.rowid) FROM json_each(?) AS f JOIN jobs
+    ON jobs.id = f.key AND jobs.deliveries = f.value AND +jobs.state = 'running'"""
+_SQLITE_DONE: Final = """
+    UPDATE jobs SET state = 'done', finished_at = ? WHERE rowid IN (SELECT value FROM json_each(?))"""
+_FOUND: Final = msgspec.json.Decoder(list[list[Any]]).decode
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
 def _sqlite_claim(lanes: int) -> str:
     # One look for each lane: with one index range over all priorities, the jobs that wait for a later time would be
     # passed at every claim. SQLite stops at the outer limit, so full first looks cost no others.
     look = """SELECT * FROM (SELECT rowid FROM jobs WHERE state = 'ready' AND crashes = 0
         AND queue = ? AND priority = ? AND run_at <= ? ORDER BY run_at, id LIMIT ?)"""
     looks = " UNION ALL ".join([look] * lanes)
-    return f"""UPDATE jobs SET worker = ?, started_at = ?, {_TAKE}
-        WHERE rowid IN ({looks} LIMIT ?) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
+    return f"""SELECT json_group_array(json_array({_SQLITE_CLAIMED}))
+        FROM jobs WHERE rowid IN ({looks} LIMIT ?)"""  # noqa: S608 -- constants only
 
 
 def _sqlite_heads(queues: int) -> str:
@@ -243,7 +284,7 @@ class _Postgres:
             FROM unnest(%s::text[], %s::int4[]) AS f (id, held)
             WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running'
             RETURNING jobs.id, jobs.state, jobs.order_key"""
-        values = (now, [one.id for one in done], [one.deliveries for one in done])
+        values = (now, texts([one.id for one in done]), numbers([one.deliveries for one in done]))
         return connection.exec_driver_sql(statement, values).fetchall()
 
     def finish_other(self, connection: Connection, others: Sequence[Completion], now: float) -> Sequence[Any]:

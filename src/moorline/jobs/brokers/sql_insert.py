@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from moorline.errors import ConfigurationError, Misuse
+from moorline.jobs.brokers.sql_arrays import blobs, numbers, texts
 from moorline.jobs.brokers.sql_order import held, lock
 from moorline.jobs.brokers.sql_unique import insert_unique
 from moorline.jobs.job import JobRow, State
@@ -19,9 +21,11 @@ from moorline.store.schema import jobs
 __all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "insertion"]
 
 _COLUMNS: Final = ", ".join(JobRow._fields)
-_LARGEST: Final = 64  # rows of one of SQLite's statements
+_SIZES: Final = (256, 64)  # rows of SQLite's statements, the last of any number below: each stays prepared
 _PLACES: Final = "?, " * len(JobRow._fields)
 _TYPES: Final = ("text", "text", "bytea", "float8", "float8", "text", "int2", "int4", "text", "text", "text", "float8")
+_ARRAYS: Final[dict[str, Callable[[Any], str]]] = {"text": texts, "bytea": blobs}
+_KINDS: Final = (*(_ARRAYS.get(kind, numbers) for kind in _TYPES), texts)
 
 
 class Insertion(NamedTuple):
@@ -99,7 +103,8 @@ def insert_rows(connection: Connection, how: Insertion, rows: Sequence[tuple[Any
     if driver == "pysqlite":
         _insert_chunks(connection, how, rows)
     elif driver == "psycopg":
-        connection.exec_driver_sql(how.postgres, tuple(map(list, zip(*rows, strict=True))))
+        columns = zip(_KINDS, zip(*rows, strict=True), strict=False)  # rows may end with a state
+        connection.exec_driver_sql(how.postgres, tuple([as_array(column) for as_array, column in columns]))
     else:
         names, state = (*JobRow._fields, "state"), () if how.state is None else (how.state,)
         connection.execute(sa.insert(jobs), [dict(zip(names, (*row, *state), strict=True)) for row in rows])
@@ -143,6 +148,9 @@ def _states(connection: Connection, rows: list[JobRow], *, brief: bool) -> list[
 
 
 def _insert_chunks(connection: Connection, how: Insertion, rows: Sequence[tuple[Any, ...]]) -> None:
-    for start in range(0, len(rows), _LARGEST):
-        part = rows[start : start + _LARGEST]
-        connection.exec_driver_sql(how.sqlite(len(part)), tuple([value for row in part for value in row]))
+    start = 0
+    for size in _SIZES:
+        while len(rows) - start >= size or (size == _SIZES[-1] and start < len(rows)):
+            part = rows[start : start + size]
+            connection.exec_driver_sql(how.sqlite(len(part)), tuple(chain.from_iterable(part)))
+            start += size
