@@ -2,7 +2,8 @@
 
     python benchmarks/jobs.py [--brokers sqlite,postgresql,redis,rabbitmq] [--jobs 20000] [--peers] [--json]
 
-What ``moorline bench`` measures: one producer, then one worker at concurrency 50, in this process; no-op async jobs.
+What ``moorline bench`` measures: one producer, then one worker at concurrency 50, in this process, in the loop that
+``moorline worker`` has (uvloop where there is one); no-op async jobs.
 SQLite runs with synchronous=FULL, PostgreSQL with its default durability, Redis with ``appendfsync everysec``, as its
 peer does; RabbitMQ with confirms, and quorum queues or (``rabbitmq-classic``) durable classic ones. ``--peers``
 measures BullMQ on a Redis of the same kind in the same run; the first run installs it.
@@ -11,7 +12,6 @@ measures BullMQ on a Redis of the same kind in the same run; the first run insta
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.receive import database, redis_with_log  # noqa: E402
 from tests.rabbit import RabbitServer  # noqa: E402
 
+from moorline.cli.runner import loop_run  # noqa: E402
 from moorline.jobs.appetite import MAX_AHEAD  # noqa: E402
 from moorline.jobs.bench import measure  # noqa: E402
 from moorline.jobs.broker import Broker  # noqa: E402
@@ -93,7 +94,7 @@ def main() -> None:
     }
     for kind in options.brokers.split(","):
         with broker_of(kind) as broker:
-            results["brokers"][kind] = asdict(asyncio.run(measure(broker, jobs=options.jobs)))
+            results["brokers"][kind] = asdict(loop_run(measure(broker, jobs=options.jobs)))
     if options.peers:
         results["brokers"]["BullMQ"] = bullmq(options.jobs)
     if options.json:

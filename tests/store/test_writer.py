@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
 from moorline.store import Store
+from moorline.store.writer import Writer
 
 _INSERT = sa.text("INSERT INTO meta (key, value) VALUES (:key, '')")
 
@@ -59,7 +61,7 @@ async def test_who_waits_together_shares_a_commit(store: Store) -> None:
     gate = Gate(store)
     futures = [store.submit(insert, f"t{number}") for number in range(20)]
     tasks = [asyncio.ensure_future(store.write(insert, f"a{number}")) for number in range(20)]
-    for _ in range(2):  # they are begun, and queued when the turn of the loop ends
+    for _ in range(3):  # they are begun, and queued when the turn of the loop after that has ended
         await asyncio.sleep(0)
     assert keys(store) == set()
     gate.open()
@@ -126,3 +128,32 @@ def test_a_database_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
     """Nobody at the address: StoreUnavailable, from opening as from the rest."""
     with pytest.raises(StoreUnavailable):
         Store("postgresql://moorline@127.0.0.1:1/none", auto_migrate=False).open()
+
+
+async def test_of_a_writer_that_rested_half_goes_first() -> None:
+    """Where a group costs little, so that those who are answered make more while the other half is written."""
+    groups: list[int] = []
+
+    def note(_: object, payloads: list[int]) -> list[int]:
+        groups.append(len(payloads))
+        return payloads
+
+    writer = Writer(Nothing, max_waiting=100, halves=True)
+    writer.start()
+    assert await asyncio.gather(*[writer.submit_async(note, number) for number in range(40)]) == list(range(40))
+    assert await asyncio.gather(*[writer.submit_async(note, number) for number in range(8)]) == list(range(8))
+    writer.close()
+    assert groups == [20, 20, 8]
+
+
+class Nothing:
+    """What a writer needs of a connection."""
+
+    def begin(self) -> contextlib.nullcontext[Nothing]:
+        return contextlib.nullcontext(self)
+
+    def commit(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moorline.cli.machine import machine
+from moorline.cli.runner import loop_run
 from moorline.cli.show import AsJson, console, print_json
 from moorline.errors import StoreNotMigrated
 
@@ -59,7 +60,7 @@ def bench(
     """
     with _trial(database_url, queue_url, migrate=migrate) as one, _bars(jobs) as progress:
         try:
-            figures = asyncio.run(_measured(one, jobs, concurrency, progress))
+            figures = loop_run(_measured(one, jobs, concurrency, progress))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
     report = {

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moorline.errors import ConfigurationError
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from moorline.app import Moorline
     from moorline.jobs.worker import Worker
 
-__all__ = ["listen", "run"]
+__all__ = ["listen", "loop_run", "run"]
+
+R = TypeVar("R")
 
 BACKLOG: Final = 2048
 """Connections that may wait to be accepted, and that are accepted in one turn of the loop."""
@@ -30,7 +32,7 @@ BACKLOG: Final = 2048
 
 def run(app: Moorline, *, listener: socket.socket | None = None, worker: Worker | None = None) -> None:
     """Serve on ``listener``, run ``worker``, or both, until told to stop; returns when all has ended."""
-    _loop_run(_both(app, listener, worker))
+    loop_run(_both(app, listener, worker))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -41,13 +43,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
 
 
-def _loop_run(main: Coroutine[Any, Any, None]) -> None:
+def loop_run(main: Coroutine[Any, Any, R]) -> R:
+    """Run it in the loop that servers and workers have."""
     try:
         import uvloop
     except ImportError:  # not made for every platform
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return asyncio.run(main)
+    return uvloop.run(main)
 
 
 async def _both(app: Moorline, listener: socket.socket | None, worker: Worker | None) -> None:

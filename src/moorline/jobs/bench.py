@@ -1,6 +1,7 @@
 """How many jobs a second a broker takes and one worker runs, and how soon an idle worker picks one up.
 
 No-op async jobs of one queue, enqueued and run in this process. ``moorline bench`` and ``benchmarks/jobs.py`` print it.
+They run it in the loop that ``moorline worker`` has.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from moorline.jobs.decision import given_back
 from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
+from moorline.jobs.kick import Kick
 from moorline.jobs.limiting import Limiting
 from moorline.jobs.notes import Reports
 from moorline.jobs.processes import Processes
@@ -62,7 +63,7 @@ class Slots:
         self._execution = Execution(
             self._jobs, self._threads, self._processes, self._clock, self._random, self._reports, self._stops, self._log
         )
-        self._kick = asyncio.Event()
+        self._kick = Kick()
         self._idle = asyncio.Event()
         self._idle.set()
         self._stop_asked = asyncio.Event()

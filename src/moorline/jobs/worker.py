@@ -174,7 +174,7 @@ class Worker(Slots):
     async def _frame(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
         heartbeat = Heartbeat(self._broker, self._info, self._clock, self._log)
-        unlisten = self._broker.listen(lambda: _wake(loop, self._kick))
+        unlisten = self._broker.listen(self._kick.from_anywhere)
         saver = loop.create_task(self._completions.run())
         beside = [loop.create_task(self._reports.run())]
         if self._limiting is not None:
@@ -277,8 +277,7 @@ class Worker(Slots):
                 await self._clock.asleep(wait)
                 continue
             if wait > 0 and not self._stop_asked.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._kick.wait(), wait)
+                await self._kick.wait(wait)
 
     async def _claim(self) -> float:
         """Claim once; returns the seconds to wait for a kick before the next time."""
@@ -405,9 +404,3 @@ class Worker(Slots):
             if self._jobs.groups is not None:
                 more = await self._jobs.groups.prune(before) > 0 or more
             await asyncio.sleep(_PAUSE)  # room for the real work between two batches
-
-
-def _wake(loop: asyncio.AbstractEventLoop, kick: asyncio.Event) -> None:
-    if not kick.is_set():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody sleeps there any more
-            loop.call_soon_threadsafe(kick.set)

@@ -41,7 +41,18 @@ class Signals:
             timer.daemon = True
             timer.start()
             return
-        self._call(channel)
+        self.here(channel)
+        self.elsewhere(channel)
+
+    def here(self, channel: str) -> int:
+        """Tell this process alone; how many listen in it."""
+        callbacks = self._callbacks.get(channel, ())
+        for callback in callbacks:
+            callback()
+        return len(callbacks)
+
+    def elsewhere(self, channel: str) -> None:
+        """Tell the other processes alone. They may notice by themselves."""
 
     def listen(self, channel: str, callback: Callback) -> Callable[[], None]:
         """Call *callback* at each notification; returns the function that ends it."""
@@ -63,13 +74,9 @@ class Signals:
         if thread is not None:
             thread.join(timeout=5.0)
 
-    def _call(self, channel: str) -> None:
-        for callback in self._callbacks.get(channel, ()):
-            callback()
-
     def _call_all(self) -> None:
         for channel in list(self._callbacks):
-            self._call(channel)
+            self.here(channel)
 
     def _ensure_thread(self) -> None:
         with self._lock:
@@ -115,10 +122,9 @@ class PostgresSignals(Signals):
         os.set_blocking(self._wake_write, False)
         self._dirty: set[str] = set()
 
-    def notify(self, channel: str, *, delay: float = 0.0) -> None:
-        """Tell this process at once, and the others soon; ``delay`` for what is committed in a moment."""
-        super().notify(channel, delay=delay)
-        if delay or channel in self._dirty:
+    def elsewhere(self, channel: str) -> None:
+        """Tell the other processes alone, soon."""
+        if channel in self._dirty:
             return
         self._dirty.add(channel)
         self._ensure_thread()
@@ -175,7 +181,7 @@ class PostgresSignals(Signals):
             if self._wake_read in readable:
                 os.read(self._wake_read, 4096)
             for channel in {note.channel for note in connection.notifies(timeout=0)}:
-                self._call(channel)
+                self.here(channel)
 
 
 def _plain(channel: str) -> str:

@@ -150,6 +150,10 @@ class Store:
         """
         return await _opened(self._writer).submit_async(apply, payload, within=within)
 
+    def begin_write(self, apply: Apply[P, R], payload: P) -> asyncio.Future[R]:
+        """As ``write``, queued when this returns; await the future for the commit."""
+        return _opened(self._writer).submit_async(apply, payload)
+
     def write_sync(self, apply: Apply[P, R], payload: P, *, within: float | None = None) -> R:
         """As ``write``, blocking this thread until the commit. Do not call it in an event loop's thread."""
         return _opened(self._writer).submit(apply, payload, within=within).result()
@@ -195,6 +199,14 @@ class Store:
     def notify(self, channel: str, *, delay: float = 0.0) -> None:
         """Wake who listens to *channel*, here at once and in other processes soon. Call it after the commit."""
         _opened(self._signals).notify(channel, delay=delay)
+
+    def notify_here(self, channel: str) -> int:
+        """Wake who listens in this process alone; how many there are."""
+        return _opened(self._signals).here(channel)
+
+    def notify_elsewhere(self, channel: str) -> None:
+        """Wake who listens in other processes alone, soon. Call it after the commit."""
+        _opened(self._signals).elsewhere(channel)
 
     def listen(self, channel: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call *callback* (on some thread) whenever something may have come; returns the function that ends it."""

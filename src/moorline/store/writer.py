@@ -38,6 +38,7 @@ AnyApply: TypeAlias = Callable[[Any, list[P]], Sequence[R | Exception]]
 MAX_GROUP: Final = 2_000
 _PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
 _TRIES: Final = 3
+_HALVED: Final = 16  # payloads
 
 
 class Session(Protocol):
@@ -60,9 +61,16 @@ _Answer: TypeAlias = tuple[_Item, Any]
 
 
 class Writer:
-    """The writer thread. ``connect`` opens the connection that it alone uses; at most ``max_waiting`` payloads wait."""
+    """The writer thread. ``connect`` opens the connection that it alone uses; at most ``max_waiting`` payloads wait.
 
-    def __init__(self, connect: Callable[[], Session], *, max_waiting: int, clock: Clock = SYSTEM) -> None:
+    ``halves``: a group costs little beside what is in it, so one that ends a rest is written in two. Those who submit
+    again when they are answered would else all wait at the same time, and the server for them after that.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Session], *, max_waiting: int, clock: Clock = SYSTEM, halves: bool = False
+    ) -> None:
+        self._halves = halves
         self._connect = connect
         self._max_waiting = max_waiting
         self._clock = clock
@@ -73,6 +81,7 @@ class Writer:
         self._down_until = 0.0
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._rested = True
         self._lock = threading.Lock()
         self._pressure = Pressure()
         self.groups = 0
@@ -124,8 +133,9 @@ class Writer:
     def submit_async(self, apply: AnyApply[P, R], payload: P, *, within: float | None = None) -> asyncio.Future[R]:
         """As ``submit``, for the running event loop: one wake-up of the loop answers the whole group.
 
-        What is submitted in one turn of the loop is queued at its end: a writer that is woken by the first of many
-        takes the interpreter from the others, and commits less at a time.
+        What is submitted in one turn of the loop, or the next, is queued after it: a writer that is woken by the first
+        of many takes the interpreter from the others, and commits less at a time. And who is woken by a submission may
+        submit what goes with it.
         """
         loop = asyncio.get_running_loop()
         turn = self._turns.get(loop)
@@ -139,8 +149,12 @@ class Writer:
         with self._lock:
             self._check_open()
             self._turns[loop] = [item]
-        loop.call_soon(self._end_turn, loop)
+        loop.call_soon(loop.call_soon, self._end_turn, loop)
         return future
+
+    def gathers(self) -> bool:
+        """Whether something was submitted in this turn of the running loop, and goes with what is submitted now."""
+        return asyncio.get_running_loop() in self._turns
 
     def _end_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
@@ -160,26 +174,39 @@ class Writer:
     def _run(self) -> None:
         ended = False
         while not ended:
-            items = self._queue.get()
-            group: list[_Item] = []
-            while items is not None:
-                group += items
-                if len(group) >= MAX_GROUP:
-                    break
-                try:
-                    items = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            ended = items is None
-            if group:
-                with self._lock:
-                    self._queued -= len(group)
-                self._pressure.began(len(group), self._clock.monotonic())
-                self._write(group)
-                self._pressure.ended(self._clock.monotonic())
-                self.groups += 1
-                self.written += len(group)
+            group, ended = self._gathered()
+            if not group:
+                continue
+            if self._halves and self._rested and len(group) >= _HALVED:
+                half = len(group) // 2
+                self._write_measured(group[:half])
+                group = group[half:]
+            self._write_measured(group)
         self._drop()
+
+    def _gathered(self) -> tuple[list[_Item], bool]:
+        """What waits, up to a group; and whether nothing will come after it."""
+        self._rested = self._queue.empty()
+        items = self._queue.get()
+        group: list[_Item] = []
+        while items is not None:
+            group += items
+            if len(group) >= MAX_GROUP:
+                break
+            try:
+                items = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        return group, items is None
+
+    def _write_measured(self, group: list[_Item]) -> None:
+        with self._lock:
+            self._queued -= len(group)
+        self._pressure.began(len(group), self._clock.monotonic())
+        self._write(group)
+        self._pressure.ended(self._clock.monotonic())
+        self.groups += 1
+        self.written += len(group)
 
     def _write(self, group: list[_Item]) -> None:
         """All in one transaction; if that fails, each payload alone, so that only the bad one fails."""

@@ -5,8 +5,9 @@ by their id, and all that must survive a crash of the answer; a stream has none 
 record beside its entry.
 
 One thread sends what changes anything, but for claims, which have one of their own: the answer to one is large, and is
-read while the results of others are written. What is asked while a thread waits for the server goes together with the
-next, so that concurrent ``enqueue`` and ``finish`` share round trips, in both colours.
+read while the results of others are written. Only a claim that was woken by a job goes with that one. What is asked
+while a thread waits for the server goes together with the next, so that concurrent ``enqueue`` and ``finish`` share
+round trips, in both colours.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from moorline.jobs.brokers.redis_notes import RedisNotes
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox
 from moorline.jobs.job import Job, JobFailure, JobRow, State
+from moorline.jobs.kick import Claims
 from moorline.jobs.notes import Notes
 from moorline.store.store import Store
 from moorline.store.writer import Writer
@@ -78,6 +80,7 @@ class RedisBroker:
         self._reading: Link | None = None
         self._signals = RedisSignals(self.where, self._prefix + "wake")
         self._told = False
+        self._claims = Claims()
 
     def __repr__(self) -> str:
         return f"RedisBroker({self.where.shown!r})"
@@ -142,7 +145,7 @@ class RedisBroker:
             with self._lock:
                 writer = self._threads.get(name)
                 if writer is None:
-                    writer = Writer(self._connect, max_waiting=self._max_waiting, clock=self._clock)
+                    writer = Writer(self._connect, max_waiting=self._max_waiting, clock=self._clock, halves=True)
                     writer.start()
                     self._threads[name] = writer
         return writer
@@ -170,8 +173,13 @@ class RedisBroker:
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``. Rows whose ids are there are left as they are, with *again* and without."""
         del again  # it is always so
-        ids = await self._thread().submit_async(_enqueue, _checked(rows))
-        self._signals.notify(_CHANNEL)
+        stored = self._thread().submit_async(_enqueue, _checked(rows))
+        # An idle worker that is woken now claims right behind it, with one thread's wake-up for both.
+        before = self._claims.last
+        listeners = self._signals.here(_CHANNEL)
+        ids = await stored
+        if listeners != 1 or not self._claims.since(before):
+            self._signals.notify(_CHANNEL)
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
@@ -193,7 +201,10 @@ class RedisBroker:
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
         """See ``Broker``."""
-        return await self._thread("claims").submit_async(self._claim, (worker, limit, alone))
+        self._claims.begun(alone=alone)
+        beside = self._thread()
+        writer = beside if beside.gathers() else self._thread("claims")
+        return await writer.submit_async(self._claim, (worker, limit, alone))
 
     def _claim(self, link: Link, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
         answers = []

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -30,6 +31,7 @@ from moorline.jobs.brokers.sql_order import (
 )
 from moorline.jobs.brokers.sql_unique import forget_windows, holder_of
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
+from moorline.jobs.kick import Claims
 from moorline.jobs.notes import Notes
 from moorline.jobs.order import freed_by, is_head, original
 from moorline.store.schema import job_errors, jobs
@@ -42,6 +44,8 @@ CHANNEL: Final = "moorline_jobs"
 """The store's channel of new jobs: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
 
 KEPT_ERRORS: Final = 10
+_FRESH: Final = 0.1  # of a lease: a claim that finds nothing does not extend one that was extended so lately
+_BY_TIME: Final = attrgetter("run_at", "id")
 _COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 _EXPIRED_WORKER: Final = 3600.0  # seconds that a worker that vanished is still shown
 
@@ -70,6 +74,8 @@ class SqlBroker:
         self.notes: Notes = SqlNotes(store)
         self._dialect = dialect_of(store.dialect)
         self._clock = store.clock
+        self._claims = Claims()
+        self._beaten: dict[str, float] = {}  # by worker of this process: when its lease was extended
         self._swept = ""  # the order key that the last look for headless ones ended with
         self._log = logger("jobs")
 
@@ -88,8 +94,15 @@ class SqlBroker:
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``."""
         insert = _insert_missing if again else _insert
-        ids = await self.store.write(*apart(insert, rows, [row.order_key for row in rows]))
-        self.store.notify(CHANNEL)
+        stored = self.store.begin_write(*apart(insert, rows, [row.order_key for row in rows]))
+        # An idle worker that is woken now claims in the same commit; one commit less until the job begins.
+        before = self._claims.last
+        listeners = self.store.notify_here(CHANNEL)
+        ids = await stored
+        if listeners == 1 and self._claims.since(before):
+            self.store.notify_elsewhere(CHANNEL)
+        else:
+            self._announce()
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
@@ -107,17 +120,24 @@ class SqlBroker:
     # --- the worker's part
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
-        """See ``Broker``."""
+        """See ``Broker``. One that finds nothing writes nothing, if the lease was extended a moment ago: else the
+        workers of a SQLite file would wake each other with it, and themselves, for ever.
+        """
+        self._claims.begun(alone=alone)
         return await self.store.write(self._claim, (worker, limit, alone))
 
     def _claim(self, connection: Connection, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
         answers = []
         for worker, limit, alone in payloads:
             now = self._clock.wall()
-            self._beat(connection, worker, now)
             take = self._dialect.claim_suspect if alone else self._dialect.claim
-            found = [Claim._make(row) for row in take(connection, worker, limit, now)]
-            found.sort(key=partial(order, worker.ageing))  # RETURNING keeps no order
+            found = list(map(Claim._make, take(connection, worker, limit, now)))
+            if len({claim.priority for claim in found}) > 1:
+                found.sort(key=partial(order, worker.ageing))
+            else:  # neither RETURNING nor an aggregate keeps an order
+                found.sort(key=_BY_TIME)
+            if found or not 0 <= now - self._beaten.get(worker.id, 0.0) < worker.lease * _FRESH:
+                self._beat(connection, worker, now)
             short = not alone and len(found) < limit
             answers.append(Claimed(found, self._dialect.next_at(connection, worker.queues) if short else None))
         return answers
@@ -196,9 +216,11 @@ class SqlBroker:
                 "started_at": worker.started_at, "lease_until": now + worker.lease,
             },
         )  # fmt: skip
+        self._beaten[worker.id] = now
 
     async def leave(self, worker: WorkerInfo) -> None:
         """See ``Broker``."""
+        self._beaten.pop(worker.id, None)
         await self.store.write(_leave, worker.id)
 
     async def rescue(self, worker: WorkerInfo) -> Rescued:
