@@ -22,6 +22,7 @@ class TcpProxy:
         self._flows = threading.Event()
         self._flows.set()
         self._refuses = False
+        self.came = 0  # connections, those that were refused as well
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -51,18 +52,21 @@ class TcpProxy:
         """Take connections again."""
         self._refuses = False
 
-    def stall(self) -> None:
-        """Pass nothing on, and close nothing."""
+    def stall(self, *, refuse: bool = False) -> None:
+        """Pass nothing on, and close nothing; with *refuse*, reset new connections."""
+        self._refuses = refuse
         self._flows.clear()
 
     def flow(self) -> None:
-        """Pass all on again."""
+        """Pass all on again, and take connections."""
+        self._refuses = False
         self._flows.set()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 theirs, _ = self._listener.accept()
+                self.came += 1
                 if self._refuses:
                     theirs.close()
                     continue

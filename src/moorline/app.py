@@ -87,6 +87,7 @@ class Moorline(Messaging, Working):
             clock=clock,
             max_waiting=self.settings.max_waiting,
             auto_migrate=self.settings.migrate,
+            statement_timeout=self.settings.statement_timeout,
         )
         self.sources = Sources()
         for name, source in self.settings.webhooks.sources.items():

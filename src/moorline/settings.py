@@ -344,6 +344,9 @@ class Settings(BaseSettings):
     """Bring the schema up to date at start."""
     max_waiting: Annotated[int, Field(ge=1)] = 10_000
     """Writes that may wait for a commit; more is refused with 503 (and StoreOverloaded)."""
+    statement_timeout: Annotated[float, Field(gt=0, le=86_400)] = 10.0
+    """Seconds that PostgreSQL has for a statement that writes, half of them for a lock (reading: three times as long;
+    migrations: no end). A connection that is silent for a little longer is closed, and another one made."""
     max_payload: Annotated[int, Field(ge=1)] = 1_048_576
     """Bytes that the arguments of a job may take; larger ones are refused when it is enqueued."""
     wire: Wire = "httpx2"

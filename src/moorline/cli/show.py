@@ -36,7 +36,12 @@ def opened_store(database_url: str | None) -> Store:
     from moorline.store import Store
 
     settings = load(database_url=database_url)
-    return Store(settings.database_url, max_waiting=settings.max_waiting, auto_migrate=settings.migrate).open()
+    return Store(
+        settings.database_url,
+        max_waiting=settings.max_waiting,
+        auto_migrate=settings.migrate,
+        statement_timeout=settings.statement_timeout,
+    ).open()
 
 
 def when(seconds: float | None) -> str:

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import re
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -41,6 +42,7 @@ _LARGEST_NOTIFY: Final = (
 )
 _READY: Final = 5.0  # seconds
 _LOOK: Final = 0.2  # seconds between two looks whether to stop
+_ASK: Final = 60.0  # seconds without a word, after which PostgreSQL is asked whether it is there
 _RECONNECT: Final = 1.0
 
 log = logger("jobs")
@@ -323,15 +325,16 @@ class _Postgres(_Server):
     def __init__(self, url: str) -> None:
         super().__init__()
         try:
-            import psycopg
+            from moorline.store.bounded import BoundedConnection
+            from moorline.store.engines import STATEMENT_TIMEOUT
         except ImportError as error:
             raise ConfigurationError("this broadcast needs psycopg; pip install 'moorline[postgres]'") from error
-        self._driver = psycopg
+        self._driver, self._silence = BoundedConnection, STATEMENT_TIMEOUT
         scheme, _, rest = url.partition("://")
         self._url = f"{scheme.partition('+')[0]}://{rest}"
 
     def _connect(self) -> Any:
-        return self._driver.connect(self._url, autocommit=True, connect_timeout=5)
+        return self._driver.to(self._url, self._silence)
 
     def _send(self, connection: Any, name: str, body: bytes) -> None:
         connection.execute("SELECT pg_notify(%s, %s)", (name, body.decode()))
@@ -341,8 +344,13 @@ class _Postgres(_Server):
         for name in names:
             connection.execute(f'LISTEN "{name}"')  # a name has no quotes, and is short enough
         ready()
+        heard = time.monotonic()
         while not stop.is_set():
+            if time.monotonic() - heard > _ASK:
+                connection.execute("SELECT 1")  # raises if nobody is there
+                heard = time.monotonic()
             for notice in connection.notifies(timeout=_LOOK):
+                heard = time.monotonic()
                 deliver(notice.channel, notice.payload.encode())
                 if stop.is_set():
                     return

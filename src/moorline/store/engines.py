@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -15,16 +16,25 @@ from sqlalchemy.engine import URL, Connection, Engine
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, StoreError, StoreNotMigrated, StoreUnavailable
 
-__all__ = ["Engines", "is_conflict", "is_disconnect", "make_engines", "parse_url", "translated"]
+__all__ = [
+    "STATEMENT_TIMEOUT", "Engines", "is_conflict", "is_disconnect", "is_locked", "is_silence", "make_engines",
+    "parse_url", "translated",
+]  # fmt: skip
 
 BUSY_SECONDS = 5.0
 """How long a writer waits for another process's transaction on the same SQLite file."""
 
+STATEMENT_TIMEOUT: Final = 10.0
+"""Seconds that PostgreSQL has for one statement that writes."""
+
 READERS = 4
+_READING: Final = 3.0  # times that: counting a large table may take long, and holds nobody up
+_LATER: Final = 2.0  # seconds after which a server is silent that should have ended the statement by itself
 _SQLITE_BUSY = 5
 _SQLITE_FULL = 13
 _DISK_FULL = "53100"  # PostgreSQL's
 _STATEMENTS = 512  # that stay prepared; an insertion has one for each number of its rows
+_LOCKED = "55P03"  # lock not available
 _CONFLICTS = frozenset({"40001", "40P01"})  # serialization failure, deadlock: the same again may succeed
 _UNDEFINED = frozenset({"42P01", "42703"})  # no such table, no such column
 
@@ -63,9 +73,9 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="sqlite+pysqlite")
 
 
-def make_engines(url: URL) -> Engines:
-    """Two engines over one database. Nothing is connected yet."""
-    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgres(url)
+def make_engines(url: URL, statement_timeout: float = STATEMENT_TIMEOUT) -> Engines:
+    """Two engines over one database. Nothing is connected yet. PostgreSQL has that many seconds for a statement."""
+    return _sqlite(url) if url.get_backend_name() == "sqlite" else _postgres(url, statement_timeout)
 
 
 def _sqlite(url: URL) -> Engines:
@@ -133,31 +143,54 @@ def _sqlite_code(error: exc.DBAPIError) -> int:
     return code & 0xFF
 
 
-def _postgres(url: URL) -> Engines:
-    options: dict[str, Any] = {"hide_parameters": True, "pool_use_lifo": True}
-    arguments: dict[str, Any] = {"connect_timeout": 5, "application_name": "moorline"}
-    # A server that a cut line or a dead machine took away is noticed in seconds, by us and by the server, which must
-    # not keep the locks of a transaction whose end will never come.
-    arguments |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2, "tcp_user_timeout": 8_000}
-    # Every statement of the writer has an index that serves it, and its tables change faster than statistics do: a
-    # planner that believes the table to be empty, or unchanged since yesterday, must not choose to read all of it.
-    gone = "-c idle_in_transaction_session_timeout=10000 -c tcp_user_timeout=8000 -c tcp_keepalives_idle=10 "
-    plans = gone + "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-    arguments = {key: value for key, value in arguments.items() if key not in url.query}
+def _postgres(url: URL, seconds: float) -> Engines:
     try:
-        write = sa.create_engine(url, pool_size=1, connect_args=arguments | {"options": plans}, **options)
-        # Each read is one statement of its own: no BEGIN and COMMIT around it.
-        read = sa.create_engine(
-            url,
-            pool_size=READERS,
-            max_overflow=2,
-            isolation_level="AUTOCOMMIT",
-            connect_args=arguments | {"options": "-c default_transaction_read_only=on"},
-            **options,
-        )
+        from moorline.store.bounded import LINE
     except ModuleNotFoundError as error:
         raise ConfigurationError("PostgreSQL needs a driver: pip install 'moorline[postgres]'") from error
+    options: dict[str, Any] = {"hide_parameters": True, "pool_use_lifo": True}
+    arguments = {key: value for key, value in LINE.items() if key not in url.query}
+    if "application_name" not in url.query:
+        arguments["application_name"] = "moorline"
+    # The server notices it too, as it must not keep the locks of a transaction whose end will never come; and who
+    # waits for somebody else's lock is told so before it is taken for a statement that is slow.
+    gone = "-c idle_in_transaction_session_timeout=10000 -c tcp_user_timeout=8000 -c tcp_keepalives_idle=10"
+    ends = f"-c statement_timeout={_milliseconds(seconds)} -c lock_timeout={_milliseconds(seconds / 2)}"
+    # Every statement of the writer has an index that serves it, and its tables change faster than statistics do: a
+    # planner that believes the table to be empty, or unchanged since yesterday, must not choose to read all of it.
+    plans = "-c jit=off -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+    write = sa.create_engine(
+        url, pool_size=1, connect_args=arguments | {"options": f"{gone} {ends} {plans}"}, **options
+    )
+    # Each read is one statement of its own: no BEGIN and COMMIT around it.
+    reads = f"-c default_transaction_read_only=on -c statement_timeout={_milliseconds(seconds * _READING)}"
+    read = sa.create_engine(
+        url,
+        pool_size=READERS,
+        max_overflow=2,
+        isolation_level="AUTOCOMMIT",
+        connect_args=arguments | {"options": reads},
+        **options,
+    )
+    event.listen(write, "do_connect", _bounded(seconds))
+    event.listen(read, "do_connect", _bounded(seconds * _READING))
     return Engines(write, read)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1_000))  # 0 would be for ever
+
+
+def _bounded(seconds: float) -> Callable[..., Any]:
+    """Connects; who is silent for a while longer than the server has for a statement is given up."""
+    from moorline.store.bounded import BoundedConnection
+
+    def connect(_: object, __: object, arguments: list[Any], named: dict[str, Any]) -> BoundedConnection:
+        connection = BoundedConnection.connect(*arguments, **named)
+        connection.limit = seconds + min(seconds / 2, _LATER)
+        return connection
+
+    return connect
 
 
 def is_disconnect(error: Exception) -> bool:
@@ -168,6 +201,16 @@ def is_disconnect(error: Exception) -> bool:
 def is_conflict(error: Exception) -> bool:
     """Whether the transaction lost against another one."""
     return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in _CONFLICTS
+
+
+def is_locked(error: Exception) -> bool:
+    """Whether somebody else's lock kept it from being done; the connection is as good as before."""
+    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) == _LOCKED
+
+
+def is_silence(error: Exception) -> bool:
+    """Whether the connection was closed because the server had said nothing for too long."""
+    return isinstance(error, exc.DBAPIError) and type(error.orig).__name__ == "Silence"
 
 
 def translated(error: Exception) -> Exception:

@@ -17,12 +17,15 @@ from typing import Any, Final
 
 from sqlalchemy.engine import URL
 
+from moorline.store.engines import STATEMENT_TIMEOUT
+
 __all__ = ["PostgresSignals", "Signals", "SqliteSignals"]
 
 Callback = Callable[[], None]
 DEBOUNCE: Final = 0.05
 POLL: Final = 0.03  # seconds between two looks at SQLite's change counter: some 5 microseconds each
 _RECONNECT: Final = 1.0
+_ASK: Final = 60.0  # seconds without a word, after which the server is asked whether it is there
 
 
 class Signals:
@@ -114,9 +117,12 @@ class SqliteSignals(Signals):
 class PostgresSignals(Signals):
     """One connection that listens and notifies, apart from the transactions."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, silence: float = STATEMENT_TIMEOUT, *, ask: float = _ASK) -> None:
+        """*silence*: seconds that the server may take to answer; it is asked when nothing came for *ask* seconds."""
         super().__init__()
         self._url = url
+        self._silence = silence
+        self._ask = ask
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -153,9 +159,11 @@ class PostgresSignals(Signals):
     def _run(self) -> None:
         import psycopg  # only PostgreSQL users have it
 
+        from moorline.store.bounded import BoundedConnection
+
         while not self._closed.is_set():
             try:
-                with psycopg.connect(_conninfo(self._url), autocommit=True, connect_timeout=5) as connection:
+                with BoundedConnection.to(_conninfo(self._url), self._silence) as connection:
                     self._serve(connection)
             except psycopg.Error:
                 self._closed.wait(_RECONNECT)
@@ -176,8 +184,10 @@ class PostgresSignals(Signals):
                 channels = [self._dirty.pop() for _ in range(len(self._dirty))]
                 connection.execute("SELECT pg_notify(c, '') FROM unnest(%s::text[]) AS c", [channels])
                 next_send = now + DEBOUNCE
-            timeout = max(next_send - now, 0.0) if self._dirty else 60.0
+            timeout = max(next_send - now, 0.0) if self._dirty else self._ask
             readable, _, _ = select.select([connection.fileno(), self._wake_read], [], [], timeout)
+            if not readable and not self._dirty:
+                connection.execute("SELECT 1")  # raises if nobody is there
             if self._wake_read in readable:
                 os.read(self._wake_read, 4096)
             for channel in {note.channel for note in connection.notifies(timeout=0)}:

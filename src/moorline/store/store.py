@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,15 @@ from sqlalchemy.engine import Connection
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreNotMigrated
-from moorline.store.engines import READERS, Engines, is_disconnect, make_engines, parse_url, translated
+from moorline.store.engines import (
+    READERS,
+    STATEMENT_TIMEOUT,
+    Engines,
+    is_disconnect,
+    make_engines,
+    parse_url,
+    translated,
+)
 from moorline.store.ids import new_id
 from moorline.store.schema import REVISION
 from moorline.store.signals import PostgresSignals, Signals, SqliteSignals
@@ -26,6 +35,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 A = ParamSpec("A")
 
+_LONGEST_STATEMENT = 86_400.0
 _MIGRATION_LOCK = 0x6D6F6F72  # PostgreSQL's advisory lock under which one process migrates
 
 
@@ -34,18 +44,32 @@ class Store:
 
     ``open()`` before use, ``close()`` after. A SQLite file is migrated when it is opened, a PostgreSQL database when
     told so (``auto_migrate=True``, or ``migrate()``). ``max_waiting`` bounds the writes that wait for a commit.
+    ``statement_timeout``: seconds that PostgreSQL has for one statement (three times as many for one that only reads,
+    and no end for migrations); half of them for getting a lock. A connection on which nothing is heard for a little
+    longer is closed. SQLite waits 5 seconds for another process's transaction.
 
     Raises ConfigurationError for a URL that it cannot use.
     """
 
     def __init__(
-        self, url: str, *, clock: Clock = SYSTEM, max_waiting: int = 10_000, auto_migrate: bool | None = None
+        self,
+        url: str,
+        *,
+        clock: Clock = SYSTEM,
+        max_waiting: int = 10_000,
+        auto_migrate: bool | None = None,
+        statement_timeout: float = STATEMENT_TIMEOUT,
     ) -> None:
         if max_waiting < 1:
             raise ConfigurationError(f"max_waiting: {max_waiting} is not a positive number")
+        if not 0 < statement_timeout <= _LONGEST_STATEMENT:
+            raise ConfigurationError(
+                f"statement_timeout: {statement_timeout!r} is not a positive number of seconds, a day at most"
+            )
         self._url = parse_url(url)
         self.clock = clock
         self._max_waiting = max_waiting
+        self._statement_timeout = statement_timeout
         self._auto_migrate = self._url.get_backend_name() == "sqlite" if auto_migrate is None else auto_migrate
         self._engines: Engines | None = None
         self._writer: Writer | None = None
@@ -85,7 +109,7 @@ class Store:
         with self._lock:
             if self._writer is not None:
                 return self
-            engines = make_engines(self._url)
+            engines = make_engines(self._url, self._statement_timeout)
             self._engines = engines
             try:
                 if self._auto_migrate and self.revision() != REVISION:
@@ -96,7 +120,7 @@ class Store:
                 self._engines = None
                 engines.dispose()
                 raise
-            self._signals = _signals(self._url)
+            self._signals = _signals(self._url, self._statement_timeout)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="moorline-read")
             writer = Writer(engines.write.connect, max_waiting=self._max_waiting, clock=self.clock)
             writer.start()
@@ -223,13 +247,16 @@ class Store:
         from alembic.config import Config
         from alembic.util.exc import CommandError
 
-        engines = self._engines or make_engines(self._url)
+        engines = self._engines or make_engines(self._url, self._statement_timeout)
         config = Config()
         config.set_main_option("script_location", "moorline.store:migrations")
         config.set_main_option("path_separator", "os")
         try:
-            with engines.write.begin() as connection:
+            with engines.write.begin() as connection, contextlib.ExitStack() as stack:
                 if engines.dialect == "postgresql":
+                    from moorline.store.bounded import unbounded
+
+                    stack.enter_context(unbounded(connection))
                     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
@@ -250,7 +277,7 @@ class Store:
 
     def revision(self) -> str | None:
         """The version of the schema that is there; None if there are no tables of moorline. Raises StoreUnavailable."""
-        engines = self._engines or make_engines(self._url)
+        engines = self._engines or make_engines(self._url, self._statement_timeout)
         try:
             # The writing engine, because a SQLite file may have to be made first; it rolls back.
             with engines.write.connect() as connection:
@@ -279,8 +306,8 @@ def _opened(part: T | None) -> T:
     return part
 
 
-def _signals(url: sa.URL) -> Signals:
-    return SqliteSignals(str(url.database)) if url.get_backend_name() == "sqlite" else PostgresSignals(url)
+def _signals(url: sa.URL, seconds: float) -> Signals:
+    return SqliteSignals(str(url.database)) if url.get_backend_name() == "sqlite" else PostgresSignals(url, seconds)
 
 
 def _sqlite_file(connection: Connection) -> str:

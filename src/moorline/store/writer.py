@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
-from moorline.store.engines import is_conflict, is_disconnect, translated
+from moorline.store.engines import is_conflict, is_disconnect, is_locked, is_silence, translated
 from moorline.store.pressure import Pressure
 
 __all__ = ["Apply", "Session", "Writer"]
@@ -39,6 +39,7 @@ MAX_GROUP: Final = 2_000
 _PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
 _TRIES: Final = 3
 _HALVED: Final = 16  # payloads
+_LOCKS: Final = 2  # of others, that one after the other are waited for; then what is left of the group is refused too
 
 
 class Session(Protocol):
@@ -208,23 +209,36 @@ class Writer:
         self.groups += 1
         self.written += len(group)
 
-    def _write(self, group: list[_Item]) -> None:
-        """All in one transaction; if that fails, each payload alone, so that only the bad one fails."""
+    def _write(self, group: list[_Item]) -> bool:
+        """All in one transaction; if that fails, each payload alone, so that only the bad one fails.
+
+        True if somebody else's lock was in the way.
+        """
         if self._clock.monotonic() < self._down_until:
             error = StoreUnavailable("the database did not answer a moment ago")
-            return _answer([(item, error) for item in group])
+            _answer([(item, error) for item in group])
+            return False
         try:
             _answer(self._transaction(group))
         except Exception as error:  # noqa: BLE001 -- whatever went wrong belongs to the submitters
-            failure = translated(error)
-            if isinstance(failure, StoreUnavailable) and not is_conflict(error):
+            failure, locked = translated(error), is_locked(error)
+            if isinstance(failure, StoreUnavailable) and not is_conflict(error) and not locked:
                 self._drop()
                 _answer([(item, failure) for item in group])
             elif len(group) == 1:
                 _answer([(group[0], failure)])
             else:
-                for item in group:
-                    self._write([item])
+                self._one_by_one(group, failure)
+            return locked
+        return False
+
+    def _one_by_one(self, group: list[_Item], failure: Exception) -> None:
+        locks = 0
+        for place, item in enumerate(group, 1):
+            locks += self._write([item])
+            if locks >= _LOCKS:
+                _answer([(left, failure) for left in group[place:]])
+                return
 
     def _transaction(self, group: list[_Item]) -> list[_Answer]:
         by_apply: dict[Any, list[_Item]] = {}
@@ -234,6 +248,7 @@ class Writer:
                 by_apply[item[0]] = [item]
             else:
                 same.append(item)
+        silent = False
         for remaining in reversed(range(_TRIES)):
             committing = False
             try:
@@ -253,8 +268,10 @@ class Writer:
                         message = "the connection was lost while committing: it may or may not have been kept"
                         raise StoreUnavailable(message) from error
                 # A connection that died unnoticed, or a lost race, is worth the same again; nothing was committed.
-                if not remaining or not (is_disconnect(error) or is_conflict(error)):
+                # Who is silent on a new connection too does not answer.
+                if not remaining or silent or not (is_disconnect(error) or is_conflict(error)):
                     raise
+                silent = is_silence(error)
         raise AssertionError("unreachable")
 
     def _connected(self) -> Session:
