@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, TypedDict, TypeVar
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, StoreError
 from moorline.jobs.ageing import order
 from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.carried_records import Held, Records
@@ -98,6 +98,7 @@ class CarriedBroker(Records):
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
         self._threads: dict[str, Writer] = {}
+        self._ending: set[str] = set()  # held, and what follows is being sent
         self._late: dict[str, Completion] = {}
         self._unsorted: dict[str, list[Taken]] = {}  # by worker: taken, and not moved to where they belong
 
@@ -191,15 +192,21 @@ class CarriedBroker(Records):
         answers = []
         for worker, limit in payloads:
             claims: list[Claim] = []
-            while len(claims) < limit:
-                taken = [one for one in self._unsorted.pop(worker.id, ()) if self.carrier.holds(one)]
-                taken += self.carrier.take(worker, limit - len(claims))
+            while (room := limit - len(claims)) > 0:
+                taken = self._left(worker, room) or self.carrier.take(worker, room)
                 if not taken:
                     break
                 claims += self._sorted_out(worker, taken)
             claims.sort(key=functools.partial(order, worker.ageing))
             answers.append(claims)
         return answers
+
+    def _left(self, worker: WorkerInfo, room: int) -> list[Taken]:
+        """Of what could not be moved to where it belongs: it may be due by now."""
+        left = [one for one in self._unsorted.pop(worker.id, ()) if self.carrier.holds(one)]
+        if len(left) > room:
+            self._unsorted[worker.id] = left[room:]
+        return left[:room]
 
     def _claim_suspect(self, _: Any, payloads: list[tuple[WorkerInfo, int]]) -> list[list[Claim]]:
         answers = []
@@ -250,7 +257,8 @@ class CarriedBroker(Records):
 
     def _known(self, parcel: Parcel, copy: Taken, letters: list[Letter], moved: list[Taken]) -> bool:
         """Whether it is a claim that a worker of ours has or had: sent twice, as by a relay that began again, or back
-        after we were cut off. Then nothing crashed, and nobody else runs it. A retry has counted its delivery.
+        after we were cut off. Then nothing crashed, and nobody else runs it. What follows a claim may come before we
+        have forgotten that.
         """
         late = self._late.get(parcel.id)
         if late is not None and late.deliveries == parcel.deliveries + 1:  # it has ended, and could not say so
@@ -259,12 +267,18 @@ class CarriedBroker(Records):
             moved.append(copy)
             return True
         held = self._held.get(parcel.id)
-        if held is None or parcel.deliveries >= held.parcel.deliveries:
+        if held is None or (parcel.id in self._ending and parcel.deliveries >= held.parcel.deliveries):
             return False
-        if self.carrier.holds(held.taken):
+        ours, later = self.carrier.holds(held.taken), parcel.deliveries >= held.parcel.deliveries
+        if ours and not later:
             moved.append(copy)
-        else:
-            self._held[parcel.id] = held._replace(taken=copy)
+            return True
+        if ours:
+            # Somebody may have made this one of ours, and deleted that: what is held is the later one.
+            moved.append(held.taken)
+        elif later:
+            return False
+        self._held[parcel.id] = held._replace(taken=copy)
         return True
 
     def _after_crash(self, parcel: Parcel, now: float, taken: Taken) -> Letter:
@@ -304,11 +318,15 @@ class CarriedBroker(Records):
                         letters += self._what_follows(held.parcel.after(one), one, held.taken)
                     ended.append(held)
                 answers[-1].append(heard)
-        self._send(letters)
-        self.carrier.settle([one.taken for one in ended])
-        for done in ended:
-            if self._held.get(done.parcel.id) is done:  # what followed may have been claimed already
-                del self._held[done.parcel.id]
+        self._ending = {one.parcel.id for one in ended}
+        try:
+            self._send(letters)
+            self.carrier.settle([one.taken for one in ended])
+            for done in ended:
+                if self._held.get(done.parcel.id) is done:  # what followed may have been claimed already
+                    del self._held[done.parcel.id]
+        finally:
+            self._ending = set()
         return answers
 
     def _too_late(self, end: Completion) -> None:
@@ -339,26 +357,42 @@ class CarriedBroker(Records):
         return sum(given) + await self._kept.give_back(worker, held)
 
     def heartbeat(self, worker: WorkerInfo) -> None:
-        """See ``Broker``."""
-        self.carrier.keep([one.taken for one in list(self._held.values()) if one.worker == worker.id])
-        self._thread("claims").submit(self._share, (worker, False)).result()
-        self._kept.heartbeat(worker)
+        """See ``Broker``. A carrier that is away must not cost the worker what it has from the database."""
+        try:
+            self.carrier.keep([one.taken for one in list(self._held.values()) if one.worker == worker.id])
+            self._thread("claims").submit(self._share, (worker, False)).result()
+        finally:
+            self._kept.heartbeat(worker)
 
     async def leave(self, worker: WorkerInfo) -> None:
         """See ``Broker``."""
-        await self._thread("claims").submit_async(self._share, (worker, True))
-        await self._kept.leave(worker)
+        try:
+            await self._thread("claims").submit_async(self._share, (worker, True))
+        finally:
+            await self._kept.leave(worker)
 
-    def _share(self, _: Any, payloads: list[tuple[WorkerInfo, bool]]) -> list[None]:
+    def _share(self, _: Any, payloads: list[tuple[WorkerInfo, bool]]) -> list[StoreError | None]:
         """What waits for a worker that is busy or leaves is sent anew: else it would come again, as a suspect."""
+        answers: list[StoreError | None] = []
         for worker, last in payloads:
-            self._sorted_out(worker, self.carrier.spare(worker, last=last), run=False)
-            if last:
-                self._unsorted.pop(worker.id, None)
-                self.carrier.dismiss(worker)
-                for id_ in [id_ for id_, one in list(self._held.items()) if one.worker == worker.id]:
-                    self._held.pop(id_, None)
-        return [None] * len(payloads)
+            try:
+                try:
+                    self._sorted_out(worker, self.carrier.spare(worker, last=last), run=False)
+                finally:
+                    if last:
+                        self._dismiss(worker)
+            except StoreError as error:  # it is this worker's alone
+                answers.append(error)
+            else:
+                answers.append(None)
+        return answers
+
+    def _dismiss(self, worker: WorkerInfo) -> None:
+        """Others may have all that it has, and it is forgotten."""
+        self._unsorted.pop(worker.id, None)
+        for id_ in [id_ for id_, one in list(self._held.items()) if one.worker == worker.id]:
+            self._held.pop(id_, None)
+        self.carrier.dismiss(worker)
 
     async def rescue(self, worker: WorkerInfo) -> Rescued:
         """See ``Broker``. The carrier gives what a lost worker had to the next one; only suspects are looked for."""
