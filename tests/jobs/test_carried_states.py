@@ -327,6 +327,9 @@ class CarriedStates(RuleBasedStateMachine):
                 model.back += 1
                 model.waiting.add((parcel.attempts - 1, parcel.deliveries, parcel.crashes))
                 model.ends.add((parcel.deliveries, True))
+                said = hand.unsaid.get(parcel.id)
+                if said is not None and said.state != "done":
+                    self.on_doubled([parcel.id])  # as above
         if not keep:
             hand.held.clear()
             hand.unsaid.clear()
