@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from moorline.events.alerts import Alert
     from moorline.events.delivery import Delivers, Delivery, Reply
     from moorline.events.event import Event
+    from moorline.events.forms import FormFile
     from moorline.events.handlers import Handlers
     from moorline.events.inbox import Inbox, Stored
     from moorline.events.places import Verified
@@ -27,6 +28,7 @@ __all__ = [
     "Delivers",
     "Delivery",
     "Event",
+    "FormFile",
     "HMACSignature",
     "Handlers",
     "Inbox",
@@ -51,6 +53,7 @@ _HOMES = {
     "Delivers": "delivery",
     "Delivery": "delivery",
     "Event": "event",
+    "FormFile": "forms",
     "HMACSignature": "schemes.hmac_signature",
     "Handlers": "handlers",
     "Inbox": "inbox",

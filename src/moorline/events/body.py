@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from moorline.errors import UnusableEvent
 from moorline.events import markup
-from moorline.events.delivery import FORM, pairs
+from moorline.events.delivery import FORM, MULTIPART, media_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,20 +47,19 @@ def is_xml(media: str) -> bool:
     return media in ("text/xml", "application/xml") or media.endswith("+xml")
 
 
-def parsed(body: bytes, media: str = "") -> Any:
-    """The body as Python values; of a form a dict of its fields, of one that came several times the list; XML as nested
-    dicts (see ``markup.parse``).
+def parsed(body: bytes, content_type: str = "") -> Any:
+    """The body as Python values; of a form a dict of its fields (files: see ``forms.FormFile``), of one that came
+    several times the list; XML as nested dicts (see ``markup.parse``). *content_type* is the whole header.
 
     Raises UnusableEvent when it is neither JSON nor a form nor XML.
     """
+    media = media_of({"content-type": content_type})
     if is_xml(media):
         return markup.parse(body)
-    if media == FORM and not body.startswith(FORM_FIELD):
-        found: dict[str, Any] = {}
-        for name, value in pairs(body.decode("utf-8", "replace")):
-            known = found.get(name)
-            found[name] = value if known is None else [*known, value] if isinstance(known, list) else [known, value]
-        return found
+    if media == MULTIPART or (media == FORM and not body.startswith(FORM_FIELD)):
+        from moorline.events.forms import parts, values
+
+        return values(parts(body, content_type))
     try:
         return json.loads(document(body))
     except (ValueError, RecursionError) as error:

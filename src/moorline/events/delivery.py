@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import parse_qsl, urlsplit
@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, InvalidSignature
 
-__all__ = ["FORM", "MAX_FIELDS", "Delivers", "Delivery", "Reply", "media_of", "pairs", "query_of"]
+__all__ = ["FORM", "MAX_FIELDS", "MULTIPART", "Delivers", "Delivery", "Reply", "media_of", "pairs", "query_of"]
 
 FORM = "application/x-www-form-urlencoded"
+MULTIPART = "multipart/form-data"
 
 MAX_FIELDS = 1000
 """Fields of a query or form; what has more is read as having none."""
@@ -60,10 +61,29 @@ class Delivery:
 
     @cached_property
     def form(self) -> list[tuple[str, str]]:
-        """The fields of a form body, decoded, in their order; none when the body is something else."""
+        """The fields of a form body, decoded, in their order, without files; none when the body is something else.
+
+        Raises UnusableEvent for ``multipart/form-data`` that cannot be read.
+        """
+        if self.media == MULTIPART:
+            from moorline.events.forms import parts
+
+            fields = parts(self.body, self.headers["content-type"])
+            return [(one.name, decoded) for one in fields if isinstance(decoded := one.value, str)]
         if self.media != FORM:
             return []
         return pairs(self.body.decode("utf-8", "replace"))
+
+    def texts(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """Those fields of a form body, decoded, in their order. Raises UnusableEvent for a body that is no form."""
+        from moorline.events.forms import texts
+
+        return texts(self.body, self.headers["content-type"], names)
+
+    @property
+    def is_form(self) -> bool:
+        """Whether the body is said to be a form, of either kind."""
+        return self.media in (FORM, MULTIPART)
 
     def as_form(self) -> Delivery:
         """A GET, whose fields stand in the address, as the form that it would be by POST; any other as it is."""

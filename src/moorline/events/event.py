@@ -60,17 +60,17 @@ class Event:
 
     @property
     def payload(self) -> Any:
-        """The body as Python values, parsed when first asked for: JSON, a form's fields, XML as nested dicts.
+        """The body as Python values, parsed when first asked for: JSON, a form's fields (files among them are
+        ``FormFile``), XML as nested dicts.
 
         Raises UnusableEvent when it is none of these, EventPruned when it is no longer kept.
         """
         if self._payload is ...:  # a value that JSON does not have, and that pickles as itself
             from moorline.events.body import parsed
-            from moorline.events.delivery import media_of
 
             if self.pruned:
                 raise EventPruned(f"event {self.inbox_id}: its body is no longer kept (webhooks.keep_days)")
-            object.__setattr__(self, "_payload", parsed(self.body, media_of(self.headers)))
+            object.__setattr__(self, "_payload", parsed(self.body, self.headers.get("content-type", "")))
         return self._payload
 
     @property

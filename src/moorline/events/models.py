@@ -36,7 +36,7 @@ class Model:
         if text.lstrip()[:1] not in (b"{", b"["):
             from pydantic_core import to_json
 
-            text = to_json(event.payload)
+            text = to_json(event.payload, bytes_mode="base64")
         return self._read(text)
 
 

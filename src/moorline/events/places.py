@@ -81,7 +81,7 @@ class Located:
     - ``id``: one place, or several that are joined by ``:``, of which the last must be there; empty for senders that
       give none, whose events are known by a digest of the body. ``lacking`` is what happens to one without it: it is
       refused; or known by a ``"digest"`` of its content (as in deliveries of several always), also when any part of the
-      id is missing; or ``"new"`` each time, where the same bytes may tell of another thing.
+      id is missing or it cannot be kept; or ``"new"`` each time, where the same bytes may tell of another thing.
     - ``type``: a place, or several of which the first counts that holds something; it may be empty where ``typed`` is
       False.
     - ``each``: where the events of a delivery lie that holds several: ``"*"`` is a list at the top, ``"items.*.item"``
@@ -221,10 +221,11 @@ class Located:
     def _identity(self, ids: tuple[str, ...], delivery: Delivery, found: Mapping[str, Any]) -> str:
         """The sender's own id, or nothing."""
         last = self._seen(ids[-1], delivery, found)
-        if len(ids) == 1 or not last:
+        if not last:
             return last
         before = [self._seen(one, delivery, found) for one in ids[:-1]]
-        return "" if self.lacking == "digest" and not all(before) else _joined(before, last)
+        whole = _joined(before, last)
+        return "" if self.lacking == "digest" and not (all(before) and _fits(whole)) else whole
 
     def _seen(self, place: str, delivery: Delivery, found: Mapping[str, Any]) -> str:
         try:
@@ -292,13 +293,13 @@ def _joined(before: Iterable[str], last: str) -> str:
 def _fields(body: bytes, delivery: Delivery, names: tuple[str, ...], *, forms: bool) -> tuple[Mapping[str, Any], str]:
     """Those top-level fields of the body, be it JSON, a form or XML; and what is wrong with it."""
     if delivery.media and delivery.media != "application/json":  # what nearly all are needs no look
-        if forms and delivery.form and not body.startswith(FORM_FIELD):
-            return {name: value for name, value in reversed(delivery.form) if name in names}, ""  # the first counts
-        if is_xml(delivery.media):
-            try:
+        try:
+            if forms and body and delivery.is_form and not body.startswith(FORM_FIELD):
+                return dict(reversed(delivery.texts(names))), ""  # the first counts
+            if is_xml(delivery.media):
                 return parse(body), ""
-            except UnusableEvent as error:
-                return _NOTHING, str(error)
+        except UnusableEvent as error:
+            return _NOTHING, str(error)
     try:
         return fields(body, names), ""
     except UnusableEvent as error:
@@ -374,8 +375,12 @@ def _inside(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _fits(text: str) -> bool:
+    return len(text) <= MAX_ID and text.isprintable()
+
+
 def _fit(text: str) -> str:
     """Ids and types end in indexes and terminals: bounded, and without control characters."""
-    if len(text) > MAX_ID or not text.isprintable():
+    if not _fits(text):
         raise UnusableEvent(f"an id or type is longer than {MAX_ID} characters, or holds control characters")
     return text

@@ -13,6 +13,7 @@ from moorline.services.business.x import X as X
 from moorline.services.business.zendesk import Zendesk as Zendesk
 from moorline.services.business.zoom import Zoom as Zoom
 from moorline.services.email.mailgun import Mailgun as Mailgun
+from moorline.services.email.mailgun_inbound import MailgunInbound as MailgunInbound
 from moorline.services.email.resend import Resend as Resend
 from moorline.services.email.sendgrid import SendGrid as SendGrid
 from moorline.services.email.ses import SES as SES
@@ -42,6 +43,7 @@ __all__ = [
     "GitHub",
     "HubSpot",
     "Mailgun",
+    "MailgunInbound",
     "Meta",
     "MicrosoftGraph",
     "NewRelic",

@@ -1,4 +1,4 @@
-"""A time and a token of the sender's, signed within a JSON body whose content is not."""
+"""A time and a token of the sender's, signed within a body (JSON or a form) whose content is not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
-from moorline.events.body import unambiguous
+from moorline.events.body import FORM_FIELD, unambiguous
+from moorline.events.delivery import FORM, MULTIPART, Delivery
+from moorline.events.forms import sealed
 from moorline.events.scheme import Proof, Scheme
 from moorline.events.signatures import (
     Key,
@@ -26,14 +28,13 @@ from moorline.events.signatures import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from moorline.events.delivery import Delivery
-
 __all__ = ["SignedToken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignedToken(Scheme):
-    """HMAC-SHA256, in hex, over ``<seconds><token>``; ``timestamp``, ``token``, ``signature``: fields of ``within``.
+    """HMAC-SHA256, in hex, over ``<seconds><token>``; ``timestamp``, ``token``, ``signature``: fields of ``within``,
+    which is an object of the JSON body; empty for its top, and where ``forms`` are read too.
 
     ``also`` names further fields there that may hold the signature, made with another key. Nothing vouches for the
     content, so the token counts once (``once`` is its place; see ``Located.once``): what was stolen of a delivery that
@@ -49,14 +50,18 @@ class SignedToken(Scheme):
     tolerance: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.once != f"{self.within}.{self.token}":
-            raise ConfigurationError(f"once: expected {self.within}.{self.token}, got {self.once!r}")
+        place = f"{self.within}.{self.token}" if self.within else self.token
+        if self.once != place:
+            raise ConfigurationError(f"once: expected {place}, got {self.once!r}")
+        if self.forms and self.within:
+            raise ConfigurationError(f"within: a form's fields lie at its top, not in {self.within!r}")
         check_seconds("tolerance", self.tolerance)
 
     @property
     def how(self) -> str:
         """See Scheme."""
-        return f"HMAC-SHA256 of time and token, hex, in the body's `{self.within}`; the content is not signed"
+        where = f"the body's `{self.within}`" if self.within else f"its field `{self.signature}`"
+        return f"HMAC-SHA256 of time and token, hex, in {where}; the content is not signed"
 
     def vouches_for(self, place: str) -> bool:
         """Nothing but the token and its time is signed."""
@@ -73,12 +78,14 @@ class SignedToken(Scheme):
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
         keys = accepted(secrets, now)
-        found = self._found(delivery.body)
+        found = self._found(delivery)
         stamp, token = found.get(self.timestamp), found.get(self.token)
         if isinstance(stamp, int) and not isinstance(stamp, bool):
             stamp = str(stamp)
         if not isinstance(stamp, str) or not isinstance(token, str) or not token:
-            raise InvalidSignature(f"{self.within} has no {self.timestamp} or no {self.token}", reason="malformed")
+            raise InvalidSignature(
+                f"{self.within or 'the body'} has no {self.timestamp} or no {self.token}", reason="malformed"
+            )
         timestamp = stamped(stamp)
         shown = [found.get(name) for name in (self.signature, *self.also)]
         candidates = [decoded(text, "hex") for text in shown if isinstance(text, str)]
@@ -95,24 +102,47 @@ class SignedToken(Scheme):
         url: str = "",  # noqa: ARG002
         key: Key | None = None,  # noqa: ARG002
     ) -> bytes:
-        """The JSON object with its signature; a token that it has is kept."""
-        found: dict[str, Any] = json.loads(body)
-        inner: dict[str, Any] = found.get(self.within) or {}
+        """The JSON object, or the form, with its signature; a token that it has is kept."""
+        is_form = self.forms and not body.startswith(b"{")
+        found: dict[str, Any] = dict(reversed(_form(body))) if is_form else json.loads(body)
+        inner: dict[str, Any] = (found.get(self.within) or {}) if self.within else found
         token: str = inner.get(self.token) or randomness.token_hex(25)
         stamp = written(now)
         signature = hmac.digest(key_bytes(secret), _signed(stamp, token), "sha256").hex()
         signed = {self.timestamp: stamp, self.token: token, self.signature: signature}
+        if is_form:
+            return sealed(body, signed)
+        if not self.within:
+            return json.dumps(found | signed).encode()
         return json.dumps({self.within: inner | signed} | {k: v for k, v in found.items() if k != self.within}).encode()
 
-    def _found(self, body: bytes) -> dict[str, Any]:
+    def _found(self, delivery: Delivery) -> dict[str, Any]:
         try:
-            whole = unambiguous(body)
+            if self.forms and delivery.is_form:
+                return self._of_form(delivery)
+            whole = unambiguous(delivery.body)
         except UnusableEvent as error:
             raise InvalidSignature(str(error), reason="malformed") from error
-        found = whole.get(self.within) if isinstance(whole, dict) else None
+        found = whole.get(self.within) if isinstance(whole, dict) and self.within else whole
         if not isinstance(found, dict):
-            raise InvalidSignature(f"the body has no {self.within}", reason="missing")
+            raise InvalidSignature(f"the body has no {self.within or 'fields'}", reason="missing")
         return found
+
+    def _of_form(self, delivery: Delivery) -> dict[str, Any]:
+        """The fields that are signed. One reader takes the first of a name, another the last, or what ``payload=``
+        holds; only one of them was signed.
+        """
+        own = delivery.texts((self.timestamp, self.token, self.signature, *self.also))
+        if len(own) != len(dict(own)) or delivery.body.startswith(FORM_FIELD):
+            raise UnusableEvent("the form can be read in two ways")
+        return dict(own)
+
+
+def _form(body: bytes) -> list[tuple[str, str]]:
+    """The fields of a form that has no header beside it."""
+    boundary = body[2:].partition(b"\r\n")[0].decode("latin-1")
+    kind = f'{MULTIPART}; boundary="{boundary}"' if body.startswith(b"--") else FORM
+    return Delivery({"content-type": kind}, body).form
 
 
 def _signed(stamp: str, token: str) -> bytes:

@@ -60,8 +60,8 @@ class Mailgun(Service):
     A domain has several sending keys, so a rotation is: create, switch, delete. They may send, and nothing else. The
     key that signs webhooks is another one, one for the whole account, and a new one replaces it at once.
 
-    Routes, which post incoming mail as forms, are not taken: Mailgun's events are, all but ``stored``. Mailgun signs a
-    token and the time, and not the event: whoever can read your webhooks on their way can change them.
+    Mail that comes in by Routes is taken by MailgunInbound (``/webhooks/mailgun_inbound``). Mailgun signs a token and
+    the time, and not the event: whoever can read your webhooks on their way can change them.
 
     Facts: services/email/mailgun.md; contract: mailgun.json.
     """
