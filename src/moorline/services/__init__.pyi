@@ -16,6 +16,7 @@ from moorline.services.email.mailgun import Mailgun as Mailgun
 from moorline.services.email.mailgun_inbound import MailgunInbound as MailgunInbound
 from moorline.services.email.resend import Resend as Resend
 from moorline.services.email.sendgrid import SendGrid as SendGrid
+from moorline.services.email.sendgrid_inbound import SendGridInbound as SendGridInbound
 from moorline.services.email.ses import SES as SES
 from moorline.services.monitoring.datadog import Datadog as Datadog
 from moorline.services.monitoring.new_relic import NewRelic as NewRelic
@@ -53,6 +54,7 @@ __all__ = [
     "SNSPush",
     "Salesforce",
     "SendGrid",
+    "SendGridInbound",
     "Sentry",
     "Slack",
     "Square",

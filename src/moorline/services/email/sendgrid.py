@@ -87,7 +87,8 @@ _MESSAGE_ID: Final = re.compile(
 
 
 class SendGrid(Service):
-    """E-mail by Twilio SendGrid. EU subusers: ``region="eu"``.
+    """E-mail by Twilio SendGrid. EU subusers: ``region="eu"``. Mail that comes in by Inbound Parse is taken by
+    SendGridInbound (``/webhooks/sendgrid_inbound``).
 
     Facts: services/email/sendgrid.md; contract: sendgrid.json.
     """
