@@ -27,6 +27,7 @@ from moorline.errors import BadAnswer, InvalidSignature, UnusableEvent
 from moorline.events import Event, verify
 from moorline.services import MailgunInbound, SendGridInbound
 from moorline.services.email.protocol import Address, Attachment, InboundEmail
+from moorline.services.inbound import mailboxes
 
 NOW = 1_790_000_000.0
 PDF, PNG, NOTE = b"%PDF-1.7\r\n\xff\x00--", b"\x89PNG\r\n\x1a\n\x00", "Grüße".encode()
@@ -346,6 +347,29 @@ def test_who_does_not_know_the_secret_sends_no_mail(secret: str):
 
 
 # --- whatever comes
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a@b.example", [("a@b.example", None)]),
+        ('"Lee, Bob \\"B\\"" <a@b.example>,c@d.example', [("a@b.example", 'Lee, Bob "B"'), ("c@d.example", None)]),
+        ("boss@shop.example <eve@c.example>", [("eve@c.example", "boss@shop.example")]),
+        ('"boss@shop.example" <eve@c.example>', [("eve@c.example", "boss@shop.example")]),
+        ('"a <boss@shop.example>" <eve@c.example>', [("eve@c.example", "a <boss@shop.example>")]),
+        ("<boss@shop.example> <eve@c.example>", []),
+        ("=?utf-8?q?Lee=2C_=C3=89?= <a@b.example> (Bob)", [("a@b.example", "Lee, É")]),
+        ("Team: a@b.example, c@d.example; e@f.example (E)",
+         [("a@b.example", None), ("c@d.example", None), ("e@f.example", None)]),
+        ("undisclosed-recipients:;", []),
+        ("a@b.example, nobody, <>, \r\nBcc: <c@d.example>", [("a@b.example", None), ("c@d.example", "Bcc:")]),
+        ('"\\"' * 5000 + "<a@b.example>", []),
+    ],
+)  # fmt: skip
+def test_the_addresses_of_a_header(text: str, found: list[tuple[str, str | None]]):
+    """Quoted commas, groups, remarks, encoded names; nothing is taken for an address that is a name, nor two for one."""
+    assert [(one.email, one.name) for one in mailboxes(text)] == found
+
 
 WORDS = [
     "",

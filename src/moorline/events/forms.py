@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import re
+from binascii import a2b_qp
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes, urlencode
 
@@ -18,7 +20,9 @@ from moorline.events.delivery import FORM, MAX_FIELDS, MULTIPART, pairs
 
 __all__ = ["FormFile", "Part", "decoded", "parts", "sealed", "texts", "values"]
 
-_PIECE: Final = 64 * 1024
+_ALONE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_MOST_ALONE: Final = 10_000
+_MOST_PARAMETERS: Final = 16
 _LONGEST_HEAD: Final = 16 * 1024  # bytes of what stands before a part's content
 _LONGEST_BOUNDARY: Final = 200  # the RFC says 70
 _BOUNDARY: Final = re.compile(r';\s*boundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
@@ -141,16 +145,18 @@ def _written(body: bytes) -> list[tuple[str, bytes]]:
 
 
 def _unquoted(content: bytes) -> bytes:
-    """What a form's ``%`` and ``+`` stand for; piece by piece, as the standard library takes 15 times the memory."""
+    """What a form's ``%`` and ``+`` stand for.
+
+    By the decoder of quoted-printable, which is the same but for the sign: the standard library's own for ``%`` takes
+    seconds for a mail in Cyrillic, and 15 times its memory.
+    """
     content = content.replace(b"+", b" ")
-    found, at = bytearray(), 0
-    while at < len(content):
-        end = at + _PIECE
-        cut = content.rfind(b"%", end - 2, end)  # so that none is parted
-        end = cut if cut > 0 else end
-        found += unquote_to_bytes(content[at:end])
-        at = end
-    return bytes(found)
+    if b"%" not in content:
+        return content
+    content, alone = _ALONE.subn(b"%25", content, count=_MOST_ALONE)
+    if alone == _MOST_ALONE:
+        raise UnusableEvent("the form is not written as forms are")
+    return a2b_qp(content.replace(b"=", b"%3D").replace(b"%", b"="))
 
 
 def _boundary(content_type: str) -> bytes:
@@ -204,7 +210,8 @@ def _part(body: bytes, span: _Span) -> Part:
         if head.setdefault(name.strip().lower(), value.strip()) != value.strip():
             raise UnusableEvent("a part of the form says two things of itself")
     said = head.get("content-disposition", "")
-    given = {one[1].lower(): _plain(one[2]) if one[2] is not None else one[3] for one in _PARAMETER.finditer(said)}
+    told = islice(_PARAMETER.finditer(said), _MOST_PARAMETERS)
+    given = {one[1].lower(): _plain(one[2]) if one[2] is not None else one[3] for one in told}
     if said.partition(";")[0].strip().lower() != "form-data" or "name" not in given:
         raise UnusableEvent("a part of the form has no name")
     filename = _extended(given["filename*"]) if "filename*" in given else given.get("filename")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.header import decode_header
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import BadAnswer, InvalidRequest
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["attached", "inbound", "inbound_mime", "mailboxes", "objects", "one_line", "only", "sender_of"]
 
 _UNSEEN: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
-_PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[,;]|[^",;]+|"')
+_PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[,;]|[^",;]+')
 _NAMED: Final = re.compile(r'((?:"(?:[^"\\]|\\.)*"|[^<>"])*)<([^<>]*)>\s*(?:\(.*)?')
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _ESCAPED: Final = re.compile(r"\\(.)")
 _MOST_ADDRESSES: Final = 1000
-_LONGEST: Final = 64 * 1024  # characters of a header that is looked into
+_MOST_HEADERS: Final = 1000
+_LONGEST: Final = 16 * 1024  # characters of a header that is looked into
 
 
 def one_line(text: str) -> str:
@@ -107,7 +109,7 @@ def attached(field: str, file: FormFile, *, filename: object, media: object, con
 def first_of_each(headers: Iterable[tuple[object, object]]) -> dict[str, str]:
     """The headers by their names as they stand there; of one that comes several times the first: the newest."""
     found: dict[str, str] = {}
-    for name, value in headers:
+    for name, value in islice(headers, _MOST_HEADERS):
         if isinstance(name, str) and isinstance(value, str):
             found.setdefault(_UNSEEN.sub(" ", name).strip(), one_line(value))
     return found
