@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorline.services.email.protocol import Address, Attachment
-from moorline.services.mime import ReadMime, mailboxes, mime, read_mime
+from moorline.services.inbound import mailboxes
+from moorline.services.mime import ReadMime, mime, read_mime
 
 
 def test_what_the_library_writes_is_read():

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.services.mime import ReadMime
 
-__all__ = ["attached", "inbound", "inbound_mime", "mailboxes", "objects", "one_line", "only", "sender_of"]
+__all__ = [
+    "attached",
+    "first_of_each",
+    "inbound",
+    "inbound_mime",
+    "mailboxes",
+    "objects",
+    "one_line",
+    "only",
+    "sender_of",
+]
 
 _UNSEEN: Final = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]+")
 _PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*"?|[,;]|[^",;]+')

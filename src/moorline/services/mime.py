@@ -6,16 +6,15 @@ import email
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from email.header import Header, decode_header, make_header
+from email.header import Header
 from email.message import EmailMessage, Message
 from email.policy import SMTP, compat32
-from email.utils import getaddresses
 from typing import Any, Final
 
-from moorline.errors import InvalidRequest
 from moorline.services.email.protocol import Address, Attachment
+from moorline.services.inbound import first_of_each, mailboxes, one_line
 
-__all__ = ["ReadMime", "mailboxes", "mime", "read_mime"]
+__all__ = ["ReadMime", "mime", "read_mime"]
 
 _WRITTEN: Final = SMTP.clone(cte_type="7bit")
 _LINE: Final = 78
@@ -73,7 +72,7 @@ def _folded(name: str, value: str) -> str:
 @dataclass(frozen=True, slots=True)
 class ReadMime:
     """What a message holds. *text* and *html* are the first of each that is no attachment; of a header that comes
-    several times *headers* has the last.
+    several times *headers* has the first, which is the newest.
     """
 
     sender: Address | None
@@ -92,7 +91,7 @@ def read_mime(raw: bytes) -> ReadMime:
     Not by EmailMessage, whose parsers of headers raise on many a broken one.
     """
     message = email.message_from_bytes(raw, policy=compat32)
-    headers = {name: _unfolded(value) for name, value in message.items() if name.isascii() and name.isprintable()}
+    headers = first_of_each((name, str(value)) for name, value in message.items())
     known = {name.lower(): value for name, value in headers.items()}
     bodies: dict[str, str] = {}
     attachments: list[Attachment] = []
@@ -119,29 +118,6 @@ def read_mime(raw: bytes) -> ReadMime:
     )
 
 
-def mailboxes(line: str) -> tuple[Address, ...]:
-    """The addresses of a header's text that are some: anybody may write mail, and anything into its head."""
-    found = []
-    for name, spec in getaddresses([line]):
-        try:
-            found.append(Address(spec, _CONTROL.sub(" ", name).strip() or None))
-        except InvalidRequest:
-            continue
-    return tuple(found)
-
-
-def _unfolded(value: object) -> str:
-    """A header's text, its encoded words decoded, on one line."""
-    try:
-        text = str(make_header(decode_header(str(value))))
-    except (LookupError, ValueError, UnicodeError, AssertionError):
-        text = str(value)
-    except email.errors.HeaderParseError:
-        text = str(value)
-    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return " ".join(part for part in re.split(r"[\r\n]+[ \t]*", text) if part)
-
-
 def _text(part: Message) -> str:
     payload = part.get_payload(decode=True)
     data = payload if isinstance(payload, bytes) else b""
@@ -160,7 +136,7 @@ def _file_name(part: Message) -> str | None:
         name, disposition = None, None
     if name is None:
         return "attachment" if disposition == "attachment" else None
-    last = re.split(r"[/\\]", _unfolded(name))[-1]
+    last = re.split(r"[/\\]", one_line(name))[-1]
     return _CONTROL.sub("_", last).strip()[:255] or "attachment"
 
 

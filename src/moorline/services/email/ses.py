@@ -30,8 +30,9 @@ from moorline.services.email.protocol import (
     SentTo,
     check_batch,
 )
+from moorline.services.inbound import mailboxes
 from moorline.services.limits import at_most, refused
-from moorline.services.mime import mailboxes, mime, read_mime
+from moorline.services.mime import mime, read_mime
 from moorline.services.topics import content, topic
 
 if TYPE_CHECKING:
