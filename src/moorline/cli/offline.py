@@ -26,9 +26,9 @@ def run(command: list[str], *, host: str, port: int, seed: int, webhooks_to: str
     log = telemetry.logger("sandbox")
 
     def ready(url: str) -> None:
-        from moorline import registry
+        from moorline.sandbox.standin import registrations
 
-        log.info("serving", url=url, services=registry.names(), use=f"MOORLINE_SANDBOX_URL={url}")
+        log.info("serving", url=url, services=sorted(registrations()), use=f"MOORLINE_SANDBOX_URL={url}")
 
     if not command:
         announce = _then_target(ready, webhooks_to)
