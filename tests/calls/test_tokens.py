@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,7 +22,7 @@ from moorline.calls.dialects import BearerKey, Endpoints
 from moorline.calls.guards import Guards
 from moorline.calls.parameters import Parameter
 from moorline.calls.service import Plan, operation
-from moorline.calls.tokens import ClientCredentials, KeyFile, ServiceAccount, TokenService
+from moorline.calls.tokens import ClientCredentials, KeyFile, ServiceAccount, TokenService, key_file
 from moorline.clock import ManualClock
 from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
@@ -276,6 +278,17 @@ def test_a_key_file_may_be_a_path(tmp_path: Any):
     )
     service = Messages(str(path), wire=httpx2.MockTransport(Server()), guards=Guards())
     assert service.read().result() == {"token": "token-0000000001"}
+
+
+def test_a_key_file_that_changes_is_read_anew(tmp_path: Path):
+    """It is read once for many calls, and again when it was written again."""
+    path, key = tmp_path / "key.json", Secret(str(tmp_path / "key.json"))
+    for number, client in enumerate(("old@x.example", "new@x.example")):
+        fields = {**json.loads(Messages.credentials.sandbox), "client_email": client, "token_uri": "https://t.example"}
+        path.write_text(json.dumps(fields))
+        os.utime(path, ns=(number, 10**18 + number))
+        assert key_file(key, "messages")["client_email"] == client
+    assert key_file(key, "messages") is key_file(key, "messages")
 
 
 def test_nothing_is_shown():

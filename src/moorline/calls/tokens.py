@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from urllib.parse import urlsplit
@@ -157,10 +157,24 @@ def _test_file(service: str) -> str:
 
 
 def key_file(secret: Secret, service: str) -> Mapping[str, str]:
-    """The fields of a service account's key file, from its JSON or its path. Raises ConfigurationError."""
+    """The fields of a service account's key file, from its JSON or its path; read anew when the file changes.
+
+    Raises ConfigurationError, without its content.
+    """
     text = secret.reveal().strip()
     try:
-        if not text.startswith("{"):
+        changed = None if text.startswith("{") else Path(text).stat().st_mtime_ns
+    except (OSError, ValueError) as error:
+        why = type(error).__name__
+        raise ConfigurationError(f"{service}: the key file of the service account cannot be read ({why})") from None
+    return _read_key_file(secret, service, changed)
+
+
+@lru_cache(maxsize=64)  # each call asks it for the project
+def _read_key_file(secret: Secret, service: str, changed: int | None) -> Mapping[str, str]:
+    text = secret.reveal().strip()
+    try:
+        if changed is not None:
             with Path(text).open(encoding="utf-8") as file:
                 text = file.read(100_000)
         found = json.loads(text)

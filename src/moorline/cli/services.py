@@ -153,10 +153,12 @@ async def _asked(app: Moorline, kind: type[Service], timeout: float) -> dict[str
     begun = time.perf_counter()
     try:
         service: Any = app.services.get(kind.name) or app.service(kind)
-        row["at"] = service.base_url
-        good = await service.check().using(timeout=timeout, attempt_timeout=timeout, retry=None)
+        try:
+            row["at"] = service.base_url
+            good = await service.check().using(timeout=timeout, attempt_timeout=timeout, retry=None)
+        finally:
+            await service.aclose()
         row |= {"ok": bool(good), "says": "the key is good" if good else "the key works, and may not do what it is for"}
-        await service.aclose()
     except MoorlineError as error:
         row |= {"says": str(error), "error": type(error).__name__, "advice": _advice(error, kind)}
     return row | {"ms": round((time.perf_counter() - begun) * 1000, 1)}

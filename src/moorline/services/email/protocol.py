@@ -14,7 +14,7 @@ from email.utils import parseaddr
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from moorline.services.limits import as_text, plain, refused
+from moorline.services.limits import as_text, at_most, plain, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -353,8 +353,7 @@ def check_batch(email: Email, most: int) -> None:
     for kind in ("cc", "bcc"):
         if getattr(email, kind):
             raise refused(kind, "would get a copy of each message of the batch")
-    if len(email.to) > most:
-        raise refused("to", f"has {len(email.to)} recipients; the limit of one batch is {most}")
+    at_most("to", email.to, most, "recipients in a batch")
     seen: set[str] = set()
     for address in email.to:
         if address.email.lower() in seen:

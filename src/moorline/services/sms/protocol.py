@@ -108,7 +108,7 @@ def international(number: str) -> str:
 class SMS:
     """One text message. *to* is E.164; *sender* a number, or a name where the provider and the country allow it, or
     None for the service's default. *callback* is where the provider reports what became of it, if that is said with
-    each message. *reference* comes back in its events, where the provider repeats one. *metadata* likewise.
+    each message. *reference* comes back in its events, where the provider repeats one.
 
     Raises InvalidRequest naming the field.
     """
