@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx2
@@ -9,6 +10,7 @@ import httpx2
 from moorline.calls.guards import Guards
 from moorline.calls.parameters import parameters_of
 from moorline.calls.service import Service
+from moorline.sandbox.standin import Ask, StandIn
 
 
 def token_answer(request: httpx2.Request) -> httpx2.Response | None:
@@ -16,6 +18,14 @@ def token_answer(request: httpx2.Request) -> httpx2.Response | None:
     if request.method == "POST" and b"grant_type=" in request.read():
         return httpx2.Response(200, json={"access_token": "token-0123456789", "expires_in": 3600})
     return None
+
+
+def answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
+    """What a stand-in answers that nobody serves; for a blocking wire."""
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
+    answer = asyncio.run(stand_in.handle(ask))
+    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))
 
 
 class Recorder:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ import httpx2
 import pytest
 from tests.contracts import Contract, decoded_multipart
 from tests.services.conftest import Box
-from tests.services.recorder import Recorder
+from tests.services.recorder import Recorder, answered
 
 from moorline import errors
 from moorline.calls.call import Call
@@ -20,7 +19,7 @@ from moorline.events import Event
 from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.sandbox.services.mailgun import STAND_IN
-from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
+from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.email.mailgun import Mailgun
 from moorline.services.email.protocol import Address, Attachment, Email, EmailEvent, EmailEventKind
 
@@ -419,7 +418,7 @@ def test_what_becomes_of_a_batch():
     assert STAND_IN.secret is not None
     emitted: list[Emission] = []
     stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
-    wire = httpx2.MockTransport(lambda request: _answered(stand_in, request))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
     people = [f"{name}@customer.example" for name in ("ada", "bounce", "defer", "drop", "reject", "complain")]
     service = Mailgun("key-1", domain="mg.shop.example", wire=wire, guards=Guards())
     sent = service.send_batch(plain(to=people, metadata={"order": "42"}, tags=["receipt"])).result()
@@ -444,10 +443,3 @@ def test_what_becomes_of_a_batch():
     assert {(one.message_id, one.tags, tuple(one.metadata.items())) for one in read} == {
         (sent.results[0].id, ("receipt",), (("order", "42"),))
     }
-
-
-def _answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
-    answer = asyncio.run(stand_in.handle(ask))
-    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ import httpx2
 import pytest
 from tests.contracts import Contract
 from tests.services.conftest import Box
-from tests.services.recorder import Recorder
+from tests.services.recorder import Recorder, answered
 
 from moorline import errors
 from moorline.calls.call import Call
@@ -21,7 +20,7 @@ from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.sandbox.services.resend import STAND_IN
-from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
+from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.email.protocol import Address, Attachment, Email, EmailEvent, EmailEventKind, InboundEmail
 from moorline.services.email.resend import Resend
 
@@ -461,7 +460,7 @@ def test_what_becomes_of_a_batch():
     assert STAND_IN.secret is not None
     emitted: list[Emission] = []
     stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
-    wire = httpx2.MockTransport(lambda request: _answered(stand_in, request))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
     people = ["ada@customer.example", "bounced@resend.dev", "complained+2@resend.dev", "suppressed@resend.dev"]
     sent = Resend("re_1", wire=wire, guards=Guards()).send_batch(plain(to=people, tags=["receipt"])).result()
     told = []
@@ -487,13 +486,6 @@ def test_what_becomes_of_a_batch():
         )
         for kind in kinds
     ]
-
-
-def _answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
-    answer = asyncio.run(stand_in.handle(ask))
-    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))
 
 
 @pytest.mark.parametrize(

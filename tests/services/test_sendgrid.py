@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +10,7 @@ import httpx2
 import pytest
 from tests.contracts import Contract
 from tests.services.conftest import Box
-from tests.services.recorder import Recorder
+from tests.services.recorder import Recorder, answered
 
 from moorline import errors
 from moorline.calls.call import Call
@@ -19,7 +18,7 @@ from moorline.calls.guards import Guards
 from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.sandbox.services.sendgrid import STAND_IN
-from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
+from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.email.protocol import Address, Attachment, Email, EmailEventKind
 from moorline.services.email.sendgrid import SendGrid
 
@@ -290,7 +289,7 @@ def test_what_becomes_of_a_batch(box: Box):
     assert secret is not None
     emitted: list[Emission] = []
     stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
-    wire = httpx2.MockTransport(lambda request: _answered(stand_in, request))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
     service = SendGrid("SG.1", wire=wire, guards=Guards())
     mails = ["ada@example.com", "bounce@example.com", "block@example.com"]
     sent = service.send_batch(plain(to=mails, metadata={"order": "42"}, tags=["receipt"])).result()
@@ -307,10 +306,3 @@ def test_what_becomes_of_a_batch(box: Box):
     assert {(one.message_id, one.tags, tuple(one.metadata.items())) for one in read} == {
         (sent.results[0].id, ("receipt",), (("order", "42"),))
     }
-
-
-def _answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
-    answer = asyncio.run(stand_in.handle(ask))
-    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))

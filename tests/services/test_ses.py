@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import httpx2
 import pytest
 from tests.services.aws_model import Model
 from tests.services.conftest import Box
-from tests.services.recorder import Recorder
+from tests.services.recorder import Recorder, answered
 
 from moorline import errors
 from moorline.calls.call import Call
@@ -22,7 +21,7 @@ from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.sandbox.services.ses import STAND_IN
-from moorline.sandbox.standin import Ask, Emission, StandIn, Surroundings
+from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.email.protocol import Address, Attachment, Email, EmailEvent, EmailEventKind, InboundEmail
 from moorline.services.email.ses import SES, SESAccount
 
@@ -359,7 +358,7 @@ def from_mail(email: Email, *secrets: str, **options: Any) -> list[Any]:
     """What the stand-in tells of a mail, signed, verified and read."""
     emitted: list[Emission] = []
     stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
-    wire = httpx2.MockTransport(lambda request: _answered(stand_in, request))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
     service = SES(
         SES.credentials.sandbox, access_key_id=SES.access_key_id.sandbox, wire=wire, guards=Guards(),
         base_url="https://sandbox.example",
@@ -372,13 +371,6 @@ def from_mail(email: Email, *secrets: str, **options: Any) -> list[Any]:
         events = verify_each(SES, headers=signed.headers, body=signed.body or b"", secrets=secret)
         found += [SES.read_event(event) for event in events]
     return found
-
-
-def _answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
-    answer = asyncio.run(stand_in.handle(ask))
-    return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from tests.events.senders.sns_push import MESSAGE
 from tests.services.aws_model import Model, form
 from tests.services.conftest import Box
-from tests.services.recorder import Recorder
+from tests.services.recorder import Recorder, answered
 
 from moorline import errors
 from moorline.calls.call import Call
@@ -20,7 +19,7 @@ from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.sandbox.services.sns_push import STAND_IN
-from moorline.sandbox.standin import Ask, Emission, Surroundings
+from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.push.protocol import Push
 from moorline.services.push.sns_push import EndpointEvent, EndpointEventKind, SNSPush
 
@@ -312,14 +311,8 @@ def test_what_becomes_of_endpoints(served: str, monkeypatch: pytest.MonkeyPatch)
     emitted: list[Emission] = []
     stand_in = STAND_IN.make(Surroundings(emit=emitted.append))
 
-    def answered(request: httpx2.Request) -> httpx2.Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
-        answer = asyncio.run(stand_in.handle(ask))
-        return httpx2.Response(answer.status, content=answer.encoded()[0])
-
     service = SNSPush(
-        SNSPush.credentials.sandbox, access_key_id=SNSPush.access_key_id.sandbox, wire=httpx2.MockTransport(answered),
+        SNSPush.credentials.sandbox, access_key_id=SNSPush.access_key_id.sandbox, wire=httpx2.MockTransport(lambda request: answered(stand_in, request)),
         base_url="https://sandbox.example", guards=Guards(), application=SNSPush.application.sandbox,
     )  # fmt: skip
     arn = service.create_endpoint("dead-token").result().arn
