@@ -89,7 +89,7 @@ class Guards:
         self._admissions: Known[tuple[str, str, int], Admission] = Known(_MOST)
         self._bulkheads: Known[tuple[str, Bulkhead], BulkheadState] = Known(_MOST)
         self._budgets: Known[tuple[str, str, float], RetryBudget] = Known(_MOST)
-        self._passed: dict[str, Counter[str]] = {}
+        self._passed: Known[str, Counter[str]] = Known(_MOST)
         if shared is not None:
             self.share(shared)
         _all.add(self)
@@ -162,7 +162,7 @@ class Guards:
     def passed_on(self, name: str, to: str) -> None:
         """Count that a call of *name* went to another service, since it could not do it itself."""
         with self._lock:
-            self._passed.setdefault(name, Counter())[to] += 1
+            self._passed.of(name, Counter)[to] += 1
 
     def breakers(self) -> dict[str, list[BreakerState]]:
         """The breakers by name: for operators, who may look at them and force them."""
