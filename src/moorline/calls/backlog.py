@@ -1,0 +1,80 @@
+"""``Backlog``: what waits to be sent together, and when it is due. Decisions only: no thread, no I/O, no clock."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+__all__ = ["Backlog", "Waiting"]
+
+T = TypeVar("T")
+
+
+class Waiting(NamedTuple, Generic[T]):
+    """An item, its size in bytes, and the moment since which it waits."""
+
+    item: T
+    size: int
+    since: float
+
+
+class Backlog(Generic[T]):
+    """Items in the order of their coming. A batch is *most* of them, or as many as have *most_bytes* together; one is
+    due when it is full, or when its first item has waited for *age* seconds. At most *capacity* wait.
+    """
+
+    def __init__(self, *, most: int, most_bytes: int, age: float, capacity: int) -> None:
+        self.most = most
+        self.most_bytes = most_bytes
+        self.age = age
+        self.capacity = capacity
+        self._items: deque[Waiting[T]] = deque()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        """Whether another item would be one too many."""
+        return len(self._items) >= self.capacity
+
+    def add(self, item: T, size: int, now: float) -> None:
+        """Let it wait from *now* on."""
+        self._items.append(Waiting(item, size, now))
+        self._bytes += size
+
+    def due_at(self) -> float:
+        """The moment from which on a batch is to be sent: past for a full one, infinite where nothing waits."""
+        if not self._items:
+            return math.inf
+        if len(self._items) >= self.most or self._bytes >= self.most_bytes:
+            return -math.inf
+        return self._items[0].since + self.age
+
+    def take(self) -> list[Waiting[T]]:
+        """The next batch, of one item at least where any waits."""
+        taken: list[Waiting[T]] = []
+        total = 0
+        while self._items and len(taken) < self.most:
+            size = self._items[0].size
+            if taken and total + size > self.most_bytes:
+                break
+            taken.append(self._items.popleft())
+            total += size
+        self._bytes -= total
+        return taken
+
+    def put_back(self, batch: Sequence[Waiting[T]]) -> None:
+        """Those were not sent after all: they come first again, and count as before."""
+        self._items.extendleft(reversed(batch))
+        self._bytes += sum(one.size for one in batch)
+
+    def clear(self) -> list[Waiting[T]]:
+        """Take all out."""
+        gone = list(self._items)
+        self._items.clear()
+        self._bytes = 0
+        return gone

@@ -1,0 +1,350 @@
+"""``Batcher``: items are handed over at once and sent later, many in one Call, by a thread of its own.
+
+For what an application tells others of itself (events of analytics, metrics, logs): it must neither wait for them nor
+break with them. What comes in is settled in one of three ways, and counted: sent, spilled (its Call is a durable job,
+where the service is an application's), or refused, with the reason. What cannot be settled yet waits, up to a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import math
+import os
+import random
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from moorline.calls.backlog import Backlog, Waiting
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import (
+    CallError,
+    CredentialFault,
+    InvalidArguments,
+    InvalidRequest,
+    MoorlineError,
+    OutcomeUnknown,
+)
+from moorline.policies.checks import check_count, check_seconds
+from moorline.policies.deadline import deadline
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
+
+__all__ = ["BatchCounts", "Batcher", "in_batcher"]
+
+T = TypeVar("T")
+
+_EXIT_SECONDS: Final = 5.0
+_LONGEST_WAIT: Final = 60.0
+_SPLITS: Final = 16  # requests beyond the first that are spent on finding what is wrong with a batch
+_SAID_AGAIN: Final = 60.0  # seconds until the same trouble is logged once more
+
+log = logger("batches")
+_here = threading.local()
+_live: weakref.WeakSet[Batcher[Any]] = weakref.WeakSet()
+
+
+def in_batcher() -> bool:
+    """Whether this thread sends for a Batcher: what is logged or fails here must not be handed to one again."""
+    return getattr(_here, "sending", False)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What became of all that was handed over: *added* is *sent*, *spilled*, *waiting* and *refused* together.
+
+    *refused* has the reasons: a service's code or kind of error, ``too_large`` (one item beyond the service's limit),
+    ``full`` (too many waited), ``closed``, ``lost`` (they waited when the program ended), ``outcome_unknown`` (it may
+    have arrived, and cannot be sent twice).
+    """
+
+    added: int = 0
+    sent: int = 0
+    spilled: int = 0
+    waiting: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
+
+
+class Batcher(Generic[T]):
+    """Sends what is added, in the Call that *send* makes of up to *most* items, or *most_bytes* of what *size* says of
+    each. A batch that is not full goes when its first item has waited *age* seconds, at ``flush`` and at exit.
+
+    While the service is down a batch becomes a durable job, where its service belongs to an application; else it waits,
+    and is tried again after 1, 2, 4, … up to 60 s or when the service said. With refused credentials all wait, for
+    somebody to mend them. *capacity* is how many items may wait in all. One batch is under way at a time, so that
+    their order is kept. *refusals* reads from a Call's result how many items the service refused, by reason. *name* is
+    for the log.
+
+    Raises ConfigurationError naming the argument.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[list[T]], Call[Any]],
+        *,
+        name: str,
+        size: Callable[[T], int],
+        most: int,
+        most_bytes: int,
+        age: float = 5.0,
+        capacity: int = 10_000,
+        refusals: Callable[[Any], Mapping[str, int]] | None = None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        check_count("Batcher", "most", most)
+        check_count("Batcher", "most_bytes", most_bytes)
+        check_count("Batcher", "capacity", capacity)
+        check_seconds("Batcher", "age", age)
+        self.name = name
+        self._send = send
+        self._size = size
+        self._refusals = refusals
+        self._clock = clock
+        self._backlog: Backlog[T] = Backlog(most=most, most_bytes=most_bytes, age=age, capacity=capacity)
+        self._random = random.Random()
+        self._forget()
+        _live.add(self)
+
+    def _forget(self) -> None:
+        """Begin anew: at first, and in a child process, whose parent sends what waits here."""
+        self._changed = threading.Condition()
+        self._backlog.clear()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._closing_at = math.inf  # when what is not sent by then is given up
+        self._added = self._sent = self._spilled = self._flying = self._flush_to = self._failures = 0
+        self._refused: Counter[str] = Counter()
+        self._resume_at = -math.inf
+        self._said: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<Batcher {self.name}, {len(self._backlog)} waiting>"
+
+    @property
+    def counts(self) -> BatchCounts:
+        """What became of everything until now."""
+        with self._changed:
+            waiting = len(self._backlog) + self._flying
+            return BatchCounts(self._added, self._sent, self._spilled, waiting, dict(self._refused))
+
+    def add(self, item: T) -> bool:
+        """Hand it over. Never blocks and never raises; False for what is refused at once, and counted so."""
+        try:
+            size = self._size(item)
+        except Exception as error:  # noqa: BLE001 - what an application says of itself must not break it
+            return self._refuse_one(type(error).__name__)
+        with self._changed:
+            if self._closed or size > self._backlog.most_bytes or self._backlog.full:
+                why = "closed" if self._closed else "full" if self._backlog.full else "too_large"
+            else:
+                self._added += 1
+                self._backlog.add(item, size, self._clock.monotonic())
+                if self._thread is None:
+                    self._start()
+                if len(self._backlog) == 1 or self._backlog.due_at() == -math.inf:
+                    self._changed.notify_all()
+                return True
+        return self._refuse_one(why)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send what was added before, now, and wait. False if some of it still waits after *timeout* seconds."""
+        with self._changed:
+            self._flush_to = goal = self._added
+            self._resume_at = -math.inf
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._settled >= goal, timeout)
+
+    async def aflush(self, timeout: float = 5.0) -> bool:
+        """As ``flush``, on the event loop."""
+        return await asyncio.to_thread(self.flush, timeout)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Take nothing more, and send what waits. What is left after *timeout* seconds is spilled, or counted as lost
+        and logged. True if nothing was lost.
+        """
+        self._end(self._clock.monotonic() + timeout)
+        done = self.flush(timeout)
+        with self._changed:
+            left = self._backlog.clear()
+            self._flying += len(left)
+        lost = left if not left else self._spill(left)
+        if lost:
+            self._refuse(lost, "lost", "the program ends")
+        return done or not (lost or self._flying)
+
+    async def aclose(self, timeout: float = 5.0) -> bool:
+        """As ``close``, on the event loop."""
+        return await asyncio.to_thread(self.close, timeout)
+
+    def _end(self, at: float) -> None:
+        with self._changed:
+            self._closed = True
+            self._closing_at = min(self._closing_at, at)
+            self._resume_at = -math.inf
+            self._changed.notify_all()
+
+    # --- the thread
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"moorline-batches-{self.name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        _here.sending = True
+        while True:
+            with self._changed:
+                while (wait := self._due_in()) > 0:
+                    if self._closed and not self._backlog:
+                        return
+                    self._changed.wait(None if math.isinf(wait) else wait)
+            self.run_once()
+
+    def _due_in(self) -> float:
+        """Seconds until there is something to do; infinite while nothing waits."""
+        now = self._clock.monotonic()
+        if not self._backlog:
+            return math.inf
+        wanted = self._closed or self._settled < self._flush_to
+        return max(-math.inf if wanted else self._backlog.due_at(), self._resume_at) - now
+
+    def run_once(self) -> int:
+        """Send one batch, due or not, and settle it; gives the number of its items. For the thread, and for tests."""
+        with self._changed:
+            batch = self._backlog.take()
+            self._flying += len(batch)
+        if batch:
+            with self._bounded():
+                self._settle(batch, [_SPLITS])
+        return len(batch)
+
+    def _bounded(self) -> AbstractContextManager[None]:
+        left = self._closing_at - self._clock.monotonic()
+        return nullcontext() if math.isinf(left) else deadline(max(left, 0.01), clock=self._clock)
+
+    def _settle(self, batch: Sequence[Waiting[T]], splits: list[int]) -> None:
+        try:
+            found = self._send([one.item for one in batch]).result()
+            refused = dict(self._refusals(found)) if self._refusals is not None else {}
+        except CallError as error:
+            self._failed(batch, error, splits)
+        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one batch brings
+            self._refuse(batch, type(error).__name__, str(error))
+        else:
+            taken = list(batch)
+            for why, number in refused.items():  # which ones they were does not matter for counting them
+                gone, taken = taken[:number], taken[number:]
+                self._refuse(gone, why, "the service took only part of a batch")
+            with self._changed:
+                self._failures = 0
+                self._sent += len(taken)
+                self._ended(len(taken))
+
+    def _failed(self, batch: Sequence[Waiting[T]], error: CallError, splits: list[int]) -> None:
+        if isinstance(error, CredentialFault):
+            self._hold(batch, error)  # as a job it would be given up at once
+        elif error.retryable:
+            left = self._spill(batch)
+            if left:
+                self._hold(left, error)
+        elif isinstance(error, InvalidRequest) and len(batch) > 1 and splits[0] > 0:
+            splits[0] -= 1
+            middle = len(batch) // 2  # one that is wrong must not take the others with it
+            self._settle(batch[:middle], splits)
+            self._settle(batch[middle:], splits)
+        else:
+            unknown = isinstance(error, OutcomeUnknown)
+            self._refuse(batch, "outcome_unknown" if unknown else error.code or type(error).__name__, str(error))
+
+    def _spill(self, batch: Sequence[Waiting[T]]) -> list[Waiting[T]]:
+        """Make durable jobs of them; gives those of which none could be made."""
+        try:
+            call = self._send([one.item for one in batch])
+            if call.service.queue is None:
+                return list(batch)
+            call.enqueue().result()
+        except InvalidArguments as error:  # more than one job may hold
+            if len(batch) == 1:
+                self._refuse(batch, "too_large", str(error))
+                return []
+            middle = len(batch) // 2
+            return [*self._spill(batch[:middle]), *self._spill(batch[middle:])]
+        except MoorlineError as error:
+            self._say("batch_not_spilled", len(batch), str(error))
+            return list(batch)
+        with self._changed:
+            self._spilled += len(batch)
+            self._ended(len(batch))
+        self._say("batch_spilled", len(batch), "it is a job now")
+        return []
+
+    def _hold(self, batch: Sequence[Waiting[T]], error: CallError) -> None:
+        with self._changed:
+            self._failures += 1
+            wait = min(2.0 ** min(self._failures - 1, 10), _LONGEST_WAIT) * self._random.uniform(0.5, 1.0)
+            if error.retry_at is not None:
+                wait = max(wait, min(error.retry_at - self._clock.wall(), 3600.0))
+            self._resume_at = self._clock.monotonic() + wait
+            self._backlog.put_back(batch)
+            self._flying -= len(batch)
+        self._say("batch_held", len(batch), str(error))
+
+    # --- counting
+
+    @property
+    def _settled(self) -> int:
+        return self._sent + self._spilled + self._refused.total()
+
+    def _ended(self, number: int) -> None:
+        self._flying -= number
+        self._changed.notify_all()
+
+    def _refuse(self, batch: Sequence[Waiting[T]], why: str, message: str) -> None:
+        with self._changed:
+            self._refused[why] += len(batch)
+            self._ended(len(batch))
+        self._say("batch_refused", len(batch), message, why)
+
+    def _refuse_one(self, why: str) -> bool:
+        with self._changed:
+            self._added += 1
+            self._refused[why] += 1
+            self._changed.notify_all()
+        self._say("batch_refused", 1, "refused when it was added", why)
+        return False
+
+    def _say(self, event: str, items: int, message: str, why: str = "") -> None:
+        """Log it, the same trouble once a minute: there may be thousands of items."""
+        now = self._clock.monotonic()
+        if now - self._said.get(event + why, -math.inf) < _SAID_AGAIN:
+            return
+        self._said[event + why] = now
+        before, _here.sending = in_batcher(), True
+        try:
+            log.warning(event, batcher=self.name, items=items, reason=message, **({"why": why} if why else {}))
+        finally:
+            _here.sending = before
+
+
+def _close_all() -> None:
+    """All at once, so that together they take as long as one."""
+    for one in list(_live):
+        if one.counts.waiting:
+            one._end(one._clock.monotonic() + _EXIT_SECONDS)  # noqa: SLF001
+    for one in list(_live):
+        one.close(max(one._closing_at - one._clock.monotonic(), 0.0) if one.counts.waiting else 0.0)  # noqa: SLF001
+
+
+def _forget_all() -> None:
+    for one in list(_live):
+        one._forget()  # noqa: SLF001
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

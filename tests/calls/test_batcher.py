@@ -1,0 +1,389 @@
+"""What is handed over at once and sent later, many in one Call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.servers import until
+
+from moorline import Moorline, errors
+from moorline.calls.backlog import Backlog
+from moorline.calls.batcher import Batcher, in_batcher
+from moorline.calls.guards import Guards
+from moorline.calls.service import BearerKey, Endpoints, Exchange, Plan, Service, operation
+from moorline.clock import ManualClock
+from moorline.policies.policy import Policy
+
+PLAIN = Policy(retry=None, breaker=None)
+
+
+class Notices(Service):
+    """A service that takes texts, up to ten at a time; it says how many of them it did not like."""
+
+    name, category = "notices", "tests"
+    endpoints = Endpoints("https://notices.example")
+    credentials = BearerKey(env="NOTICES_KEY", sandbox="key")
+
+    @operation
+    def send(self, items: list[str]) -> Plan[dict[str, int]]:
+        """Hand them over."""
+        return self.post("/notices", json=items, parse=_disliked, repeatable=True)
+
+
+def _disliked(exchange: Exchange) -> dict[str, int]:
+    found: dict[str, int] = exchange.data["disliked"]
+    return found
+
+
+class Board:
+    """The other side: what it got, and the status that it answers with."""
+
+    def __init__(self, status: int = 200, bad: str = "\0", odd: str = "\0") -> None:
+        self.status = status
+        self.bad = bad
+        self.odd = odd
+        self.requests: list[list[str]] = []
+        self.taken: list[str] = []
+        self.threads: set[bool] = set()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        items: list[str] = json.loads(request.read())
+        self.requests.append(items)
+        self.threads.add(in_batcher())
+        if self.status != 200:
+            return httpx2.Response(self.status, json={})
+        if any(self.bad in one for one in items):
+            return httpx2.Response(400, json={})
+        disliked = sum(self.odd in one for one in items)
+        self.taken += [one for one in items if self.odd not in one]
+        return httpx2.Response(200, json={"disliked": {"odd": disliked} if disliked else {}})
+
+    def service(self, **options: Any) -> Notices:
+        """A service that talks to it."""
+        options = {"guards": Guards(), "policy": PLAIN, **options}
+        return Notices("key-0123456789", wire=httpx2.MockTransport(self), **options)
+
+
+@pytest.fixture
+def batcher() -> Iterator[Callable[..., Batcher[str]]]:
+    """Makes batchers, and ends their threads."""
+    with contextlib.ExitStack() as ending:
+
+        def make(board: Board, service: Notices | None = None, **options: Any) -> Batcher[str]:
+            send = (service or board.service()).send
+            settings = {"name": "notices", "size": len, "most": 10, "most_bytes": 100, "refusals": dict, **options}
+            made: Batcher[str] = Batcher(send, **settings)
+            ending.callback(made.close, 0)
+            return made
+
+        yield make
+
+
+Make = Callable[..., Batcher[str]]
+
+
+def test_a_full_batch_goes_at_once_and_the_rest_when_it_is_old(batcher: Make):
+    """By count, by bytes and by age; what was added first goes first."""
+    board = Board()
+    made = batcher(board, age=0.05)
+    for number in range(25):
+        assert made.add(f"{number:04}")
+    until(lambda: made.counts.sent == 25)
+    assert board.requests[:2] == [[f"{one:04}" for one in range(10)], [f"{one:04}" for one in range(10, 20)]]
+    assert board.taken == [f"{one:04}" for one in range(25)]
+    big = batcher(board := Board(), most=1000, age=3600.0)
+    for letter in "abc":
+        big.add(letter * 40)
+    until(lambda: big.counts.sent == 2)  # 80 bytes: a third one would be over 100
+    assert (big.counts.waiting, board.threads) == (1, {True})
+
+
+def test_flush_waits_for_what_was_added_before(batcher: Make):
+    """Blocking and on the loop; nothing to flush is done at once."""
+    board = Board()
+    made = batcher(board, age=3600.0)
+    assert made.flush()
+    made.add("one")
+    assert made.flush()
+    made.add("two")
+    assert asyncio.run(made.aflush())
+    assert board.requests == [["one"], ["two"]]
+
+
+def test_what_is_wrong_with_one_does_not_take_the_others_with_it(batcher: Make):
+    """A batch that is refused as malformed is halved until the culprit is alone; it is counted by what was said."""
+    board = Board(bad="x")
+    made = batcher(board, age=3600.0)
+    for word in ("a", "b", "xc", "d", "e", "f", "g"):
+        made.add(word)
+    assert made.flush()
+    assert board.taken == ["a", "b", "d", "e", "f", "g"]
+    assert (made.counts.sent, dict(made.counts.refused)) == (6, {"InvalidRequest": 1})
+
+
+def test_a_batch_of_wrong_ones_is_not_halved_for_ever(batcher: Make):
+    """At most 16 times for one batch."""
+    board = Board(bad="x")
+    made = batcher(board, most=100, age=3600.0)
+    for _ in range(100):
+        made.add("x")
+    assert made.flush()
+    assert len(board.requests) <= 33
+    assert (made.counts.sent, made.counts.refused["InvalidRequest"]) == (0, 100)
+
+
+def test_what_a_service_took_only_in_part_is_counted(batcher: Make):
+    """As many as it says, by its reason."""
+    made = batcher(Board(odd="?"), age=3600.0)
+    for word in ("a", "b?", "c"):
+        made.add(word)
+    assert made.flush()
+    assert (made.counts.sent, dict(made.counts.refused)) == (2, {"odd": 1})
+
+
+def test_nothing_that_is_added_breaks_the_caller(batcher: Make):
+    """Too large, not to be measured, too many, too late: False and a reason, and never an exception."""
+    board = Board(status=503)
+    made = batcher(board, age=3600.0, capacity=2)
+    assert not made.add("x" * 101)
+    assert not made.add(None)  # type: ignore[arg-type]
+    assert made.add("a")
+    assert made.add("b")
+    assert not made.add("c")
+    made.close(0)
+    assert not made.add("d")
+    counts = made.counts
+    assert counts.refused == {"too_large": 1, "TypeError": 1, "full": 1, "closed": 1, "lost": 2}
+    assert counts.added == counts.sent + counts.spilled + counts.waiting + sum(counts.refused.values())
+
+
+@pytest.mark.parametrize("status", [503, 429, 401, 403])
+def test_an_outage_and_a_bad_key_are_waited_out(batcher: Make, status: int):
+    """What cannot be sent now waits, in its order, and is tried again after 1, 2, 4, … s, up to a minute."""
+    clock, board = ManualClock(), Board(status=status)
+    made = batcher(board, board.service(guards=Guards(clock=clock)), clock=clock, age=3600.0)
+    made._thread = threading.current_thread()  # this test is the thread
+    for word in ("a", "b", "c"):
+        made.add(word)
+    waits = []
+    for _ in range(9):
+        before = made._due_in()
+        clock.advance(max(before, 0.0))
+        made.run_once()
+        waits.append(made._due_in())
+    assert all(low * 0.5 <= wait <= low for low, wait in zip([1, 2, 4, 8, 16, 32, 60, 60], waits, strict=False))
+    assert made.counts.waiting == 3
+    board.status = 200
+    clock.advance(made._due_in())
+    made.run_once()
+    assert (board.taken, made.counts.sent) == (["a", "b", "c"], 3)
+
+
+def test_the_time_that_a_service_names_is_kept(batcher: Make):
+    """Retry-After of an answer moves the next try."""
+    clock = ManualClock()
+    answer = httpx2.Response(429, headers={"Retry-After": "120"}, json={})
+    service = Notices("k", wire=httpx2.MockTransport(lambda _: answer), guards=Guards(clock=clock), policy=PLAIN)
+    made = batcher(Board(), service, clock=clock)
+    made._thread = threading.current_thread()
+    made.add("a")
+    made.run_once()
+    assert 119 <= made._due_in() <= 121
+
+
+def test_what_may_have_arrived_and_cannot_be_repeated_is_counted(batcher: Make):
+    """A write without an answer is never sent again on a guess."""
+
+    class Counting(Notices):
+        @operation
+        def send(self, items: list[str]) -> Plan[dict[str, int]]:
+            """Hand them over: twice is counted twice."""
+            return self.post("/notices", json=items, parse=_disliked)
+
+    def lost(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ReadTimeout("", request=request)
+
+    made = batcher(Board(), Counting("k", wire=httpx2.MockTransport(lost), guards=Guards(), policy=PLAIN))
+    made.add("a")
+    assert made.flush()
+    assert made.counts.refused == {"outcome_unknown": 1}
+
+
+def test_a_fault_of_ours_ends_no_thread(batcher: Make):
+    """What goes wrong while a Call is made is counted, and the next batch goes."""
+    board = Board()
+    notices = board.service()
+
+    def send(items: list[str]) -> Any:
+        if "bug" in items:
+            raise ZeroDivisionError
+        return notices.send(items)
+
+    made: Batcher[str] = Batcher(send, name="notices", size=len, most=10, most_bytes=100)
+    made.add("bug")
+    assert made.flush()
+    made.add("a")
+    assert made.flush()
+    assert (board.taken, made.counts.refused) == (["a"], {"ZeroDivisionError": 1})
+    made.close(0)
+
+
+def test_in_an_outage_batches_become_durable_jobs(batcher: Make, tmp_path: Path):
+    """Where the service is an application's: they are in its database, and a worker sends them afterwards."""
+    board = Board(status=503)
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    service = app.service(Notices, api_key="k", wire=httpx2.MockTransport(board), guards=Guards(), policy=PLAIN)
+    made = batcher(board, service, age=3600.0)
+    with app.opened():
+        for word in ("a", "b", "c"):
+            made.add(word)
+        assert made.flush()
+        assert (made.counts.spilled, made.counts.waiting, board.taken) == (3, 0, [])
+    board.status = 200
+
+    async def work() -> None:
+        async with app.running(worker=True):
+            for _ in range(3000):
+                if board.taken:
+                    return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(work())
+    assert board.taken == ["a", "b", "c"]
+
+
+def test_what_is_too_large_for_one_job_becomes_several(batcher: Make, tmp_path: Path):
+    """Jobs have a limit of their own; items that fit into none are counted."""
+    board = Board(status=503)
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    app.jobs.max_payload = 400
+    service = app.service(Notices, api_key="k", wire=httpx2.MockTransport(board), guards=Guards(), policy=PLAIN)
+    made = batcher(board, service, age=3600.0, most_bytes=2000)
+    with app.opened():
+        for word in ("a" * 150, "b" * 150, "c" * 150, "d" * 500):
+            made.add(word)
+        assert made.flush()
+    assert (made.counts.spilled, made.counts.refused) == (3, {"too_large": 1})
+
+
+def test_with_the_database_down_too_it_waits(batcher: Make, tmp_path: Path):
+    """An application that is not open can keep nothing: the batch stays in memory."""
+    board = Board(status=503)
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    service = app.service(Notices, api_key="k", wire=httpx2.MockTransport(board), guards=Guards(), policy=PLAIN)
+    made = batcher(board, service, age=3600.0)
+    made.add("a")
+    assert not made.flush(0.2)
+    assert (made.counts.waiting, made.counts.refused) == (1, {})
+    board.status = 200
+    assert made.flush()
+    assert board.taken == ["a"]
+
+
+EXIT = """
+import sys
+import httpx2
+from tests.calls.test_batcher import Board
+from moorline.calls.batcher import Batcher
+
+board = Board(status=int(sys.argv[1]))
+made = Batcher(board.service().send, name="notices", size=len, most=10, most_bytes=100, age=3600.0)
+made.add("a"); made.add("b")
+import atexit
+atexit._run_exitfuncs()
+print(board.taken, made.counts.refused)
+"""
+
+
+@pytest.mark.parametrize(("status", "said"), [(200, "['a', 'b'] {}"), (400, "[] {'InvalidRequest': 2}")])
+def test_the_rest_is_sent_at_exit(status: int, said: str):
+    """A program that ends sends what waits; nobody has to remember to."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT, str(status)], cwd=root, check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip() == said
+
+
+def test_a_child_process_sends_nothing_of_its_parent(batcher: Make):
+    """After a fork what waits is the parent's to send; what the child adds is its own."""
+    board = Board()
+    made = batcher(board, age=3600.0)
+    made.add("parent")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        made.add("child")
+        made.flush()
+        os.write(write, json.dumps([board.taken, made.counts.added]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert json.loads(os.read(read, 1000)) == [["child"], 1]
+    assert made.flush()
+    assert board.taken == ["parent"]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 30), max_size=40),
+    most=st.integers(1, 7),
+    most_bytes=st.integers(1, 60),
+    put=st.data(),
+)
+def test_batches_keep_order_and_bounds(sizes: list[int], most: int, most_bytes: int, put: st.DataObject):
+    """Whatever is taken and put back, items leave in the order of their coming, in batches within both bounds."""
+    backlog: Backlog[int] = Backlog(most=most, most_bytes=most_bytes, age=1.0, capacity=100)
+    for number, size in enumerate(sizes):
+        backlog.add(number, size, float(number))
+    left: list[int] = []
+    while backlog:
+        assert backlog.due_at() <= len(left) + 1.0
+        batch = backlog.take()
+        if put.draw(st.booleans()):
+            backlog.put_back(batch)
+            continue
+        assert 1 <= len(batch) <= most
+        assert len(batch) == 1 or sum(one.size for one in batch) <= most_bytes
+        left += [one.item for one in batch]
+    assert left == list(range(len(sizes)))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "run", "odd", "large"]), st.sampled_from([200, 503, 400, 401]))))
+def test_everything_is_counted_once(steps: list[tuple[str, int]]):
+    """Whatever happens, what was added is sent, spilled, waiting or refused."""
+    clock, board = ManualClock(), Board(odd="?")
+    service = board.service(guards=Guards(clock=clock))
+    made: Batcher[str] = Batcher(
+        service.send, name="n", size=len, most=3, most_bytes=20, capacity=5, refusals=dict, clock=clock
+    )
+    made._thread = threading.current_thread()
+    for step, status in steps:
+        board.status = status
+        if step == "run":
+            made.run_once()
+        else:
+            made.add({"add": "a", "odd": "?", "large": "x" * 21}[step])
+        counts = made.counts
+        assert counts.added == counts.sent + counts.spilled + counts.waiting + sum(counts.refused.values())
+    assert made.counts.added == sum(step != "run" for step, _ in steps)
+    made._thread = None
+    made._forget()
+
+
+def test_wrong_settings_are_named():
+    """The bounds are numbers of things."""
+    for name in ("most", "most_bytes", "capacity", "age"):
+        with pytest.raises(errors.ConfigurationError, match=name):
+            Batcher(Board().service().send, **{"name": "n", "size": len, "most": 1, "most_bytes": 1, name: 0})  # type: ignore[arg-type]
