@@ -102,6 +102,7 @@ class Moorline(Messaging, Working):
         for name, limit in self.settings.worker.limits.items():
             self.jobs.limit_queue(name, limit.build())
         self.schedules = Schedules(self.store, self.jobs.broker)
+        self._syncs = {}
         self._messages = Messages(self.jobs, self.settings.connections)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(

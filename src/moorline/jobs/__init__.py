@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from moorline.jobs.limits import Limit
     from moorline.jobs.outcome import Cancel, Discard, Retry, Snooze
     from moorline.jobs.registry import JobFunction, Jobs
+    from moorline.jobs.sync import Sync
+    from moorline.jobs.sync_items import Gone
+    from moorline.jobs.sync_state import SyncRun, SyncState
     from moorline.jobs.watch import Progress
     from moorline.jobs.worker import Worker
 
 __all__ = [
-    "RESULT", "Broadcast", "Cancel", "Discard", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs", "Limit",
-    "Progress", "Retry", "Snooze", "Worker", "current",
+    "RESULT", "Broadcast", "Cancel", "Discard", "Gone", "Job", "JobContext", "JobFunction", "JobHandle", "Jobs",
+    "Limit", "Progress", "Retry", "Snooze", "Sync", "SyncRun", "SyncState", "Worker", "current",
 ]  # fmt: skip
 
 _HOMES = {
@@ -25,6 +28,7 @@ _HOMES = {
     "Broadcast": "moorline.jobs.broadcast",
     "Cancel": "moorline.jobs.outcome",
     "Discard": "moorline.jobs.outcome",
+    "Gone": "moorline.jobs.sync_items",
     "Job": "moorline.jobs.job",
     "JobContext": "moorline.jobs.context",
     "JobFunction": "moorline.jobs.registry",
@@ -34,6 +38,9 @@ _HOMES = {
     "Progress": "moorline.jobs.watch",
     "Retry": "moorline.jobs.outcome",
     "Snooze": "moorline.jobs.outcome",
+    "Sync": "moorline.jobs.sync",
+    "SyncRun": "moorline.jobs.sync_state",
+    "SyncState": "moorline.jobs.sync_state",
     "Worker": "moorline.jobs.worker",
     "current": "moorline.jobs.context",
 }

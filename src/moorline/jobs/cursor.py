@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from moorline.jobs.broker import Broker
     from moorline.store.store import Store
 
-__all__ = ["Cursor"]
+__all__ = ["Cursor", "places"]
 
+_PREFIX: Final = "cursor:"
 _LONGEST: Final = 200
 _LONGEST_PLACE: Final = 65_536
 
@@ -44,7 +45,7 @@ class Cursor:
         if not (name and name.isprintable() and len(name) <= _LONGEST):
             raise ConfigurationError(f"cursor: {name!r} is not a name of up to {_LONGEST} characters")
         self.name = name
-        self._key = f"cursor:{name}"
+        self._key = _PREFIX + name
         self._store = store
         self._broker = broker
 
@@ -78,3 +79,14 @@ class Cursor:
 
 def _read(connection: Connection, key: str) -> str | None:
     return connection.execute(sa.select(meta.c.value).where(meta.c.key == key)).scalar()
+
+
+def places(store: Store, prefix: str) -> dict[str, str]:
+    """The places of all cursors whose names begin so, by the rest of their names; blocking. Raises StoreUnavailable."""
+    start = _PREFIX + prefix
+    return {key.removeprefix(start): value for key, value in store.read_sync(_all, start)}
+
+
+def _all(connection: Connection, start: str) -> list[tuple[str, str]]:
+    wanted = sa.select(meta.c.key, meta.c.value).where(meta.c.key.startswith(start, autoescape=True))
+    return [(key, value) for key, value in connection.execute(wanted.order_by(meta.c.key))]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
+from moorline.errors import ConfigurationError
 from moorline.jobs.broadcast import Broadcast
 from moorline.jobs.brokers.redis_link import SCHEMES
 from moorline.jobs.cursor import Cursor
@@ -22,12 +24,29 @@ if TYPE_CHECKING:
     from moorline.jobs.registry import JobFunction, Jobs
     from moorline.jobs.schedule import CatchUp
     from moorline.jobs.schedules import Schedules
+    from moorline.jobs.sync import Sync
     from moorline.store.store import Store
 
 __all__ = ["Working"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+
+class SyncSettings(TypedDict, total=False):
+    """What ``Moorline.sync`` takes beside its named arguments; explained there."""
+
+    place: Callable[[Any], str]
+    key: Callable[[Any], Any]
+    remove: Callable[[Any], Any]
+    batch: int
+    width: int
+    patience: int
+    many: bool
+    total: Callable[[], Any]
+    retries: int
+    queue: str
 
 
 class Working:
@@ -38,6 +57,7 @@ class Working:
     store: Store
     _queue_url: str | None
     _broadcast: Broadcast | None = None
+    _syncs: dict[str, Sync[Any]]
 
     @overload
     def job(self, function: Callable[P, R], /) -> JobFunction[P, R]: ...
@@ -111,6 +131,56 @@ class Working:
             name=name or row.name, when=seconds_of(when), row=row, tz=tz, catch_up=catch_up, overlap=overlap
         )
         self.schedules.add(wanted)
+
+    def sync(
+        self,
+        source: Callable[[str | None], Any] | Iterable[T] | AsyncIterable[T],
+        *,
+        into: Callable[..., Any],
+        name: str | None = None,
+        every: str | float | timedelta | None = None,
+        full_every: str | float | timedelta | None = None,
+        tz: str = "UTC",
+        **options: Unpack[SyncSettings],
+    ) -> Sync[T]:
+        """Keep another system in step with a source: ``app.sync(changed, into=hubspot.upsert_contact, every=300)``.
+
+        *source* is asked ``source(place)`` for what has changed at that place or after it (None: for everything), in
+        that order; it gives items, async or plain, and may give ``Gone(key)``. One that is no function is read whole
+        each time. *into* gets one item and applies it, in a way that may be repeated (an upsert): it is a function of
+        either kind, or makes a Call. *place* says of an item where a later run would begin to find what comes after it,
+        as a text; without it there are full runs alone. With *key*, which says whose state an item is, up to *width*
+        are applied at once, and of several of a batch the last; without it one after the other. *remove* gets the key
+        of what is gone. With *many*, *into* gets the list of a whole *batch* (100), and may return a list of as many
+        results, of which exceptions are failures.
+
+        An item that is refused, or that *into* cannot translate, becomes a job of its own and, where that does not
+        help, a dead letter; after *patience* (100) failures and nothing else the run stops. Anything else stops it at
+        once: it goes on from the last checkpoint. *total* says how many items there are, for the progress shown.
+
+        *every* and *full_every* schedule runs as ``schedule`` does; also ``await sync.run(full=True)`` or
+        ``sync.enqueue()``. *name* (else the source's own) is under what its place is stored.
+
+        Raises ConfigurationError naming the argument.
+        """
+        from moorline.jobs.sync import CURSOR, Sync
+        from moorline.jobs.sync_items import SyncOptions
+
+        known = name or getattr(source, "__name__", "")
+        if not known:
+            raise ConfigurationError("sync: name is needed for a source that has none of its own")
+        made: Sync[T] = Sync(known, source, SyncOptions(into=into, **options), jobs=self.jobs, store=self.store)
+        for when, full in ((every, False), (full_every, True)):
+            if when is not None:
+                label = f"{CURSOR}{known}:full" if full else CURSOR + known
+                self.schedule(when, made.job, args=(full,), name=label, tz=tz)
+        self._syncs[known] = made
+        return made
+
+    @property
+    def syncs(self) -> Mapping[str, Sync[Any]]:
+        """The syncs of this application, by name."""
+        return MappingProxyType(self._syncs)
 
     @property
     def broadcast(self) -> Broadcast:
