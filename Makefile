@@ -8,7 +8,7 @@ PAYLOADS := $(wildcard ../shared/payloads/github)
 PYTHON_DIRS := src tests scripts $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint style types format unit bench docs services lock clean installed installed-dev servers
+.PHONY: help demo test lint style types format unit bench docs services lock clean installed installed-dev oracles pytest servers
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,10 +16,11 @@ help:  ## Show this list
 demo: installed  ## Play a day of an application against the offline sandbox (ARGS=--json for data)
 	@$(BIN)/moorline demo $(if $(PAYLOADS),--github-payloads $(PAYLOADS)) $(ARGS)
 
-# mypy has one core to itself for more than a minute: it runs beside the tests, and leaves them what they want of both.
+# mypy has one core to itself for more than a minute: it runs beside the tests, and leaves them what they want of both. So
+# does the installation of what only the last of the tests ask.
 test: installed-dev servers  ## Every check there is: lint, types, import rules, all tests with real servers
 	@$(MAKE) --no-print-directory style
-	@$(MAKE) --no-print-directory -j 2 types unit
+	@$(MAKE) --no-print-directory -j 3 oracles types pytest
 	@echo "== all green"
 
 lint: style types  ## ruff, import-linter, mypy --strict
@@ -36,7 +37,9 @@ types: installed-dev
 	@echo "== mypy --strict"
 	@nice -n 10 $(BIN)/mypy
 
-unit: installed-dev servers  ## The tests alone (ARGS="-k breaker" to choose, WORKERS=0 for one process)
+unit: oracles pytest  ## The tests alone (ARGS="-k breaker" to choose, WORKERS=0 for one process)
+
+pytest: installed-dev servers
 	@echo "== pytest, $(WORKERS) workers"
 	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
@@ -57,7 +60,7 @@ lock: installed-dev  ## Renew the locked requirements (needs uv)
 	@scripts/lock.sh $(ARGS)
 
 clean:  ## Remove .venv/ and all that tools left
-	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage .coverage.*
+	@rm -rf .venv .oracles build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 installed:
@@ -68,3 +71,6 @@ installed-dev:
 
 servers:
 	@scripts/install-servers.sh
+
+oracles:
+	@scripts/install-oracles.sh

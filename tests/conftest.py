@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import oracle_programs
 from tests.databases import migrated_postgres
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
@@ -94,6 +95,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         missing["redis"] = "Redis is not installed (apt-get install redis-server)"
     if rabbit_program() is None:
         missing["rabbitmq"] = "RabbitMQ is not installed (apt-get install rabbitmq-server)"
+    if (no_oracles := oracle_programs.missing()) is not None:
+        missing["oracles"] = no_oracles
     if not _contracts_folder().is_dir():
         missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
     if not _payloads_folder().is_dir():
