@@ -86,26 +86,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(needs[fixture])
     if fauxqs_program() is None:  # a second opinion, in CI too: all that it is asked is asked of moto
         _leave_out(config, items, "fauxqs", "fauxqs is not installed (npm install -g fauxqs)")
-    if _IN_CI:
-        return
-    missing = {}
-    if postgres_binaries() is None:
-        missing["postgres"] = "PostgreSQL is not installed (apt-get install postgresql)"
-    if shutil.which("redis-server") is None:
-        missing["redis"] = "Redis is not installed (apt-get install redis-server)"
-    if rabbit_program() is None:
-        missing["rabbitmq"] = "RabbitMQ is not installed (apt-get install rabbitmq-server)"
-    if (no_oracles := oracle_programs.missing()) is not None:
-        missing["oracles"] = no_oracles
-    if not _contracts_folder().is_dir():
-        missing["contracts"] = f"there is no folder {_contracts_folder()} (set MOORLINE_CONTRACTS)"
-    if not _payloads_folder().is_dir():
-        missing["payloads"] = f"there is no folder {_payloads_folder()} (set MOORLINE_PAYLOADS)"
-    no_machines = why_no_machines() if any(item.get_closest_marker("machines") for item in items) else None
-    if no_machines is not None:
-        missing["machines"] = no_machines
-    for marker, reason in missing.items():
-        _leave_out(config, items, marker, reason)
+    if not _IN_CI:
+        for marker, reason in _missing(items).items():
+            _leave_out(config, items, marker, reason)
+
+
+def _missing(items: list[pytest.Item]) -> dict[str, str]:
+    """The markers of what cannot run here, and why."""
+    machines = any(item.get_closest_marker("machines") for item in items)
+    contracts, payloads = _contracts_folder(), _payloads_folder()
+    reasons = {
+        "postgres": None if postgres_binaries() else "PostgreSQL is not installed (apt-get install postgresql)",
+        "redis": None if shutil.which("redis-server") else "Redis is not installed (apt-get install redis-server)",
+        "rabbitmq": None if rabbit_program() else "RabbitMQ is not installed (apt-get install rabbitmq-server)",
+        "oracles": oracle_programs.missing(),
+        "contracts": None if contracts.is_dir() else f"there is no folder {contracts} (set MOORLINE_CONTRACTS)",
+        "payloads": None if payloads.is_dir() else f"there is no folder {payloads} (set MOORLINE_PAYLOADS)",
+        "machines": why_no_machines() if machines else None,
+    }
+    return {marker: reason for marker, reason in reasons.items() if reason is not None}
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item], marker: str, reason: str) -> None:
