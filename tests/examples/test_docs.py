@@ -42,7 +42,8 @@ def test_the_python_of_a_page_runs(
     (tmp_path / "report.pdf").write_bytes(b"%PDF-")  # the reader's own
     space: dict[str, Any] = {"__name__": "page"}
     for number, source in enumerate(_blocks(page, "python"), 1):
-        code = compile(source, f"{_name(page)}, block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        place, flags = f"{_name(page)}, block {number}", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code = compile(source, place, "exec", flags=flags, dont_inherit=True)  # of this file's own __future__
         result = eval(code, space)
         if inspect.iscoroutine(result):
             asyncio.run(result)

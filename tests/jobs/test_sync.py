@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.app.test_queue_elsewhere import until
 from tests.databases import migrated_sqlite
+from tests.servers import RedisServer
 
 from moorline import Moorline, errors
 from moorline.jobs import Gone, Sync, SyncState
 from moorline.jobs.broker import JobFilter
 from moorline.jobs.sync_state import SyncRun
+from moorline.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -418,6 +421,19 @@ def test_killed_again_and_again_it_applies_everything(tmp_path: Path):
     assert done.stdout.strip().isdecimal()
     assert sorted({int(line) for line in lines()}) == list(range(400))
     assert len(lines()) <= 400 + 3 * 6 + 6
+
+
+@pytest.mark.redis
+async def test_with_the_jobs_elsewhere_a_refused_item_waits_in_the_database(tmp_path: Path, redis_server: RedisServer):
+    """Its job is made in the same transaction as the checkpoint, and is relayed to where the jobs are."""
+    settings = Settings(database_url=migrated_sqlite(tmp_path / "m.db"), queue_url=redis_server.url)
+    app, book = Moorline(settings=settings), Book()
+    book.refuses = {"c2@example.com"}
+    sync = made(app, Source(5), book)
+    async with app.running(worker=True):
+        assert (await sync.run()).failed == 1
+        book.refuses = set()
+        await until(lambda: "c2@example.com" in book.held)
 
 
 def test_runs_are_plain_values():
