@@ -20,7 +20,6 @@ from tests.databases import migrated_postgres
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
-from tests.sqs_servers import fauxqs_program
 
 from moorline import live_values, telemetry
 
@@ -84,8 +83,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for fixture in needs.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(needs[fixture])
-    if fauxqs_program() is None:  # a second opinion, in CI too: all that it is asked is asked of moto
-        _leave_out(config, items, "fauxqs", "fauxqs is not installed (npm install -g fauxqs)")
     if not _IN_CI:
         for marker, reason in _missing(items).items():
             _leave_out(config, items, marker, reason)

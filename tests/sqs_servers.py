@@ -18,18 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests import oracle_programs
 from tests.servers import free_port, listens, until
 
-__all__ = ["REGION", "FauxqsServer", "MotoServer", "aws_environment", "fauxqs_program"]
+__all__ = ["REGION", "FauxqsServer", "MotoServer", "aws_environment"]
 
 REGION = "eu-central-1"
 _START_SECONDS = 60.0
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
-
-
-def fauxqs_program() -> str | None:
-    """Its command; None if it is not installed (npm install -g fauxqs)."""
-    return shutil.which("fauxqs") if shutil.which("node") else None
 
 
 @contextlib.contextmanager
@@ -137,10 +133,7 @@ class FauxqsServer(_Server):
     name = "fauxqs"
 
     def command(self) -> list[str]:
-        program = fauxqs_program()
-        if program is None:
-            raise RuntimeError("fauxqs is not installed (npm install -g fauxqs)")
-        return [program]
+        return oracle_programs.command("fauxqs/dist/cli.js")
 
     def environment(self) -> Mapping[str, str]:
         return {"FAUXQS_PORT": str(self.port), "FAUXQS_HOST": "localhost", "FAUXQS_LOGGER": "false"}

@@ -59,7 +59,7 @@ class TestOnMoto(CarriedConformance, OrderConformance, NotesConformance):
         assert all(await broker.finish([done(claim) for claim in claims]))
 
 
-@pytest.mark.fauxqs
+@pytest.mark.oracles
 class TestOnFauxqs(CarriedConformance, OrderConformance):
     delay = 1.0
 

@@ -71,7 +71,7 @@ class TestFifoOnMoto(CarriedConformance, GroupConformance, NotesConformance):
         assert all(await broker.finish([done(claim) for claim in claims]))
 
 
-@pytest.mark.fauxqs
+@pytest.mark.oracles
 class TestOnFauxqs:
     """It remembers for five minutes what was sent, also when that is deleted: moto does not."""
 
