@@ -53,6 +53,7 @@
     │   ├── StoreOverloaded           more is waiting to be written than the limit
     │   ├── MessageRefused            a queue or exchange of others does not take the message
     │   └── StoreNotMigrated          the schema is older or newer than this program
+    ├── DecryptionFailed              what was encrypted was changed or moved, or its key is gone
     └── InvalidToken                  a token that must not be believed
 
 A CallError answers two questions: *whose fault* it was (``fault``), and *what happened* (``outcome``):
@@ -437,6 +438,10 @@ class MessageRefused(StoreError):
 
 class StoreNotMigrated(StoreError):
     """The schema of the database is not the one that this program needs."""
+
+
+class DecryptionFailed(MoorlineError):
+    """What is stored encrypted cannot be read: it was changed, comes from another place, or its key is gone."""
 
 
 class InvalidToken(MoorlineError):
