@@ -16,10 +16,10 @@ from moorline.events.inbox_sql import events_by_ids
 from moorline.events.replay_sql import Change, Done, Replay
 from moorline.events.selection import MOST_IDS, Selection
 from moorline.events.selection_sql import Head, Page, newest_id, read_page, resolve_ids
-from moorline.events.steps import Read, Sleep, Steps, Write, perform, perform_sync
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.jobs.brokers.sql_order import apart
 from moorline.jobs.brokers.sql_outbox import OUTBOX
+from moorline.store.steps import Read, Sleep, Steps, Write, perform, perform_sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

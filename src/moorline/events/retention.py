@@ -21,8 +21,8 @@ from moorline.errors import ConfigurationError
 from moorline.events import audit, retention_sql
 from moorline.events.retention_sql import Batch, Found
 from moorline.events.selection_sql import id_at
-from moorline.events.steps import Read, Sleep, Steps, Write, perform, perform_sync
 from moorline.store.leases import Lease, take_leases
+from moorline.store.steps import Read, Sleep, Steps, Write, perform, perform_sync
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
