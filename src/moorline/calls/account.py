@@ -109,6 +109,12 @@ class Account:
         """
         return {**headers, **self.credentials.headers(key)}
 
+    def presented(self, key: Secret, url: str, body: bytes | None) -> tuple[str, bytes | None]:  # noqa: ARG002
+        """Address and body of one attempt. A service that wants its key there, and not in a header, overrides it: what
+        an operation plans is shown and kept, and holds no key.
+        """
+        return url, body
+
     def _fetching(self) -> FetchedKey | None:
         """What fetches the key that requests carry, for services whose configured credential is not that key."""
         return None

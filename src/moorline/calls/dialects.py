@@ -26,6 +26,8 @@ __all__ = [
     "LimitFields",
     "LimitPattern",
     "RateLimitHeaders",
+    "UnheadedKey",
+    "UserKey",
     "basic",
     "hours",
 ]
@@ -135,6 +137,33 @@ class BasicKey:
     def headers(self, secret: Secret) -> dict[str, str]:
         """The header with the key."""
         return basic(self.user, secret)
+
+
+@dataclass(frozen=True, slots=True)
+class UserKey:
+    """``Authorization: Basic``, the key being the user; there is no password."""
+
+    env: str
+    sandbox: str = ""
+
+    def headers(self, secret: Secret) -> dict[str, str]:
+        """The header with the key. Raises ConfigurationError for a key with a colon."""
+        key = secret.reveal()
+        if ":" in key:
+            raise ConfigurationError(f"{secret.name or self.env} cannot hold a colon")
+        return {"Authorization": f"Basic {base64.b64encode(f'{key}:'.encode()).decode('ascii')}"}
+
+
+@dataclass(frozen=True, slots=True)
+class UnheadedKey:
+    """A key that the address or the body carries, and no header: see ``Account.presented``."""
+
+    env: str
+    sandbox: str = ""
+
+    def headers(self, secret: Secret) -> dict[str, str]:  # noqa: ARG002
+        """None."""
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,11 +129,12 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()
         plan, most = self._plan, self._service.max_body
-        headers = self._service.authorized(self._key, plan.method, self._url, self._headers, self._body)
+        url, body = self._service.presented(self._key, self._url, self._body)
+        headers = self._service.authorized(self._key, plan.method, url, self._headers, body)
         if self.whole:
-            return ServiceRequest(plan.method, self._url, headers, self._body, most, self._state)
+            return ServiceRequest(plan.method, url, headers, body, most, self._state)
         return ServiceRequest(
-            plan.method, self._url, headers, self._body, most, self._state, self.streams, plan.upload, self._patience
+            plan.method, url, headers, body, most, self._state, self.streams, plan.upload, self._patience
         )
 
     @property
