@@ -46,6 +46,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "email": ("send", "send_batch"),
     "sms": ("send",),
     "push": ("send", "send_many", "send_topic"),
+    "analytics": ("track", "identify", "page", "screen", "group", "alias", "send_batch"),
 }
 
 

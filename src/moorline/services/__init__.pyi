@@ -1,5 +1,6 @@
 # Written by scripts/services.py (`make services`); change the services, not this file.
 
+from moorline.services.analytics.segment import Segment as Segment
 from moorline.services.auth.auth0 import Auth0 as Auth0
 from moorline.services.auth.clerk import Clerk as Clerk
 from moorline.services.auth.supabase_auth import SupabaseAuth as SupabaseAuth
@@ -53,6 +54,7 @@ __all__ = [
     "Resend",
     "SNSPush",
     "Salesforce",
+    "Segment",
     "SendGrid",
     "SendGridInbound",
     "Sentry",

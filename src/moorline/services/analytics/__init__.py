@@ -1,0 +1,1 @@
+"""Product analytics: one vocabulary for every provider."""

@@ -1,0 +1,192 @@
+"""What the services that take facts share: one alone, several together, and a vendor's limits checked before sending.
+
+A service says how a fact looks in its vendor's words (``items``) and which may share a request (``lane``); here is what
+is the same for all: that the kind fits, sizes and counts, and what is left out of a batch and why.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, get_args
+
+from moorline.calls.call import Call
+from moorline.calls.service import Service
+from moorline.errors import CallError, InvalidRequest
+from moorline.services.analytics.protocol import Fact, Kind, Refused, Taken, encoded
+from moorline.services.limits import at_most, refused
+
+__all__ = ["BatchLimits", "FactService", "Parcel", "parts", "zipped"]
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+_JSON: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """How many facts one request takes, how many bytes they are together, and one of them alone."""
+
+    most: int
+    most_bytes: int
+    item_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What goes into one request: the *items* in the vendor's words, as JSON, of which fact each is (*owners*, places
+    in *facts*), and the facts that stay out.
+    """
+
+    facts: tuple[Fact, ...]
+    items: tuple[bytes, ...]
+    owners: tuple[int, ...]
+    refused: tuple[Refused, ...] = ()
+
+    @property
+    def array(self) -> bytes:
+        """The items as a JSON array."""
+        return b"[" + b",".join(self.items) + b"]"
+
+    def taken(self, raw: Any, faults: Mapping[int, str] | None = None) -> Taken:
+        """The result: all of them, but those (places in *items*) that the vendor refused."""
+        told = {self.owners[place]: why for place, why in (faults or {}).items() if place < len(self.owners)}
+        theirs = [_refusal(self.facts[one], why, by="vendor") for one, why in sorted(told.items())]
+        return Taken(len(self.facts) - len(told), (*self.refused, *theirs), raw=raw)
+
+
+class FactService(Service):
+    """The base of services that take facts. ``category``, records and operations are the service's own."""
+
+    def items(self, fact: Fact, extra: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """*fact* in the vendor's words, with its further fields *extra* (those of ``fact.vendors`` among them).
+
+        Raises InvalidRequest for what the vendor would refuse or drop.
+        """
+        raise NotImplementedError
+
+    def lane(self, fact: Fact) -> str:  # noqa: ARG002
+        """Facts of one lane can share a request."""
+        return ""
+
+    def batch_limits(self, lane: str) -> BatchLimits:
+        """The limits of one request."""
+        raise NotImplementedError
+
+    def faults(self, error: CallError) -> Mapping[int, str]:  # noqa: ARG002
+        """Which items of a batch, by their places, are to blame that it was refused as a whole, and why."""
+        return {}
+
+    def lacking(self, kind: str) -> str | None:
+        """Why it has no facts of that *kind*; None where it has."""
+        return self.lacks.get(kind)
+
+    def weight(self, fact: Fact) -> int:
+        """How many bytes *fact* is in a batch. Raises InvalidRequest for one that the vendor would not take."""
+        return sum(len(one) + 1 for one in self._encoded(fact, {}))
+
+    def single(self, fact: Fact, kind: Kind, extra: Mapping[str, Any]) -> Parcel:
+        """One fact for an operation that takes *kind*. Raises InvalidRequest, naming field and limit."""
+        if getattr(fact, "kind", None) != kind:
+            raise refused("fact", f"must be one of kind {kind}, not {getattr(fact, 'kind', type(fact).__name__)}")
+        items = self._encoded(fact, extra)
+        return Parcel((fact,), tuple(items), (0,) * len(items))
+
+    def together(self, facts: Sequence[Fact]) -> Parcel:
+        """Several facts for one request; those that the vendor would not take stay out.
+
+        Raises InvalidRequest for none, for too many, for those that cannot share a request, and where none is left (its
+        ``detail`` has the reasons).
+        """
+        given: object = facts
+        if not isinstance(given, list | tuple) or not given:
+            raise refused("facts", "must be a list of one or more")
+        strange = [type(one).__name__ for one in given if getattr(one, "kind", None) not in KINDS]
+        if strange:
+            raise refused("facts", f"must be facts, not {strange[0]}")
+        limits = self.batch_limits(self._lane_of(facts))
+        at_most("facts", facts, limits.most, "facts")
+        kept: list[Fact] = []
+        items: list[bytes] = []
+        owners: list[int] = []
+        out: list[Refused] = []
+        for fact in facts:
+            try:
+                made = self._encoded(fact, {})
+            except InvalidRequest as error:
+                out.append(_refusal(fact, error.message, error.code or ""))
+                continue
+            owners += [len(kept)] * len(made)
+            items += made
+            kept.append(fact)
+        if not kept:
+            detail = [{"message_id": one.message_id, "reason": one.reason} for one in out]
+            raise InvalidRequest(
+                f"none of the facts can be sent: {out[0].reason}", code="facts", outcome="not_sent", detail=detail
+            )
+        at_most("facts", items, limits.most, "events")
+        size = sum(map(len, items)) + len(items) + 1
+        if size > limits.most_bytes:
+            raise refused("facts", f"are {size} bytes together; the limit is {limits.most_bytes}")
+        return Parcel(tuple(kept), tuple(items), tuple(owners), tuple(out))
+
+    def _lane_of(self, facts: Sequence[Fact]) -> str:
+        lanes = {self.lane(one) for one in facts if self.lacking(one.kind) is None}
+        if len(lanes) > 1:
+            raise refused("facts", "cannot share a request: see batches()")
+        return lanes.pop() if lanes else ""
+
+    def _encoded(self, fact: Fact, extra: Mapping[str, Any]) -> list[bytes]:
+        why = self.lacking(fact.kind)
+        if why is not None:
+            raise refused("kind", f"{type(self).__name__} has no {fact.kind}: {why}")
+        found = [encoded(one) for one in self.items(fact, {**fact.vendors.get(self.name, {}), **extra})]
+        limit = self.batch_limits(self.lane(fact)).item_bytes
+        for one in found:
+            if len(one) > limit:
+                raise refused("fact", f"is {len(one)} bytes; the limit is {limit}")
+        return found
+
+    def batches(self, facts: Sequence[Fact]) -> list[Call[Taken]]:
+        """Calls of ``send_batch`` that together send *facts*: as many as lanes and limits make needful. Facts that the
+        vendor would not take are in none of them; ``weight`` tells of each.
+        """
+        return [self.send_batch(part) for part in parts(self, facts)]
+
+    def send_batch(self, facts: Sequence[Fact], /) -> Call[Taken]:
+        """See the service."""
+        raise NotImplementedError
+
+
+def parts(service: FactService, facts: Sequence[Fact]) -> list[list[Fact]]:
+    """*facts* divided into what one request each can carry, in their order within a lane."""
+    found: list[list[Fact]] = []
+    open_: dict[str, tuple[list[Fact], int, int]] = {}
+    for fact in facts:
+        try:
+            sizes = [len(one) + 1 for one in service._encoded(fact, {})]  # noqa: SLF001 (of this module)
+        except InvalidRequest:
+            continue
+        lane = service.lane(fact)
+        limits = service.batch_limits(lane)
+        part, count, size = open_.get(lane, ([], 0, 1))
+        if not part or count + len(sizes) > limits.most or size + sum(sizes) > limits.most_bytes:
+            part, count, size = [], 0, 1
+            found.append(part)
+        part.append(fact)
+        open_[lane] = (part, count + len(sizes), size + sum(sizes))
+    return found
+
+
+def zipped(body: bytes) -> dict[str, Any]:
+    """The arguments of a Plan that sends the JSON *body* compressed; the same bytes for the same body."""
+    return {"content": gzip.compress(body, mtime=0), "headers": {**_JSON, "Content-Encoding": "gzip"}}
+
+
+def plain_json(body: bytes) -> dict[str, Any]:
+    """The arguments of a Plan that sends the JSON *body* as it is."""
+    return {"content": body, "headers": _JSON}
+
+
+def _refusal(fact: Fact, why: str, field: str = "", *, by: Any = "limits") -> Refused:
+    return Refused(fact.message_id, fact.kind, why, field, by)
