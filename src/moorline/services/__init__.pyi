@@ -1,5 +1,6 @@
 # Written by scripts/services.py (`make services`); change the services, not this file.
 
+from moorline.services.analytics.mixpanel import Mixpanel as Mixpanel
 from moorline.services.analytics.segment import Segment as Segment
 from moorline.services.auth.auth0 import Auth0 as Auth0
 from moorline.services.auth.clerk import Clerk as Clerk
@@ -48,6 +49,7 @@ __all__ = [
     "MailgunInbound",
     "Meta",
     "MicrosoftGraph",
+    "Mixpanel",
     "NewRelic",
     "OneSignal",
     "PayPal",

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 
 from moorline.calls.call import Call
 from moorline.calls.service import Service
-from moorline.errors import CallError, InvalidRequest
+from moorline.errors import InvalidRequest
 from moorline.services.analytics.protocol import Fact, Kind, Refused, Taken, encoded
 from moorline.services.limits import at_most, refused
 
@@ -73,9 +73,13 @@ class FactService(Service):
         """The limits of one request."""
         raise NotImplementedError
 
-    def faults(self, error: CallError) -> Mapping[int, str]:  # noqa: ARG002
-        """Which items of a batch, by their places, are to blame that it was refused as a whole, and why."""
-        return {}
+    def line(self, fact: Fact) -> str:  # noqa: ARG002
+        """In which of its few queues a fact waits that is sent later: facts of one lane wait in the same one."""
+        return ""
+
+    def line_limits(self, line: str) -> BatchLimits:
+        """The limits of what leaves such a queue at once."""
+        return self.batch_limits(line)
 
     def lacking(self, kind: str) -> str | None:
         """Why it has no facts of that *kind*; None where it has."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from moorline.calls.call import Call
 
 __all__ = [
+    "PAGE_VIEWED",
+    "SCREEN_VIEWED",
     "Alias",
     "AnalyticsService",
     "Fact",
@@ -40,6 +42,7 @@ __all__ = [
     "hashed_phone",
     "json_value",
     "milliseconds",
+    "view_properties",
 ]
 
 Kind = Literal["track", "identify", "page", "screen", "group", "alias"]
@@ -278,6 +281,17 @@ def _object(name: str, value: object) -> dict[str, Any]:
         raise refused(name, f"must be an object, not {type(value).__name__}")
     copied: dict[str, Any] = json_value(name, value)
     return copied
+
+
+PAGE_VIEWED: Final = "Page Viewed"
+SCREEN_VIEWED: Final = "Screen Viewed"
+"""What views are called where they are events like any other."""
+
+
+def view_properties(fact: PageView | ScreenView) -> dict[str, Any]:
+    """The properties of such an event: what is known of the view, and its own."""
+    known = {"name": fact.name, "category": fact.category, "url": getattr(fact, "url", None)}
+    return {**{name: value for name, value in known.items() if value is not None}, **fact.properties}
 
 
 def encoded(value: object) -> bytes:
