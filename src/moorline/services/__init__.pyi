@@ -1,5 +1,6 @@
 # Written by scripts/services.py (`make services`); change the services, not this file.
 
+from moorline.services.analytics.amplitude import Amplitude as Amplitude
 from moorline.services.analytics.mixpanel import Mixpanel as Mixpanel
 from moorline.services.analytics.segment import Segment as Segment
 from moorline.services.auth.auth0 import Auth0 as Auth0
@@ -40,6 +41,7 @@ __all__ = [
     "SES",
     "SNS",
     "Adyen",
+    "Amplitude",
     "Auth0",
     "Clerk",
     "Datadog",

@@ -96,8 +96,9 @@ class FactService(Service):
         items = self._encoded(fact, extra)
         return Parcel((fact,), tuple(items), (0,) * len(items))
 
-    def together(self, facts: Sequence[Fact]) -> Parcel:
-        """Several facts for one request; those that the vendor would not take stay out.
+    def together(self, facts: Sequence[Fact], limits: BatchLimits | None = None) -> Parcel:
+        """Several facts for one request; those that the vendor would not take stay out. *limits* are those of the
+        request, where they are not the lane's.
 
         Raises InvalidRequest for none, for too many, for those that cannot share a request, and where none is left (its
         ``detail`` has the reasons).
@@ -108,7 +109,8 @@ class FactService(Service):
         strange = [type(one).__name__ for one in given if getattr(one, "kind", None) not in KINDS]
         if strange:
             raise refused("facts", f"must be facts, not {strange[0]}")
-        limits = self.batch_limits(self._lane_of(facts))
+        lane = self._lane_of(facts)
+        limits = limits or self.batch_limits(lane)
         at_most("facts", facts, limits.most, "facts")
         kept: list[Fact] = []
         items: list[bytes] = []
