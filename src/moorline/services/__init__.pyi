@@ -1,6 +1,7 @@
 # Written by scripts/services.py (`make services`); change the services, not this file.
 
 from moorline.services.analytics.amplitude import Amplitude as Amplitude
+from moorline.services.analytics.google_analytics import GoogleAnalytics as GoogleAnalytics
 from moorline.services.analytics.mixpanel import Mixpanel as Mixpanel
 from moorline.services.analytics.segment import Segment as Segment
 from moorline.services.auth.auth0 import Auth0 as Auth0
@@ -46,6 +47,7 @@ __all__ = [
     "Clerk",
     "Datadog",
     "GitHub",
+    "GoogleAnalytics",
     "HubSpot",
     "Mailgun",
     "MailgunInbound",

@@ -109,9 +109,6 @@ class FactService(Service):
         strange = [type(one).__name__ for one in given if getattr(one, "kind", None) not in KINDS]
         if strange:
             raise refused("facts", f"must be facts, not {strange[0]}")
-        lane = self._lane_of(facts)
-        limits = limits or self.batch_limits(lane)
-        at_most("facts", facts, limits.most, "facts")
         kept: list[Fact] = []
         items: list[bytes] = []
         owners: list[int] = []
@@ -130,17 +127,16 @@ class FactService(Service):
             raise InvalidRequest(
                 f"none of the facts can be sent: {out[0].reason}", code="facts", outcome="not_sent", detail=detail
             )
+        lanes = {self.lane(one) for one in kept}
+        if len(lanes) > 1:
+            raise refused("facts", "cannot share a request: see batches()")
+        limits = limits or self.batch_limits(lanes.pop())
+        at_most("facts", kept, limits.most, "facts")
         at_most("facts", items, limits.most, "events")
         size = sum(map(len, items)) + len(items) + 1
         if size > limits.most_bytes:
             raise refused("facts", f"are {size} bytes together; the limit is {limits.most_bytes}")
         return Parcel(tuple(kept), tuple(items), tuple(owners), tuple(out))
-
-    def _lane_of(self, facts: Sequence[Fact]) -> str:
-        lanes = {self.lane(one) for one in facts if self.lacking(one.kind) is None}
-        if len(lanes) > 1:
-            raise refused("facts", "cannot share a request: see batches()")
-        return lanes.pop() if lanes else ""
 
     def _encoded(self, fact: Fact, extra: Mapping[str, Any]) -> list[bytes]:
         why = self.lacking(fact.kind)

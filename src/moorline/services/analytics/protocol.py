@@ -41,6 +41,7 @@ __all__ = [
     "hashed_email",
     "hashed_phone",
     "json_value",
+    "microseconds",
     "milliseconds",
     "view_properties",
 ]
@@ -51,6 +52,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9-]{1,36}")  # what all vendors take: Mixpane
 _LONGEST: Final = 1024
 _DEEPEST: Final = 40
 _DOTLESS: Final = ("gmail.com", "googlemail.com")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _VENDOR: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -299,13 +301,14 @@ def encoded(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
+def microseconds(at: datetime) -> int:
+    """Microseconds since the epoch."""
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
 def milliseconds(at: datetime) -> int:
     """Whole milliseconds since the epoch."""
-    return (at - _EPOCH) // _MILLISECOND
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def hashed_email(address: str) -> str:
