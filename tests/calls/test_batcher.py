@@ -279,6 +279,29 @@ def test_what_is_too_large_for_one_job_becomes_several(batcher: Make, tmp_path: 
     assert (made.counts.spilled, made.counts.refused) == (3, {"too_large": 1})
 
 
+def test_what_is_too_much_for_one_request_becomes_several_jobs(batcher: Make, tmp_path: Path):
+    """At the end more may wait than one request takes: it is divided until the service makes a Call of it."""
+
+    class Limited(Notices):
+        @operation
+        def send(self, items: list[str]) -> Plan[dict[str, int]]:
+            """Hand over three at most, and none that is empty."""
+            if len(items) > 3 or "" in items:
+                raise errors.InvalidRequest("items: too many", code="items", outcome="not_sent")
+            return self.post("/notices", json=items, parse=_disliked, repeatable=True)
+
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    wire = httpx2.MockTransport(Board(status=503))
+    service = app.service(Limited, api_key="k", wire=wire, guards=Guards(), policy=PLAIN)
+    made = batcher(Board(), service, most=3, age=3600.0)
+    made._thread = threading.current_thread()
+    with app.opened():
+        for word in ("a", "b", "c", "d", "e", "f", "g", ""):
+            made.add(word)
+        assert made.close(0)
+    assert (made.counts.spilled, made.counts.refused) == (7, {"items": 1})
+
+
 def test_with_the_database_down_too_it_waits(batcher: Make, tmp_path: Path):
     """An application that is not open can keep nothing: the batch stays in memory."""
     board = Board(status=503)

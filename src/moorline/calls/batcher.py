@@ -269,9 +269,9 @@ class Batcher(Generic[T]):
             if call.service.queue is None:
                 return list(batch)
             call.enqueue().result()
-        except InvalidArguments as error:  # more than one job may hold
+        except (InvalidArguments, InvalidRequest) as error:  # more than one job, or one request, may hold
             if len(batch) == 1:
-                self._refuse(batch, "too_large", str(error))
+                self._refuse(batch, getattr(error, "code", None) or "too_large", str(error))
                 return []
             middle = len(batch) // 2
             return [*self._spill(batch[:middle]), *self._spill(batch[middle:])]
