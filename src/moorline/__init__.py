@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from moorline.policies.rate import RateLimit
     from moorline.policies.retry import Retry
     from moorline.secrets.secret import Secret
+    from moorline.services.tracking import Analytics
 
 __all__ = [
+    "Analytics",
     "Breaker",
     "Bulkhead",
     "Cache",
@@ -52,6 +54,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Analytics": "moorline.services.tracking",
     "Breaker": "moorline.policies.breaker",
     "Bulkhead": "moorline.policies.bulkhead",
     "Cache": "moorline.calls.cache",
