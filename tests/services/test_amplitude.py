@@ -176,7 +176,7 @@ def test_limits_are_told_before_sending(fact: Any, why: str):
     """What Amplitude refuses or quietly takes off raises alone, and is left out of a batch with the same reason."""
     service = Recorder(content=OK).service(Amplitude)
     with pytest.raises(errors.InvalidRequest, match=why):
-        service.weight(fact)
+        service.weighed(fact)
     done = service.send_batch([TRACK, fact]).result()
     assert (done.taken, done.refused[0].message_id) == (1, fact.message_id)
 

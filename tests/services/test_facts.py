@@ -183,7 +183,7 @@ def test_parts_keep_to_the_limits_and_lose_nothing(sizes: list[int]):
 
 def _fits(service: Segment, fact: Track) -> bool:
     try:
-        return service.weight(fact) > 0
+        return service.weighed(fact)[0] > 0
     except errors.InvalidRequest:
         return False
 

@@ -171,7 +171,7 @@ def test_limits_are_told_before_sending(fact: Any, why: str):
     """What Google would drop without a word raises alone, and is left out of a batch with the same reason."""
     service = Recorder(204, b"").service(GoogleAnalytics, key=SECRET)
     with pytest.raises(errors.InvalidRequest, match=why):
-        service.weight(fact)
+        service.weighed(fact)
     good = Track("x", anonymous_id="1.1", user_id=fact.user_id if fact.user_id == "u" else None)
     if fact.anonymous_id and fact.user_id is None:
         done = service.send_batch([good, fact]).result()
@@ -227,7 +227,7 @@ def test_a_batch_is_of_one_browser(box: Box):
     assert sorted(len(one.args[0]) for one in calls) == [5, 5, 5, 25, 25, 25]
     assert sum(call.result().taken for call in calls) == 90
     assert len(box.state("google_analytics")["events"]) == 90
-    lines = {service.lane(one): service.line(one) for one in facts}
+    lines = {service.lane(one): service.line(service.lane(one)) for one in facts}
     assert (len(lines), set(lines.values()) <= {"0", "1", "2", "3"}) == (3, True)
     assert service.line_limits("0").most == 16
 

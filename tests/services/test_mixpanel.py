@@ -224,7 +224,7 @@ def test_limits_are_told_before_sending(fact: Any, why: str):
     recorder = Recorder(content=OK)
     service = recorder.service(Mixpanel)
     with pytest.raises(errors.InvalidRequest, match=why):
-        service.weight(fact)
+        service.weighed(fact)
     with pytest.raises(errors.InvalidRequest, match=why):
         service.send_batch([fact])
     if fact.kind == "track":
@@ -248,7 +248,7 @@ def test_batches_go_to_their_endpoints(box: Box):
         ("/engage", 11),
     ]
     assert sum(call.result().taken for call in calls) == len(many)
-    assert {service.line(one) for one in many} == {"/import", "/engage", "/groups", "/track"}
+    assert {service.line(service.lane(one)) for one in many} == {"/import", "/engage", "/groups", "/track"}
     assert service.line_limits("/engage").most == 50
 
 

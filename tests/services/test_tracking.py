@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -306,6 +307,22 @@ def test_closed_it_takes_no_more(analytics: Make):
     assert (counts["segment"].sent, counts["segment"].refused) == (1, {"closed": 2})
     assert (counts["mixpanel"].sent, counts["mixpanel"].refused) == (1, {"closed": 2})
     assert repr(mine) == "<Analytics segment, mixpanel>"
+
+
+def test_a_child_process_counts_its_own(analytics: Make):
+    """What waited before a fork is the parent's; the child begins anew, and is not held up by the parent's locks."""
+    mine = analytics(wired(Segment, fine), age=60.0)
+    mine.track("x", **WHO)
+    mine.track("x", consent=False, **WHO)
+    vendor = mine._vendors[0]
+    with vendor._lock:  # as another thread of the parent may hold it
+        child = os.fork()
+        if child == 0:
+            before = mine.counts["segment"]
+            mine.track("x", **WHO)
+            os._exit(0 if (before.added, mine.counts["segment"].waiting) == (0, 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (mine.counts["segment"].added, mine.counts["segment"].waiting) == (2, 1)
 
 
 async def test_on_an_event_loop(analytics: Make):

@@ -73,9 +73,9 @@ class FactService(Service):
         """The limits of one request."""
         raise NotImplementedError
 
-    def line(self, fact: Fact) -> str:  # noqa: ARG002
-        """In which of its few queues a fact waits that is sent later: facts of one lane wait in the same one."""
-        return ""
+    def line(self, lane: str) -> str:
+        """In which of its few queues facts of that lane wait, when they are sent later."""
+        return lane
 
     def line_limits(self, line: str) -> BatchLimits:
         """The limits of what leaves such a queue at once."""
@@ -85,15 +85,18 @@ class FactService(Service):
         """Why it has no facts of that *kind*; None where it has."""
         return self.lacks.get(kind)
 
-    def weight(self, fact: Fact) -> int:
-        """How many bytes *fact* is in a batch. Raises InvalidRequest for one that the vendor would not take."""
-        return sum(len(one) + 1 for one in self._encoded(fact, {}))
+    def weighed(self, fact: Fact) -> tuple[int, str]:
+        """How many bytes *fact* is in a batch, and its lane. Raises InvalidRequest for one that the vendor would not
+        take.
+        """
+        items, lane = self._encoded(fact, {})
+        return sum(map(len, items)) + len(items), lane
 
     def single(self, fact: Fact, kind: Kind, extra: Mapping[str, Any]) -> Parcel:
         """One fact for an operation that takes *kind*. Raises InvalidRequest, naming field and limit."""
         if getattr(fact, "kind", None) != kind:
             raise refused("fact", f"must be one of kind {kind}, not {getattr(fact, 'kind', type(fact).__name__)}")
-        items = self._encoded(fact, extra)
+        items, _ = self._encoded(fact, extra)
         return Parcel((fact,), tuple(items), (0,) * len(items))
 
     def together(self, facts: Sequence[Fact], limits: BatchLimits | None = None) -> Parcel:
@@ -110,24 +113,25 @@ class FactService(Service):
         if strange:
             raise refused("facts", f"must be facts, not {strange[0]}")
         kept: list[Fact] = []
+        lanes: set[str] = set()
         items: list[bytes] = []
         owners: list[int] = []
         out: list[Refused] = []
         for fact in facts:
             try:
-                made = self._encoded(fact, {})
+                made, lane = self._encoded(fact, {})
             except InvalidRequest as error:
                 out.append(_refusal(fact, error.message, error.code or ""))
                 continue
             owners += [len(kept)] * len(made)
             items += made
             kept.append(fact)
+            lanes.add(lane)
         if not kept:
             detail = [{"message_id": one.message_id, "reason": one.reason} for one in out]
             raise InvalidRequest(
                 f"none of the facts can be sent: {out[0].reason}", code="facts", outcome="not_sent", detail=detail
             )
-        lanes = {self.lane(one) for one in kept}
         if len(lanes) > 1:
             raise refused("facts", "cannot share a request: see batches()")
         limits = limits or self.batch_limits(lanes.pop())
@@ -138,20 +142,21 @@ class FactService(Service):
             raise refused("facts", f"are {size} bytes together; the limit is {limits.most_bytes}")
         return Parcel(tuple(kept), tuple(items), tuple(owners), tuple(out))
 
-    def _encoded(self, fact: Fact, extra: Mapping[str, Any]) -> list[bytes]:
+    def _encoded(self, fact: Fact, extra: Mapping[str, Any]) -> tuple[list[bytes], str]:
         why = self.lacking(fact.kind)
         if why is not None:
             raise refused("kind", f"{type(self).__name__} has no {fact.kind}: {why}")
         found = [encoded(one) for one in self.items(fact, {**fact.vendors.get(self.name, {}), **extra})]
-        limit = self.batch_limits(self.lane(fact)).item_bytes
+        lane = self.lane(fact)
+        limit = self.batch_limits(lane).item_bytes
         for one in found:
             if len(one) > limit:
                 raise refused("fact", f"is {len(one)} bytes; the limit is {limit}")
-        return found
+        return found, lane
 
     def batches(self, facts: Sequence[Fact]) -> list[Call[Taken]]:
         """Calls of ``send_batch`` that together send *facts*: as many as lanes and limits make needful. Facts that the
-        vendor would not take are in none of them; ``weight`` tells of each.
+        vendor would not take are in none of them; ``weighed`` tells of each.
         """
         return [self.send_batch(part) for part in parts(self, facts)]
 
@@ -166,10 +171,10 @@ def parts(service: FactService, facts: Sequence[Fact]) -> list[list[Fact]]:
     open_: dict[str, tuple[list[Fact], int, int]] = {}
     for fact in facts:
         try:
-            sizes = [len(one) + 1 for one in service._encoded(fact, {})]  # noqa: SLF001 (of this module)
+            items, lane = service._encoded(fact, {})  # noqa: SLF001 (of this module)
         except InvalidRequest:
             continue
-        lane = service.lane(fact)
+        sizes = [len(one) + 1 for one in items]
         limits = service.batch_limits(lane)
         part, count, size = open_.get(lane, ([], 0, 1))
         if not part or count + len(sizes) > limits.most or size + sum(sizes) > limits.most_bytes:

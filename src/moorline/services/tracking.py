@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +39,7 @@ Consent = bool | Collection[str]
 
 F = TypeVar("F", bound=Fact)
 _CATEGORY: Final = "analytics"
+_known: Final[weakref.WeakSet[_Vendor]] = weakref.WeakSet()
 _SAID_AGAIN: Final = 60.0
 _MOST_SAID: Final = 1000
 log = logger("analytics")
@@ -264,8 +267,13 @@ class _Vendor:
         self.service = service
         self.closed = False
         self._age, self._capacity, self._clock = age, capacity, clock
-        self._lock = threading.Lock()
         self._lines: dict[str, Batcher[_Weighed]] = {}
+        self.forget()
+        _known.add(self)
+
+    def forget(self) -> None:
+        """Begin to count anew: at first, and in a child process, where another thread's lock would stay shut."""
+        self._lock = threading.Lock()
         self._refused: Counter[str] = Counter()
         self._said: dict[str, float] = {}
 
@@ -291,13 +299,13 @@ class _Vendor:
             if self.service.lacking(fact.kind) is not None:
                 self.refuse(f"lacks_{fact.kind}")
                 return
-            size, line = self.service.weight(fact), self.service.line(fact)
+            size, lane = self.service.weighed(fact)
+            batcher = self._line(self.service.line(lane))
         except InvalidRequest as error:
             self.refuse(f"limits.{(error.code or 'fact').partition('.')[0]}", error.message)
         except Exception as error:  # noqa: BLE001 - nothing that a vendor wants breaks the caller
             self.refuse(type(error).__name__, str(error))
         else:
-            batcher = self._line(line)
             if batcher is None:
                 self.refuse("closed")
             else:
@@ -362,3 +370,11 @@ def _is_consent(value: object) -> bool:
         and not isinstance(value, str | bytes)
         and all(isinstance(one, str) for one in value)
     )
+
+
+def _forget_all() -> None:
+    for one in list(_known):
+        one.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

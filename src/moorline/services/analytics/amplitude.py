@@ -186,9 +186,10 @@ print(taken.taken)
 
     def items(self, fact: Fact, extra: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Its event, or events. Raises InvalidRequest."""
+        least = int(self.min_id_length)
         common: dict[str, Any] = {
-            "user_id": self._checked("user_id", fact.user_id),
-            "device_id": self._checked("anonymous_id", fact.anonymous_id),
+            "user_id": _somebody("user_id", fact.user_id, least),
+            "device_id": _somebody("anonymous_id", fact.anonymous_id, least),
             "time": milliseconds(fact.at),
             "insert_id": fact.message_id,
             "ip": fact.context.get("ip"),
@@ -206,17 +207,6 @@ print(taken.taken)
         """Those of HTTP V2."""
         return _LIMITS
 
-    def _checked(self, field: str, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if value.lower() in _NOBODY:
-            raise refused(field, f"{value!r} means nobody to Amplitude")
-        if len(value) < int(self.min_id_length):
-            raise refused(
-                field, f"has {len(value)} characters; Amplitude takes off ids of fewer than {self.min_id_length}"
-            )
-        return value
-
     def _one(self, fact: Fact, kind: Kind, extra: Mapping[str, Any]) -> Plan[Taken]:
         return self._posted(_UPLOAD, self.single(fact, kind, extra))
 
@@ -230,6 +220,16 @@ print(taken.taken)
 
         body = b'{"events":' + parcel.array + options + b"}"
         return self.post(path, parse=parse, repeatable=True, **plain_json(body))  # what comes twice is ignored
+
+
+def _somebody(field: str, value: str | None, least: int) -> str | None:
+    if value is None:
+        return None
+    if value.lower() in _NOBODY:
+        raise refused(field, f"{value!r} means nobody to Amplitude")
+    if len(value) < least:
+        raise refused(field, f"has {len(value)} characters; Amplitude takes off ids of fewer than {least}")
+    return value
 
 
 def _own(fact: Fact) -> list[dict[str, Any]]:

@@ -195,16 +195,15 @@ print(GoogleAnalytics(validate=True).track(fact, session_id="1767225000", engage
         at = microseconds(fact.at)
         if at < (self.clock.wall() - _OLDEST) * 1_000_000:
             raise refused("at", "is more than 72 hours ago, which Google drops")
-        self._head_of(fact, extra)
         return [{"name": name, "params": _params({**surroundings, **params, **further}), "timestamp_micros": at}]
 
     def lane(self, fact: Fact) -> str:
         """The browser, and whatever else holds for a whole request."""
         return encoded(self._head_of(fact, {})).decode()
 
-    def line(self, fact: Fact) -> str:
+    def line(self, lane: str) -> str:
         """One of four queues, always the same for one browser: a request is of one alone, and there are many."""
-        return str(zlib.crc32(self.lane(fact).encode()) % _LINES)
+        return str(zlib.crc32(lane.encode()) % _LINES)
 
     def batch_limits(self, lane: str) -> BatchLimits:  # noqa: ARG002
         """Those of one request."""

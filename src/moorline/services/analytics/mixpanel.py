@@ -208,10 +208,6 @@ print(Mixpanel().send_batch(facts).result().refused)
         """The endpoint."""
         return _PATHS[fact.kind]
 
-    def line(self, fact: Fact) -> str:
-        """One queue for each endpoint."""
-        return _PATHS[fact.kind]
-
     def batch_limits(self, lane: str) -> BatchLimits:
         """Those of the endpoint."""
         return _PROFILES if lane in (_ENGAGE, _GROUPS) else _EVENTS

@@ -53,6 +53,7 @@ _LONGEST: Final = 1024
 _DEEPEST: Final = 40
 _DOTLESS: Final = ("gmail.com", "googlemail.com")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _VENDOR: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -298,7 +299,7 @@ def view_properties(fact: PageView | ScreenView) -> dict[str, Any]:
 
 def encoded(value: object) -> bytes:
     """*value* as compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()
 
 
 def microseconds(at: datetime) -> int:
