@@ -129,7 +129,10 @@ def _failures(kind: Any) -> Iterator[str]:
         table = ["| it says | which is |", "| --- | --- |", *(f"| {code} | `{name}` |" for code, name in rows)]
         yield "\n".join(table)
     key = kind.idempotency
-    if key is None:
+    dedupe: str = getattr(kind, "dedupe", "")
+    if key is None and dedupe:
+        yield dedupe
+    elif key is None:
         yield (
             "It honours no idempotency key: a write that was sent and not answered is `OutcomeUnknown`, and is never "
             "repeated by itself."

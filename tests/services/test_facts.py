@@ -17,8 +17,10 @@ from tests.services.facts import FACTS, TRACK
 
 from moorline import errors
 from moorline.calls.call import Call
+from moorline.services.analytics.mixpanel import Mixpanel
 from moorline.services.analytics.protocol import (
     Alias,
+    AnalyticsService,
     GroupCall,
     Identify,
     PageView,
@@ -186,6 +188,14 @@ def _fits(service: Segment, fact: Track) -> bool:
         return service.weighed(fact)[0] > 0
     except errors.InvalidRequest:
         return False
+
+
+def test_the_protocol_is_kept():
+    """Those that lack nothing fit the category's protocol, as a type checker sees it and as they are."""
+    whole: list[AnalyticsService] = [Segment("key-0123456789"), Mixpanel("key0123456789")]
+    for one in whole:
+        assert one.track(TRACK).operation == "track"
+        assert one.send_batch([TRACK]).operation == "send_batch"
 
 
 def test_faults_name_the_facts_they_are_of():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Any, ClassVar, Final, get_args
 
 from moorline.calls.call import Call
 from moorline.calls.service import Service
@@ -56,7 +56,11 @@ class Parcel:
 
 
 class FactService(Service):
-    """The base of services that take facts. ``category``, records and operations are the service's own."""
+    """The base of services that take facts. ``category``, records and operations are the service's own. *dedupe* says
+    by what the vendor knows a fact that comes twice, where it does; then its requests are repeated.
+    """
+
+    dedupe: ClassVar[str] = ""
 
     def items(self, fact: Fact, extra: Mapping[str, Any]) -> list[dict[str, Any]]:
         """*fact* in the vendor's words, with its further fields *extra* (those of ``fact.vendors`` among them).

@@ -104,6 +104,10 @@ class Amplitude(FactService):
             "daily_quota": LimitFault,  # 429, and no limit of a second: nobody should wait for it
         },
     )
+    dedupe: ClassVar[str] = (
+        "Amplitude ignores what comes twice by its `insert_id` and device, for seven days: a write that was "
+        "not answered is sent again."
+    )
     lacks: ClassVar[Mapping[str, str]] = {
         "alias": "Amplitude joins a device and a user by itself, by an event that has both ids",
         "webhooks": "there are none for what is ingested",

@@ -92,8 +92,8 @@ class GoogleAnalytics(FactService):
     parameters are letters, figures and ``_``: what is between becomes ``_`` (``Order Paid``: ``Order_Paid``).
     Parameters are texts and numbers; truth values go as ``true`` and ``false``, and ``items`` is a list of objects.
     Reports of the moment want the parameters ``session_id`` and ``engagement_time_msec``. Events of more than 72 hours
-    ago are refused here. Nothing tells Google that an event comes twice: where it is unknown whether one arrived, it is
-    not sent again.
+    ago are refused here. Nothing tells Google that an event comes twice: where it is unknown whether one arrived (no
+    answer, or 5xx), it is not sent again, unless *at_least_once* says that twice is better than never.
 
     The EU's host (``region="eu"``) is unconfirmed. Facts: services/analytics/google_analytics.md; contract:
     google_analytics.schema.json.
@@ -123,9 +123,11 @@ print(GoogleAnalytics().validate([fact]).result())
 print(GoogleAnalytics(validate=True).track(fact, session_id="1767225000", engagement_time_msec=100).result().taken)
 """
 
-    def __init__(self, api_key: KeySource | None = None, *, validate: bool = False, **options: Any) -> None:
+    def __init__(
+        self, api_key: KeySource | None = None, *, validate: bool = False, at_least_once: bool = False, **options: Any
+    ) -> None:
         super().__init__(api_key, **options)
-        self.validating = validate
+        self.validating, self.at_least_once = validate, at_least_once
 
     @operation
     def track(self, /, fact: Track, **extra: object) -> Plan[Taken]:
@@ -260,7 +262,9 @@ print(GoogleAnalytics(validate=True).track(fact, session_id="1767225000", engage
     def _posted(self, head: Mapping[str, Any], parcel: Parcel) -> Plan[Taken]:
         if not self.validating:
             body = plain_json(self._body(head, parcel))
-            return self.post(_COLLECT, query=self._stream(), parse=lambda _: parcel.taken(None), text=True, **body)
+            again = self.at_least_once or None
+            sent = parcel.taken(None)
+            return self.post(_COLLECT, query=self._stream(), parse=lambda _: sent, text=True, repeatable=again, **body)
 
         def parse(exchange: Exchange) -> Taken:
             told = _messages(exchange)

@@ -104,6 +104,11 @@ class Mixpanel(FactService):
         failed=_failed,
         kinds={"not_taken": InvalidRequest},
     )
+    dedupe: ClassVar[str] = (
+        "Mixpanel keeps one of events with the same name, time, `distinct_id` and `$insert_id`, and setting a"
+        " property twice is setting it once: a write that was not answered is sent again, unless it adds or "
+        "appends."
+    )
     lacks: ClassVar[Mapping[str, str]] = {
         "webhooks": "its cohorts' webhooks have no signature (unconfirmed): see app.source()",
         "delete_user": "its GDPR API has another host and wants the OAuth token of a person",
@@ -113,7 +118,7 @@ from moorline.services import Mixpanel
 from moorline.services.analytics.protocol import Identify, Track
 
 Mixpanel().identify(Identify({"plan": "pro"}, user_id="user-17")).result()
-facts = [Track("Order Paid", user_id="user-17"), Track("Too early", user_id="anonymous")]
+facts = [Track("Order Paid", user_id="user-17"), Track("Order Paid", user_id="anonymous")]
 print(Mixpanel().send_batch(facts).result().refused)
 """
 

@@ -68,6 +68,10 @@ class Segment(FactService):
         kinds={"not_taken": InvalidRequest},
         statuses={460: ServiceUnavailable},  # which the official library tries again
     )
+    dedupe: ClassVar[str] = (
+        "Segment drops what comes twice by its `messageId`, for about 24 hours (unconfirmed): a write that "
+        "was not answered is sent again."
+    )
     lacks: ClassVar[Mapping[str, str]] = {
         "webhooks": "its tracking API sends none; that its Webhooks destination signs them is unconfirmed",
         "delete_user": "deletion is part of its Public API, which has another host and key",
