@@ -68,6 +68,9 @@ def test_a_fact_has_its_id_and_time_from_the_start():
         (lambda: Track("x", {"a": object()}, user_id="u"), "properties.a"),
         (lambda: Track("x", {"a": {"b": float("nan")}}, user_id="u"), "properties.a.b"),
         (lambda: Track("x", {"a": datetime(2026, 1, 1)}, user_id="u"), "properties.a"),  # noqa: DTZ001
+        (lambda: Track("\ud800", user_id="u"), "event"),
+        (lambda: Track("x", {"a": "\ud800"}, user_id="u"), "properties.a"),
+        (lambda: Track("x", {"\ud800": 1}, user_id="u"), "properties"),
         (lambda: Track("x", {7: 1}, user_id="u"), "properties"),  # type: ignore[dict-item]
         (lambda: Track("x", user_id="u", context={"a": b"x"}), "context.a"),
         (lambda: Track("x", user_id="u", vendors={"Segment": {}}), "vendors"),

@@ -155,6 +155,22 @@ def test_one_that_is_wrong_takes_no_others_with_it(box: Box, analytics: Make):
     assert (counts.sent, counts.refused, len(box.state("amplitude")["events"])) == (9, {"silenced": 1}, 9)
 
 
+def test_in_test_mode_google_judges_each_event(analytics: Make):
+    """What its validation server says is counted by its code, and the good ones pass."""
+
+    def judged(request: httpx2.Request) -> httpx2.Response:
+        bad = [one for one in json.loads(request.read())["events"] if one["name"] == "bad"]
+        messages = [{"validationCode": "NAME_INVALID", "description": "no", "fieldPath": "events"} for _ in bad]
+        return httpx2.Response(200, json={"validationMessages": messages})
+
+    mine = analytics(wired(GoogleAnalytics, judged, validate=True), age=60.0)
+    for name in ("a", "b", "bad", "c"):
+        mine.track(name, **WHO)
+    assert mine.flush()
+    counts = mine.counts["google_analytics"]
+    assert (counts.sent, counts.refused) == (3, {"NAME_INVALID": 1})
+
+
 def test_many_browsers_share_no_request(box: Box, analytics: Make):
     """Google has one browser a request: a crowd of them is divided, and all arrive."""
     mine = analytics(box.service(GoogleAnalytics), age=60.0)
@@ -202,6 +218,7 @@ def test_wrong_arguments_raise_at_once(analytics: Make):
         lambda one: one.track("x"),
         lambda one: one.track("x", {"a": object()}, **WHO),
         lambda one: one.track("x", consent="analytics", **WHO),
+        lambda one: one.add({"event": "x"}),
     ):
         with pytest.raises(errors.InvalidRequest):
             wrong(mine)

@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from moorline.calls.batcher import BatchCounts, Batcher
 from moorline.calls.call import Call
@@ -165,9 +165,8 @@ class Analytics:
         return self._say(lambda **more: Alias(previous_id, **more), consent, who)
 
     def add(self, fact: Fact, *, consent: Consent | None = None) -> None:
-        """Tell a fact that is made already. Never raises."""
-        default = self._default_context()
-        self._tell(replace(fact, context={**default, **fact.context}) if default else fact, consent)
+        """Tell a fact that is made already. Raises InvalidRequest, as the others do, for what is none."""
+        self._say(lambda **more: _surrounded(fact, more), consent, {})
 
     # --- what becomes of it
 
@@ -357,6 +356,13 @@ class _Vendor:
             counted[why] += 1
             self.say("fact_refused", why, one.reason)
         return counted
+
+
+def _surrounded(fact: Fact, more: Mapping[str, Any]) -> Fact:
+    given: object = fact
+    if not isinstance(given, get_args(Fact)):
+        raise refused("fact", f"must be one of analytics.protocol, not {type(given).__name__}")
+    return replace(fact, context={**more["context"], **fact.context}) if more else fact
 
 
 def _check_consent(consent: object) -> None:

@@ -91,9 +91,10 @@ class GoogleAnalytics(FactService):
     nothing; a request has one of them, so that a batch is of one browser (``batches`` divides). Names of events and
     parameters are letters, figures and ``_``: what is between becomes ``_`` (``Order Paid``: ``Order_Paid``).
     Parameters are texts and numbers; truth values go as ``true`` and ``false``, and ``items`` is a list of objects.
-    Reports of the moment want the parameters ``session_id`` and ``engagement_time_msec``. Events of more than 72 hours
-    ago are refused here. Nothing tells Google that an event comes twice: where it is unknown whether one arrived (no
-    answer, or 5xx), it is not sent again, unless *at_least_once* says that twice is better than never.
+    Of a *context* Google gets ``ip`` alone. Reports of the moment want the parameters ``session_id`` and
+    ``engagement_time_msec``. Events of more than 72 hours ago are refused here. Nothing tells Google that an event
+    comes twice: where it is unknown whether one arrived (no answer, or 5xx), it is not sent again, unless
+    *at_least_once* says that twice is better than never.
 
     The EU's host (``region="eu"``) is unconfirmed. Facts: services/analytics/google_analytics.md; contract:
     google_analytics.schema.json.
@@ -193,11 +194,10 @@ print(GoogleAnalytics(validate=True).track(fact, session_id="1767225000", engage
         """Its event. Raises InvalidRequest."""
         name, params = _own(fact, extra.get("params"))
         further = {name: value for name, value in extra.items() if name not in _HEAD and name != "params"}
-        surroundings = {name: value for name, value in fact.context.items() if name != "ip"}
         at = microseconds(fact.at)
         if at < (self.clock.wall() - _OLDEST) * 1_000_000:
             raise refused("at", "is more than 72 hours ago, which Google drops")
-        return [{"name": name, "params": _params({**surroundings, **params, **further}), "timestamp_micros": at}]
+        return [{"name": name, "params": _params({**params, **further}), "timestamp_micros": at}]
 
     def lane(self, fact: Fact) -> str:
         """The browser, and whatever else holds for a whole request."""

@@ -71,7 +71,7 @@ class _Base:
     of somebody who is known, the latter that of a browser or device.
 
     *at* needs a time zone. *context* is what is known of the surroundings (``{"ip": …, "locale": …}``): Segment takes
-    it as it is, with the others its entries are properties of the event, but for ``ip``, for which they have a field.
+    it as it is, with Mixpanel and Amplitude its entries are properties of the event; Google gets ``ip`` alone.
     *vendors* are fields for one vendor alone, by the vendor's name and with its own words:
     ``{"segment": {"integrations": {"All": False}}}``.
     """
@@ -90,7 +90,7 @@ class _Base:
         for name in ("user_id", "anonymous_id", *texts):
             value = getattr(self, name)
             if value is not None:
-                at_most(name, as_text(name, value), _LONGEST, "characters")
+                at_most(name, _unicode(name, as_text(name, value)), _LONGEST, "characters")
                 if not value.strip():
                     raise refused(name, "must not be empty")
         at: object = self.at
@@ -252,9 +252,24 @@ def json_value(where: str, value: object, depth: int = _DEEPEST) -> Any:
     their values. Raises InvalidRequest, naming where, for what has no such form.
     """
     if isinstance(value, Enum):
-        return json_value(where, value.value, depth)
-    if value is None or isinstance(value, bool | str):
+        value = value.value
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if depth == 0:
+            raise refused(where.partition(".")[0], f"is nested more than {_DEEPEST} deep")
+        if not isinstance(value, Mapping):
+            return [json_value(where, one, depth - 1) for one in value]
+        return {
+            _unicode(where, as_text(where, name)): json_value(f"{where}.{name}"[:200], one, depth - 1)
+            for name, one in value.items()
+        }
+    return _scalar(where, value)
+
+
+def _scalar(where: str, value: object) -> Any:
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _unicode(where, value)
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float | Decimal):
@@ -268,15 +283,16 @@ def json_value(where: str, value: object, depth: int = _DEEPEST) -> Any:
         return value.isoformat()
     if isinstance(value, uuid.UUID):
         return str(value)
-    if depth == 0:
-        raise refused(where.partition(".")[0], f"is nested more than {_DEEPEST} deep")
-    if isinstance(value, Mapping):
-        return {
-            as_text(where, name): json_value(f"{where}.{name}"[:200], one, depth - 1) for name, one in value.items()
-        }
-    if isinstance(value, list | tuple | set | frozenset):
-        return [json_value(where, one, depth - 1) for one in value]
     raise refused(where, f"cannot hold a {type(value).__name__}: it has no JSON form")
+
+
+def _unicode(where: str, text: str) -> str:
+    """*text* itself. Raises InvalidRequest for half a character, which no request can carry."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise refused(where, "is not valid Unicode") from None
+    return str(text)
 
 
 def _object(name: str, value: object) -> dict[str, Any]:
