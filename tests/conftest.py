@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         _left_out.setdefault("postgres", "tests marked postgres left out: PostgreSQL is not installed")
     for line in _left_out.values():
         terminalreporter.write_line(line, yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_sent_later() -> Iterator[None]:
+    """What still waits in a batcher when a test ends must not be sent to where the next one's environment points."""
+    yield
+    module = sys.modules.get("moorline.calls.batcher")
+    for one in () if module is None else list(module._live):
+        if one.counts.waiting:
+            one.close(0)
 
 
 @pytest.fixture(autouse=True)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.job import JobHandle
     from moorline.jobs.worker import Worker
+    from moorline.services.tracking import Analytics
 
 __all__ = ["Moorline"]
 
@@ -109,6 +110,7 @@ class Moorline(Messaging, Working):
             self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
         )
         self._services: dict[str, Service] = {}
+        self._tellers: list[Analytics] = []
         self._durable = DurableCalls(self.jobs, self._services, self._service_for)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._opening: asyncio.Future[Store] | None = None
@@ -158,12 +160,26 @@ class Moorline(Messaging, Working):
         members = [self._own(one) if isinstance(one, type) else one for one in services]
         return Failover(*members, at_least_once=at_least_once)
 
+    def analytics(self, *services: Service | type[Service], **options: Any) -> Analytics:
+        """One object that tells several vendors what happens, and waits for none: ``app.analytics(Segment, Mixpanel)``.
+
+        A class stands for the application's own instance of it, so that what is said in an outage becomes durable jobs.
+        *options* are those of ``Analytics``. It is flushed when the application closes. Raises ConfigurationError as
+        that does.
+        """
+        from moorline.services.tracking import Analytics
+
+        members: list[Any] = [self._own(one) if isinstance(one, type) else one for one in services]
+        made = Analytics(*members, **{"clock": self.clock, **options})
+        self._tellers.append(made)
+        return made
+
     def _own(self, service: type[Service]) -> Service:
         known = self._services.get(getattr(service, "name", ""))
         if known is not None and type(known) is service:
             return known
         if not hasattr(service, "operation_named"):
-            raise ConfigurationError(f"failover takes services, not {service.__name__}")
+            raise ConfigurationError(f"services are wanted here, not {service.__name__}")
         return self.service(service)
 
     def guard(self, name: str, policy: Policy | None = None, **options: Any) -> Resilient:
@@ -245,6 +261,8 @@ class Moorline(Messaging, Working):
 
     async def close(self) -> None:
         """Write what waits, disconnect, close the services' connections."""
+        for teller in self._tellers:  # while what cannot be sent can still become jobs
+            await teller.aflush(spill=True)
         if self._tapped:
             self._tapped = False
             await asyncio.to_thread(close_tap)

@@ -153,35 +153,50 @@ class Batcher(Generic[T]):
                 return True
         return self._refuse_one(why)
 
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Send what was added before, now, and wait. False if some of it still waits after *timeout* seconds."""
+    def flush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
+        """Send what was added before, now, and wait. With *spill*, what still waits after *timeout* seconds is made
+        durable jobs, where its service belongs to an application. False if some of it waits even then.
+        """
         with self._changed:
             self._flush_to = goal = self._added
             self._resume_at = -math.inf
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._settled >= goal, timeout)
+            done = self._changed.wait_for(lambda: self._settled >= goal, timeout)
+        if done or not spill:
+            return done
+        self._spill_all()
+        with self._changed:
+            return self._settled >= goal
 
-    async def aflush(self, timeout: float = 5.0) -> bool:
+    async def aflush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
         """As ``flush``, on the event loop."""
-        return await asyncio.to_thread(self.flush, timeout)
+        return await asyncio.to_thread(self.flush, timeout, spill=spill)
 
     def close(self, timeout: float = 5.0) -> bool:
         """Take nothing more, and send what waits. What is left after *timeout* seconds is spilled, or counted as lost
         and logged. True if nothing was lost.
         """
         self._end(self._clock.monotonic() + timeout)
-        done = self.flush(timeout)
+        done = self.flush(timeout, spill=True)
         with self._changed:
-            left = self._backlog.clear()
-            self._flying += len(left)
-        lost = left if not left else self._spill(left)
+            lost = self._backlog.clear()
+            self._flying += len(lost)
         if lost:
             self._refuse(lost, "lost", "the program ends")
-        return done or not (lost or self._flying)
+        return done
 
     async def aclose(self, timeout: float = 5.0) -> bool:
         """As ``close``, on the event loop."""
         return await asyncio.to_thread(self.close, timeout)
+
+    def _spill_all(self) -> None:
+        with self._changed:
+            batches = list(iter(self._backlog.take, []))
+            self._flying += sum(map(len, batches))
+        left = [one for batch in batches for one in self._spill(batch)]
+        with self._changed:
+            self._backlog.put_back(left)
+            self._flying -= len(left)
 
     def _end(self, at: float) -> None:
         with self._changed:

@@ -179,13 +179,15 @@ class Analytics:
         """
         return {vendor.service.name: vendor.counts for vendor in self._vendors}
 
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Send what was added before, now, and wait. False if some of it still waits after *timeout* seconds."""
-        return self._each(lambda batcher, left: batcher.flush(left), timeout)
+    def flush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
+        """Send what was added before, now, and wait. With *spill*, what still waits after *timeout* seconds becomes
+        durable jobs, where there is an application. False if some of it waits even then.
+        """
+        return self._each(lambda batcher, left: batcher.flush(left, spill=spill), timeout)
 
-    async def aflush(self, timeout: float = 5.0) -> bool:
+    async def aflush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
         """As ``flush``, on the event loop."""
-        return await asyncio.to_thread(self.flush, timeout)
+        return await asyncio.to_thread(self.flush, timeout, spill=spill)
 
     def close(self, timeout: float = 5.0) -> bool:
         """Take nothing more, and send what waits. True if nothing was lost; see ``Batcher.close``."""
