@@ -58,7 +58,13 @@ class Account:
 
     def _endpoint(self) -> str:
         """The service's own address."""
-        return self.endpoints.regions[self._region] if self._region else self.endpoints.default
+        return self.endpoints.of(self._region)
+
+    def address(self, host: str = "") -> str:
+        """Where requests to that one of ``Endpoints.hosts`` go; the base URL itself, unless it is the service's own."""
+        if not host or self._base_url is not None or os.environ.get(_SANDBOX):
+            return self.base_url
+        return self.endpoints.hosts[host].of(self._region)
 
     def key(self) -> Secret:
         """The credential to send now: the configured one, or the one that was fetched with it.

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from moorline.calls.limits import Headed, LimitFields, LimitPattern, RateLimitHeaders
+from moorline.calls.limits import Closings, Headed, LimitFields, LimitPattern, RateLimitHeaders
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_seconds
 from moorline.secrets.secret import Secret
@@ -19,6 +19,7 @@ from moorline.secrets.secret import Secret
 __all__ = [
     "BasicKey",
     "BearerKey",
+    "Closings",
     "Credentials",
     "Endpoints",
     "Headed",
@@ -71,16 +72,25 @@ def check_header(where: str, name: Any, text: Any) -> None:
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Base URLs: the *default*, and others by *region* (``Endpoints("https://…", eu="…")`` is spelled with
-    ``regions``).
+    ``regions``). *hosts* are further addresses of the same service, by the names that a Plan's ``host`` has, each with
+    the same regions; whoever gives a base URL of their own, as the sandbox does, has them all there.
     """
 
     default: str
     regions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    hosts: Mapping[str, Endpoints] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "default", base_address(self.default, "Endpoints.default"))
         checked = {name: base_address(url, f"Endpoints.regions[{name!r}]") for name, url in self.regions.items()}
         object.__setattr__(self, "regions", MappingProxyType(checked))
+        for name, one in self.hosts.items():
+            if one.regions.keys() != self.regions.keys():
+                raise ConfigurationError(f"Endpoints.hosts[{name!r}] has not the regions of the service")
+
+    def of(self, region: str | None) -> str:
+        """The address in *region*, or the default one."""
+        return self.regions[region] if region else self.default
 
 
 class Credentials(Protocol):

@@ -214,6 +214,11 @@ class CallContext(Generic[R, A]):
         self.story = story
         self.cost = cost
 
+    @property
+    def lane(self) -> str:
+        """Which limits of the service it counts against, as the rate gate is asked."""
+        return self.operation
+
     def request(self) -> R:
         """The request of the next attempt, with fresh credentials."""
         raise NotImplementedError

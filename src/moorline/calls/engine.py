@@ -210,20 +210,20 @@ class Pipeline(Entry[R, A]):
         self._asked = self._named = self._agreed = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()
-            self._asked = context.limits.asked_wait(answer, wall)
+            self._asked = context.limits.asked_wait(answer, wall, context.lane)
             if self._asked is None and error.retry_at is not None:  # the body says it
                 self._asked = max(error.retry_at - wall, 0.0)
-            self._named = context.limits.named_wait(answer, wall)
+            self._named = context.limits.named_wait(answer, wall, context.lane)
             if self._asked is not None:
                 error.retry_at = wall + self._asked
             if isinstance(error, RateLimited):
-                gate.close(self._asked or 0.0, context.operation)
+                gate.close(self._asked or 0.0, context.lane)
                 gate.limited(self._held, known=bool(readings))
                 if self._asked is not None:  # Retry-After takes precedence (draft-ietf-httpapi-ratelimit-headers-11)
-                    readings = tuple(reading for reading in readings if reading.remaining >= 1)
+                    readings = tuple(reading for reading in readings if reading.closed or reading.remaining >= 1)
         held, self._held = self._held, None
         if readings or held is not None:
-            gate.heed(readings, held, context.operation)
+            gate.heed(readings, held, context.lane)
         if self._guard.shared is not None:
             limited = isinstance(error, RateLimited)
             self._let_know(readings, (self._asked or 0.0) if limited else 0.0)

@@ -85,7 +85,7 @@ class Entry(Generic[R, A]):
         deadline.
         """
         context, gate = self._context, self._guard.gate
-        held = self._held = gate.take(self._left(), context.cost, context.operation)
+        held = self._held = gate.take(self._left(), context.cost, context.lane)
         while held.wait:
             if not held.ok:
                 self._held = None
@@ -116,7 +116,7 @@ class Entry(Generic[R, A]):
         context, guard = self._context, self._guard
         breaker, gate = guard.breaker, guard.gate
         while shared.store.up:
-            lane = gate.lane_of(context.operation) if self._held is None else self._held.lane.name
+            lane = gate.lane_of(context.lane) if self._held is None else self._held.lane.name
             ruled = breaker is not None and not breaker.forced
             question = shared.admit(lane, context.cost, self._left(), first=not self._asked_before, ruled=ruled)
             self._asked_before = True
@@ -163,10 +163,10 @@ class Entry(Generic[R, A]):
         """Other processes know of a limit: let our gate know it as well, and pass that again, in its order."""
         gate, clock, wait = self._guard.gate, self._context.clock, said["wait"]
         if said["no"] == "closed":
-            gate.close(wait, said["lane"] or self._context.operation)
+            gate.close(wait, said["lane"] or self._context.lane)
         else:
             reading = Reading(0.0, said["limit"], wait, said["window"] or None, said["lane"], said["policy"])
-            gate.heed((reading,), None, self._context.operation)
+            gate.heed((reading,), None, self._context.lane)
         self._unsent()
         before = clock.monotonic()
         if not gate.free:
@@ -179,7 +179,7 @@ class Entry(Generic[R, A]):
     def _let_know(self, readings: tuple[Reading, ...], close: float) -> None:
         """Tell the other processes what an answer said of limits."""
         if self._guard.shared is not None and (readings or close > 0):
-            self._guard.shared.heard(self._guard.gate, self._context.operation, readings, close)
+            self._guard.shared.heard(self._guard.gate, self._context.lane, readings, close)
 
     def _enter_bulkhead(self, lease: SlotLease) -> Generator[Effect, Any, None]:
         bulkhead = self._guard.bulkhead

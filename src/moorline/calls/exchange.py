@@ -153,6 +153,8 @@ class Plan(Generic[T_co]):
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
     where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
     Call's result where that error is an answer and no failure (a device that is gone); None means that it is one.
+    *host* names another of the service's addresses (``Endpoints.hosts``) that it goes to. *bucket* is the part of the
+    service whose limits it counts against, where the service names such parts; by default it is the operation.
 
     Raises ConfigurationError for a method that is none, several bodies, a body on a GET, or a cost that is no positive
     number.
@@ -174,6 +176,8 @@ class Plan(Generic[T_co]):
     cost: float = 1.0
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
     after: Plan[Plan[Any] | None] | None = field(default=None, repr=False)
+    host: str = ""
+    bucket: str = ""
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

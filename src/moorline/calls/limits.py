@@ -20,7 +20,16 @@ from moorline.errors import ConfigurationError
 from moorline.policies.allowance import Reading
 from moorline.policies.checks import check_seconds
 
-__all__ = ["Headed", "LimitFields", "LimitPattern", "RateLimitHeaders", "ResetAs", "moment", "seconds_until"]
+__all__ = [
+    "Closings",
+    "Headed",
+    "LimitFields",
+    "LimitPattern",
+    "RateLimitHeaders",
+    "ResetAs",
+    "moment",
+    "seconds_until",
+]
 
 ResetAs = Literal["auto", "seconds", "milliseconds", "epoch", "epoch_ms"]
 
@@ -34,7 +43,8 @@ _DURATION: Final = re.compile(
     r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,6}(?:\.\d{1,9})?)s)?(?:(\d{1,9})ms)?"
 )
 _RESETS: Final = ("auto", "seconds", "milliseconds", "epoch", "epoch_ms")
-_LIMITED: Final = (403, 429)
+_REFUSED: Final = 429
+_LIMITED: Final = (403, _REFUSED)
 
 
 class Headed(Protocol):
@@ -312,6 +322,51 @@ class LimitPattern:
             yield Reading(remaining, limit, reset, self.window, bucket[:100], policy[:100])
 
 
+@dataclass(frozen=True, slots=True)
+class Closings:
+    """A header field that lists which parts of a service take nothing, and for how long, on answers of any status:
+    ``60:transaction:key, 2700.5:default;error;security:organization`` (Sentry).
+
+    Each entry is seconds, a colon, and parts between semicolons; no part means all, and what follows is for people.
+    *parts* gives for each that is known the bucket of our Plans that it closes; others are passed over, and an entry
+    that names only others closes nothing. *silent* is for how many seconds all is closed by a 429 that names no time.
+    Source: develop.sentry.dev, rate-limiting.
+    """
+
+    header: str
+    parts: Mapping[str, str]
+    silent: float = 60.0
+
+    def __post_init__(self) -> None:
+        check_seconds("Closings", "silent", self.silent)
+        object.__setattr__(self, "header", self.header.lower())
+
+    def read(self, said: str) -> dict[str, float]:
+        """Seconds by bucket; the empty one is all of them. The longer of two for the same one."""
+        found: dict[str, float] = {}
+        for entry in said.split(",") if len(said) <= _LONGEST_VALUE else ():
+            after, colon, rest = entry.partition(":")
+            seconds = _within(number(after))
+            if not colon or seconds is None:
+                continue
+            named = [one.strip().lower() for one in rest.partition(":")[0].split(";") if one.strip()]
+            for bucket in [self.parts[one] for one in named if one in self.parts] if named else [""]:
+                found[bucket] = max(found.get(bucket, 0.0), seconds)
+        return found
+
+    def found(self, answer: Headed, asked: Callable[[], float | None]) -> dict[str, float] | None:
+        """What *answer* closes; None where it says nothing of it. Without the field a 429 closes all, for as long as
+        it *asked* for.
+        """
+        said = answer.header(self.header)
+        if said is not None:
+            return self.read(said)
+        if getattr(answer, "status", None) != _REFUSED:
+            return None
+        seconds = asked()
+        return {"": self.silent if seconds is None else seconds}
+
+
 _FAMILIES: Final = tuple(
     LimitFields(f"{prefix}remaining", f"{prefix}limit", f"{prefix}reset")
     for prefix in ("x-ratelimit-", "x-rate-limit-")
@@ -329,7 +384,8 @@ class RateLimitHeaders:
     *should_retry* names one more header that says ``true`` or ``false``. *remaining* and *reset*, written as
     *reset_as*, are short for one LimitFields; *fields* are several, or those with more to say, and take the place of
     the usual families. *apart* tells that each operation has a limit of its own, so that ``Retry-After`` holds for it
-    alone. *silent* is how many seconds to wait when a 403 or 429 that is a limit names no time.
+    alone. *silent* is how many seconds to wait when a 403 or 429 that is a limit names no time. *closings* is a field
+    that closes parts of the service; what it says takes the place of all else.
 
     Raises ConfigurationError.
     """
@@ -341,6 +397,7 @@ class RateLimitHeaders:
     fields: tuple[LimitFields | LimitPattern, ...] = ()
     apart: bool = False
     silent: float | None = None
+    closings: Closings | None = None
     _readers: tuple[tuple[str, _Read], ...] = field(init=False, repr=False, compare=False)
     _told: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _firsts: frozenset[str | bytes] = field(init=False, repr=False, compare=False)
@@ -366,6 +423,9 @@ class RateLimitHeaders:
 
     def readings(self, answer: Headed, now: float) -> tuple[Reading, ...]:
         """What *answer* says of the service's limits; *now* is epoch seconds. Empty for nearly all that say nothing."""
+        if self.closings is not None:
+            closed = self.closings.found(answer, lambda: self._named(answer, now)) or {}
+            return tuple(Reading(0.0, None, seconds, None, part, closed=True) for part, seconds in closed.items())
         names = getattr(answer, "names", None)  # one look instead of four, for views that have it
         if names is not None and self._firsts.isdisjoint(names):
             return ()
@@ -384,19 +444,29 @@ class RateLimitHeaders:
             return ()  # from a cache on the way: what it says is past (section 7.3 of the draft)
         return found
 
-    def named_wait(self, answer: Headed, now: float) -> float | None:
-        """The seconds that ``Retry-After`` or ``retry-after-ms`` names, or None. *now* is epoch seconds."""
+    def named_wait(self, answer: Headed, now: float, bucket: str = "") -> float | None:
+        """The seconds that ``Retry-After`` or ``retry-after-ms`` names, or None; where parts are closed, those of
+        *bucket*. *now* is epoch seconds.
+        """
+        closed = None if self.closings is None else self.closings.found(answer, lambda: self._named(answer, now))
+        if closed is None:
+            return self._named(answer, now)
+        return max((closed[part] for part in {"", bucket} if part in closed), default=None)
+
+    def _named(self, answer: Headed, now: float) -> float | None:
         milliseconds = number(answer.header("retry-after-ms"))
         if milliseconds is not None and milliseconds / 1000 <= _YEAR:
             return milliseconds / 1000
         named = answer.header("retry-after")
         return None if named is None else seconds_until(named, _server_time(answer, now))
 
-    def asked_wait(self, answer: Headed, now: float) -> float | None:
+    def asked_wait(self, answer: Headed, now: float, bucket: str = "") -> float | None:
         """The seconds after which the service wants to be asked again, by a name or by the reset of what is spent; None
-        when it says neither. *now* is epoch seconds.
+        when it says neither. *now* is epoch seconds; *bucket* is the part of the service that was asked.
         """
-        seconds = self.named_wait(answer, now)
+        seconds = self.named_wait(answer, now, bucket)
+        if self.closings is not None:
+            return seconds
         if seconds is None:
             seconds = self.exhausted(answer, now)
         if seconds is None and self.silent is not None and getattr(answer, "status", None) in _LIMITED:

@@ -125,6 +125,11 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         if key is not None and service.idempotency is not None:
             self._body = service.idempotency.carried(key, headers, self._body)
 
+    @property
+    def lane(self) -> str:
+        """The part of the service that the Plan names, or the operation."""
+        return self._plan.bucket or self.operation
+
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()

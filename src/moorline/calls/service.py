@@ -351,7 +351,7 @@ class Service(Account):
         """What the pipeline knows of one sending of *call*, with the Call's own options unless a *policy* is given."""
         if call.idempotency_key is not None:
             call.started(self.clock.wall())
-        base = self.base_url
+        base = self.base_url if not call.plan.host else self.address(call.plan.host)
         options = call.options
         if policy is None:
             policy = self.policy if options is PLAIN else options.applied(self.policy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -151,10 +151,14 @@ class SharedGuard:
         """What an attempt took of the limits was not used."""
         return {"do": "refund", "keys": self._gate, "quotas": self._quotas, "lane": lane, "cost": cost}
 
-    def heard(self, gate: Gate, operation: str, readings: Iterable[Reading], close: float) -> None:
+    def heard(self, gate: Gate, operation: str, readings: Sequence[Reading], close: float) -> None:
         """An answer to *operation* said something of limits: *readings*, of which *gate* may have learnt more, and for
         how many seconds it wants nobody to call.
         """
+        for reading in readings:
+            if reading.sound and reading.closed:
+                told = {"readings": [], "close": reading.resets_in or 0.0, "lane": reading.bucket}
+                self.store.tell({"do": "heard", "keys": self._gate, **told})
         scarce = [
             {
                 **reading._asdict(),
@@ -162,7 +166,10 @@ class SharedGuard:
                 **dict(zip(("lane", "refill", "slides"), gate.known_of(reading, operation), strict=True)),
             }
             for reading in readings
-            if reading.sound and _is_scarce(reading) and len(reading.bucket + reading.policy) <= _LONGEST_NAME
+            if reading.sound
+            and not reading.closed
+            and _is_scarce(reading)
+            and len(reading.bucket + reading.policy) <= _LONGEST_NAME
         ]
         if scarce or close > 0:
             lane, seconds = gate.lane_of(operation), min(max(close, 0.0), _LONGEST)

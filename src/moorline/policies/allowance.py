@@ -35,7 +35,8 @@ class Reading(NamedTuple):
     """What one answer says of one limit. Seconds are from its arrival; None is what it does not say.
 
     *bucket* is the part of the service that the limit is for (GitHub's ``search``), empty for all of it; *policy* the
-    name of the limit, of which several may hold at once (``daily``).
+    name of the limit, of which several may hold at once (``daily``). *closed*: nothing is counted, the service wants
+    nobody to call this part of it until then.
     """
 
     remaining: float
@@ -44,6 +45,7 @@ class Reading(NamedTuple):
     window: float | None = None
     bucket: str = ""
     policy: str = ""
+    closed: bool = False
 
     @property
     def sound(self) -> bool:

@@ -332,7 +332,11 @@ class Gate:
             told: set[Allowance] = set()
             spent = False
             for reading in readings:
-                if reading.sound:
+                if reading.sound and reading.closed:
+                    lane = self._named(reading.bucket) if reading.bucket else self._common
+                    self._shut(lane, now + (reading.resets_in or 0.0))
+                    spent = True  # it says itself which part and how long: nothing is to be guessed
+                elif reading.sound:
                     allowance = self._heed(reading, now, sent, cost, operation)
                     told.add(allowance)
                     if back is not None and back.refused and reading.remaining < 1:
@@ -379,9 +383,11 @@ class Gate:
         if not seconds > 0:  # NaN as well
             return
         with self._lock:
-            lane = self._lane(operation)
-            lane.closed = max(lane.closed, self._now() + min(seconds, _LONGEST_CLOSING))
-            self.free = False
+            self._shut(self._lane(operation), self._now() + min(seconds, _LONGEST_CLOSING))
+
+    def _shut(self, lane: Lane, until: float) -> None:
+        lane.closed = max(lane.closed, until)
+        self.free = False
 
     def limited(self, back: Pass | None = None, *, known: bool = False) -> None:
         """The service refused; before ``heed``. *known*: the answer has readings. Where one of them is spent, only our
