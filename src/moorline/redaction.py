@@ -73,6 +73,7 @@ _SENSITIVE_ENDS: Final = (
 # Names that end like a secret and hold none; an operator needs to see them.
 _HARMLESS: Final = frozenset(
     {
+        "aggregationkey",
         "dedupkey",
         "dedupekey",
         "foreignkey",

@@ -47,6 +47,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "sms": ("send",),
     "push": ("send", "send_many", "send_topic"),
     "analytics": ("track", "identify", "page", "screen", "group", "alias", "send_batch"),
+    "monitoring": ("capture", "send_metrics", "send_logs", "send_events"),
 }
 
 

@@ -1,0 +1,150 @@
+"""Many small things in one request: encoded, counted, compressed, and divided by what a service takes at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from moorline import redaction
+from moorline.calls.group import Group
+from moorline.calls.service import Service
+from moorline.errors import CallError
+from moorline.services.limits import refused
+from moorline.services.monitoring.protocol import LogLine, Metric, Occurrence, Report, Shipped
+
+__all__ = ["BatchService", "Caps", "Refused", "Shipment", "compressed", "encoded", "scrubbed"]
+
+Item = Report | Metric | LogLine | Occurrence
+
+_FRAME: Final = 1024  # bytes that are left for what stands around the items
+_DEPTH: Final = 14  # of what is scrubbed: variables in a frame in a stack in an exception in an event
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What one request takes: *most* items and *most_bytes* of JSON, of which one item has *largest* at most."""
+
+    most: int
+    most_bytes: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An item that no request can carry, and why."""
+
+    item: Item
+    error: CallError
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment(Shipped):
+    """What became of many: the sum of the requests, what was *refused* before it was sent, and the *errors* of requests
+    that failed.
+    """
+
+    refused: tuple[Refused, ...] = ()
+    errors: tuple[CallError, ...] = field(default=(), compare=False)
+
+
+def scrubbed(value: Any) -> Any:
+    """*value* without secrets, as JSON has it."""
+    return redaction.data(value, depth=_DEPTH)
+
+
+def encoded(value: Any) -> bytes:
+    """*value*, which is scrubbed already, as JSON in few bytes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+
+
+def compressed(body: bytes) -> bytes:
+    """*body* in gzip; equal bytes for equal bodies, so that what is sent again is the same."""
+    return gzip.compress(body, compresslevel=6, mtime=0)
+
+
+class BatchService(Service):
+    """The base of services that take many things at once. They say what they take in ``caps``, by the operation's name,
+    and give in ``_record`` the JSON of one item, without secrets: with ``scrubbed``.
+    """
+
+    caps: ClassVar[Mapping[str, Caps]] = {}
+    taken: ClassVar[Mapping[type[Any], str]] = {
+        Report: "capture",
+        Metric: "send_metrics",
+        LogLine: "send_logs",
+        Occurrence: "send_events",
+    }
+
+    def _record(self, item: Any) -> Any:
+        """The JSON of an item, as the service has it, scrubbed."""
+        raise NotImplementedError
+
+    def size(self, item: Item) -> int:
+        """The bytes that *item* takes of a request. Raises InvalidRequest for one that no request can carry."""
+        operation = self.taken[type(item)]
+        return len(self._checked(operation, [item])[0]) + 1
+
+    def _checked(self, operation: str, items: Sequence[Item]) -> list[bytes]:
+        """The JSON of each. Raises InvalidRequest naming the first that is over a limit, and the limit."""
+        caps, field_ = self.caps[operation], operation.removeprefix("send_")
+        if not items:
+            raise refused(field_, "must not be empty")
+        if len(items) > caps.most:
+            raise refused(field_, f"has {len(items)} items; the limit is {caps.most}")
+        pieces = [encoded(self._record(item)) for item in items]
+        for number, piece in enumerate(pieces):
+            if len(piece) > caps.largest:
+                raise refused(f"{field_}[{number}]", f"has {len(piece)} bytes; the limit is {caps.largest}")
+        return pieces
+
+    def _gathered(self, operation: str, pieces: Sequence[bytes], frame: tuple[bytes, bytes]) -> bytes:
+        """The body: *pieces* between commas, within *frame*. Raises InvalidRequest where it is too large."""
+        body = frame[0] + b",".join(pieces) + frame[1]
+        most = self.caps[operation].most_bytes
+        if len(body) > most:
+            raise refused(operation.removeprefix("send_"), f"have {len(body)} bytes together; the limit is {most}")
+        return body
+
+    def ship(self, items: Sequence[Item]) -> Group[Shipment]:
+        """Send any number of items, of any kind that the service takes, with as many requests as its limits ask for.
+
+        What no request can carry is ``refused`` in the result, and the error of a request hides none of the others.
+        """
+        calls, lost = [], []
+        for operation, send in ((name, getattr(self, name, None)) for name in self.taken.values()):
+            wanted = [one for one in items if self.taken[type(one)] == operation]
+            if send is None:
+                lost += [Refused(one, refused(operation, self.lacks[operation])) for one in wanted]
+                continue
+            batches, unfit = self._divided(operation, wanted)
+            lost += unfit
+            calls += [send(batch[0] if operation == "capture" else batch) for batch in batches]
+
+        def join(found: list[Any]) -> Shipment:
+            errors = tuple(one for one in found if isinstance(one, CallError))
+            accepted = sum(one.accepted for one in found if not isinstance(one, CallError))
+            return Shipment(accepted, None, tuple(found), tuple(lost), errors)
+
+        return Group(calls, join, width=2)
+
+    def _divided(self, operation: str, items: Sequence[Item]) -> tuple[list[list[Item]], list[Refused]]:
+        caps = self.caps.get(operation)
+        batches: list[list[Item]] = []
+        unfit: list[Refused] = []
+        room = 0
+        for item in items:
+            assert caps is not None
+            try:
+                size = self.size(item)
+            except CallError as error:
+                unfit.append(Refused(item, error))
+                continue
+            if not batches or size > room or len(batches[-1]) >= caps.most:
+                batches.append([])
+                room = caps.most_bytes - _FRAME
+            batches[-1].append(item)
+            room -= size
+        return batches, unfit
