@@ -58,13 +58,20 @@ class Account:
 
     def _endpoint(self) -> str:
         """The service's own address."""
-        return self.endpoints.of(self._region)
+        return self.endpoints.of(self.region)
+
+    @property
+    def region(self) -> str | None:
+        """The region that was given, None for the usual one. A service whose region stands in the environment overrides
+        it.
+        """
+        return self._region
 
     def address(self, host: str = "") -> str:
         """Where requests to that one of ``Endpoints.hosts`` go; the base URL itself, unless it is the service's own."""
         if not host or self._base_url is not None or os.environ.get(_SANDBOX):
             return self.base_url
-        return self.endpoints.hosts[host].of(self._region)
+        return self.endpoints.hosts[host].of(self.region)
 
     def key(self) -> Secret:
         """The credential to send now: the configured one, or the one that was fetched with it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
@@ -15,7 +16,7 @@ from moorline.errors import CallError
 from moorline.services.limits import refused
 from moorline.services.monitoring.protocol import LogLine, Metric, Occurrence, Report, Shipped
 
-__all__ = ["BatchService", "Caps", "Refused", "Shipment", "compressed", "encoded", "scrubbed"]
+__all__ = ["BatchService", "Caps", "Refused", "Shipment", "compressed", "encoded", "recent", "scrubbed"]
 
 Item = Report | Metric | LogLine | Occurrence
 
@@ -65,6 +66,14 @@ def compressed(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=6, mtime=0)
 
 
+def recent(field_: str, at: float, now: float, *, back: float, ahead: float = math.inf) -> None:
+    """Raises InvalidRequest for a time that the service would take, and drop without a word."""
+    if now - at > back:
+        raise refused(field_, f"is {(now - at) / 3600:.1f} hours ago; the limit is {back / 3600:g}")
+    if at - now > ahead:
+        raise refused(field_, f"is {(at - now) / 3600:.1f} hours ahead; the limit is {ahead / 3600:.2g}")
+
+
 class BatchService(Service):
     """The base of services that take many things at once. They say what they take in ``caps``, by the operation's name,
     and give in ``_record`` the JSON of one item, without secrets: with ``scrubbed``.
@@ -82,6 +91,9 @@ class BatchService(Service):
         """The JSON of an item, as the service has it, scrubbed."""
         raise NotImplementedError
 
+    def _check(self, item: Any, field_: str) -> None:
+        """Raise InvalidRequest, naming the field, for an item that the service would refuse, change or drop."""
+
     def size(self, item: Item) -> int:
         """The bytes that *item* takes of a request. Raises InvalidRequest for one that no request can carry."""
         operation = self.taken[type(item)]
@@ -94,8 +106,11 @@ class BatchService(Service):
             raise refused(field_, "must not be empty")
         if len(items) > caps.most:
             raise refused(field_, f"has {len(items)} items; the limit is {caps.most}")
-        pieces = [encoded(self._record(item)) for item in items]
-        for number, piece in enumerate(pieces):
+        pieces = []
+        for number, item in enumerate(items):
+            self._check(item, f"{field_}[{number}]")
+            piece = encoded(self._record(item))
+            pieces.append(piece)
             if len(piece) > caps.largest:
                 raise refused(f"{field_}[{number}]", f"has {len(piece)} bytes; the limit is {caps.largest}")
         return pieces
