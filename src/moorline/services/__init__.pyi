@@ -23,6 +23,7 @@ from moorline.services.email.sendgrid import SendGrid as SendGrid
 from moorline.services.email.sendgrid_inbound import SendGridInbound as SendGridInbound
 from moorline.services.email.ses import SES as SES
 from moorline.services.monitoring.datadog import Datadog as Datadog
+from moorline.services.monitoring.logrocket import LogRocket as LogRocket
 from moorline.services.monitoring.new_relic import NewRelic as NewRelic
 from moorline.services.monitoring.sentry import Sentry as Sentry
 from moorline.services.payments.adyen import Adyen as Adyen
@@ -49,6 +50,7 @@ __all__ = [
     "GitHub",
     "GoogleAnalytics",
     "HubSpot",
+    "LogRocket",
     "Mailgun",
     "MailgunInbound",
     "Meta",
