@@ -13,7 +13,6 @@ from moorline.calls.guards import Guards
 from moorline.services.monitoring.sentry import CheckIn, Item, Sentry
 from moorline.services.reports import report
 
-
 pytestmark = pytest.mark.oracles
 
 
