@@ -16,11 +16,22 @@ from moorline.errors import CallError
 from moorline.services.limits import refused
 from moorline.services.monitoring.protocol import LogLine, Metric, Occurrence, Report, Shipped
 
-__all__ = ["BatchService", "Caps", "Refused", "Shipment", "compressed", "encoded", "recent", "scrubbed"]
+__all__ = [
+    "FRAME",
+    "BatchService",
+    "Caps",
+    "Item",
+    "Refused",
+    "Shipment",
+    "compressed",
+    "encoded",
+    "recent",
+    "scrubbed",
+]
 
 Item = Report | Metric | LogLine | Occurrence
 
-_FRAME: Final = 1024  # bytes that are left for what stands around the items
+FRAME: Final = 1024  # bytes that are left for what stands around the items
 _DEPTH: Final = 14  # of what is scrubbed: variables in a frame in a stack in an exception in an event
 
 
@@ -80,12 +91,19 @@ class BatchService(Service):
     """
 
     caps: ClassVar[Mapping[str, Caps]] = {}
+    reports_apart: ClassVar[bool] = False
+    """Whether a report goes to another place than a line of the log."""
     taken: ClassVar[Mapping[type[Any], str]] = {
         Report: "capture",
         Metric: "send_metrics",
         LogLine: "send_logs",
         Occurrence: "send_events",
     }
+
+    @property
+    def switched_off(self) -> bool:
+        """Whether it was configured to send nothing."""
+        return False
 
     def _record(self, item: Any) -> Any:
         """The JSON of an item, as the service has it, scrubbed."""
@@ -159,7 +177,7 @@ class BatchService(Service):
                 continue
             if not batches or size > room or len(batches[-1]) >= caps.most:
                 batches.append([])
-                room = caps.most_bytes - _FRAME
+                room = caps.most_bytes - FRAME
             batches[-1].append(item)
             room -= size
         return batches, unfit

@@ -138,6 +138,7 @@ class Sentry(BatchService):
         message="causes.0|detail",
         statuses={403: AuthenticationFailed},  # no key, an unknown one, or two that disagree
     )
+    reports_apart = True
     caps: ClassVar[Mapping[str, Caps]] = {
         "capture": Caps(1, _EVENT, _EVENT),
         "send_metrics": Caps(1000, _EVENT, _METRIC),

@@ -1,0 +1,369 @@
+"""``Monitor``: errors, messages, metrics, lines of a log and events, handed to one or several services that watch.
+
+It neither blocks nor raises nor reports itself: what is handed over waits in a batch for each service and kind, and
+goes by a thread of its own (:class:`~moorline.calls.batcher.Batcher`). Wrong arguments are counted, and logged once of
+each kind; what happens while something is sent, or while a report is made, is never reported again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+from moorline.calls.batcher import BatchCounts, Batcher, in_batcher
+from moorline.clock import SYSTEM, Clock
+from moorline.errors import ConfigurationError
+from moorline.policies.checks import check_count
+from moorline.services.batches import FRAME, BatchService, Item
+from moorline.services.monitoring.protocol import (
+    Crumb,
+    Level,
+    LogLine,
+    Metric,
+    MetricKind,
+    Occurrence,
+    Person,
+    Report,
+    Value,
+)
+from moorline.services.reports import report
+from moorline.telemetry import logger
+
+__all__ = ["Monitor"]
+
+T = TypeVar("T")
+
+log = logger("monitor")
+
+_REPORTED: Final = "__moorline_reports__"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What is known of where something happens. Never changed: a change makes a new one, in its own context."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    user: Person | None = None
+    crumbs: tuple[Crumb, ...] = ()
+
+
+_NOWHERE: Final = _Scope()
+
+
+class Monitor:
+    """One object over one or several *services* (``Monitor(Sentry, Datadog(region="eu"))``), each of which gets what it
+    takes: what one has no intake for is given to it in another form where there is one (an event to Sentry as a
+    message, an exception to Datadog as a line of the log).
+
+    *release*, *environment* and *server* (by default this host's name) are on every report. With *locals* reports have
+    the variables of each frame, scrubbed. *crumbs* is how many breadcrumbs are kept, *age* after how many seconds a
+    batch goes that is not full, *capacity* how many items may wait of each kind.
+
+    Raises ConfigurationError naming the argument; no other method raises.
+    """
+
+    def __init__(
+        self,
+        *services: BatchService | type[BatchService],
+        release: str | None = None,
+        environment: str | None = None,
+        server: str | None = None,
+        locals: bool = False,
+        crumbs: int = 100,
+        age: float = 5.0,
+        capacity: int = 10_000,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        check_count("Monitor", "crumbs", crumbs)
+        if not services:
+            raise ConfigurationError("Monitor needs a service, such as Monitor(Sentry)")
+        self.services: tuple[BatchService, ...] = tuple(_made(one) for one in services)
+        self._about = {"release": release, "environment": environment, "server": server or socket.gethostname()}
+        self._locals = locals
+        self._most_crumbs = crumbs
+        self._clock = clock
+        self._batching: dict[str, Any] = {"age": age, "capacity": capacity, "clock": clock}
+        self._batchers: dict[tuple[int, str], Batcher[Any]] = {}
+        for number, service in enumerate(self.services):
+            for operation in service.caps:
+                self._batchers[number, operation] = self._batcher(number, service, operation)
+        self._scope: ContextVar[_Scope] = ContextVar("moorline_scope", default=_NOWHERE)
+        self._busy: ContextVar[bool] = ContextVar("moorline_reporting", default=False)
+        self._wrong: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Monitor of {', '.join(one.name for one in self.services)}>"
+
+    def _batcher(self, number: int, service: BatchService, operation: str) -> Batcher[Any]:
+        caps = service.caps[operation]
+        send = getattr(service, operation)
+        again = sum(one.name == service.name for one in self.services[:number])
+        return Batcher(
+            (lambda batch: send(batch[0])) if operation == "capture" else send,
+            name=f"{service.name}{f'#{again + 1}' if again else ''}.{operation}",
+            size=service.size,
+            most=caps.most,
+            most_bytes=max(caps.most_bytes - FRAME, caps.largest + 1),
+            **self._batching,
+        )
+
+    # Handing over ----------------------------------------------------------------------------------------------------
+
+    def capture_exception(
+        self,
+        error: BaseException | None = None,
+        *,
+        level: Level = "error",
+        handled: bool = True,
+        tags: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Report *error*, by default the one that is being handled. Gives the report's id; None where there is nothing
+        to report. An exception that was reported already, as it passes on, keeps its first id.
+        """
+
+        def act() -> str | None:
+            found = error if error is not None else sys.exc_info()[1]
+            if found is None:
+                raise ValueError("capture_exception() outside of an except block needs the exception")
+            known: dict[int, str] = getattr(found, _REPORTED, {})
+            if id(self) in known:
+                return known[id(self)]
+            fields = self._fields(tags, extra)
+            made = report(found, locals=self._locals, level=level, handled=handled, **fields)
+            if self._hand(made):
+                _remember(found, {**known, id(self): made.id})
+                return made.id
+            return None
+
+        return self._quietly(act, None)
+
+    def capture_message(
+        self,
+        message: str,
+        level: Level = "info",
+        *,
+        tags: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        fingerprint: Sequence[str] = (),
+    ) -> str | None:
+        """Report a message. Gives the report's id; None where nobody takes it."""
+
+        def act() -> str | None:
+            fields = self._fields(tags, extra)
+            made = Report(message, level, fingerprint=tuple(fingerprint), **fields)
+            return made.id if self._hand(made) else None
+
+        return self._quietly(act, None)
+
+    def count(self, name: str, value: float = 1, **tags: str) -> bool:
+        """So many more of *name*. As all of these, it gives whether anybody takes it."""
+        return self._metric(name, value, MetricKind.COUNT, tags)
+
+    def gauge(self, name: str, value: float, **tags: str) -> bool:
+        """What *name* is now."""
+        return self._metric(name, value, MetricKind.GAUGE, tags)
+
+    def distribution(self, name: str, value: float, **tags: str) -> bool:
+        """One of many that are measured. Datadog's intake takes none."""
+        return self._metric(name, value, MetricKind.DISTRIBUTION, tags)
+
+    def metric(self, metric: Metric) -> bool:
+        """A point with all that it can have."""
+        return self._quietly(lambda: self._hand(_of(Metric, metric)), default=False)
+
+    def event(
+        self,
+        title: str,
+        text: str = "",
+        *,
+        kind: str = "Moorline",
+        level: Level = "info",
+        group: str = "",
+        **more: Value,
+    ) -> bool:
+        """Something that happened; *more* are attributes of it."""
+        return self._quietly(
+            lambda: self._hand(Occurrence(title, text, kind, level, more, group, self._now())), default=False
+        )
+
+    def log(self, message: str, level: Level = "info", **attributes: Value) -> bool:
+        """A line of the log."""
+        return self._quietly(lambda: self._hand(LogLine(message, level, attributes, at=self._now())), default=False)
+
+    def line(self, line: LogLine, *, reported: bool = False) -> bool:
+        """A line with all that it can have. One that is *reported* too goes only to those that keep reports apart."""
+        return self._quietly(lambda: self._hand(_of(LogLine, line), apart=reported), default=False)
+
+    def report(self, report: Report) -> bool:
+        """A report with all that it can have; nothing of this context is added."""
+        return self._quietly(lambda: self._hand(_of(Report, report)), default=False)
+
+    # What is known ---------------------------------------------------------------------------------------------------
+
+    def add_breadcrumb(
+        self, message: str, category: str = "", level: Level = "info", data: Mapping[str, Value] | None = None
+    ) -> None:
+        """Something that happened before, for the reports that follow in this context: task, thread or ``scope``."""
+
+        def act() -> None:
+            scope = self._scope.get()
+            crumb = Crumb(message, category, level, dict(data or {}), self._now())
+            self._scope.set(replace(scope, crumbs=(*scope.crumbs, crumb)[-self._most_crumbs :]))
+
+        self._quietly(act, None)
+
+    def set_tag(self, name: str, value: str) -> None:
+        """A tag of the reports that follow in this context."""
+
+        def act() -> None:
+            scope = self._scope.get()
+            self._scope.set(replace(scope, tags={**scope.tags, name: str(value)}))
+
+        self._quietly(act, None)
+
+    def set_user(self, id: str | None = None, *, email: str | None = None, username: str | None = None) -> None:
+        """Whom the reports that follow in this context are about; nothing given is nobody."""
+
+        def act() -> None:
+            user = Person(id, email, username) if id or email or username else None
+            self._scope.set(replace(self._scope.get(), user=user))
+
+        self._quietly(act, None)
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """What is set within the block ends with it."""
+        token = self._scope.set(self._scope.get())
+        try:
+            yield
+        finally:
+            self._scope.reset(token)
+
+    # The end ---------------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send what waits, now; False if some of it still waits after *timeout* seconds."""
+        end = self._clock.monotonic() + timeout
+        left = [one for one in self._batchers.values() if one.counts.waiting]
+        done = [one.flush(max(end - self._clock.monotonic(), 0.01)) for one in left]
+        return all(done)
+
+    async def aflush(self, timeout: float = 5.0) -> bool:
+        """As ``flush``, on the event loop."""
+        return await asyncio.to_thread(self.flush, timeout)
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Take nothing more, and send what waits; True if nothing was lost."""
+        end = self._clock.monotonic() + timeout
+        done = [one.close(max(end - self._clock.monotonic(), 0.01)) for one in self._batchers.values()]
+        return all(done)
+
+    async def aclose(self, timeout: float = 5.0) -> bool:
+        """As ``close``, on the event loop."""
+        return await asyncio.to_thread(self.close, timeout)
+
+    @property
+    def counts(self) -> Mapping[str, BatchCounts]:
+        """What became of what was handed over, by service and operation (``sentry.capture``)."""
+        return {one.name: one.counts for one in self._batchers.values()}
+
+    @property
+    def misused(self) -> Mapping[str, int]:
+        """How often it was called with what cannot be, by kind of error."""
+        with self._lock:
+            return dict(self._wrong)
+
+    @property
+    def reporting(self) -> bool:
+        """Whether this is within its own work, of which nothing is to be reported."""
+        return in_batcher() or self._busy.get()
+
+    # All below may raise, and is called quietly ----------------------------------------------------------------------
+
+    def _quietly(self, act: Callable[[], T], default: T) -> T:
+        """What *act* gives; *default* where it fails, or where this is within our own work."""
+        if self.reporting:
+            return default
+        token = self._busy.set(True)
+        try:
+            return act()
+        except Exception as error:  # noqa: BLE001 - who watches must not break what is watched
+            self._count_wrong(error)
+            return default
+        finally:
+            self._busy.reset(token)
+
+    def _count_wrong(self, error: Exception) -> None:
+        kind = type(error).__name__
+        with self._lock:
+            self._wrong[kind] += 1
+            first = self._wrong[kind] == 1
+        if first:
+            log.warning("monitor_misused", kind=kind, reason=str(error))
+
+    def _hand(self, item: Item, *, apart: bool = False) -> bool:
+        taken = False
+        for number, service in enumerate(self.services):
+            if not service.switched_off and (service.reports_apart or not apart):
+                fitting = _suited(item, service)
+                batcher = self._batchers.get((number, service.taken[type(fitting)]))
+                taken = (batcher is not None and batcher.add(fitting)) or taken
+        return taken
+
+    def _metric(self, name: str, value: float, kind: MetricKind, tags: dict[str, str]) -> bool:
+        return self._quietly(lambda: self._hand(Metric(name, value, kind, tags, at=self._now())), default=False)
+
+    def _fields(self, tags: Mapping[str, str] | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:
+        scope = self._scope.get()
+        return {
+            **self._about,
+            "tags": {**scope.tags, **(tags or {})},
+            "extra": dict(extra or {}),
+            "user": scope.user,
+            "crumbs": scope.crumbs,
+            "at": self._now(),
+        }
+
+    def _now(self) -> float:
+        return self._clock.wall()
+
+
+def _made(service: Any) -> BatchService:
+    made = service() if isinstance(service, type) and issubclass(service, BatchService) else service
+    if not isinstance(made, BatchService):
+        name = getattr(service, "__name__", type(service).__name__)
+        why = getattr(service, "lacks", {}).get("capture")
+        raise ConfigurationError(f"Monitor takes services that watch, not {name}{f': {why}' if why else ''}")
+    return made
+
+
+def _of(kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected a {kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _suited(item: Item, service: BatchService) -> Item:
+    """*item*, or what stands for it at a service that has no intake of its kind."""
+    if isinstance(item, Occurrence) and "send_events" not in service.caps:
+        text = f"{item.title}: {item.text}" if item.text else item.title
+        group = (item.kind, item.group) if item.group else ()
+        return Report(text, item.level, extra=dict(item.attributes), fingerprint=group, logger=item.kind, at=item.at)
+    return item
+
+
+def _remember(error: BaseException, known: Mapping[int, str]) -> None:
+    try:
+        setattr(error, _REPORTED, known)
+    except (AttributeError, TypeError):  # one with slots, or a will of its own: it may be reported twice
+        return
