@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
@@ -14,7 +15,7 @@ from moorline import registry
 from moorline import settings as _settings
 from moorline.asgi import Receive, Scope, Send, health, lifespan
 from moorline.calls.call import Call
-from moorline.calls.guards import PROCESS
+from moorline.calls.guards import PROCESS, open_breakers
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
 from moorline.durable import DurableCalls
@@ -113,6 +114,7 @@ class Moorline(Messaging, Working):
         self._tellers: list[Analytics] = []
         self._durable = DurableCalls(self.jobs, self._services, self._service_for)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
+        self._alert_config = self.settings.webhooks.alerts.config()
         self._opening: asyncio.Future[Store] | None = None
         self._relaying: asyncio.Task[int] | None = None
         self._tapped = False
@@ -364,15 +366,31 @@ class Moorline(Messaging, Working):
 
         return Retention(self.store, self.settings.webhooks.retention())
 
-    def alerts(self) -> AlertWatch:
-        """What looks for alerts, by ``[webhooks.alerts]``; workers and receivers run it every minute."""
+    def alerts(self, *to: Any, breaker_minutes: float | None = 5.0, dead_letters: float | None = 1.0) -> AlertWatch:
+        """What looks for alerts, by ``[webhooks.alerts]``; workers and receivers run it every minute.
+
+        ``app.alerts(Sentry, Datadog)`` tells each alert to these as well: services that watch (a class stands for the
+        application's own instance), a Monitor, or functions as for ``on_alert``. From then on a breaker that has not
+        been closed for *breaker_minutes*, and so many *dead_letters*, are alerts too; None is never.
+
+        Raises ConfigurationError for what is none of these, and for limits that are not above 0.
+        """
         from moorline.events.alert_watch import AlertWatch
 
-        config = self.settings.webhooks.alerts.config()
-        return AlertWatch(self.store, config, secrets=self._ending_secrets, tell=self._alert_hooks)
+        if to:
+            from moorline.services.alerting import hook
+
+            config = replace(self._alert_config, breaker_minutes=breaker_minutes, dead_letters=dead_letters)
+            self._alert_hooks += [hook(one, self._own) for one in to]
+            self._alert_config = config
+        facts: dict[str, Any] = {"secrets": self._ending_secrets, "breakers": open_breakers}
+        return AlertWatch(self.store, self._alert_config, tell=self._alert_hooks, **facts)
 
     def _ending_secrets(self) -> Iterator[tuple[str, str, float]]:
-        return ending_secrets(senders(self.sources), self._webhook_secrets)
+        yield from ending_secrets(senders(self.sources), self._webhook_secrets)
+        for name, service in self._services.items():
+            if service.key_ends is not None:
+                yield name, *service.key_ends
 
     def on_alert(self, function: F) -> F:
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.

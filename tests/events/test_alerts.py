@@ -16,7 +16,7 @@ from moorline.errors import CallError, ConfigurationError
 from moorline.events import Alert, Inbox
 from moorline.events.alert_post import AlertPost, check_alert_url
 from moorline.events.alert_watch import AlertWatch
-from moorline.events.alerts import AlertConfig, Counts, Expiring, Facts, Limits, Reading, decide, readings
+from moorline.events.alerts import AlertConfig, Counts, Expiring, Facts, Limits, Reading, Stuck, decide, readings
 from moorline.services import GitHub
 from moorline.store.store import Store
 
@@ -62,6 +62,60 @@ def test_each_rule_reads_its_facts():
     assert "ended" in gone.message
     off = AlertConfig(limits=Limits(failures_percent=None), backlog_seconds=None, secret_days=None)
     assert readings(facts, off) == []
+
+
+def test_open_breakers_and_dead_letters_are_read_where_they_have_a_limit():
+    """By the minutes since a breaker was last closed, and by the number of dead jobs; without a limit they are nothing."""
+    stuck = [Stuck("stripe", NOW - 600, "5 failures in a row"), Stuck("github", NOW - 60, "probe failed")]
+    facts = Facts(NOW, {}, None, breakers=stuck, dead=3)
+    quiet = Limits(failures_percent=None)
+    off = AlertConfig(limits=quiet, backlog_seconds=None, secret_days=None)
+    assert readings(facts, off) == []
+    on = dataclasses.replace(off, breaker_minutes=5, dead_letters=6)
+    assert told(facts, on) == {("breaker", "stripe"): 2.0, ("breaker", "github"): 0.2, ("dead", ""): 0.5}
+    assert [one.message for one in readings(facts, on)] == [
+        "the breaker of stripe has not been closed for 10 minutes: 5 failures in a row",
+        "the breaker of github has not been closed for 1 minutes: probe failed",
+        "3 jobs are dead (limit 6)",
+    ]
+    firing, _ = decide({}, readings(facts, on), NOW)
+    _, changed = decide(firing, readings(facts._replace(breakers=[]), on), NOW)
+    assert [(one.rule, one.state, one.message) for one in changed] == [("breaker", "resolved", "the breaker is closed")]
+    for field in ("breaker_minutes", "dead_letters"):
+        with pytest.raises(ConfigurationError, match=field):
+            dataclasses.replace(off, **{field: 0})  # type: ignore[arg-type]
+
+
+async def test_dead_letters_are_counted_in_the_database(store: Store):
+    """An alert begins with the first, and ends when none is left."""
+    config = AlertConfig(backlog_seconds=None, dead_letters=1)
+    inbox = Inbox(store)
+    inbox.handlers.on(GitHub, "*", name="h")(len)
+    add_all(inbox, [pull(0, at=NOW), pull(1, at=NOW)])
+
+    def changed(connection: Any, payloads: list[Any]) -> list[None]:
+        connection.exec_driver_sql(f"UPDATE jobs SET state = '{payloads[0]}'")
+        return [None]
+
+    watch = AlertWatch(store, config)
+    assert await watch.run_once("one") == []
+    store.write_sync(changed, "dead")
+    (alert,) = await watch.run_once("one")
+    assert (alert.rule, alert.state, alert.value) == ("dead", "firing", 2)
+    store.write_sync(changed, "done")
+    assert [one.state for one in await watch.run_once("one")] == ["resolved"]
+
+
+async def test_breakers_come_from_outside(store: Store):
+    """A callable gives for how many seconds each has not been closed, and why."""
+    known = {"stripe": (240.0, "5 failures in a row")}
+    watch = AlertWatch(store, AlertConfig(breaker_minutes=5), breakers=lambda: known)
+    assert await watch.run_once("one") == []
+    known["stripe"] = (301.0, "probe failed")
+    (alert,) = await watch.run_once("one")
+    assert (alert.rule, alert.service, alert.value) == ("breaker", "stripe", 5.0)
+    known.clear()
+    assert [one.state for one in await watch.run_once("one")] == ["resolved"]
 
 
 def reading(level: float | None, service: str = "github") -> Reading:

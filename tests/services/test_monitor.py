@@ -147,9 +147,7 @@ def test_an_exception_is_reported_once(monitor: Monitor, wire: Wire):
         lambda m: m.event("x", kind="no kind"),
         lambda m: m.log("x", attribute=[]),
         lambda m: m.log(None),
-        lambda m: m.metric("x"),
-        lambda m: m.line("x"),
-        lambda m: m.report("x"),
+        lambda m: m.hand("x"),
         lambda m: m.add_breadcrumb(None),
         lambda m: m.set_tag("x", _Hostile()),
     ],
@@ -376,9 +374,9 @@ async def test_a_request_that_fails(monitor: Monitor, wire: Wire):
 def test_values_with_all_that_they_can_have(box: Box):
     """Made elsewhere, they are handed over as they are."""
     monitor = Monitor(box.service(Sentry), age=60)
-    assert monitor.metric(Metric("x", 1))
-    assert monitor.line(LogLine("x"))
-    assert monitor.report(Report("x", id="ab" * 16))
+    assert monitor.hand(Metric("x", 1))
+    assert monitor.hand(LogLine("x"))
+    assert monitor.hand(Report("x", id="ab" * 16))
     assert monitor.flush(10)
     held = box.state("sentry")
     assert ([*held["events"]], len(held["logs"]), len(held["metrics"])) == (["ab" * 16], 1, 1)

@@ -100,6 +100,14 @@ class Account:
         self._known_key = (raw, found)
         return found
 
+    @property
+    def key_ends(self) -> tuple[str, float] | None:
+        """What the configured credential is called, and when it ends (seconds since the epoch), where that is known."""
+        given = self._key
+        if not isinstance(given, Secret) or given.not_after is None:
+            return None
+        return given.name or f"{self.name}.api_key", given.not_after
+
     def _key_variable(self) -> str:
         """The variable that holds the credential. A service that takes several kinds overrides it."""
         return self.credentials.env

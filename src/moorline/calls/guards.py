@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moorline.calls.shared_guard import SharedGuard
     from moorline.calls.shared_store import SharedStore
 
-__all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "snapshot"]
+__all__ = ["PROCESS", "Guard", "Guards", "breakers_of", "open_breakers", "snapshot"]
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -244,6 +244,18 @@ def snapshot() -> dict[str, dict[str, Any]]:
 def breakers_of(name: str) -> list[BreakerState]:
     """The breakers of that name in all registries of this process."""
     return [breaker for guards in list(_all) for breaker in guards.breakers().get(name, ())]
+
+
+def open_breakers() -> dict[str, tuple[float, str]]:
+    """The names whose breaker has not been closed for a while, in this process: for how many seconds, and why."""
+    found: dict[str, tuple[float, str]] = {}
+    for guards in list(_all):
+        for name, breakers in guards.breakers().items():
+            for breaker in breakers:
+                seconds = breaker.open_for
+                if seconds is not None and seconds > found.get(name, (0.0, ""))[0]:
+                    found[name] = seconds, breaker.reason
+    return found
 
 
 PROCESS: Final = Guards()

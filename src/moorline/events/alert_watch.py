@@ -10,12 +10,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from moorline.events.alerts import WINDOW_MINUTES, Alert, AlertConfig, Counts, Expiring, Facts, decide, readings
+from moorline.events.alerts import (
+    WINDOW_MINUTES,
+    Alert,
+    AlertConfig,
+    Counts,
+    Expiring,
+    Facts,
+    Stuck,
+    decide,
+    readings,
+)
 from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.jobs.brokers.sql_outbox import oldest_since
 from moorline.store.leases import Lease, compare_and_set, take_leases
@@ -35,6 +45,7 @@ Hook = Callable[[Alert], object]
 _KEY: Final = "alerts"
 _LEASE: Final = 90.0
 _HOOK_SECONDS: Final = 40.0
+_MOST_DEAD: Final = 10_000
 
 log = logger("events")
 
@@ -61,8 +72,9 @@ class _State(NamedTuple):
 
 
 class AlertWatch:
-    """``run_once`` looks once. ``secrets`` gives the signing secrets that end; ``tell`` are told what changed;
-    what is added to that list later is told too.
+    """``run_once`` looks once. ``secrets`` gives the secrets that end, ``breakers`` for how many seconds the breakers
+    of which services have not been closed, and why; ``tell`` are told what changed, and so is what is added to it
+    later.
     """
 
     def __init__(
@@ -71,11 +83,13 @@ class AlertWatch:
         config: AlertConfig | None = None,
         *,
         secrets: Callable[[], Iterable[tuple[str, str, float]]] = tuple,
+        breakers: Callable[[], Mapping[str, tuple[float, str]]] = dict,
         tell: Sequence[Hook] = (),
     ) -> None:
         self._store = store
         self._config = AlertConfig() if config is None else config
         self._secrets = secrets
+        self._breakers = breakers
         self._tell = tell
 
     async def run_once(self, holder: str) -> list[Alert]:
@@ -85,7 +99,7 @@ class AlertWatch:
             return []
         state = await self._store.read(_load)
         awaited = self._awaited(state, now)
-        found = self._readings(await self._store.read(_facts, now), awaited)
+        found = self._readings(await self._store.read(_facts, now, self._counting), awaited)
         firing, changed = decide(state.firing, found, now)
         if changed or state.untold or awaited != state.awaited:
             state = _State(firing, [*state.untold, *changed], awaited, state.kept)
@@ -100,16 +114,23 @@ class AlertWatch:
         """What fires now, looked at anew; changes nothing and tells nobody."""
         now = self._store.clock.wall()
         state = self._store.read_sync(_load)
-        found = self._readings(self._store.read_sync(_facts, now), self._awaited(state, now))
+        found = self._readings(self._store.read_sync(_facts, now, self._counting), self._awaited(state, now))
         firing, _ = decide(state.firing, found, now)
         return list(firing.values())
+
+    @property
+    def _counting(self) -> bool:
+        """Whether it matters how many jobs are dead."""
+        return self._config.dead_letters is not None
 
     def _awaited(self, state: _State, now: float) -> dict[str, float]:
         return {service: state.awaited.get(service, now) for service in sorted(self._config.services)}
 
     def _readings(self, facts: Facts, awaited: dict[str, float]) -> list[Any]:
         secrets = [Expiring(*one) for one in self._secrets()]
-        return readings(facts._replace(secrets=secrets, awaited=awaited), self._config)
+        known = self._breakers() if self._config.breaker_minutes is not None else {}
+        stuck = [Stuck(name, facts.at - seconds, why) for name, (seconds, why) in sorted(known.items())]
+        return readings(facts._replace(secrets=secrets, awaited=awaited, breakers=stuck), self._config)
 
     async def _told(self, alerts: list[Alert]) -> None:
         for alert in alerts:
@@ -154,8 +175,15 @@ def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
     ]
 
 
-def _facts(connection: Connection, now: float) -> Facts:
-    return Facts(now, _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now))
+def _facts(connection: Connection, now: float, counting: bool) -> Facts:  # noqa: FBT001 (as reads are passed)
+    counts, oldest = _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now)
+    return Facts(now, counts, oldest, dead=_dead(connection) if counting else 0)
+
+
+def _dead(connection: Connection) -> int:
+    """How many jobs are dead letters; of very many, that it is very many."""
+    some = sa.select(sa.literal(1)).select_from(jobs).where(sa.text("state = 'dead'")).limit(_MOST_DEAD).subquery()
+    return connection.execute(sa.select(sa.func.count()).select_from(some)).scalar() or 0
 
 
 def _counts(connection: Connection, since: int) -> dict[str, Counts]:

@@ -1,4 +1,5 @@
-"""What is wrong with the events that come in, decided from facts alone: no clock, no database.
+"""What is wrong with an application, above all with the events that come in, decided from facts alone: no clock, no
+database.
 
 An alert fires once, when its limit is reached, and is over once, when it is well below it again (four fifths), so that
 what wavers around the limit is one alert. Each has a rule:
@@ -10,6 +11,8 @@ silent    no event of a service for ``silent_minutes``                          
 failures  more than ``failures_percent`` of a service's requests were forged          of at least ten in 15 minutes
 backlog   the oldest event that is due has waited for ``backlog_seconds``
 secret    a signing secret ends within ``secret_days``                                 ends when it is gone
+breaker   the breaker of a service has not been closed for ``breaker_minutes``        as the process that looks knows it
+dead      ``dead_letters`` jobs in the database are dead                              ends when they were acted on
 ========  =========================================================================  ===============================
 """
 
@@ -23,9 +26,9 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from moorline.errors import ConfigurationError
 
-__all__ = ["Alert", "AlertConfig", "Counts", "Expiring", "Facts", "Limits", "Reading", "decide", "readings"]
+__all__ = ["Alert", "AlertConfig", "Counts", "Expiring", "Facts", "Limits", "Reading", "Stuck", "decide", "readings"]
 
-Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret"]
+Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead"]
 Key: TypeAlias = str
 
 _OVER: Final = 0.8  # of the limit: below it an alert is over
@@ -53,9 +56,11 @@ class AlertConfig:
     services: Mapping[str, Limits] = field(default_factory=dict)
     backlog_seconds: float | None = 300.0
     secret_days: float | None = 14.0
+    breaker_minutes: float | None = None
+    dead_letters: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("backlog_seconds", "secret_days"):
+        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters"):
             _check(name, getattr(self, name))
 
 
@@ -78,6 +83,14 @@ class Expiring(NamedTuple):
     not_after: float
 
 
+class Stuck(NamedTuple):
+    """A breaker that is not closed: whose, since when (seconds since the epoch), and why."""
+
+    service: str
+    since: float
+    reason: str
+
+
 class Facts(NamedTuple):
     """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits.
 
@@ -89,6 +102,8 @@ class Facts(NamedTuple):
     oldest: float | None
     secrets: Sequence[Expiring] = ()
     awaited: Mapping[str, float] = MappingProxyType({})
+    breakers: Sequence[Stuck] = ()
+    dead: int = 0
 
 
 class Reading(NamedTuple):
@@ -112,7 +127,7 @@ class Reading(NamedTuple):
 class Alert:
     """``state`` is ``firing`` or ``resolved``. ``service`` is empty where it is about all. Seconds since the epoch.
 
-    ``value`` and ``limit`` are in the rule's own unit: minutes, percent, seconds, days. ``label`` is a secret's.
+    ``value`` and ``limit`` are in the rule's own unit: minutes, percent, seconds, days, jobs. ``label`` is a secret's.
     """
 
     rule: Rule
@@ -140,6 +155,8 @@ def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
         found += _failures(service, counts, limits)
     found += _backlog(facts, config)
     found += _secrets(facts, config)
+    found += _breakers(facts, config)
+    found += _dead(facts, config)
     return found
 
 
@@ -161,7 +178,9 @@ def decide(firing: Mapping[Key, Alert], found: Sequence[Reading], now: float) ->
         else:
             after[reading.key] = before
     gone = firing.keys() - {reading.key for reading in found}
-    changed += [replace(firing[key], state="resolved", at=now, message="no longer watched") for key in sorted(gone)]
+    for key in sorted(gone):
+        why = "the breaker is closed" if firing[key].rule == "breaker" else "no longer watched"
+        changed.append(replace(firing[key], state="resolved", at=now, message=why))
     return after, changed
 
 
@@ -213,6 +232,23 @@ def _secrets(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
         message = f"the secret {secret.label!r} of {secret.service} {ends} (limit {limit:g})"
         level = 1.0 if left <= limit else 0.0
         yield Reading("secret", secret.service, secret.label, level, round(left, 1), limit, message)
+
+
+def _breakers(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.breaker_minutes
+    for stuck in facts.breakers if limit is not None else ():
+        minutes = max(facts.at - stuck.since, 0.0) / 60
+        message = f"the breaker of {stuck.service} has not been closed for {minutes:.0f} minutes: {stuck.reason}"
+        level = minutes / (limit or 1.0)
+        yield Reading("breaker", stuck.service, "", level, round(minutes, 1), limit or 1.0, message)
+
+
+def _dead(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.dead_letters
+    if limit is None:
+        return
+    some = "1 job is dead" if facts.dead == 1 else f"{facts.dead} jobs are dead"
+    yield Reading("dead", "", "", facts.dead / limit, facts.dead, limit, f"{some} (limit {limit:g})")
 
 
 def _check(name: str, value: object) -> None:

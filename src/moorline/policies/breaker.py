@@ -165,6 +165,7 @@ class BreakerState:
         "_forced",
         "_generation",
         "_in_a_row",
+        "_left_closed",
         "_lock",
         "_now",
         "_on_change",
@@ -199,6 +200,7 @@ class BreakerState:
         self._slowness = False  # whether slow calls are what opened it
         self._threshold = math.inf  # that the last slow call exceeded
         self._until = 0.0  # when open: the time of the first probe
+        self._left_closed: float | None = None  # since when it has not been closed
         self._probes: dict[Permit, float] = {}  # probes that are out, and when their leases end
         self._window = Window(config.window, now())
         self._enter("closed", "")
@@ -230,6 +232,15 @@ class BreakerState:
             return 0.0
         with self._lock:
             return self._wait(self._now())
+
+    @property
+    def open_for(self) -> float | None:
+        """For how many seconds it has not been closed, failed probes included; None while it is closed, or an operator
+        holds it.
+        """
+        with self._lock:
+            since = self._left_closed
+            return None if since is None or self._forced is not None else self._now() - since
 
     def snapshot(self) -> Snapshot:
         """All that an operator may want to know, at one instant. Changes nothing."""
@@ -373,7 +384,11 @@ class BreakerState:
         self._uneventful = self._generation if closed and self._forced is None else -1
         if closed:
             self._slowness = False
-        elif state == "open":
+            self._left_closed = None
+            return
+        if self._left_closed is None:
+            self._left_closed = now
+        if state == "open":
             self._until = now + self.config.reset
 
     # And these two are not --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 from moorline import redaction
 from moorline.calls.group import Group
 from moorline.calls.service import Service
-from moorline.errors import CallError
+from moorline.errors import CallError, ConfigurationError
 from moorline.services.limits import refused
 from moorline.services.monitoring.protocol import LogLine, Metric, Occurrence, Report, Shipped
 
@@ -27,6 +27,7 @@ __all__ = [
     "encoded",
     "recent",
     "scrubbed",
+    "watching",
 ]
 
 Item = Report | Metric | LogLine | Occurrence
@@ -85,6 +86,17 @@ def recent(field_: str, at: float, now: float, *, back: float, ahead: float = ma
         raise refused(field_, f"is {(at - now) / 3600:.1f} hours ahead; the limit is {ahead / 3600:.2g}")
 
 
+def watching(service: Any, who: str) -> BatchService:
+    """*service* itself. Raises ConfigurationError, which says why where the service knows, for one that takes nothing
+    of what *who* has to say.
+    """
+    if isinstance(service, BatchService):
+        return service
+    name = getattr(service, "__name__", type(service).__name__)
+    why = getattr(service, "lacks", {}).get("capture")
+    raise ConfigurationError(f"{who} takes services that watch, not {name}{f': {why}' if why else ''}")
+
+
 class BatchService(Service):
     """The base of services that take many things at once. They say what they take in ``caps``, by the operation's name,
     and give in ``_record`` the JSON of one item, without secrets: with ``scrubbed``.
@@ -140,6 +152,14 @@ class BatchService(Service):
         if len(body) > most:
             raise refused(operation.removeprefix("send_"), f"have {len(body)} bytes together; the limit is {most}")
         return body
+
+    def suited(self, item: Item) -> Item:
+        """*item*, or what stands for it where there is no intake of its kind: a message for an event."""
+        if not isinstance(item, Occurrence) or "send_events" in self.caps:
+            return item
+        text = f"{item.title}: {item.text}" if item.text else item.title
+        group = (item.kind, item.group) if item.group else ()
+        return Report(text, item.level, extra=dict(item.attributes), fingerprint=group, logger=item.kind, at=item.at)
 
     def ship(self, items: Sequence[Item]) -> Group[Shipment]:
         """Send any number of items, of any kind that the service takes, with as many requests as its limits ask for.

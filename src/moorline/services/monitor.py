@@ -22,7 +22,7 @@ from moorline.calls.batcher import BatchCounts, Batcher, in_batcher
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count
-from moorline.services.batches import FRAME, BatchService, Item
+from moorline.services.batches import FRAME, BatchService, Item, watching
 from moorline.services.monitoring.protocol import (
     Crumb,
     Level,
@@ -177,10 +177,6 @@ class Monitor:
         """One of many that are measured. Datadog's intake takes none."""
         return self._metric(name, value, MetricKind.DISTRIBUTION, tags)
 
-    def metric(self, metric: Metric) -> bool:
-        """A point with all that it can have."""
-        return self._quietly(lambda: self._hand(_of(Metric, metric)), default=False)
-
     def event(
         self,
         title: str,
@@ -200,13 +196,11 @@ class Monitor:
         """A line of the log."""
         return self._quietly(lambda: self._hand(LogLine(message, level, attributes, at=self._now())), default=False)
 
-    def line(self, line: LogLine, *, reported: bool = False) -> bool:
-        """A line with all that it can have. One that is *reported* too goes only to those that keep reports apart."""
-        return self._quietly(lambda: self._hand(_of(LogLine, line), apart=reported), default=False)
-
-    def report(self, report: Report) -> bool:
-        """A report with all that it can have; nothing of this context is added."""
-        return self._quietly(lambda: self._hand(_of(Report, report)), default=False)
+    def hand(self, item: Item, *, apart: bool = False) -> bool:
+        """A report, point, line or event with all that it can have; nothing of this context is added. With *apart* only
+        to services where reports are apart from lines.
+        """
+        return self._quietly(lambda: self._hand(item, apart=apart), default=False)
 
     # What is known ---------------------------------------------------------------------------------------------------
 
@@ -312,10 +306,12 @@ class Monitor:
             log.warning("monitor_misused", kind=kind, reason=str(error))
 
     def _hand(self, item: Item, *, apart: bool = False) -> bool:
+        if not isinstance(item, Item):
+            raise TypeError(f"expected a Report, Metric, LogLine or Occurrence, not {type(item).__name__}")
         taken = False
         for number, service in enumerate(self.services):
             if not service.switched_off and (service.reports_apart or not apart):
-                fitting = _suited(item, service)
+                fitting = service.suited(item)
                 batcher = self._batchers.get((number, service.taken[type(fitting)]))
                 taken = (batcher is not None and batcher.add(fitting)) or taken
         return taken
@@ -340,26 +336,7 @@ class Monitor:
 
 def _made(service: Any) -> BatchService:
     made = service() if isinstance(service, type) and issubclass(service, BatchService) else service
-    if not isinstance(made, BatchService):
-        name = getattr(service, "__name__", type(service).__name__)
-        why = getattr(service, "lacks", {}).get("capture")
-        raise ConfigurationError(f"Monitor takes services that watch, not {name}{f': {why}' if why else ''}")
-    return made
-
-
-def _of(kind: type[Any], value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise TypeError(f"expected a {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _suited(item: Item, service: BatchService) -> Item:
-    """*item*, or what stands for it at a service that has no intake of its kind."""
-    if isinstance(item, Occurrence) and "send_events" not in service.caps:
-        text = f"{item.title}: {item.text}" if item.text else item.title
-        group = (item.kind, item.group) if item.group else ()
-        return Report(text, item.level, extra=dict(item.attributes), fingerprint=group, logger=item.kind, at=item.at)
-    return item
+    return watching(made, "Monitor")
 
 
 def _remember(error: BaseException, known: Mapping[int, str]) -> None:

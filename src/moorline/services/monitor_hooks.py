@@ -66,7 +66,7 @@ class LogHandler(logging.Handler):
             else:
                 monitor.capture_exception(error, level=level, tags=tags, extra={"message": message, **attributes})
         if not reported or self._apart:
-            monitor.line(LogLine(message, level, attributes, record.name, record.created), reported=reported)
+            monitor.hand(LogLine(message, level, attributes, record.name, record.created), apart=reported)
         monitor.add_breadcrumb(message, record.name, level)
 
     def _of_our_own(self, record: logging.LogRecord) -> bool:
