@@ -251,6 +251,35 @@ def test_what_is_no_service_that_watches(services: tuple[Any, ...]):
         Monitor(*services)
 
 
+def test_what_sentry_does_not_want_is_dropped(box: Box):
+    """While it has closed a category nothing is kept for it, and all is counted; other kinds go on."""
+    monitor = Monitor(box.service(Sentry), box.service(Datadog), age=60)
+    monitor.hand(Report("x", tags={"sandbox.limits": "60:error:key"}))
+    assert monitor.flush(10)
+    assert monitor.capture_message("dropped there, and taken here")
+    monitor.log("taken")
+    assert monitor.flush(10)
+    assert (monitor.limited, monitor.counts["sentry.capture"].added) == ({"sentry.capture": 1}, 1)
+    assert (len(box.state("sentry")["logs"]), len(box.state("datadog")["logs"])) == (1, 3)
+
+
+def test_at_the_end_all_that_waits_becomes_jobs(tmp_path: Path):
+    """One for each report, whatever waits: none is lost behind the first."""
+    wire = Wire(503)
+    app = Moorline(f"sqlite:///{tmp_path}/m.db")
+    service = app.service(Sentry, api_key=DSN, wire=httpx2.MockTransport(wire), guards=Guards())
+    monitor = Monitor(service, age=60)
+    batcher = monitor._batchers[0, "capture"]
+    with app.opened(), batcher._changed:  # nobody sends meanwhile
+        for number in range(5):
+            monitor.capture_message(f"message {number}")
+        left = batcher._backlog.clear()
+        batcher._flying += len(left)
+    with app.opened():
+        assert batcher._spill(left) == []
+    assert monitor.counts["sentry.capture"].spilled == 5
+
+
 def test_two_of_one_service_are_told_apart(wire: Wire):
     """By number."""
     names = Monitor(sentry(wire), sentry(wire)).counts
@@ -264,7 +293,8 @@ async def test_what_cannot_be_sent_becomes_a_job(tmp_path: Path):
         service = app.service(Sentry, api_key=DSN, wire=httpx2.MockTransport(wire), guards=Guards())
         service.policy = Policy(retry=None, breaker=None)
         monitor = Monitor(service)
-        name = monitor.capture_message("down")
+        monitor.add_breadcrumb("before", data={"what": {1, 2}})  # type: ignore[dict-item]
+        name = monitor.capture_message("down", extra={"what": object(), "when": {"token": "hunter2"}})
         assert await monitor.aflush(10)
         assert monitor.counts["sentry.capture"].spilled == 1
         sent, loop = asyncio.Event(), asyncio.get_running_loop()

@@ -477,6 +477,19 @@ def test_many_are_divided(box: Box, run: Run):
     assert "capture" in str(shipped.refused[1].error)
 
 
+@pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "dropped"}])
+def test_what_failed_is_not_repeated_at_once(box: Box, run: Run, fault: dict[str, Any]):
+    """As Sentry asks; the same Call may be sent later, and is one event."""
+    sentry = box.service(Sentry)
+    call = sentry.capture(FULL)
+    box.arm(processed=True, **fault)
+    with pytest.raises(errors.CallError) as caught:
+        run(call)
+    assert (len(caught.value.attempts), caught.value.retryable) == (1, True)
+    run(call)
+    assert len(box.state("sentry")["events"]) == 1
+
+
 def test_errors_are_mapped(box: Box, run: Run):
     """An unknown key is AuthenticationFailed, what is malformed InvalidRequest with Sentry's reason, and no more."""
     with pytest.raises(errors.AuthenticationFailed):

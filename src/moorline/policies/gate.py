@@ -389,6 +389,12 @@ class Gate:
         lane.closed = max(lane.closed, until)
         self.free = False
 
+    def closed_for(self, operation: str = "") -> float:
+        """For how many seconds the service wants nobody to call *operation*, or anything at all; 0 where it may be."""
+        with self._lock:
+            until = max(lane.closed for lane in self._lane(operation).chain)
+            return max(until - self._now(), 0.0)
+
     def limited(self, back: Pass | None = None, *, known: bool = False) -> None:
         """The service refused; before ``heed``. *known*: the answer has readings. Where one of them is spent, only our
         model of that limit was wrong. Else it is a limit of which nothing is known: slow down by a part, and find back

@@ -153,6 +153,10 @@ class BatchService(Service):
             raise refused(operation.removeprefix("send_"), f"have {len(body)} bytes together; the limit is {most}")
         return body
 
+    def limited(self, operation: str) -> bool:  # noqa: ARG002 (a hole to fill)
+        """Whether what is handed over for *operation* now is to be dropped, as the service wants it."""
+        return False
+
     def suited(self, item: Item) -> Item:
         """*item*, or what stands for it where there is no intake of its kind: a message for an event."""
         if not isinstance(item, Occurrence) or "send_events" in self.caps:

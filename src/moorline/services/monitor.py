@@ -16,13 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from moorline.calls.batcher import BatchCounts, Batcher, in_batcher
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count
-from moorline.services.batches import FRAME, BatchService, Item, watching
+from moorline.services.batches import FRAME, BatchService, Item, scrubbed, watching
+from moorline.services.limits import refused
 from moorline.services.monitoring.protocol import (
     Crumb,
     Level,
@@ -36,6 +38,9 @@ from moorline.services.monitoring.protocol import (
 )
 from moorline.services.reports import report
 from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
 
 __all__ = ["Monitor"]
 
@@ -98,6 +103,7 @@ class Monitor:
         self._scope: ContextVar[_Scope] = ContextVar("moorline_scope", default=_NOWHERE)
         self._busy: ContextVar[bool] = ContextVar("moorline_reporting", default=False)
         self._wrong: Counter[str] = Counter()
+        self._limited: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -105,10 +111,9 @@ class Monitor:
 
     def _batcher(self, number: int, service: BatchService, operation: str) -> Batcher[Any]:
         caps = service.caps[operation]
-        send = getattr(service, operation)
         again = sum(one.name == service.name for one in self.services[:number])
         return Batcher(
-            (lambda batch: send(batch[0])) if operation == "capture" else send,
+            partial(_alone, service) if operation == "capture" else getattr(service, operation),
             name=f"{service.name}{f'#{again + 1}' if again else ''}.{operation}",
             size=service.size,
             most=caps.most,
@@ -211,7 +216,8 @@ class Monitor:
 
         def act() -> None:
             scope = self._scope.get()
-            crumb = Crumb(message, category, level, dict(data or {}), self._now())
+            plain = {name: one if isinstance(one, Value) else str(one) for name, one in scrubbed(data or {}).items()}
+            crumb = Crumb(message, category, level, plain, self._now())
             self._scope.set(replace(scope, crumbs=(*scope.crumbs, crumb)[-self._most_crumbs :]))
 
         self._quietly(act, None)
@@ -272,6 +278,12 @@ class Monitor:
         return {one.name: one.counts for one in self._batchers.values()}
 
     @property
+    def limited(self) -> Mapping[str, int]:
+        """How much was dropped because a service wanted nothing of that kind just then, as ``counts`` names it."""
+        with self._lock:
+            return dict(self._limited)
+
+    @property
     def misused(self) -> Mapping[str, int]:
         """How often it was called with what cannot be, by kind of error."""
         with self._lock:
@@ -310,10 +322,17 @@ class Monitor:
             raise TypeError(f"expected a Report, Metric, LogLine or Occurrence, not {type(item).__name__}")
         taken = False
         for number, service in enumerate(self.services):
-            if not service.switched_off and (service.reports_apart or not apart):
-                fitting = service.suited(item)
-                batcher = self._batchers.get((number, service.taken[type(fitting)]))
-                taken = (batcher is not None and batcher.add(fitting)) or taken
+            if service.switched_off or (apart and not service.reports_apart):
+                continue
+            fitting = service.suited(item)
+            batcher = self._batchers.get((number, service.taken[type(fitting)]))
+            if batcher is None:
+                continue
+            if service.limited(service.taken[type(fitting)]):
+                with self._lock:
+                    self._limited[batcher.name] += 1
+            else:
+                taken = batcher.add(fitting) or taken
         return taken
 
     def _metric(self, name: str, value: float, kind: MetricKind, tags: dict[str, str]) -> bool:
@@ -324,7 +343,7 @@ class Monitor:
         return {
             **self._about,
             "tags": {**scope.tags, **(tags or {})},
-            "extra": dict(extra or {}),
+            "extra": scrubbed(dict(extra or {})),  # now, so that it has a form in a job as well
             "user": scope.user,
             "crumbs": scope.crumbs,
             "at": self._now(),
@@ -337,6 +356,13 @@ class Monitor:
 def _made(service: Any) -> BatchService:
     made = service() if isinstance(service, type) and issubclass(service, BatchService) else service
     return watching(made, "Monitor")
+
+
+def _alone(service: Any, batch: list[Report]) -> Call[Any]:
+    if len(batch) != 1:
+        raise refused("reports", "go one with each request")
+    call: Call[Any] = service.capture(batch[0])
+    return call
 
 
 def _remember(error: BaseException, known: Mapping[int, str]) -> None:

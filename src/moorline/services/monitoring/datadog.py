@@ -211,7 +211,7 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
     @operation
     def capture(self, /, report: Report) -> Plan[Shipped]:
         """Report an error or a message as a line of the log, with ``error.kind``, ``error.message`` and
-        ``error.stack``: there is no intake of errors on the card. Raises as ``send_logs``.
+        ``error.stack``: no intake of errors is documented. Raises as ``send_logs``.
         """
         return self._logged("capture", [report])
 

@@ -128,7 +128,7 @@ print(NewRelic().send_logs([LogLine("moored", "info", {"quay": 3})]).result().id
     @operation
     def capture(self, /, report: Report) -> Plan[Shipped]:
         """Report an error or a message as a line of the log, with ``error.kind``, ``error.message`` and
-        ``error.stack``: there is no intake of errors on the card. Raises as ``send_logs``.
+        ``error.stack``: no intake of errors is documented. Raises as ``send_logs``.
         """
         return self._logged("capture", [report])
 

@@ -22,6 +22,7 @@ from moorline.errors import AuthenticationFailed, ConfigurationError
 from moorline.events.delivery import Delivers
 from moorline.events.scheme import Scheme
 from moorline.events.schemes.hmac_signature import HMACSignature
+from moorline.policies.policy import Policy
 from moorline.services.answers import moment, optional_text, record, text
 from moorline.services.batches import BatchService, Caps, compressed, encoded, scrubbed
 from moorline.services.envelopes import Dsn, DsnKey, event_of, log_of, metric_of
@@ -61,6 +62,7 @@ _BUCKETS: Final = {
     "sessions": "session",
     "client_report": "internal",
 }
+_OF_OPERATIONS: Final = {"capture": "error", "send_logs": "log_item", "send_metrics": "trace_metric"}
 _ALARMS: Final = {
     ("event_alert", "triggered"): AlarmKind.TRIGGERED,
     ("metric_alert", "critical"): AlarmKind.TRIGGERED,
@@ -117,7 +119,8 @@ class Sentry(BatchService):
 
     Nothing is said of an event's fate: a 200 means that it was taken, and is looked at later. Sentry says in any answer
     which categories it takes no more and for how long (``X-Sentry-Rate-Limits``): calls of those wait or are refused,
-    all others go on. All that is sent is scrubbed, as logs are.
+    all others go on. As Sentry asks, nothing that failed is repeated at once; what is sent again later (by a batcher or
+    a job) carries the same ids. All that is sent is scrubbed, as logs are.
 
     Webhooks: neither the id nor the time is signed, so an event is known by its content, and what Sentry says again
     word for word is counted as a duplicate. The legacy WebHooks plug-in is unsigned. ``requests`` is the scheme of the
@@ -138,6 +141,7 @@ class Sentry(BatchService):
         message="causes.0|detail",
         statuses={403: AuthenticationFailed},  # no key, an unknown one, or two that disagree
     )
+    default_policy = Policy(retry=None)
     reports_apart = True
     caps: ClassVar[Mapping[str, Caps]] = {
         "capture": Caps(1, _EVENT, _EVENT),
@@ -179,6 +183,11 @@ except ZeroDivisionError as error:
     def dsn(self) -> Dsn:
         """The DSN, taken apart. Raises ConfigurationError."""
         return Dsn.of(self.secret().reveal())
+
+    def limited(self, operation: str) -> bool:
+        """Whether Sentry has closed the category: what happens meanwhile it wants dropped, not kept."""
+        gate = self._guard(self.base_url, self.policy).gate
+        return not gate.free and gate.closed_for(_OF_OPERATIONS[operation]) > 0
 
     def __repr__(self) -> str:
         try:
@@ -329,4 +338,5 @@ except ZeroDivisionError as error:
         body = json.dumps(head, separators=(",", ":")).encode() + b"\n" + b"".join(items)
         headers = {"Content-Type": "application/x-sentry-envelope", "Content-Encoding": "gzip"}
         path = f"/api/{self.dsn.project}/envelope/"
-        return self.post(path, content=compressed(body), headers=headers, bucket=bucket, blank=True, parse=parse)
+        plan: dict[str, Any] = {"content": compressed(body), "headers": headers, "bucket": bucket, "blank": True}
+        return self.post(path, repeatable=True, parse=parse, **plan)
