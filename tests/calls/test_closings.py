@@ -15,8 +15,10 @@ from moorline.calls.exchange import Exchange, Plan
 from moorline.calls.guards import Guards
 from moorline.calls.operations import operation
 from moorline.calls.service import Service
+from moorline.calls.shared_guard import SharedGuard
 from moorline.errors import ConfigurationError
 from moorline.policies.allowance import Reading
+from moorline.policies.breaker import Terms
 from moorline.policies.gate import Gate
 from moorline.policies.policy import Policy
 
@@ -182,3 +184,21 @@ def test_the_breaker_of_one_address_is_not_that_of_another():
     with pytest.raises(errors.CircuitOpen):
         service.far().result()
     service.log().result()
+
+
+def test_other_processes_are_told_of_each_closed_part():
+    """Each with its lane and its seconds, and not as a limit that is counted."""
+    told: list[dict[str, Any]] = []
+
+    class Store:
+        def tell(self, message: dict[str, Any]) -> None:
+            told.append(message)
+
+    store: Any = Store()
+    shared = SharedGuard(store, "parted", None, Terms(), (), None)
+    gate = Gate(lambda: 0.0, apart=True)
+    shared.heard(gate, "error", LIMITS.readings(answer(x_sentry_rate_limits="60:error,5:"), 0.0), 0.0)
+    assert [(one["do"], one["lane"], one["close"], one["readings"]) for one in told] == [
+        ("heard", "error", 60.0, []),
+        ("heard", "", 5.0, []),
+    ]

@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.services.conftest import Box
 from tests.services.test_sentry import DSN, fail, items_of
 
@@ -20,6 +22,7 @@ from moorline import Moorline
 from moorline.calls.guards import Guards
 from moorline.errors import ConfigurationError
 from moorline.policies.policy import Policy
+from moorline.services.batches import encoded
 from moorline.services.monitor import Monitor
 from moorline.services.monitor_hooks import LogHandler, MonitorMiddleware, install
 from moorline.services.monitoring.datadog import Datadog
@@ -27,6 +30,9 @@ from moorline.services.monitoring.logrocket import LogRocket
 from moorline.services.monitoring.new_relic import NewRelic
 from moorline.services.monitoring.protocol import LogLine, Metric, Report
 from moorline.services.monitoring.sentry import Sentry
+
+TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=["Cs"]), max_size=20)
+NAMES = st.sampled_from(["quay", "token", "password", "url", "api_key", "ship"])
 
 
 class Wire:
@@ -410,3 +416,17 @@ def test_values_with_all_that_they_can_have(box: Box):
     assert monitor.flush(10)
     held = box.state("sentry")
     assert ([*held["events"]], len(held["logs"]), len(held["metrics"])) == (["ab" * 16], 1, 1)
+
+
+@given(
+    st.sampled_from([Sentry, Datadog, NewRelic]),
+    st.one_of(
+        st.builds(Metric, st.just("x"), st.floats(0, 1), tags=st.dictionaries(NAMES, TEXTS, max_size=5)),
+        st.builds(LogLine, TEXTS, attributes=st.dictionaries(NAMES, TEXTS | st.integers(), max_size=5)),
+    ),
+)
+def test_an_item_is_hardly_heavier_than_it_says(kind: Any, item: Any):
+    """Its size is what it has before secrets are masked: a mask adds at most two characters to each of few texts."""
+    service = kind(kind.credentials.sandbox)
+    texts = len(item.tags if isinstance(item, Metric) else item.attributes) + 1
+    assert len(encoded(service._record(item))) <= service.size(item) + 3 * texts

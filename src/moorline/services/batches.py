@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -20,6 +20,7 @@ __all__ = [
     "FRAME",
     "BatchService",
     "Caps",
+    "Clean",
     "Item",
     "Refused",
     "Shipment",
@@ -31,8 +32,10 @@ __all__ = [
 ]
 
 Item = Report | Metric | LogLine | Occurrence
+Clean = Callable[[Any], Any]
 
 FRAME: Final = 1024  # bytes that are left for what stands around the items
+_MARGIN: Final = 8  # for the comma, and what masks are longer than what they stand for
 _DEPTH: Final = 14  # of what is scrubbed: variables in a frame in a stack in an exception in an event
 
 
@@ -68,6 +71,10 @@ def scrubbed(value: Any) -> Any:
     return redaction.data(value, depth=_DEPTH)
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 def encoded(value: Any) -> bytes:
     """*value*, which is scrubbed already, as JSON in few bytes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
@@ -99,7 +106,7 @@ def watching(service: Any, who: str) -> BatchService:
 
 class BatchService(Service):
     """The base of services that take many things at once. They say what they take in ``caps``, by the operation's name,
-    and give in ``_record`` the JSON of one item, without secrets: with ``scrubbed``.
+    and give in ``_record`` the JSON of one item, without secrets.
     """
 
     caps: ClassVar[Mapping[str, Caps]] = {}
@@ -117,8 +124,8 @@ class BatchService(Service):
         """Whether it was configured to send nothing."""
         return False
 
-    def _record(self, item: Any) -> Any:
-        """The JSON of an item, as the service has it, scrubbed."""
+    def _record(self, item: Any, clean: Clean = scrubbed) -> Any:
+        """The JSON of an item, as the service has it; *clean* is what its texts have to pass."""
         raise NotImplementedError
 
     def _check(self, item: Any, field_: str) -> None:
@@ -127,7 +134,17 @@ class BatchService(Service):
     def size(self, item: Item) -> int:
         """The bytes that *item* takes of a request. Raises InvalidRequest for one that no request can carry."""
         operation = self.taken[type(item)]
-        return len(self._checked(operation, [item])[0]) + 1
+        field_ = operation.removeprefix("send_") + "[0]"
+        self._check(item, field_)
+        # What is handed over in passing is not scrubbed twice: it is hardly longer without secrets than with them.
+        piece = encoded(self._record(item, scrubbed if isinstance(item, Report) else _as_it_is))
+        self._weigh(operation, field_, piece)
+        return len(piece) + _MARGIN
+
+    def _weigh(self, operation: str, field_: str, piece: bytes) -> None:
+        largest = self.caps[operation].largest
+        if len(piece) > largest:
+            raise refused(field_, f"has {len(piece)} bytes; the limit is {largest}")
 
     def _checked(self, operation: str, items: Sequence[Item]) -> list[bytes]:
         """The JSON of each. Raises InvalidRequest naming the first that is over a limit, and the limit."""
@@ -141,8 +158,7 @@ class BatchService(Service):
             self._check(item, f"{field_}[{number}]")
             piece = encoded(self._record(item))
             pieces.append(piece)
-            if len(piece) > caps.largest:
-                raise refused(f"{field_}[{number}]", f"has {len(piece)} bytes; the limit is {caps.largest}")
+            self._weigh(operation, f"{field_}[{number}]", piece)
         return pieces
 
     def _gathered(self, operation: str, pieces: Sequence[bytes], frame: tuple[bytes, bytes]) -> bytes:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from moorline.calls.dialects import base_address
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
-from moorline.services.batches import scrubbed
+from moorline.services.batches import Clean, scrubbed
 from moorline.services.monitoring.protocol import Crumb, Frame, LogLine, Metric, MetricKind, Raised, Report, Value
 
 __all__ = ["Dsn", "DsnKey", "event_of", "log_of", "metric_of"]
@@ -146,8 +146,8 @@ def _crumb(crumb: Crumb) -> dict[str, Any]:
     return told | _filled({"category": crumb.category, "data": dict(crumb.data)})
 
 
-def log_of(line: LogLine) -> dict[str, Any]:
-    """One of the items of a ``log`` item, scrubbed."""
+def log_of(line: LogLine, clean: Clean = scrubbed) -> dict[str, Any]:
+    """One of the items of a ``log`` item, its texts *clean*."""
     word, number = _SEVERITIES.get(line.level, ("fatal", 21))
     attributes = {**line.attributes, "sentry.severity_number": number, "sentry.severity_text": word}
     if line.logger:
@@ -156,27 +156,27 @@ def log_of(line: LogLine) -> dict[str, Any]:
         "timestamp": line.at,
         "trace_id": line.trace or _TRACE,
         "level": word,
-        "body": scrubbed(line.message),
-        "attributes": _attributes(attributes),
+        "body": clean(line.message),
+        "attributes": _attributes(attributes, clean),
     }
 
 
-def metric_of(metric: Metric) -> dict[str, Any]:
-    """One of the items of a ``trace_metric`` item, scrubbed."""
+def metric_of(metric: Metric, clean: Clean = scrubbed) -> dict[str, Any]:
+    """One of the items of a ``trace_metric`` item, its texts *clean*."""
     told = {
         "timestamp": metric.at,
         "trace_id": _TRACE,
-        "name": scrubbed(metric.name),
+        "name": clean(metric.name),
         "type": _KINDS[metric.kind],
         "value": metric.value,
-        "attributes": _attributes(metric.tags),
+        "attributes": _attributes(metric.tags, clean),
     }
     return told | ({"unit": metric.unit} if metric.unit else {})
 
 
-def _attributes(given: Mapping[str, Value]) -> dict[str, Any]:
+def _attributes(given: Mapping[str, Value], clean: Clean) -> dict[str, Any]:
     """Each with its type; scrubbed before, while the names still stand beside the values."""
-    return {name: {"value": one, "type": _TYPES[type(one)]} for name, one in scrubbed(given).items()}
+    return {name: {"value": one, "type": _TYPES[type(one)]} for name, one in clean(given).items()}
 
 
 def _of(holder: object, *names: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.secrets.secret import Secret
 from moorline.secrets.sources import environment
 from moorline.services.answers import flag, record
-from moorline.services.batches import BatchService, Caps, compressed, recent, scrubbed
+from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
     Alarm,
@@ -319,19 +319,19 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
             at_most(f"{field_}.group", item.group, 100, "characters")
         recent(f"{field_}.at", item.at, self.clock.wall(), back=back, ahead=ahead)
 
-    def _record(self, item: Any) -> Any:
+    def _record(self, item: Any, clean: Clean = scrubbed) -> Any:
         if isinstance(item, Report):
             item = item.line()
         if isinstance(item, Metric):
-            return self._series(item)
-        return self._line(item) if isinstance(item, LogLine) else self._event(item)
+            return self._series(item, clean)
+        return self._line(item, clean) if isinstance(item, LogLine) else self._event(item, clean)
 
-    def _series(self, metric: Metric) -> dict[str, Any]:
+    def _series(self, metric: Metric, clean: Clean) -> dict[str, Any]:
         told: dict[str, Any] = {
-            "metric": scrubbed(metric.name),
+            "metric": clean(metric.name),
             "type": _KINDS.get(metric.kind, 0),
             "points": [{"timestamp": int(metric.at), "value": metric.value}],
-            "tags": self._tags(metric.tags),
+            "tags": self._tags(metric.tags, clean),
         }
         if metric.kind is MetricKind.COUNT:
             told["interval"] = max(round(metric.interval), 1)
@@ -341,14 +341,14 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
             told["resources"] = [{"type": "host", "name": self.host}]
         return told
 
-    def _line(self, line: LogLine) -> dict[str, Any]:
-        told: dict[str, Any] = scrubbed(dict(line.attributes))
+    def _line(self, line: LogLine, clean: Clean) -> dict[str, Any]:
+        told: dict[str, Any] = clean(dict(line.attributes))
         told |= {
-            "message": scrubbed(line.message),
+            "message": clean(line.message),
             "status": _STATUSES[line.level],
             "timestamp": datetime.fromtimestamp(line.at, UTC).isoformat(timespec="milliseconds"),
             "ddsource": "python",
-            "ddtags": ",".join(self._tags({})),
+            "ddtags": ",".join(self._tags({}, clean)),
             "hostname": self.host,
             "service": self.application,
         }
@@ -356,22 +356,22 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
             told["logger.name"] = line.logger
         return {name: one for name, one in told.items() if one != "" or name == "message"}
 
-    def _event(self, event: Occurrence) -> dict[str, Any]:
+    def _event(self, event: Occurrence, clean: Clean) -> dict[str, Any]:
         told = {
-            "title": scrubbed(event.title),
-            "text": scrubbed(event.text) or scrubbed(event.title),
+            "title": clean(event.title),
+            "text": clean(event.text) or clean(event.title),
             "alert_type": _ALERTS[event.level],
             "date_happened": int(event.at),
-            "tags": [*self._tags(event.attributes), f"kind:{event.kind}"],
-            "aggregation_key": scrubbed(event.group),
+            "tags": [*self._tags(event.attributes, clean), f"kind:{event.kind}"],
+            "aggregation_key": clean(event.group),
             "host": self.host,
         }
         return {name: one for name, one in told.items() if one != ""}
 
-    def _tags(self, tags: Mapping[str, Any]) -> list[str]:
+    def _tags(self, tags: Mapping[str, Any], clean: Clean = scrubbed) -> list[str]:
         """``name:value``, with those that all have."""
         common = {"service": self.application, "env": self.environment}
-        given = {**{name: one for name, one in common.items() if one}, **scrubbed(dict(tags))}
+        given = {**{name: one for name, one in common.items() if one}, **clean(dict(tags))}
         return [f"{name}:{str(one).lower() if isinstance(one, bool) else one}" for name, one in given.items()]
 
 

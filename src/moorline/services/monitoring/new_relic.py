@@ -27,7 +27,7 @@ from moorline.errors import AuthenticationFailed
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.services.answers import optional_text, record
-from moorline.services.batches import BatchService, Caps, compressed, recent, scrubbed
+from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
     Alarm,
@@ -222,29 +222,29 @@ print(NewRelic().send_logs([LogLine("moored", "info", {"quay": 3})]).result().id
             _attributes(f"{field_}.attributes", line.attributes, 250, _OF_LOGS, longest=_MB)
             recent(f"{field_}.at", item.at, now, back=2 * _DAY)
 
-    def _record(self, item: Any) -> Any:
+    def _record(self, item: Any, clean: Clean = scrubbed) -> Any:
         if isinstance(item, Report):
             item = item.line()
         if isinstance(item, Metric):
-            return _point(item)
+            return _point(item, clean)
         if isinstance(item, LogLine):
-            attributes = {**scrubbed(dict(item.attributes)), "level": item.level}
+            attributes = {**clean(dict(item.attributes)), "level": item.level}
             attributes |= {"logger.name": item.logger} if item.logger else {}
             attributes |= {"trace.id": item.trace} if item.trace else {}
-            return {"timestamp": _ms(item.at), "message": scrubbed(item.message), "attributes": attributes}
-        return {**scrubbed(_told(item)), "eventType": item.kind, "timestamp": _ms(item.at)}
+            return {"timestamp": _ms(item.at), "message": clean(item.message), "attributes": attributes}
+        return {**clean(_told(item)), "eventType": item.kind, "timestamp": _ms(item.at)}
 
 
 _METRICS: Final = (b'[{"metrics":[', b"]}]")
 
 
-def _point(metric: Metric) -> dict[str, Any]:
+def _point(metric: Metric, clean: Clean) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "name": scrubbed(metric.name),
+        "name": clean(metric.name),
         "type": metric.kind.value,
         "value": metric.value,
         "timestamp": _ms(metric.at),
-        "attributes": scrubbed(dict(metric.tags)),
+        "attributes": clean(dict(metric.tags)),
     }
     if metric.unit:
         told["attributes"].setdefault("unit", metric.unit)

@@ -24,7 +24,7 @@ from moorline.events.scheme import Scheme
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.policies.policy import Policy
 from moorline.services.answers import moment, optional_text, record, text
-from moorline.services.batches import BatchService, Caps, compressed, encoded, scrubbed
+from moorline.services.batches import BatchService, Caps, Clean, compressed, encoded, scrubbed
 from moorline.services.envelopes import Dsn, DsnKey, event_of, log_of, metric_of
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.monitoring.protocol import (
@@ -305,10 +305,10 @@ except ZeroDivisionError as error:
             told,
         )
 
-    def _record(self, item: Any) -> Any:
+    def _record(self, item: Any, clean: Clean = scrubbed) -> Any:
         if isinstance(item, Report):
             return event_of(item)
-        return log_of(item) if isinstance(item, LogLine) else metric_of(item)
+        return log_of(item, clean) if isinstance(item, LogLine) else metric_of(item, clean)
 
     def _batch(self, name: str, kind: str, media: str, items: Sequence[Any]) -> Plan[Shipped]:
         body = self._gathered(name, self._checked(name, items), (b'{"version":2,"items":[', b"]}"))
