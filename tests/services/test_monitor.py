@@ -114,6 +114,16 @@ def test_a_report_has_its_context(monitor: Monitor, wire: Wire):
     assert "user" not in after
 
 
+def test_release_and_environment_have_their_usual_names(wire: Wire, monkeypatch: pytest.MonkeyPatch):
+    """Those of Sentry's own package."""
+    monkeypatch.setenv("SENTRY_RELEASE", "shop@3")
+    monkeypatch.setenv("SENTRY_ENVIRONMENT", "staging")
+    monitor = Monitor(sentry(wire))
+    monitor.capture_message("x")
+    assert monitor.flush()
+    assert (wire.events[0]["release"], wire.events[0]["environment"]) == ("shop@3", "staging")
+
+
 async def test_tasks_do_not_share_a_context(monitor: Monitor, wire: Wire):
     """What one task sets is not on the report of another."""
 

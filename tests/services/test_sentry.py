@@ -466,6 +466,12 @@ def test_values_check_themselves(make: Callable[[], object], field: str):
         make()
 
 
+def test_what_is_no_item():
+    """It is InvalidRequest that names it, and nothing is sent."""
+    with pytest.raises(errors.InvalidRequest, match=r"^items\[1\]:"):
+        Recorder().service(Sentry, key=DSN).ship([FULL, "x"])
+
+
 def test_many_are_divided(box: Box, run: Run):
     """Any number goes with as many requests as it takes; what fits into none, or is none of Sentry's, is told."""
     many: list[Any] = [*[LogLine("x", at=1.0)] * 250, *POINTS, FULL, LogLine("y" * 1_100_000), Occurrence("deployed")]

@@ -185,7 +185,11 @@ class BatchService(Service):
         """Send any number of items, of any kind that the service takes, with as many requests as its limits ask for.
 
         What no request can carry is ``refused`` in the result, and the error of a request hides none of the others.
+        Raises InvalidRequest for what is no such item.
         """
+        for number, one in enumerate(items):
+            if type(one) not in self.taken:
+                raise refused(f"items[{number}]", f"must be a Report, Metric, LogLine or Occurrence, not {one!r:.40}")
         calls, lost = [], []
         for operation, send in ((name, getattr(self, name, None)) for name in self.taken.values()):
             wanted = [one for one in items if self.taken[type(one)] == operation]

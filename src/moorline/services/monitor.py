@@ -8,6 +8,7 @@ each kind; what happens while something is sent, or while a report is made, is n
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import threading
@@ -68,9 +69,9 @@ class Monitor:
     takes: what one has no intake for is given to it in another form where there is one (an event to Sentry as a
     message, an exception to Datadog as a line of the log).
 
-    *release*, *environment* and *server* (by default this host's name) are on every report. With *locals* reports have
-    the variables of each frame, scrubbed. *crumbs* is how many breadcrumbs are kept, *age* after how many seconds a
-    batch goes that is not full, *capacity* how many items may wait of each kind.
+    *release* (``SENTRY_RELEASE``), *environment* (``SENTRY_ENVIRONMENT``) and *server* (this host's name) are on every
+    report. With *locals* reports have the variables of each frame, scrubbed. *crumbs* is how many breadcrumbs are kept,
+    *age* after how many seconds a batch goes that is not full, *capacity* how many items may wait of each kind.
 
     Raises ConfigurationError naming the argument; no other method raises.
     """
@@ -91,7 +92,11 @@ class Monitor:
         if not services:
             raise ConfigurationError("Monitor needs a service, such as Monitor(Sentry)")
         self.services: tuple[BatchService, ...] = tuple(_made(one) for one in services)
-        self._about = {"release": release, "environment": environment, "server": server or socket.gethostname()}
+        self._about = {
+            "release": release or os.environ.get("SENTRY_RELEASE"),
+            "environment": environment or os.environ.get("SENTRY_ENVIRONMENT"),
+            "server": server or socket.gethostname(),
+        }
         self._locals = locals
         self._most_crumbs = crumbs
         self._clock = clock
