@@ -6,15 +6,12 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
-from moorline import registry
 from moorline import settings as _settings
 from moorline.asgi import Receive, Scope, Send, health, lifespan
-from moorline.calls.call import Call
 from moorline.calls.guards import PROCESS, open_breakers
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
@@ -34,13 +31,11 @@ from moorline.jobs.foreign.messages import Messages, Messaging
 from moorline.jobs.registry import Jobs
 from moorline.jobs.schedules import Schedules
 from moorline.jobs.working import Working
-from moorline.policies.policy import Policy
+from moorline.services.using import Using
 from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
-    from moorline.calls.adapters.functions import Resilient
-    from moorline.calls.failover import Failover
     from moorline.calls.service import Service
     from moorline.events.alert_watch import AlertWatch
     from moorline.events.alerts import Alert
@@ -48,10 +43,7 @@ if TYPE_CHECKING:
     from moorline.events.retention import Retention
     from moorline.events.scheme import Scheme
     from moorline.jobs.chores import Chore
-    from moorline.jobs.enqueue import Enqueued
-    from moorline.jobs.job import JobHandle
     from moorline.jobs.worker import Worker
-    from moorline.services.tracking import Analytics
 
 __all__ = ["Moorline"]
 
@@ -66,7 +58,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline(Messaging, Working):
+class Moorline(Messaging, Using, Working):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -110,8 +102,8 @@ class Moorline(Messaging, Working):
         self.inbox = Inbox(
             self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
         )
-        self._services: dict[str, Service] = {}
-        self._tellers: list[Analytics] = []
+        self._services = {}
+        self._tellers = []
         self._durable = DurableCalls(self.jobs, self._services, self._service_for)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._alert_config = self.settings.webhooks.alerts.config()
@@ -135,66 +127,6 @@ class Moorline(Messaging, Working):
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
 
     # --- what an application says of itself
-
-    def service(self, service: type[S], **options: Any) -> S:
-        """An instance of that service; ``options`` are those of the class. Calls of the first one can be enqueued.
-
-        Settings under ``[services.NAME]`` hold unless ``options`` say otherwise.
-        """
-        made = service(**{**self._configured(service, pinned="addresses" in options), **options})
-        made.queue = self
-        self._services.setdefault(service.name, made)
-        return made
-
-    @property
-    def services(self) -> Mapping[str, Service]:
-        """The services that it has made so far, by name."""
-        return MappingProxyType(self._services)
-
-    def failover(self, *services: Service | type[Service], at_least_once: bool = False) -> Failover:
-        """One object for several services of a kind, which asks the next when one cannot: ``app.failover(SendGrid,
-        SES)``. A class stands for the application's own instance of it. Its Calls can be enqueued.
-
-        Raises ConfigurationError as ``Failover`` does.
-        """
-        from moorline.calls.failover import Failover
-
-        members = [self._own(one) if isinstance(one, type) else one for one in services]
-        return Failover(*members, at_least_once=at_least_once)
-
-    def analytics(self, *services: Service | type[Service], **options: Any) -> Analytics:
-        """One object that tells several vendors what happens, and waits for none: ``app.analytics(Segment, Mixpanel)``.
-
-        A class stands for the application's own instance of it, so that what is said in an outage becomes durable jobs.
-        *options* are those of ``Analytics``. It is flushed when the application closes. Raises ConfigurationError as
-        that does.
-        """
-        from moorline.services.tracking import Analytics
-
-        members: list[Any] = [self._own(one) if isinstance(one, type) else one for one in services]
-        made = Analytics(*members, **{"clock": self.clock, **options})
-        self._tellers.append(made)
-        return made
-
-    def _own(self, service: type[Service]) -> Service:
-        known = self._services.get(getattr(service, "name", ""))
-        if known is not None and type(known) is service:
-            return known
-        if not hasattr(service, "operation_named"):
-            raise ConfigurationError(f"services are wanted here, not {service.__name__}")
-        return self.service(service)
-
-    def guard(self, name: str, policy: Policy | None = None, **options: Any) -> Resilient:
-        """What runs any function through the pipeline: ``app.guard("ledger").call(fn, 5)``; also a decorator.
-
-        It shares breaker, limits and budget with all calls under that *name*, a service's too. Settings under
-        ``[services.NAME]`` hold unless *policy* is given; *options* are those of ``moorline.resilient``.
-
-        Raises ConfigurationError naming the argument.
-        """
-        from moorline.calls.adapters.functions import Resilient
-
-        return Resilient(name, self._policy(name, Policy()) if policy is None else policy, **options)
 
     def source(self, name: str, scheme: Scheme) -> None:
         """Receive what *scheme* checks under ``/webhooks/<name>``: ``app.source("partner", HMACSignature(…))``.
@@ -427,39 +359,6 @@ class Moorline(Messaging, Working):
             with contextlib.suppress(StoreError):
                 await self.open()
         await self.receiver(scope, receive, send)
-
-    # --- joining the rooms
-
-    def _configured(self, service: type[Service], *, pinned: bool) -> dict[str, Any]:
-        """The options that the settings stand for. Requests that are *pinned* to addresses keep to the usual wire."""
-        given = self.settings.services.get(service.name) or _settings.ServiceSettings()
-        options: dict[str, Any] = {} if pinned else {"wire": given.wire or self.settings.wire}
-        if service.name in self.settings.services:
-            options["policy"] = self._policy(service.name, service.default_policy)
-        if given.base_url:
-            options["base_url"] = given.base_url
-        if given.region:
-            options["region"] = given.region
-        return options | given.parameters
-
-    def _policy(self, name: str, policy: Policy) -> Policy:
-        """*policy* with what ``[services.NAME]`` says otherwise."""
-        given = self.settings.services.get(name)
-        return policy if given is None else given.applied(policy)
-
-    def enqueue_call(self, call: Call[Any], *, retries: int = 5, **options: Any) -> Enqueued[JobHandle]:
-        """Store a Call as a job; what ``Call.enqueue`` does. Options are those of ``EnqueueOptions``.
-
-        Raises ConfigurationError for an option that is none, Misuse for a Call that no queue can carry.
-        """
-        return self._durable.enqueue(call, retries, options)
-
-    def _service_for(self, name: str) -> Service:
-        known = self._services.get(name)
-        if known is None:
-            kind: type[Service] = registry.service(name)
-            known = self.service(kind)
-        return known
 
 
 def _sandbox_secrets(service: str) -> Sequence[str]:

@@ -13,9 +13,10 @@ import math
 import os
 import random
 import threading
+import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -27,6 +28,7 @@ from moorline.errors import (
     CredentialFault,
     InvalidArguments,
     InvalidRequest,
+    LimitFault,
     MoorlineError,
     OutcomeUnknown,
 )
@@ -37,7 +39,7 @@ from moorline.telemetry import logger
 if TYPE_CHECKING:
     from moorline.calls.call import Call
 
-__all__ = ["BatchCounts", "Batcher", "in_batcher"]
+__all__ = ["BatchCounts", "Batcher", "close_all", "flush_all", "in_batcher"]
 
 T = TypeVar("T")
 
@@ -77,10 +79,10 @@ class Batcher(Generic[T]):
     each. A batch that is not full goes when its first item has waited *age* seconds, at ``flush`` and at exit.
 
     While the service is down a batch becomes a durable job, where its service belongs to an application; else it waits,
-    and is tried again after 1, 2, 4, … up to 60 s or when the service said. With refused credentials all wait, for
-    somebody to mend them. *capacity* is how many items may wait in all. One batch is under way at a time, so that
-    their order is kept. *refusals* reads from a Call's result how many items the service refused, by reason. *name* is
-    for the log.
+    and is tried again after 1, 2, 4, … up to 60 s or when the service said. While the service limits us all wait, up
+    to half of *capacity*; with refused credentials too, for somebody to mend them. *capacity* is how many items may
+    wait in all. One batch is under way at a time, so that their order is kept. *refusals* reads from a Call's result
+    how many items the service refused, by reason. *name* is for the log.
 
     Raises ConfigurationError naming the argument.
     """
@@ -264,6 +266,8 @@ class Batcher(Generic[T]):
     def _failed(self, batch: Sequence[Waiting[T]], error: CallError, splits: list[int]) -> None:
         if isinstance(error, CredentialFault):
             self._hold(batch, error)  # as a job it would be given up at once
+        elif isinstance(error, LimitFault) and len(self._backlog) < self._backlog.capacity // 2 and not self._closed:
+            self._hold(batch, error)  # as jobs they would all come back at once
         elif error.retryable:
             left = self._spill(batch)
             if left:
@@ -345,6 +349,25 @@ class Batcher(Generic[T]):
             log.warning(event, batcher=self.name, items=items, reason=message, **({"why": why} if why else {}))
         finally:
             _here.sending = before
+
+
+def flush_all(batchers: Iterable[Batcher[Any]], timeout: float, *, spill: bool = False) -> bool:
+    """``Batcher.flush`` of each, all at the same time, within *timeout* seconds together."""
+    return _each(batchers, lambda one, left: one.flush(left, spill=spill), timeout)
+
+
+def close_all(batchers: Iterable[Batcher[Any]], timeout: float) -> bool:
+    """``Batcher.close`` of each, all at the same time, within *timeout* seconds together."""
+    return _each(batchers, Batcher.close, timeout)
+
+
+def _each(batchers: Iterable[Batcher[Any]], act: Callable[[Batcher[Any], float], bool], timeout: float) -> bool:
+    busy = list(batchers)
+    end = time.monotonic() + timeout
+    for one in busy:  # all begin before the first is waited for
+        one.flush(0)
+    ended = [act(one, max(end - time.monotonic(), 0.0)) for one in busy]
+    return all(ended)
 
 
 def _close_all() -> None:

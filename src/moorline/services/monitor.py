@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from moorline.calls.batcher import BatchCounts, Batcher, in_batcher
+from moorline.calls.batcher import BatchCounts, Batcher, close_all, flush_all, in_batcher
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count
@@ -256,22 +256,19 @@ class Monitor:
 
     # The end ---------------------------------------------------------------------------------------------------------
 
-    def flush(self, timeout: float = 5.0) -> bool:
-        """Send what waits, now; False if some of it still waits after *timeout* seconds."""
-        end = self._clock.monotonic() + timeout
-        left = [one for one in self._batchers.values() if one.counts.waiting]
-        done = [one.flush(max(end - self._clock.monotonic(), 0.01)) for one in left]
-        return all(done)
+    def flush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
+        """Send what waits, now. With *spill*, what still waits after *timeout* seconds becomes durable jobs, where
+        there is an application. False if some of it waits even then.
+        """
+        return flush_all(self._batchers.values(), timeout, spill=spill)
 
-    async def aflush(self, timeout: float = 5.0) -> bool:
+    async def aflush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
         """As ``flush``, on the event loop."""
-        return await asyncio.to_thread(self.flush, timeout)
+        return await asyncio.to_thread(self.flush, timeout, spill=spill)
 
     def close(self, timeout: float = 5.0) -> bool:
         """Take nothing more, and send what waits; True if nothing was lost."""
-        end = self._clock.monotonic() + timeout
-        done = [one.close(max(end - self._clock.monotonic(), 0.01)) for one in self._batchers.values()]
-        return all(done)
+        return close_all(self._batchers.values(), timeout)
 
     async def aclose(self, timeout: float = 5.0) -> bool:
         """As ``close``, on the event loop."""

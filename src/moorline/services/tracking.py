@@ -6,14 +6,13 @@ import asyncio
 import math
 import os
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, get_args
 
-from moorline.calls.batcher import BatchCounts, Batcher
+from moorline.calls.batcher import BatchCounts, Batcher, close_all, flush_all
 from moorline.calls.call import Call
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, InvalidRequest
@@ -183,7 +182,7 @@ class Analytics:
         """Send what was added before, now, and wait. With *spill*, what still waits after *timeout* seconds becomes
         durable jobs, where there is an application. False if some of it waits even then.
         """
-        return self._each(lambda batcher, left: batcher.flush(left, spill=spill), timeout)
+        return flush_all(self._batchers(), timeout, spill=spill)
 
     async def aflush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
         """As ``flush``, on the event loop."""
@@ -193,19 +192,14 @@ class Analytics:
         """Take nothing more, and send what waits. True if nothing was lost; see ``Batcher.close``."""
         for vendor in self._vendors:
             vendor.closed = True
-        return self._each(lambda batcher, left: batcher.close(left), timeout)
+        return close_all(self._batchers(), timeout)
 
     async def aclose(self, timeout: float = 5.0) -> bool:
         """As ``close``, on the event loop."""
         return await asyncio.to_thread(self.close, timeout)
 
-    def _each(self, act: Callable[[Batcher[_Weighed], float], bool], timeout: float) -> bool:
-        batchers = [one for vendor in self._vendors for one in vendor.batchers()]
-        end = time.monotonic() + timeout
-        for one in batchers:  # all begin before the first is waited for
-            one.flush(0)
-        ended = [act(one, max(end - time.monotonic(), 0.0)) for one in batchers]
-        return all(ended)
+    def _batchers(self) -> list[Batcher[_Weighed]]:
+        return [one for vendor in self._vendors for one in vendor.batchers()]
 
     def _say(self, make: Callable[..., F], consent: Consent | None, who: dict[str, Any]) -> F | None:
         default = self._default_context()
