@@ -52,6 +52,17 @@ class Ledger(Service):
         after = exchange.link("next")
         return Page(tuple(exchange.data), self.get(after, parse=self._page) if after else None)
 
+    @listing
+    def found(self) -> Plan[Page[int]]:
+        return self._found(None)
+
+    def _found(self, after: str | None) -> Plan[Page[int]]:
+        return self.post("/search", json={"after": after}, parse=self._finding, repeatable=True, keyed=False)
+
+    def _finding(self, exchange) -> Page[int]:
+        after = exchange.data.get("after")
+        return Page(tuple(exchange.data["items"]), self._found(after) if after else None)
+
 
 class Mail(Ledger):
     name = "mail"

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moorline import Moorline, errors
 from moorline.calls.dialects import BearerKey, Endpoints
@@ -45,7 +47,7 @@ def asked(**options: Any) -> str:
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of this machine counts."""
-    for name in ("COURIER_ACCOUNT", "COURIER_EDGE", "MOORLINE_SANDBOX_URL"):
+    for name in ("COURIER_ACCOUNT", "COURIER_EDGE", "COURIER_SITE", "MOORLINE_SANDBOX_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,3 +91,40 @@ def test_settings_give_region_and_parameters(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     service = Moorline("sqlite:///m.db").service(Courier)
     assert (service.account, service.base_url) == ("AC7", "https://eu.courier.example")
+
+
+class Tenant(Courier):
+    """A service whose address holds the account's name."""
+
+    name = "tenant"
+    endpoints = Endpoints("https://{site}.courier.example", regions={"eu": "https://{site}.eu.courier.example"})
+    site = Parameter("COURIER_SITE", sandbox="acme")
+    account = Parameter("COURIER_ACCOUNT", default="AC0")
+
+
+def test_a_parameter_in_the_host():
+    """It stands in the address of each region, in lower case, and each account has guards of its own."""
+    assert Tenant("key-0123456789", site="Acme").base_url == "https://acme.courier.example"
+    assert Tenant("key-0123456789", site="a-1.b", region="eu").base_url == "https://a-1.b.eu.courier.example"
+    one, two = (Tenant("key-0123456789", site=site) for site in ("one", "two"))
+    assert one._guard_name(one.base_url) != two._guard_name(two.base_url)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=80))
+def test_no_parameter_leads_elsewhere(site: str):
+    """Whatever it holds, the host ends as the service's do, or it is refused."""
+    try:
+        address = Tenant("key-0123456789", site=site).base_url
+    except errors.ConfigurationError as error:
+        assert "site" in str(error)  # noqa: PT017
+        return
+    parts = httpx2.URL(address)
+    assert (parts.scheme, parts.path, parts.query, parts.userinfo, parts.port) == ("https", "/", b"", b"", None)
+    assert parts.host == f"{site.lower()}.courier.example"
+
+
+def test_a_service_without_its_address_is_shown():
+    """What is not known yet stays open in its repr, and is an error where it is needed."""
+    assert repr(Tenant("key-0123456789")) == "<Tenant at https://{site}.courier.example>"
+    with pytest.raises(errors.ConfigurationError, match="COURIER_SITE"):
+        _ = Tenant("key-0123456789").base_url

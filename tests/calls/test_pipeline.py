@@ -166,6 +166,15 @@ def test_paging(colour):
         list(looping.service().all())
 
 
+def test_paging_by_the_body():
+    """A listing whose cursor is in the body follows it, and refuses a page that names itself."""
+    script = Script((200, {}, b'{"items":[1],"after":"2"}'), (200, {}, b'{"items":[2]}'))
+    assert list(script.service().found()) == [1, 2]
+    assert [one.content for one in script.requests] == [b'{"after":null}', b'{"after":"2"}']
+    with pytest.raises(errors.BadAnswer, match="itself"):
+        list(Script((200, {}, b'{"items":[1],"after":"2"}')).service().found())
+
+
 @both
 def test_redirects_keep_credentials_at_home(colour):
     """A redirect of a GET is followed; another origin gets no credentials, and plain http is refused."""

@@ -10,19 +10,27 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import google.auth.jwt
 import httpx2
 import pytest
 
-from moorline import errors
+from moorline import errors, redaction
 from moorline.calls.dialects import BearerKey, Endpoints
 from moorline.calls.guards import Guards
 from moorline.calls.parameters import Parameter
 from moorline.calls.service import Plan, operation
-from moorline.calls.tokens import ClientCredentials, KeyFile, ServiceAccount, TokenService, key_file
+from moorline.calls.tokens import (
+    ClientCredentials,
+    Grant,
+    KeyFile,
+    RefreshToken,
+    ServiceAccount,
+    TokenService,
+    key_file,
+)
 from moorline.clock import ManualClock
 from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
@@ -35,7 +43,7 @@ class Bank(TokenService):
     endpoints = Endpoints("https://bank.example")
     credentials = BearerKey(env="BANK_SECRET")
     client_id = Parameter("BANK_CLIENT")
-    tokens = ClientCredentials("/oauth/token")
+    tokens: ClassVar[Grant] = ClientCredentials("/oauth/token")
 
     @operation
     def read(self) -> Plan[Any]:
@@ -213,6 +221,85 @@ def test_what_the_endpoint_refuses(colour: str, answer: httpx2.Response, kind: t
     assert (caught.value.outcome, caught.value.operation) == ("not_sent", "write")
     assert "secret-0123456789" not in repr(caught.value) + str(caught.value.detail)
     assert server.sent == []
+
+
+class Diary(Bank):
+    """A service that acts for a user."""
+
+    client_secret = Parameter("DIARY_APP_SECRET", secret=True, default="")
+    tokens = RefreshToken("/oauth/token")
+
+
+class Kept:
+    """A refresh token that is kept somewhere, and followed by others."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.held = list(tokens)
+
+    def __call__(self) -> str:
+        return self.held[-1]
+
+    def rotated(self, successor: Secret) -> None:
+        self.held.append(successor.reveal())
+
+
+def rotating(server: Server, *, lasts: float = 100) -> Callable[[], httpx2.Response]:
+    """Answers that bring the next refresh token, for the last one alone."""
+
+    def answer() -> httpx2.Response:
+        shown = parse_qs(server.asked[-1].content.decode())["refresh_token"]
+        number = len(server.asked)
+        if shown != [f"refresh-{number - 1:010}"]:
+            return httpx2.Response(400, json={"error": "invalid_grant"})
+        body = {"access_token": f"token-{number:010}", "refresh_token": f"refresh-{number:010}", "expires_in": lasts}
+        return httpx2.Response(200, json=body)
+
+    return answer
+
+
+@COLOURS
+def test_a_refresh_token_is_exchanged(colour: str):
+    """It is sent with the app's id and secret; an app without a secret sends none; the secret is masked."""
+    server = Server()
+    service = Diary(
+        "refresh-0000000000", client_id="app", client_secret="app-secret-0123456789",
+        wire=httpx2.MockTransport(server), guards=Guards(),
+    )  # fmt: skip
+    assert both(service.read, colour) == {"token": "token-0000000001"}
+    assert parse_qs(server.asked[0].content.decode()) == {
+        "grant_type": ["refresh_token"],
+        "refresh_token": ["refresh-0000000000"],
+        "client_id": ["app"],
+        "client_secret": ["app-secret-0123456789"],
+    }
+    assert "app-secret-0123456789" not in redaction.text("it is app-secret-0123456789")
+    public = Diary("refresh-0000000000", client_id="app", wire=httpx2.MockTransport(server), guards=Guards())
+    both(public.read, colour)
+    assert "client_secret" not in parse_qs(server.asked[1].content.decode())
+
+
+@COLOURS
+def test_a_refresh_token_that_is_followed_by_another(colour: str):
+    """The one that came last is used and handed to its source, which may give it out from then on at no cost."""
+    server, clock = Server(), ManualClock()
+    server.refuse = rotating(server)
+    kept = Kept("refresh-0000000000")
+    for key in (kept, "refresh-0000000002"):
+        service = Diary(
+            key, client_id="app", clock=clock, wire=httpx2.MockTransport(server), guards=Guards(clock=clock)
+        )
+        both(service.read, colour)
+        both(service.read, colour)
+        clock.advance(101)
+        both(service.read, colour)
+    assert kept.held == ["refresh-0000000000", "refresh-0000000001", "refresh-0000000002"]
+    assert len(server.asked) == 4
+    kept.held.append("refresh-of-somebody-else")
+    clock.advance(101)
+    service = Diary(kept, client_id="app", wire=httpx2.MockTransport(server), guards=Guards())
+    with pytest.raises(errors.AuthenticationFailed) as caught:
+        both(service.read, colour)
+    assert caught.value.outcome == "not_sent"
 
 
 class Messages(TokenService):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -19,6 +20,9 @@ __all__ = ["Account", "KeySource"]
 
 KeySource = str | Secret | Callable[[], "str | Secret"]
 _SANDBOX: Final = "MOORLINE_SANDBOX_URL"
+_HOLE: Final = re.compile(r"\{([a-z_]+)\}")
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_LABELS: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 # Each call looks for this variable, and os.environ raises and catches for one that is not there: that is a twentieth of
 # a call. It says at once what it has in the dictionary behind it, where there is one.
 _environment: Final[dict[Any, Any] | None] = getattr(os.environ, "_data", None)
@@ -58,7 +62,18 @@ class Account:
 
     def _endpoint(self) -> str:
         """The service's own address."""
-        return self.endpoints.of(self.region)
+        return self._filled(self.endpoints.of(self.region))
+
+    def _filled(self, address: str) -> str:
+        """*address* with the parameters that stand in it."""
+        return address if "{" not in address else _HOLE.sub(self._in_host, address)
+
+    def _in_host(self, hole: re.Match[str]) -> str:
+        """A parameter as a part of a host. What is no DNS label could lead the credential to another one."""
+        value = str(getattr(self, hole[1])).lower()
+        if not _LABELS.fullmatch(value):
+            raise ConfigurationError(f"{self.name}.{hole[1]}: it stands in the service's address, but is no DNS label")
+        return value
 
     @property
     def region(self) -> str | None:
@@ -71,7 +86,11 @@ class Account:
         """Where requests to that one of ``Endpoints.hosts`` go; the base URL itself, unless it is the service's own."""
         if not host or self._base_url is not None or os.environ.get(_SANDBOX):
             return self.base_url
-        return self.endpoints.hosts[host].of(self.region)
+        return self._filled(self.endpoints.hosts[host].of(self.region))
+
+    def located(self, url: str) -> str:
+        """Where the request to *url* goes, for services whose token says so. It is asked once the token is there."""
+        return url
 
     def key(self) -> Secret:
         """The credential to send now: the configured one, or the one that was fetched with it.
@@ -135,6 +154,12 @@ class Account:
         an operation plans is shown and kept, and holds no key.
         """
         return url, body
+
+    def renewed_credential(self, successor: Secret) -> None:
+        """The service gave another credential in the place of the configured one: its source may want to keep it."""
+        rotated = getattr(self._key, "rotated", None)
+        if callable(rotated):
+            rotated(successor)
 
     def _fetching(self) -> FetchedKey | None:
         """What fetches the key that requests carry, for services whose configured credential is not that key."""

@@ -72,8 +72,10 @@ def check_header(where: str, name: Any, text: Any) -> None:
 @dataclass(frozen=True, slots=True)
 class Endpoints:
     """Base URLs: the *default*, and others by *region* (``Endpoints("https://…", eu="…")`` is spelled with
-    ``regions``). *hosts* are further addresses of the same service, by the names that a Plan's ``host`` has, each with
-    the same regions; whoever gives a base URL of their own, as the sandbox does, has them all there.
+    ``regions``). ``{name}`` in a host stands for the parameter of that name (``"https://{subdomain}.example.com"``),
+    which has to be a DNS label, or several. *hosts* are further addresses of the same service, by the names that a
+    Plan's ``host`` has, each with the same regions; whoever gives a base URL of their own, as the sandbox does, has
+    them all there.
     """
 
     default: str

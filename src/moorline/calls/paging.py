@@ -71,7 +71,8 @@ class Pages(Generic[T]):
         if page.next is None:
             return None
         context: dict[str, Any] = {"service": self.service.name, "operation": self.operation}
-        if (page.next.path, page.next.query) == (call.plan.path, call.plan.query):
+        following, this = page.next, call.plan
+        if (following.path, following.query, following.json) == (this.path, this.query, this.json):
             raise BadAnswer(f"page {count} names itself as the next one", **context)
         if count >= self.most:
             raise BadAnswer(f"the listing has more than {self.most} pages", **context)

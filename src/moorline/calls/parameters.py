@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final, Self, overload
 
 from moorline.errors import ConfigurationError
+from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
     from moorline.calls.account import Account
@@ -26,11 +27,14 @@ class Parameter:
 
     ``Twilio(account_sid=…)`` wins over the variable *env*, which is also where a rotated one is seen. *sandbox* is the
     one of the sandbox, *default* what holds where there is none (an optional one), *like* the pattern it has to match
-    in whole. Reading one that is nowhere raises ConfigurationError, which says where it was looked for.
+    in whole. One that is *secret* after all (an app's, beside the credential of whom it acts for) is masked in all that
+    is shown. Reading one that is nowhere raises ConfigurationError, which says where it was looked for.
     """
 
-    def __init__(self, env: str, *, sandbox: str = "", like: str = _ANY, default: str | None = None) -> None:
-        self.env, self.sandbox, self.default = env, sandbox, default
+    def __init__(
+        self, env: str, *, sandbox: str = "", like: str = _ANY, default: str | None = None, secret: bool = False
+    ) -> None:
+        self.env, self.sandbox, self.default, self.secret = env, sandbox, default, secret
         self.like = re.compile(like)
         self.name = ""
 
@@ -63,6 +67,8 @@ class Parameter:
         """*value* itself. Raises ConfigurationError, naming *where* it stands, for one that does not fit."""
         if not isinstance(value, str) or not self.like.fullmatch(value):
             raise ConfigurationError(f"{service}.{self.name}: {where} does not hold what looks like one")
+        if self.secret:
+            Secret(value, name=f"{service}.{self.name}")  # it is masked from now on
         return value
 
 

@@ -134,13 +134,21 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
         self._key = self._service.key()
         plan, most = self._plan, self._service.max_body
-        url, body = self._service.presented(self._key, self._url, self._body)
+        url = self._url if self._service.fetched is None else self._located()
+        url, body = self._service.presented(self._key, url, self._body)
         headers = self._service.authorized(self._key, plan.method, url, self._headers, body)
         if self.whole:
             return ServiceRequest(plan.method, url, headers, body, most, self._state)
         return ServiceRequest(
             plan.method, url, headers, body, most, self._state, self.streams, plan.upload, self._patience
         )
+
+    def _located(self) -> str:
+        """Where the token that was fetched wants to be used. Raises InvalidRequest where no request may go there."""
+        url = self._service.located(self._url)
+        if url != self._url and self._service.addresses is not None:
+            self._service.addresses.check_url(url)
+        return url
 
     @property
     def whole(self) -> bool:

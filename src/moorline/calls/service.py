@@ -145,7 +145,10 @@ class Service(Account):
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {self.base_url}>"
+        try:
+            return f"<{type(self).__name__} at {self.base_url}>"
+        except ConfigurationError:  # what stands in the address is nowhere, or does not fit
+            return f"<{type(self).__name__} at {self.endpoints.default}>"
 
     if not TYPE_CHECKING:
 

@@ -1,8 +1,8 @@
 """Access tokens: fetched with a service's configured credential, kept in memory, and renewed before they end.
 
-A service declares how with ``tokens``, a :class:`Grant`: :class:`ClientCredentials` (RFC 6749, section 4.4) or
-:class:`ServiceAccount` (a signed JWT, RFC 7523). The request for a token has a breaker and limits of its own, so that a
-token endpoint that is down is told apart from a service that is.
+A service declares how with ``tokens``, a :class:`Grant`: :class:`ClientCredentials` (RFC 6749, section 4.4),
+:class:`RefreshToken` (section 6) or :class:`ServiceAccount` (a signed JWT, RFC 7523). The request for a token has a
+breaker and limits of its own, so that a token endpoint that is down is told apart from a service that is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from moorline.calls.dialects import BearerKey, Endpoints, basic
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
 from moorline.calls.service import Service
-from moorline.errors import AuthenticationFailed, BadAnswer, CallError, ConfigurationError
+from moorline.errors import AuthenticationFailed, BadAnswer, CallError, ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
 
@@ -32,37 +32,51 @@ if TYPE_CHECKING:
     from moorline.calls.renewal import FetchedKey
 
 __all__ = [
+    "JWT_BEARER",
     "ClientCredentials",
     "Grant",
     "KeyFile",
+    "RefreshToken",
+    "Request",
     "ServiceAccount",
     "Token",
     "TokenService",
+    "Tokens",
     "key_file",
     "signed_jwt",
+    "token_of",
 ]
 
 _EARLY: Final = 300.0  # seconds before its end from which a token is renewed, or a tenth of its life if that is less
 _AGAIN_AFTER: Final = 30.0
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _PATIENCE: Final = Policy(deadline=15.0, attempt_timeout=5.0)
 _log: Final = telemetry.logger("calls")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token, and for how many seconds it is good."""
+    """An access token, and for how many seconds it is good. *site* is the address where it is to be used, if its answer
+    names one, *successor* the refresh token that takes the place of the one that it was got with.
+    """
 
     secret: Secret
     lasts: float
+    site: str = ""
+    successor: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What asks for a token: the address, and the form and headers that prove who asks."""
+    """What asks for a token: the address, and the form (or *json*) and headers that prove who asks. *read* makes the
+    token of the answer, where there is more to it than RFC 6749 says.
+    """
 
     url: str
-    form: Mapping[str, object] = field(repr=False)
+    form: Mapping[str, object] | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    json: Mapping[str, object] | None = field(default=None, repr=False)
+    read: Callable[[Exchange], Token] | None = None
 
 
 class Grant(Protocol):
@@ -84,6 +98,35 @@ class ClientCredentials:
         """The request, with Basic authentication."""
         headers = basic(getattr(service, self.client), secret)
         return Request(service.base_url + self.path, {"grant_type": "client_credentials"}, headers)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """``grant_type=refresh_token`` at *path*: the configured credential is the refresh token that a user's consent gave
+    to an app, whose id and secret are the parameters *client* and *client_secret*.
+
+    Where the answer brings another refresh token, that one is used from then on, as long as this object lives. A source
+    of the credential that has a method ``rotated`` is given it (a Secret), to keep it for other processes: without one,
+    a service that ends the old token asks for the consent again after a restart.
+    """
+
+    path: str
+    client: str = "client_id"
+    client_secret: str = "client_secret"  # noqa: S105 (a parameter's name)
+    as_json: bool = False
+    read: Callable[[Exchange], Token] | None = None
+
+    def request(self, service: Service, secret: Secret, now: float) -> Request:  # noqa: ARG002
+        """The request; an app without a secret (its parameter is empty) sends none."""
+        fields = {
+            "grant_type": "refresh_token",
+            "refresh_token": secret.reveal(),
+            "client_id": getattr(service, self.client),
+            "client_secret": getattr(service, self.client_secret),
+        }
+        given = {name: value for name, value in fields.items() if value}
+        url = service.base_url + self.path
+        return Request(url, json=given, read=self.read) if self.as_json else Request(url, given, read=self.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +152,7 @@ class ServiceAccount:
         }
         header = {"alg": "RS256", "typ": "JWT", "kid": account["private_key_id"]}
         assertion = signed_jwt(header, claims, account["private_key"], service.name)
-        form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": assertion}
+        form = {"grant_type": JWT_BEARER, "assertion": assertion}
         return Request(account["token_uri"], form)
 
 
@@ -212,8 +255,13 @@ class TokenService(Service):
 
     tokens: ClassVar[Grant]
 
+    def _grant(self) -> Grant | None:
+        """How this object gets its tokens, for services that have several ways; None where the credential is one."""
+        return self.tokens
+
     def _fetching(self) -> FetchedKey | None:
-        return Tokens(self, self.tokens)
+        grant = self._grant()
+        return None if grant is None else Tokens(self, grant)
 
 
 class _Endpoint(Service):
@@ -223,9 +271,13 @@ class _Endpoint(Service):
     endpoints = Endpoints("https://tokens.invalid")  # never used: each request names its own
     credentials = BearerKey(env="")
     errors = ErrorMap(
-        code="error",
-        message="error_description",
-        kinds=dict.fromkeys(("invalid_client", "invalid_grant", "unauthorized_client"), AuthenticationFailed),
+        code="error|category|status",  # HubSpot's are as its other errors
+        message="error_description|message",
+        kinds={
+            **dict.fromkeys(("invalid_client", "invalid_grant", "unauthorized_client"), AuthenticationFailed),
+            **dict.fromkeys(("invalid_request", "invalid_scope", "unsupported_grant_type"), InvalidRequest),
+        },
+        statuses={400: AuthenticationFailed},  # in words of its own: what it was shown is all that there is to refuse
     )
 
     def __init__(self, owner: Service, origin: str) -> None:
@@ -253,15 +305,25 @@ class _Endpoint(Service):
 
     def asked(self, request: Request) -> Call[Token]:
         """The Call that fetches a token."""
-        plan = self.post(request.url, form=request.form, headers=request.headers, parse=_token, repeatable=True)
+        plan = self.post(
+            request.url,
+            form=request.form,
+            json=request.json,
+            headers=request.headers,
+            parse=request.read or token_of,
+            repeatable=True,
+        )
         return Call.of(self, "token", plan, (), {})
 
 
 _NOTHING: Final = Secret("none: the request proves itself")
 
 
-def _token(exchange: Exchange) -> Token:
-    """RFC 6749, section 5.1."""
+def token_of(exchange: Exchange) -> Token:
+    """The token of an answer as RFC 6749, section 5.1, has it; an hour where no ``expires_in`` is named.
+
+    Raises BadAnswer.
+    """
     answer = exchange.data
     if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str) or not answer["access_token"]:
         raise BadAnswer("the answer has no access_token")
@@ -270,7 +332,12 @@ def _token(exchange: Exchange) -> Token:
         lasts = int(lasts)
     if isinstance(lasts, bool) or not isinstance(lasts, (int, float)) or not 0 < lasts < 10**9:
         raise BadAnswer("the answer's expires_in is no number of seconds")
-    return Token(Secret(answer["access_token"], name="the access token"), float(lasts))
+    successor = answer.get("refresh_token")
+    return Token(
+        Secret(answer["access_token"], name="the access token"),
+        float(lasts),
+        successor=Secret(successor, name="the refresh token") if isinstance(successor, str) and successor else None,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +360,7 @@ class Tokens:
         self._grant = grant
         self._endpoints: dict[str, _Endpoint] = {}  # by their origins
         self._held: _Held | None = None
+        self._followed: tuple[Secret, Secret] | None = None  # the configured refresh token, and what came in its place
         self._tried = -_AGAIN_AFTER
         self._blocking = threading.Lock()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -302,6 +370,11 @@ class Tokens:
         if self._held is None:
             raise ConfigurationError(f"{self._owner.name} has no access token yet")
         return self._held.token.secret
+
+    @property
+    def site(self) -> str:
+        """Where the token that was fetched last is to be used; empty where its answer did not say."""
+        return "" if self._held is None else self._held.token.site
 
     def ready(self) -> None:
         """Fetch a token unless there is one that is good. Raises CallError, ConfigurationError."""
@@ -360,21 +433,27 @@ class Tokens:
 
     def _wanted(self) -> bool:
         held, now = self._held, self._owner.clock.monotonic()
-        if held is None or now >= held.until or held.made_of != self._owner.secret():
+        if held is None or now >= held.until or self._outdated(held):
             return True
         return now >= held.until - held.early and now >= self._tried + _AGAIN_AFTER
 
     def _endure(self, error: CallError) -> None:
         """Go on with a token that is not over yet. Raises *error* where there is none."""
         held = self._held
-        if held is None or self._owner.clock.monotonic() >= held.until or held.made_of != self._owner.secret():
+        if held is None or self._owner.clock.monotonic() >= held.until or self._outdated(held):
             raise error
         _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
+
+    def _outdated(self, held: _Held) -> bool:
+        """Whether another credential is configured now: not one that only keeps what came in the place of the first."""
+        secret = self._owner.secret()
+        return held.made_of != secret and self._followed != (held.made_of, secret)
 
     def _asking(self) -> tuple[Secret, Call[Token]]:
         self._tried = self._owner.clock.monotonic()
         secret = self._owner.secret()
-        request = self._grant.request(self._owner, secret, self._owner.clock.wall())
+        newest = self._followed[1] if self._followed is not None and self._followed[0] == secret else secret
+        request = self._grant.request(self._owner, newest, self._owner.clock.wall())
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self._endpoints:
@@ -384,6 +463,12 @@ class Tokens:
     def _keep(self, secret: Secret, token: Token) -> None:
         early = min(_EARLY, token.lasts / 10)
         self._held = _Held(token, secret, self._tried + token.lasts, early)
+        if token.successor is None or token.successor == secret:
+            return
+        known = self._followed
+        self._followed = secret, token.successor
+        if known != self._followed:
+            self._owner.renewed_credential(token.successor)
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
