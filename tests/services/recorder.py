@@ -23,7 +23,8 @@ def token_answer(request: httpx2.Request) -> httpx2.Response | None:
 def answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
     """What a stand-in answers that nobody serves; for a blocking wire."""
     headers = {name.lower(): value for name, value in request.headers.items()}
-    ask = Ask(request.method, request.url.path, "", headers, request.read(), "https://sandbox.example")
+    query = request.url.query.decode()
+    ask = Ask(request.method, request.url.path, query, headers, request.read(), "https://sandbox.example")
     answer = asyncio.run(stand_in.handle(ask))
     return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))
 

@@ -48,6 +48,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "push": ("send", "send_many", "send_topic"),
     "analytics": ("track", "identify", "page", "screen", "group", "alias", "send_batch"),
     "monitoring": ("capture", "send_metrics", "send_logs", "send_events"),
+    "business": (),
 }
 
 
