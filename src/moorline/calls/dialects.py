@@ -183,7 +183,8 @@ class IdempotencyKey:
     """By what a service knows a repeated write, and for how many seconds (*window*) it remembers it: a *header*, or,
     where one is named, a *field* of the JSON body.
 
-    *like* is the pattern of the keys that it takes, where not every text will do. Keys that we make are UUIDs.
+    *like* is the pattern of the keys that it takes, where not every text will do. Keys that we make are UUIDs. *where*
+    is the pattern of the paths that honour one, where not all do: ``request()`` sends none to others.
     """
 
     header: str = "Idempotency-Key"
@@ -192,6 +193,7 @@ class IdempotencyKey:
     max_length: int = 255
     field: str = ""
     like: str = ""
+    where: str = ""
 
     def __post_init__(self) -> None:
         check_seconds("IdempotencyKey", "window", self.window)

@@ -280,13 +280,14 @@ class LimitPattern:
 
     *pattern* is searched for in it, again and again; its named groups are ``remaining`` (or ``used``, or neither for a
     limit that is spent), ``limit``, ``reset``, ``bucket`` and ``policy``. *window* is its length in seconds, where the
-    documentation tells.
+    documentation tells; *bucket* the part of the service that it is for, where the header's name tells.
     """
 
     header: str
     pattern: re.Pattern[str]
     window: float | None = None
     reset_as: ResetAs = "seconds"
+    bucket: str = ""
 
     def __post_init__(self) -> None:
         known = {"remaining", "used", "limit", "reset", "bucket", "policy"}
@@ -318,7 +319,7 @@ class LimitPattern:
             if remaining is None:
                 continue
             reset = seconds_until(parts.get("reset"), now(), self.reset_as)
-            bucket, policy = parts.get("bucket") or "", parts.get("policy") or ""
+            bucket, policy = parts.get("bucket") or self.bucket, parts.get("policy") or ""
             yield Reading(remaining, limit, reset, self.window, bucket[:100], policy[:100])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -247,8 +248,10 @@ class Service(Account):
             blank=True,
             # Which endpoints know a field of the body nobody but the caller can tell: others may refuse it.
             keyed=self.idempotency is None
-            or not self.idempotency.field
-            or (isinstance(json, dict) and self.idempotency.field in json),
+            or (
+                (not self.idempotency.field or (isinstance(json, dict) and self.idempotency.field in json))
+                and (not self.idempotency.where or re.fullmatch(self.idempotency.where, path) is not None)
+            ),
         )
 
     # Sending, for Call -----------------------------------------------------------------------------------------------

@@ -89,15 +89,22 @@ class Grant(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """``grant_type=client_credentials`` at *path*, with the parameter named *client* and the key as its secret."""
+    """``grant_type=client_credentials`` at *path*, with the parameter named *client* and the key as its secret: by
+    Basic authentication, or *as_json*, where the service wants all in a JSON body.
+    """
 
     path: str
     client: str = "client_id"
+    as_json: bool = False
+    read: Callable[[Exchange], Token] | None = None
 
     def request(self, service: Service, secret: Secret, now: float) -> Request:  # noqa: ARG002
-        """The request, with Basic authentication."""
-        headers = basic(getattr(service, self.client), secret)
-        return Request(service.base_url + self.path, {"grant_type": "client_credentials"}, headers)
+        """The request."""
+        url, fields = service.base_url + self.path, {"grant_type": "client_credentials"}
+        client = getattr(service, self.client)
+        if self.as_json:
+            return Request(url, json={**fields, "client_id": client, "client_secret": secret.reveal()}, read=self.read)
+        return Request(url, fields, basic(client, secret), read=self.read)
 
 
 @dataclass(frozen=True, slots=True)
