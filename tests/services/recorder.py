@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import httpx2
@@ -10,22 +9,30 @@ import httpx2
 from moorline.calls.guards import Guards
 from moorline.calls.parameters import parameters_of
 from moorline.calls.service import Service
-from moorline.sandbox.standin import Ask, StandIn
+from moorline.sandbox.standin import Answer, Ask, StandIn
 
 
 def token_answer(request: httpx2.Request) -> httpx2.Response | None:
-    """A good token, where that is what is asked for (RFC 6749): what is under test comes after it."""
+    """A good token, where that is what is asked for (RFC 6749): what is under test comes after it. Salesforce says with
+    it where it is to be used.
+    """
     if request.method == "POST" and b"grant_type=" in request.read():
-        return httpx2.Response(200, json={"access_token": "token-0123456789", "expires_in": 3600})
+        site = f"{request.url.scheme}://{request.url.host}"
+        return httpx2.Response(200, json={"access_token": "token-0123456789", "expires_in": 3600, "instance_url": site})
     return None
 
 
 def answered(stand_in: StandIn, request: httpx2.Request) -> httpx2.Response:
-    """What a stand-in answers that nobody serves; for a blocking wire."""
+    """What a stand-in answers that nobody serves. It waits for nothing, so that it is done at once, on a loop as well."""
     headers = {name.lower(): value for name, value in request.headers.items()}
     query = request.url.query.decode()
     ask = Ask(request.method, request.url.path, query, headers, request.read(), "https://sandbox.example")
-    answer = asyncio.run(stand_in.handle(ask))
+    try:
+        stand_in.handle(ask).send(None)
+    except StopIteration as done:
+        answer: Answer = done.value
+    else:
+        raise AssertionError("a stand-in that waits has to be served")
     return httpx2.Response(answer.status, content=answer.encoded()[0], headers=dict(answer.headers))
 
 

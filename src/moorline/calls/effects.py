@@ -182,6 +182,7 @@ class CallContext(Generic[R, A]):
         "story",
     )
 
+    undone: Collection[str] = ()  # codes that say that nothing was done, so that any request may be repeated
     tries: list[float] | None = None  # for ``reached``; None where nobody wants to know
     renewable = False  # whether ``renew`` may find another credential after a 401
 

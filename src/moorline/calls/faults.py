@@ -66,7 +66,8 @@ class ErrorMap:
     PaymentDeclined, RateLimited and IdempotencyConflict; *kinds* maps further codes or types to classes, *statuses*
     statuses. Of code and type the code, which is the finer one, is believed where *kinds* has it.
     *is_limit* recognises a limit by the whole answer (GitHub's 403). *failed* is asked about 2xx answers and returns
-    the code when one says that it failed. *retry* are statuses, and codes, beyond the usual that are worth repeating.
+    the code when one says that it failed. *retry* are statuses, and codes, beyond the usual that are worth repeating;
+    *undone* codes that say that nothing was done, so that a write may be repeated as well.
     *may_retry* are the decline codes after which another try may help. *until* is a pattern whose group 1 is, in the
     message of a limit, the time when it opens again (an RFC 1123 date, or ISO 8601), for services that say it nowhere
     else.
@@ -84,6 +85,7 @@ class ErrorMap:
     kinds: Mapping[str, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
     statuses: Mapping[int, type[CallError]] = field(default_factory=lambda: MappingProxyType({}))
     retry: Collection[int | str] = frozenset()
+    undone: Collection[str] = _NOTHING
     until: re.Pattern[str] | None = None
     is_limit: Callable[[Exchange], bool] | None = None
     failed: Callable[[Exchange], str | None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
@@ -129,6 +130,11 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
     def lane(self) -> str:
         """The part of the service that the Plan names, or the operation."""
         return self._plan.bucket or self.operation
+
+    @property
+    def undone(self) -> Collection[str]:  # type: ignore[override]
+        """See CallContext."""
+        return self._service.errors.undone
 
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""

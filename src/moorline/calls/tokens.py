@@ -43,6 +43,9 @@ __all__ = [
     "TokenService",
     "Tokens",
     "key_file",
+    "private_key",
+    "sandbox_kid",
+    "sandbox_pair",
     "signed_jwt",
     "token_of",
 ]
@@ -187,19 +190,35 @@ _BEARER: Final = BearerKey(env="the access token")
 
 
 @cache
-def _test_file(service: str) -> str:
+def sandbox_pair() -> tuple[str, str]:
+    """A private key in PEM, made for this process, and its public half, by which the sandbox checks what it signed:
+    base64 of its DER. Whatever signs with it names that as ``kid``: see ``sandbox_kid``.
+    """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form, pem = serialization.PrivateFormat.PKCS8, serialization.Encoding.PEM
     public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    private = key.private_bytes(pem, form, serialization.NoEncryption()).decode().strip()
+    return private, base64.urlsafe_b64encode(public).decode()
+
+
+def sandbox_kid(pem: str) -> str | None:
+    """The ``kid`` of that key, if it is the sandbox's."""
+    made = sandbox_pair() if sandbox_pair.cache_info().currsize else ("", "")
+    return made[1] if pem == made[0] else None
+
+
+@cache
+def _test_file(service: str) -> str:
+    private, public = sandbox_pair()
     return json.dumps(
         {
             "type": "service_account",
             "project_id": "moorline-sandbox",
-            "private_key_id": base64.urlsafe_b64encode(public).decode(),
-            "private_key": key.private_bytes(pem, form, serialization.NoEncryption()).decode(),
+            "private_key_id": public,
+            "private_key": private,
             "client_email": "sandbox@moorline-sandbox.iam.gserviceaccount.com",
             "token_uri": f"{{sandbox}}/{service}/token",
         }
@@ -243,18 +262,40 @@ def _read_key_file(secret: Secret, service: str, changed: int | None) -> Mapping
     return fields
 
 
+def private_key(secret: Secret, service: str) -> str:
+    """A private key, from its PEM or the path of its file. Raises ConfigurationError, without its content."""
+    held = secret.reveal().strip()
+    if held.startswith("-----BEGIN"):
+        return held
+    try:
+        with Path(held).open(encoding="utf-8") as file:
+            held = file.read(100_000)
+    except (OSError, ValueError) as error:
+        why = type(error).__name__
+        raise ConfigurationError(f"{service}: the private key cannot be read ({why})") from None
+    if held.strip():
+        Secret(held)  # it is masked from now on
+    return held
+
+
 def signed_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_key: str, service: str) -> str:
     """A JWT that the RSA key (PEM) signs. Raises ConfigurationError for a key that is none, or without joserfc."""
     try:
         from joserfc import jwt
         from joserfc.errors import JoseError
-        from joserfc.jwk import RSAKey
     except ImportError as error:
         raise ConfigurationError(f"{service} signs tokens with joserfc; pip install 'moorline[jwt]'") from error
     try:
-        return jwt.encode(dict(header), dict(claims), RSAKey.import_key(private_key), algorithms=["RS256"])
+        return jwt.encode(dict(header), dict(claims), _rsa_key(private_key), algorithms=["RS256"])
     except (JoseError, ValueError, TypeError) as error:
         raise ConfigurationError(f"{service}: the private key cannot be used ({type(error).__name__})") from None
+
+
+@lru_cache(maxsize=8)  # to read one, and check it, takes 30 times as long as to sign with it
+def _rsa_key(pem: str) -> Any:
+    from joserfc.jwk import RSAKey
+
+    return RSAKey.import_key(pem)
 
 
 class TokenService(Service):

@@ -53,7 +53,7 @@ def may_repeat(
         raise GiveUp("it cannot be sent as it is")
     if told is False:
         raise GiveUp("the service says not to try again")
-    if refused(error, named) or error.outcome == "not_sent":
+    if refused(error, named) or error.outcome == "not_sent" or error.code in context.undone:
         return
     if not _safe(context):
         raise GiveUp(f"it may have acted: {context.operation} carries no idempotency key")
@@ -119,7 +119,8 @@ def worth_later(error: CallError, context: CallContext[Any, Any], *, unknown: bo
     if isinstance(error, CallerFault) and error.outcome == "not_sent":
         return False
     safe = _safe(context)
-    if isinstance(error, (LimitFault, CircuitOpen)) or error.outcome == "not_sent" or refused(error, named):
+    turned_away = error.outcome == "not_sent" or refused(error, named) or error.code in context.undone
+    if isinstance(error, (LimitFault, CircuitOpen)) or turned_away:
         return safe or not unknown
     if isinstance(error, OutcomeUnknown):
         return context.key is not None

@@ -9,8 +9,6 @@ finds the project's credentials at Apple refused; all others are delivered. What
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from moorline.errors import ConfigurationError
+from moorline.sandbox.services._assertions import NotSigned, read_assertion
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -232,19 +231,11 @@ def _check_message(message: dict[str, Any]) -> None:
 
 def _assertion_problem(assertion: str, audience: str, now: float) -> str | None:
     """What is wrong with a JWT that is exchanged for a token, in Google's words."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
     try:
-        head, body, mark = assertion.split(".")
-        header, claims = json.loads(_decoded(head)), json.loads(_decoded(body))
-        key = serialization.load_der_public_key(_decoded(header["kid"]))
-        assert isinstance(key, rsa.RSAPublicKey)
-        key.verify(_decoded(mark), f"{head}.{body}".encode(), padding.PKCS1v15(), hashes.SHA256())
-    except InvalidSignature:
+        header, claims = read_assertion(assertion)
+    except NotSigned:
         return "Invalid JWT Signature."
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except ValueError:
         return "Invalid JWT: malformed."
     begun, ends = claims.get("iat"), claims.get("exp")
     if header.get("alg") != "RS256" or claims.get("aud") != audience or claims.get("scope") != _SCOPE:
@@ -253,13 +244,6 @@ def _assertion_problem(assertion: str, audience: str, now: float) -> str | None:
         message = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
         return message + " Check your iat and exp values in the JWT claim."
     return None if claims.get("iss") else "Invalid JWT: no issuer."
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    except binascii.Error as error:
-        raise ValueError(text[:0]) from error
 
 
 STAND_IN = Registration(name="fcm", make=FCMStandIn)

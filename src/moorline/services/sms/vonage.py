@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import uuid4
 
 from moorline.calls.dialects import basic
 from moorline.calls.service import Endpoints, ErrorMap, Exchange, Parameter, Plan, Service, operation
-from moorline.calls.tokens import signed_jwt
+from moorline.calls.tokens import private_key, signed_jwt
 from moorline.errors import AuthenticationFailed, ConfigurationError, PermissionDenied
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.signed_jwt import SignedJWT
@@ -272,25 +271,9 @@ print(sent.id, sent.status)
                 "exp": int(now) + _LIFETIME,
                 "jti": str(uuid4()),
             }
-            token = signed_jwt({"alg": "RS256", "typ": "JWT"}, claims, _pem(key, self.name), self.name)
+            token = signed_jwt({"alg": "RS256", "typ": "JWT"}, claims, private_key(key, self.name), self.name)
             held = self._token = _Token(Secret(token, name=f"the token of {self.name}"), made_of, now)
         return held.secret.reveal()
-
-
-def _pem(key: Secret, service: str) -> str:
-    """The private key, from its text or its file. Raises ConfigurationError, without its content."""
-    held = key.reveal().strip()
-    if held.startswith("-----BEGIN"):
-        return held
-    try:
-        with Path(held).open(encoding="utf-8") as file:
-            held = file.read(100_000)
-    except (OSError, ValueError) as error:
-        why = type(error).__name__
-        raise ConfigurationError(f"{service}: the application's private key cannot be read ({why})") from None
-    if held.strip():
-        Secret(held)  # it is masked from now on
-    return held
 
 
 def _code(problem: Mapping[str, Any]) -> str | None:
