@@ -271,6 +271,7 @@ ZENDESK = RateLimitHeaders(
             "zendesk-ratelimit-tickets-index",
             re.compile(r"total=(?P<limit>\d+);\s*remaining=(?P<remaining>\d+);\s*resets=(?P<reset>\d+)"),
             window=60,
+            bucket="tickets-index",
         ),
     )
 )
@@ -360,7 +361,7 @@ CHAT = RateLimitHeaders(
                 "x_rate_limit_remaining": "699",
                 "zendesk_ratelimit_tickets_index": "total=100; remaining=99; resets=41",
             },
-            [Reading(699, 700, None, 60), Reading(99, 100, 41, 60)],
+            [Reading(699, 700, None, 60), Reading(99, 100, 41, 60, "tickets-index")],
         ),
         (
             DATADOG,

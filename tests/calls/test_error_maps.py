@@ -72,3 +72,25 @@ def test_the_first_place_that_holds_something_counts(said: Any, code: str | None
     with pytest.raises(errors.InvalidRequest) as caught:
         Script(said).service(Till).book(1).result()
     assert (caught.value.code, caught.value.message) == (code, message)
+
+
+class Shelf(Ledger):
+    name = "shelf"
+    idempotency = None  # type: ignore[assignment]
+    errors = ErrorMap(code="error", kinds={"LOCKED": errors.Conflict}, undone=frozenset({"LOCKED"}))
+
+
+@both
+def test_a_code_can_say_that_nothing_was_done(colour):
+    """After such a code a write that honours no key is sent again, now or later; after another code it is not."""
+    script = Script(answer(400, error="LOCKED"), 200)
+    assert run(colour, script.service(Shelf).book(1)) == {"id": "b_1"}
+    for code, retryable in (("LOCKED", True), ("FULL", False)):
+        script = Script(answer(400, error=code))
+        with pytest.raises(errors.CallerFault) as caught:
+            run(colour, script.service(Shelf, retry=None).book(1))
+        assert (caught.value.retryable, len(script.requests)) == (retryable, 1)
+    script = Script(answer(400, error="FULL"))
+    with pytest.raises(errors.CallerFault):
+        run(colour, script.service(Shelf).book(1))
+    assert len(script.requests) == 1

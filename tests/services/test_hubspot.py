@@ -166,6 +166,21 @@ def test_an_upsert_may_be_sent_again(box: Box, run: Run):
     assert caught.value.retryable is False
 
 
+def test_what_may_be_sent_again_is_no_read():
+    """Searches may be sent twice at once; upserts, updates and archivings may not, though they may be repeated."""
+    service = Recorder().service(HubSpot)
+    assert service.search_objects("contacts").page().plan.reads
+    for call in (
+        service.upsert_object("contacts", "a@x.example", {}, id_property="email"),
+        service.update_object("contacts", "1", {}),
+        service.update_objects("contacts", {"1": {}}),
+        service.archive_objects("contacts", ["1"]),
+    ):
+        assert (call.plan.repeatable, call.plan.reads) == (True, False)
+        with pytest.raises(errors.ConfigurationError, match="hedge"):
+            call.using(hedge=0.1)
+
+
 def test_a_contact_that_exists(box: Box, run: Run):
     """Creating it again is a Conflict that names the one that exists."""
     service = box.service(HubSpot)

@@ -26,6 +26,7 @@ METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 _BODIES: Final = ("form", "json", "content", "upload")
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CHANGES: Final = frozenset({"PUT", "PATCH", "DELETE"})
 
 
 class Exchange:
@@ -146,10 +147,11 @@ class Plan(Generic[T_co]):
 
     *path* is relative to the service's base URL, or a whole URL of the same origin. At most one of *form*, *json*,
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
-    says of safety: True for a POST that only reads. *keyed* is False for a write of which the service, which honours
-    idempotency keys elsewhere, honours none. *after* is a read that is sent before it: its *parse* gives the Plan to
-    send in place of this one, or None where nothing is left to do, and then *parse* gets what the read found; see
-    ``Service.post_after``. *blank* tells that a 2xx answer may be empty, *text* that it is no
+    says of safety: True for a POST that only reads, and with *acts* for one that changes something and may be repeated
+    all the same (an upsert), though not be sent twice at once. *keyed* is False for a write of which the service, which
+    honours idempotency keys elsewhere, honours none. *after* is a read that is sent before it: its *parse* gives the
+    Plan to send in place of this one, or None where nothing is left to do, and then *parse* gets what the read found;
+    see ``Service.post_after``. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
     where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
     Call's result where that error is an answer and no failure (a device that is gone); None means that it is one.
@@ -174,6 +176,7 @@ class Plan(Generic[T_co]):
     blank: bool = False
     text: bool = False
     cost: float = 1.0
+    acts: bool = False
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
     after: Plan[Plan[Any] | None] | None = field(default=None, repr=False)
     host: str = ""
@@ -221,7 +224,7 @@ class Plan(Generic[T_co]):
     @property
     def reads(self) -> bool:
         """Whether it changes nothing at the service, so that it may be sent twice, at once, and to another."""
-        if self.upload is not None:  # which has one source
+        if self.upload is not None or self.acts or self.method in _CHANGES:  # an upload has one source
             return False
         return self.method in READS if self.repeatable is None else self.repeatable
 

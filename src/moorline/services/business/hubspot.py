@@ -520,7 +520,7 @@ print(ada.id, ada.created, [one.id for one in hubspot.list_changed("contacts", d
         inputs = _inputs(changes, id_property)
         parse = partial(_batch, keys=[*changes], id_property=id_property)
         path = f"{_path(object_type)}/batch/update"
-        return self.post(path, json={"inputs": inputs}, parse=parse, repeatable=True)
+        return self.post(path, json={"inputs": inputs}, parse=parse, repeatable=True, acts=True)
 
     @operation
     def upsert_objects(
@@ -534,7 +534,7 @@ print(ada.id, ada.created, [one.id for one in hubspot.list_changed("contacts", d
         self, object_type: str, objects: Mapping[str, Mapping[str, Value]], id_property: str, parse: Any
     ) -> Plan[Any]:
         body = {"inputs": _inputs(objects, id_property)}
-        return self.post(f"{_path(object_type)}/batch/upsert", json=body, parse=parse, repeatable=True)
+        return self.post(f"{_path(object_type)}/batch/upsert", json=body, parse=parse, repeatable=True, acts=True)
 
     @operation
     def archive_objects(self, object_type: str, object_ids: Sequence[str]) -> Plan[None]:
@@ -542,7 +542,7 @@ print(ada.id, ada.created, [one.id for one in hubspot.list_changed("contacts", d
         at_most("object_ids", object_ids, _BATCH, "objects")
         body = {"inputs": [{"id": one} for one in object_ids]}
         path = f"{_path(object_type)}/batch/archive"
-        return self.post(path, json=body, parse=lambda _: None, blank=True, repeatable=True)
+        return self.post(path, json=body, parse=lambda _: None, blank=True, repeatable=True, acts=True)
 
     @operation
     def associate(

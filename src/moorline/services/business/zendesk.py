@@ -432,7 +432,7 @@ print(ticket.id, ticket.status, zendesk.add_comment(ticket.id, "Ask the carrier.
             raise refused("email", "or external_id is needed: a user is known by one of them")
         given = {"name": name, **_fields(email=email, external_id=external_id), **extra}
         return self.post(
-            f"{_USERS}/create_or_update", json={"user": given}, parse=_upserted, repeatable=True, keyed=False
+            f"{_USERS}/create_or_update", json={"user": given}, parse=_upserted, repeatable=True, acts=True, keyed=False
         )
 
     @operation
