@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -100,7 +101,7 @@ def _signature(method: Any) -> str:
     """As the operation is called: without self, and with what the Call gives in place of the Plan."""
     found = inspect.signature(inspect.unwrap(method))
     given = [one for one in found.parameters.values() if one.name != "self"]
-    result = str(found.return_annotation).replace("Plan[Page[", "Pages[").replace("]]", "]").replace("Plan[", "Call[")
+    result = re.sub(r"^Plan\[Page\[(.*)\]\]$", r"Pages[\1]", str(found.return_annotation)).replace("Plan[", "Call[")
     shown = ", ".join(_parameters(given))
     line = f"({shown}) -> {result}"
     if len(line) < 90:

@@ -248,8 +248,8 @@ class HubSpot(TokenService):
 
     The credential is a private app's token (HUBSPOT_ACCESS_TOKEN). With ``grant="refresh_token"`` (HUBSPOT_GRANT) it is
     the refresh token that an account gave your app (HUBSPOT_REFRESH_TOKEN), with ``client_id`` and ``client_secret``
-    (HUBSPOT_CLIENT_ID, HUBSPOT_CLIENT_SECRET); the access token is fetched and renewed. Which of both it is is settled
-    when the service is made. Accounts for tests are accounts like others: there is no other host.
+    (HUBSPOT_CLIENT_ID, HUBSPOT_CLIENT_SECRET); the access token is fetched and renewed. Which of both it is, is
+    settled when the service is made. Accounts for tests are accounts like others: there is no other host.
 
     Webhooks are signed in version 3, 2 or 1, by the app's client secret. Where a signature of version 3 is there it
     decides, whatever the others say; 2 and 1 hold no time, and count where 3 was left out, by HubSpot or by who replays

@@ -406,7 +406,8 @@ print(acme.created, [one.fields["Name"] for one in salesforce.query(query)])
         batch_size: int | None = None,
     ) -> Plan[Page[SObject]]:
         """The records that changed at *since* or later, those first that changed first: keep *changed* of the last one,
-        which is among the fields, to go on from there, and expect it again. *deleted* ones have ``IsDeleted``.
+        which is among the fields, to go on from there, and expect it again. Begin a little earlier: what a long
+        transaction wrote is seen later than it is stamped. *deleted* ones have ``IsDeleted``.
         """
         names = dict.fromkeys(("Id", changed, *(("IsDeleted",) if deleted else ()), *fields))
         columns = ", ".join(field_name(one) for one in names)

@@ -189,8 +189,8 @@ class Zendesk(TokenService):
     OAuth access token (ZENDESK_OAUTH_TOKEN). With ``grant`` (ZENDESK_GRANT), ``client_id`` and ``client_secret``
     (ZENDESK_CLIENT_ID, ZENDESK_CLIENT_SECRET) the access token is fetched and renewed: ``"refresh_token"`` with a
     refresh token (ZENDESK_REFRESH_TOKEN), of which each use gives a new one (unconfirmed; see ``RefreshToken`` for who
-    keeps it), or ``"client_credentials"`` with the client's secret itself. Which kind it is is settled when the service
-    is made. Several API tokens are good at once (unconfirmed): add, switch, delete.
+    keeps it), or ``"client_credentials"`` with the client's secret itself. Which kind it is, is settled when the
+    service is made. Several API tokens are good at once (unconfirmed): add, switch, delete.
 
     Webhooks come of event subscriptions, and of triggers and automations with a body of your own. An event
     subscription's id is its account and its own; a trigger's body, which you write, has none that could be known as
