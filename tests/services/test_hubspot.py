@@ -116,7 +116,7 @@ def test_an_object_from_first_to_last(box: Box, run: Run):
     assert {name: changed.properties[name] for name in changes} == {
         "firstname": "Augusta",
         "vip": "",
-        "born": str(int(born.timestamp() * 1000)),
+        "born": "1815-12-10T00:00:00.000Z",
         "met": "2026-11-28",
     }
     assert changed.updated_at > ada.updated_at
@@ -257,6 +257,8 @@ def test_searches(box: Box, run: Run):
 
     assert ages() == ["0", "1", "2", "3", "4"]
     assert ages(Filter("age", "GTE", 1), Filter("age", "LT", 4)) == ["1", "2", "3"]
+    assert len(ages(Filter("lastmodifieddate", "GT", SINCE))) == 5
+    assert Filter("at", "BETWEEN", SINCE, high=SINCE).written()["highValue"] == str(int(SINCE.timestamp() * 1000))
     assert ages(Filter("age", "BETWEEN", 1, high=2)) == ["1", "2"]
     assert ages(Filter("age", "IN", values=("0", "4"))) == ["0", "4"]
     assert ages(Filter("age", "HAS_PROPERTY"), Filter("age", "NEQ", "2")) == ["0", "1", "3", "4"]
@@ -602,7 +604,82 @@ def test_calls_survive_a_queue(box: Box):
     service = box.service(HubSpot)
     for call in (
         service.upsert_object("contacts", "ada@customer.example", {"age": 3}, id_property="email"),
-        service.create_object("contacts", {"firstname": "B"}, associations={}),
+        service.create_object("contacts", {"firstname": "B", "met": SINCE}, associations={}),
     ):
         stored = json.loads(json.dumps(call.to_payload()))
         assert Call.from_payload(stored, lambda name: service).result().id
+    search = service.search_objects("contacts", [Filter("lastmodifieddate", "GT", SINCE)]).page()
+    again = Call.from_payload(json.loads(json.dumps(search.to_payload())), lambda name: service)
+    assert again.plan.json == search.plan.json
+
+
+PAT = {"authorization": "Bearer pat-na1-test"}
+OBJECTS = "/crm/v3/objects"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "category"),
+    [
+        ("POST", f"{OBJECTS}/contacts", {"firstname": "Ada"}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts", {"properties": {"age": 36}}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts", [], 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts", {"properties": {}, "associations": [{"to": {"id": "1"}}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts",
+         {"properties": {}, "associations": [{"to": {"id": "1"}, "types": [Link(279).written()]}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/gadgets", {"properties": {}}, 400, "VALIDATION_ERROR"),
+        ("GET", f"{OBJECTS}/contacts?limit=101", None, 400, "VALIDATION_ERROR"),
+        ("GET", f"{OBJECTS}/contacts?after=x", None, 400, "VALIDATION_ERROR"),
+        ("GET", f"{OBJECTS}/contacts/Ada?idProperty=firstname", None, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/batch/create", {"inputs": []}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/search", {"filterGroups": [{"filters": [{"operator": "EQ"}]}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/search",
+         {"filterGroups": [{"filters": [{"propertyName": "a", "operator": "IN"}]}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/search",
+         {"filterGroups": [{"filters": [{"propertyName": "a", "operator": "EQ"}]}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/search",
+         {"filterGroups": [{"filters": [{"propertyName": "a", "operator": "LIKE", "value": "x"}]}]}, 400, "VALIDATION_ERROR"),
+        ("POST", f"{OBJECTS}/contacts/search", {"sorts": [{"propertyName": "a"}]}, 400, "VALIDATION_ERROR"),
+        ("PUT", "/crm/v4/objects/contacts/1/associations/default/companies/2", None, 404, "OBJECT_NOT_FOUND"),
+        ("GET", "/crm/v3/owners", None, 404, "OBJECT_NOT_FOUND"),
+    ],
+)  # fmt: skip
+def test_what_the_stand_in_refuses(box: Box, method: str, path: str, body: Any, status: int, category: str):
+    """It refuses what HubSpot would, with a category and a correlation id."""
+    answer = box.client.request(method, f"/hubspot{path}", json=body, headers=PAT)
+    assert (answer.status_code, answer.json()["category"]) == (status, category), answer.text
+    assert answer.json()["correlationId"]
+
+
+def test_what_the_stand_in_refuses_of_associations_and_tokens(box: Box):
+    """An association needs its kind in an array; a token is for a known grant, and ends."""
+    service = box.service(HubSpot)
+    acme = service.create_object("companies", {"name": "Acme"}).result().id
+    ada = service.create_object("contacts", ADA).result().id
+    path = f"/hubspot/crm/v4/objects/contacts/{ada}/associations/companies/{acme}"
+    bodies: list[Any] = [[], {}, [{"associationTypeId": "x"}]]
+    for body in bodies:
+        assert box.client.put(path, json=body, headers=PAT).status_code == 400
+    token = box.client.post("/hubspot/oauth/v1/token", data={"grant_type": "password"})
+    assert (token.status_code, token.json()["status"]) == (400, "BAD_GRANT_TYPE")
+    judge_clock = ManualClock()
+    stand_in = STAND_IN.make(Surroundings(clock=judge_clock))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
+    with httpx2.Client(transport=wire, base_url="https://sandbox.example") as client:
+        form = {"grant_type": "refresh_token", "refresh_token": "r-1", "client_id": "sandbox-app"}
+        made = client.post("/oauth/v1/token", data=form | {"client_secret": "sandbox-client-secret"}).json()
+        headers = {"authorization": f"Bearer {made['access_token']}"}
+        answer = client.get(f"{OBJECTS}/contacts", headers=headers)
+        assert (answer.status_code, "X-HubSpot-RateLimit-Daily" in answer.headers) == (200, False)
+        judge_clock.advance(1801)
+        assert client.get(f"{OBJECTS}/contacts", headers=headers).json()["category"] == "EXPIRED_AUTHENTICATION"
+
+
+def test_injected_failures_are_hubspots(box: Box, run: Run):
+    """A failure that is asked for has HubSpot's own words; an event that it does not send is named."""
+    for status, code in ((500, "INTERNAL_ERROR"), (429, "TEN_SECONDLY_ROLLING")):
+        box.arm(kind="status", status=status)
+        with pytest.raises(errors.CallError) as caught:
+            run(box.service(HubSpot, policy=Policy(retry=None)).check())
+        assert caught.value.code == code
+    with pytest.raises(errors.ConfigurationError, match=r"contact\.creation"):
+        STAND_IN.make(Surroundings()).sample("contact.teleported")

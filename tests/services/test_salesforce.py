@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.services.recorder import Recorder, answered
 from moorline import errors
 from moorline.calls.call import Call
 from moorline.calls.guards import Guards
+from moorline.calls.tokens import JWT_BEARER, sandbox_pair, signed_jwt
 from moorline.clock import ManualClock
 from moorline.events import Event
 from moorline.events.verification import verify_each
@@ -560,3 +562,85 @@ def test_calls_survive_a_queue(box: Box):
     ):
         stored = json.loads(json.dumps(call.to_payload()))
         assert Call.from_payload(stored, lambda name: service).result()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("POST", f"{BASE}/sobjects/Account", [], 400, "JSON_PARSER_ERROR"),
+        ("POST", f"{BASE}/sobjects/No_Such__c", {}, 404, "NOT_FOUND"),
+        ("POST", f"{BASE}/sobjects/Account", {"Name": "x", "No_Such__c": 1}, 400, "INVALID_FIELD"),
+        ("POST", f"{BASE}/sobjects/Account", {"Name": "x", "Id": "1"}, 400, "INVALID_FIELD_FOR_INSERT_UPDATE"),
+        ("POST", f"{BASE}/sobjects/Account", {"Name": "x", "Ext_Id__c": "taken"}, 400, "DUPLICATE_VALUE"),
+        ("POST", f"{BASE}/sobjects/Deal__c", {"Amount": -1}, 400, "FIELD_CUSTOM_VALIDATION_EXCEPTION"),
+        ("PATCH", f"{BASE}/sobjects/Account/Ext_Id__c/1", {"Ext_Id__c": "1"}, 400, "INVALID_FIELD"),
+        ("PATCH", f"{BASE}/sobjects/Account/Name/1", {}, 404, "NOT_FOUND"),
+        ("GET", f"{BASE}/query/01gx-2", None, 400, "INVALID_QUERY_LOCATOR"),
+        ("POST", f"{BASE}/composite", {"compositeRequest": []}, 400, "INVALID_INPUT"),
+        ("POST", f"{BASE}/composite/sobjects", {"records": []}, 400, "EXCEEDED_MAX_SIZE_REQUEST"),
+        ("GET", f"{BASE}/nothing", None, 404, "NOT_FOUND"),
+    ],
+)
+def test_what_the_stand_in_refuses(method: str, path: str, body: Any, status: int, code: str):
+    """It refuses what Salesforce would, in an array with its code."""
+    org = Org()
+    service = org.service(domain="acme")
+    service.create_record("Account", {"Name": "x", "Ext_Id__c": "taken"}).result()
+    with pytest.raises(errors.CallError) as caught:
+        service.request(method, path, json=body).result()
+    assert (caught.value.status, caught.value.code) == (status, code)
+
+
+def test_what_the_stand_in_refuses_of_several():
+    """Of several records with one external id none is chosen; each fails for itself."""
+    service = Org().service(domain="acme")
+    service.create_records("Account", [{"Name": "x", "Loose_Id__c": "1"}, {"Name": "y", "Loose_Id__c": "1"}]).result()
+    [result] = service.upsert_records("Account", "Loose_Id__c", {"1": {"Name": "z"}}).result()
+    assert (result.done, result.code) == (False, "DUPLICATE_EXTERNAL_ID")
+
+
+def test_what_the_stand_in_refuses_of_tokens(box: Box):
+    """A token is for a known grant, app, audience and time."""
+    path = "/salesforce/services/oauth2/token"
+    for form in ({"grant_type": "password"}, {"grant_type": "client_credentials"}):
+        answer = box.client.post(path, data=form)
+        assert (answer.status_code, "error" in answer.json()) == (400, True)
+    assert box.client.post(path, data={"grant_type": "refresh_token"}).json()["error"] == "invalid_client_id"
+    bad = box.client.post(path, data={"grant_type": "client_credentials"}, headers={"authorization": "Basic ?"})
+    assert bad.json()["error"] == "invalid_client_id"
+    pem, kid = sandbox_pair()
+    good = {"iss": "sandbox-consumer-key", "sub": "ada", "aud": "https://login.salesforce.com", "exp": time.time() + 60}
+    header = {"alg": "RS256", "kid": kid}
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        (header, good | {"aud": "https://evil.example"}, "audience is invalid"),
+        (header, good | {"exp": time.time() + 600}, "expired authorization code"),
+        (header, good | {"exp": "x"}, "invalid assertion"),
+        ({"alg": "RS256"}, good, "invalid assertion"),
+    ]
+    for head, claims, message in cases:
+        form = {"grant_type": JWT_BEARER, "assertion": signed_jwt(head, claims, pem, "salesforce")}
+        assert box.client.post(path, data=form).json()["error_description"] == message
+    whole = signed_jwt(header, good, pem, "salesforce")
+    for assertion in (whole[:-8] + "AAAAAAAA", whole.replace(".", ""), "a.b.c"):
+        form = {"grant_type": JWT_BEARER, "assertion": assertion}
+        assert box.client.post(path, data=form).json()["error_description"] == "invalid assertion"
+    form = {"grant_type": JWT_BEARER, "assertion": whole}
+    token = box.client.post(path, data=form).json()["access_token"]
+    headers = {"authorization": f"Bearer {token}"}
+    assert box.client.post("/salesforce/_end", headers=headers).status_code == 204
+    assert box.client.get(f"/salesforce{BASE}/limits", headers=headers).json()[0]["errorCode"] == "INVALID_SESSION_ID"
+
+
+def test_injected_failures_are_salesforces(box: Box, run: Run):
+    """A failure that is asked for has Salesforce's own words; an event that it does not send is named; what it holds is
+    shown.
+    """
+    service = box.service(Salesforce, policy=Policy(retry=None))
+    assert run(service.create_record("Account", {"Name": "Acme"})) in box.state("salesforce")["records"]["Account"]
+    for status, code in ((503, "SERVER_UNAVAILABLE"), (403, "REQUEST_LIMIT_EXCEEDED")):
+        box.arm(kind="status", status=status)
+        with pytest.raises(errors.CallError) as caught:
+            run(service.check())
+        assert caught.value.code == code
+    with pytest.raises(errors.ConfigurationError, match="Opportunity"):
+        STAND_IN.make(Surroundings()).sample("Case")

@@ -140,3 +140,27 @@ def test_the_sandbox_knows_what_is_no_query(query: str):
     """What is no query is told as Salesforce tells it."""
     with pytest.raises(Malformed):
         parsed(query)
+
+
+def test_the_sandbox_compares_as_salesforce_does():
+    """Texts without case, times as moments, numbers as numbers, and null; an order, both ways, and a limit."""
+    read = parsed(
+        "SELECT Id FROM A WHERE B = 'X' AND C < 3 AND D >= 2026-01-01T00:00:00Z AND E = null AND F != true AND G IN (1, 'y')"
+    )
+    good = {"B": "x", "C": 2, "D": "2026-01-01T01:00:00.000+0000", "E": None, "F": False, "G": "Y"}
+    assert read.matches(good)
+    for name, value in (
+        ("B", "y"),
+        ("C", 3),
+        ("C", None),
+        ("D", "2025-12-31T23:00:00Z"),
+        ("E", 1),
+        ("F", True),
+        ("G", 2),
+    ):
+        assert not read.matches(good | {name: value}), name
+    rows: list[dict[str, Any]] = [{"A": 1, "B": "b"}, {"A": 2, "B": "a"}, {"A": 2, "B": "b"}]
+    ordered = parsed("SELECT A FROM X ORDER BY A DESC, B LIMIT 2").ordered(rows)
+    assert ordered == [{"A": 2, "B": "a"}, {"A": 2, "B": "b"}]
+    with pytest.raises(Malformed):
+        parsed("SELECT A FROM X WHERE A LIKE 5").matches({"A": "x"})

@@ -451,3 +451,63 @@ def test_calls_survive_a_queue(box: Box):
     stored = json.loads(json.dumps(call.to_payload()))
     assert Call.from_payload(stored, lambda name: service).result().id == call.result().id
     assert len(box.state("zendesk")["tickets"]) == 1
+
+
+AGENT = {"authorization": "Basic " + base64.b64encode(b"agent@acme.example/token:t-1").decode()}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "error"),
+    [
+        ("POST", "/api/v2/tickets", {"subject": "x"}, 400, "Invalid attribute"),
+        ("POST", "/api/v2/tickets.json", {"ticket": {"subject": "x"}}, 422, "RecordInvalid"),
+        ("POST", "/api/v2/tickets", {"ticket": {"comment": {"body": "x"}, "priority": "top"}}, 422, "RecordInvalid"),
+        ("POST", "/api/v2/tickets", {"ticket": {"comment": {"body": "x"}, "tags": "x"}}, 422, "RecordInvalid"),
+        ("POST", "/api/v2/tickets", {"ticket": {"comment": {"body": "x"}, "requester_id": 1}}, 422, "RecordInvalid"),
+        ("POST", "/api/v2/users/create_or_update", {"user": {"name": "A", "email": "x"}}, 422, "RecordInvalid"),
+        ("GET", "/api/v2/tickets?page[size]=101", None, 400, "Bad Request"),
+        ("GET", "/api/v2/tickets?page[after]=x", None, 400, "Bad Request"),
+        ("GET", "/api/v2/search/export?query=x", None, 400, "Bad Request"),
+        ("GET", "/api/v2/incremental/tickets/cursor", None, 400, "InvalidValue"),
+        ("GET", "/api/v2/incremental/tickets/cursor?cursor=x", None, 400, "InvalidCursor"),
+        ("DELETE", "/api/v2/tickets", None, 404, "InvalidEndpoint"),
+        ("GET", "/tickets", None, 404, "InvalidEndpoint"),
+    ],
+)
+def test_what_the_stand_in_refuses(box: Box, method: str, path: str, body: Any, status: int, error: str):
+    """It refuses what Zendesk would, in one of its shapes."""
+    answer = box.client.request(method, f"/zendesk{path}", json=body, headers=AGENT)
+    told = answer.json()["error"]
+    assert (answer.status_code, told["title"] if isinstance(told, dict) else told) == (status, error), answer.text
+
+
+def test_what_the_stand_in_refuses_of_comments_and_credentials(box: Box):
+    """A comment has words; a user without /token, another scheme and a token that ended are nobody."""
+    ticket = box.service(Zendesk).create_ticket("x").result().id
+    answer = box.client.put(f"/zendesk/api/v2/tickets/{ticket}", json={"ticket": {"comment": {}}}, headers=AGENT)
+    assert answer.status_code == 422
+    plain = base64.b64encode(b"agent@acme.example:t-1").decode()
+    for header in (f"Basic {plain}", "Basic ?", "Bearer", "Digest x", ""):
+        assert box.client.get("/zendesk/api/v2/users/me", headers={"authorization": header}).status_code == 401
+    client = {"client_id": "sandbox-client", "client_secret": "sandbox-client-secret"}
+    for body, error in (({}, "invalid_request"), (client | {"grant_type": "password"}, "unsupported_grant_type")):
+        assert box.client.post("/zendesk/oauth/tokens", json=body).json()["error"] == error
+    clock = ManualClock(NOW)
+    stand_in = STAND_IN.make(Surroundings(clock=clock))
+    wire = httpx2.MockTransport(lambda request: answered(stand_in, request))
+    with httpx2.Client(transport=wire, base_url="https://sandbox.example") as http:
+        made = http.post("/oauth/tokens", json=client | {"grant_type": "client_credentials"}).json()
+        headers = {"authorization": f"Bearer {made['access_token']}"}
+        assert http.get("/api/v2/users/me", headers=headers).status_code == 200
+        clock.advance(7201)
+        assert http.get("/api/v2/users/me", headers=headers).status_code == 401
+
+
+def test_injected_failures_are_zendesks(box: Box, run: Run):
+    """A failure that is asked for has Zendesk's own words; an event that it does not send is named."""
+    box.arm(kind="status", status=500)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        run(box.service(Zendesk, policy=Policy(retry=None)).check())
+    assert caught.value.code == "InternalError"
+    with pytest.raises(errors.ConfigurationError, match=r"ticket\.created"):
+        STAND_IN.make(Surroundings()).sample("ticket.teleported")

@@ -84,8 +84,8 @@ _OPERATORS: Final = frozenset(
 _EXISTING: Final = re.compile(r"Existing ID: (\d+)")
 
 Value = str | bool | int | float | Decimal | datetime | date | None
-"""What a property can be set to: HubSpot takes text. A datetime is written in milliseconds since the epoch, a date as
-``2026-11-28`` (both unconfirmed on the card); None clears the property."""
+"""What a property can be set to: HubSpot takes text. A datetime is written as ``2026-11-28T10:00:00.000Z``, as HubSpot
+answers it, a date as ``2026-11-28`` (that it takes both is unconfirmed); None clears the property."""
 
 _V3: Final = HMACSignature(
     header="X-HubSpot-Signature-v3",
@@ -156,7 +156,7 @@ class ObjectBatch:
 @dataclass(frozen=True, slots=True)
 class Filter:
     """One condition of a search: a *property*, HubSpot's *operator*, and its *value* (``BETWEEN`` up to *high*; ``IN``
-    and ``NOT_IN`` take *values*).
+    and ``NOT_IN`` take *values*). Times are compared in milliseconds since the epoch (unconfirmed on the card).
 
     Raises InvalidRequest for an operator that is none.
     """
@@ -170,6 +170,9 @@ class Filter:
     def __post_init__(self) -> None:
         if self.operator not in _OPERATORS:
             raise refused("operator", f"must be one of {', '.join(sorted(_OPERATORS))}")
+        for name in ("value", "high"):  # at once, so that it is the same after a queue
+            if isinstance(at := getattr(self, name), datetime):
+                object.__setattr__(self, name, _milliseconds(name, at))
 
     def written(self) -> dict[str, Any]:
         """As HubSpot takes it."""
@@ -495,7 +498,7 @@ print(ada.id, ada.created, [one.id for one in hubspot.list_changed("contacts", d
             body = {"limit": size, "filterGroups": [{"filters": [condition]}], "properties": asked, "sorts": [name]}
             return self._searching(object_type, body, after, parse)
 
-        return begun(_text("since", since), frozenset())
+        return begun(_milliseconds("since", since), frozenset())
 
     @operation
     def create_objects(
@@ -637,12 +640,20 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise refused(name, "needs a time zone")
-        return str(round(value.astimezone(UTC).timestamp() * 1000))
+        return _aware(name, value).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, (int, float, Decimal, date)):
         return format(value, "f") if isinstance(value, Decimal) else str(value)
     raise refused(name, f"must be text, a number or a time, not {type(value).__name__}")
+
+
+def _aware(name: str, at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise refused(name, "needs a time zone")
+    return at.astimezone(UTC)
+
+
+def _milliseconds(name: str, at: datetime) -> str:
+    return str(round(_aware(name, at).timestamp() * 1000))
 
 
 def _written(properties: Mapping[str, Value]) -> dict[str, str]:
@@ -691,7 +702,7 @@ def _changed_at(found: CRMObject, name: str) -> str:
     at = moment(found.properties, name) or found.updated_at
     if at is None:
         raise BadAnswer(f"an object has no {name}")
-    return _text(name, at)
+    return _milliseconds(name, at)
 
 
 def _batch(exchange: Exchange, keys: Sequence[str], id_property: str | None = None) -> ObjectBatch:

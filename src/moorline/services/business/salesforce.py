@@ -425,7 +425,9 @@ print(acme.created, [one.fields["Name"] for one in salesforce.query(query)])
 
     @operation
     def create_record(self, sobject: str, fields: Mapping[str, Any]) -> Plan[str]:
-        """Create a record, and give its id. Raises Conflict for a duplicate, InvalidRequest, OutcomeUnknown."""
+        """Create a record, and give its id. *fields* are as JSON has them, and times, dates and decimals as they are (a
+        Decimal comes out of a queue as text). Raises Conflict for a duplicate, InvalidRequest, OutcomeUnknown.
+        """
         path = self._path("sobjects", segment(sobject, "sobject"))
         return self.post(path, json=written(fields), parse=lambda exchange: text(record(exchange.data), "id"))
 
