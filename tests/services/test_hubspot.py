@@ -245,6 +245,16 @@ def test_batch_results_that_are_not_numbered():
     assert silent.create_objects("contacts", [{}]).result().failed[0].code is None
 
 
+def test_what_a_batch_says_is_one_line():
+    """A message of HubSpot's is one printable line, of a length that a log can take."""
+    error = {"category": "CONFLICT", "message": "no\u200b\n" + "x" * 5000, "context": {}}
+    body = {"status": "COMPLETE", "results": [], "errors": [error]}
+    service = Recorder(207, json.dumps(body).encode()).service(HubSpot)
+    with pytest.raises(errors.Conflict) as caught:
+        service.upsert_object("contacts", "a@x.example", {}, id_property="email").result()
+    assert (str(caught.value).isprintable(), len(caught.value.message)) == (True, 500)
+
+
 def test_searches(box: Box, run: Run):
     """Filters are met all, groups one of them; text is looked for; results are sorted and come in pages."""
     service = box.service(HubSpot)

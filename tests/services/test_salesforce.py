@@ -281,6 +281,14 @@ def test_limits(box: Box, run: Run):
         assert limit_info(odd) == {}
 
 
+def test_limits_that_are_none():
+    """An answer of another shape is BadAnswer, and its names are in no message."""
+    service = Recorder(200, json.dumps({"\u200bname": 1}).encode()).service(Salesforce, key=KEY)
+    with pytest.raises(errors.BadAnswer) as caught:
+        service.get_limits().result()
+    assert str(caught.value).isprintable()
+
+
 def test_limits_slow_down_before_the_end():
     """An answer that leaves nothing holds the next call back, and an hour later one is tried."""
     org = Org()

@@ -27,7 +27,7 @@ from moorline.errors import (
     ServiceUnavailable,
 )
 
-__all__ = ["ErrorMap", "kind_of_status", "usual_request_id"]
+__all__ = ["ErrorMap", "kind_of_status", "one_line", "usual_request_id"]
 
 _BY_STATUS: Final[dict[int, type[CallError]]] = {
     401: AuthenticationFailed,
@@ -95,14 +95,14 @@ class ErrorMap:
         if not self.request_id:
             return None
         if self.request_id.startswith("header:"):
-            return _clip(exchange.header(self.request_id.removeprefix("header:")), _CODE_LIMIT)
-        return _clip(at_path(self.data(exchange), self.request_id), _CODE_LIMIT)
+            return one_line(exchange.header(self.request_id.removeprefix("header:")), _CODE_LIMIT)
+        return one_line(at_path(self.data(exchange), self.request_id), _CODE_LIMIT)
 
     def error(self, exchange: Exchange) -> CallError:
         """The typed error of an answer that is not a success."""
         data = self.data(exchange)
-        code = _clip(at_path(data, self.code), _CODE_LIMIT)
-        kind_name = _clip(at_path(data, self.error_type), _CODE_LIMIT)
+        code = one_line(at_path(data, self.code), _CODE_LIMIT)
+        kind_name = one_line(at_path(data, self.error_type), _CODE_LIMIT)
         return self._made(self._kind(exchange, code, kind_name), exchange, data, code or kind_name)
 
     def failure(self, exchange: Exchange) -> CallError | None:
@@ -110,9 +110,9 @@ class ErrorMap:
         code = None if self.failed is None else self.failed(exchange)
         if code is None:
             return None
-        kind = self._kind(exchange, code, _clip(at_path(self.data(exchange), self.error_type), _CODE_LIMIT))
+        kind = self._kind(exchange, code, one_line(at_path(self.data(exchange), self.error_type), _CODE_LIMIT))
         return self._made(
-            InvalidRequest if kind is BadAnswer else kind, exchange, self.data(exchange), _clip(code, _CODE_LIMIT)
+            InvalidRequest if kind is BadAnswer else kind, exchange, self.data(exchange), one_line(code, _CODE_LIMIT)
         )
 
     def data(self, exchange: Exchange) -> Any:
@@ -125,7 +125,7 @@ class ErrorMap:
             return None
 
     def _made(self, kind: type[CallError], exchange: Exchange, data: Any, code: str | None) -> CallError:
-        message = _clip(at_path(data, self.message), _MESSAGE_LIMIT) or _plainly(exchange.status, code)
+        message = one_line(at_path(data, self.message), _MESSAGE_LIMIT) or _plainly(exchange.status, code)
         context: dict[str, Any] = {
             "status": exchange.status,
             "code": redaction.text(code or "") or None,
@@ -133,7 +133,7 @@ class ErrorMap:
             "detail": redaction.data(data) if data is not None else None,
         }
         if issubclass(kind, PaymentDeclined):
-            finer = _clip(at_path(data, self.decline_code), _CODE_LIMIT)
+            finer = one_line(at_path(data, self.decline_code), _CODE_LIMIT)
             context |= {
                 "decline_code": finer,
                 "may_retry": (finer or code) in self.may_retry if self.may_retry else None,
@@ -163,7 +163,7 @@ def _plainly(status: int, code: str | None) -> str:
 
 def usual_request_id(answer: Headed) -> str | None:
     """The service's own id of a request, by the customary headers, where nothing is known of the service."""
-    return next((said for name in _REQUEST_IDS if (said := _clip(answer.header(name), _CODE_LIMIT))), None)
+    return next((said for name in _REQUEST_IDS if (said := one_line(answer.header(name), _CODE_LIMIT))), None)
 
 
 def at_path(data: Any, path: str) -> Any:
@@ -182,7 +182,8 @@ def at_path(data: Any, path: str) -> Any:
     return data
 
 
-def _clip(value: Any, limit: int) -> str | None:
+def one_line(value: Any, limit: int = _MESSAGE_LIMIT) -> str | None:
+    """What a service says, as one printable line of at most *limit* characters; None for what is no text or number."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return None
     try:

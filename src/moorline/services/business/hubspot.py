@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moorline import redaction
 from moorline.calls.dialects import LimitFields
+from moorline.calls.faults import one_line
 from moorline.calls.service import (
     BearerKey,
     Endpoints,
@@ -738,8 +739,8 @@ def _number(traced: object, most: int, otherwise: int | None) -> int | None:
 
 
 def _failure(key: str, error: Mapping[str, Any]) -> ObjectResult:
-    message = optional_text(error, "message") or "HubSpot does not say what became of it"
-    return ObjectResult(key, code=optional_text(error, "category"), message=redaction.text(" ".join(message.split())))
+    message = one_line(error.get("message")) or "HubSpot does not say what became of it"
+    return ObjectResult(key, code=one_line(error.get("category"), 100), message=redaction.text(message))
 
 
 def _shown(exchange: Exchange) -> Any:

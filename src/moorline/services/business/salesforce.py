@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from moorline import redaction
 from moorline.calls.dialects import BearerKey, LimitPattern
+from moorline.calls.faults import one_line
 from moorline.calls.service import (
     Endpoints,
     ErrorMap,
@@ -581,13 +582,13 @@ def _result(answer: Mapping[str, Any]) -> RecordResult:
     problems = [record(one, "errors") for one in items(answer.get("errors") or [], "errors")]
     if done or not problems:
         return RecordResult(done, optional_text(answer, "id"), created, raw=answer)
-    code, message = (optional_text(problems[0], name) for name in ("statusCode", "message"))
+    code, message = (one_line(problems[0].get(name)) for name in ("statusCode", "message"))
     fields = tuple(one for one in items(problems[0].get("fields") or [], "fields") if isinstance(one, str))
     return RecordResult(done, optional_text(answer, "id"), None, code, _clean(message), fields, raw=answer)
 
 
 def _clean(message: str | None) -> str | None:
-    return None if message is None else redaction.text(" ".join(message.split()))
+    return None if message is None else redaction.text(message)
 
 
 def _composite(exchange: Exchange) -> tuple[SubResult, ...]:
@@ -598,13 +599,13 @@ def _composite(exchange: Exchange) -> tuple[SubResult, ...]:
 def _sub_result(answer: Mapping[str, Any]) -> SubResult:
     status, body = whole(answer, "httpStatusCode"), answer.get("body")
     problem = body[0] if status > 299 and isinstance(body, list) and body and isinstance(body[0], dict) else {}
-    code, message = (optional_text(problem, name) for name in ("errorCode", "message"))
+    code, message = (one_line(problem.get(name)) for name in ("errorCode", "message"))
     return SubResult(text(answer, "referenceId"), status, body, code, _clean(message))
 
 
 def _limits(exchange: Exchange) -> dict[str, ApiLimit]:
     answer = record(exchange.data)
-    found = {name: record(value, name) for name, value in answer.items()}
+    found = {name: record(value, "a limit") for name, value in answer.items()}
     return {name: ApiLimit(whole(one, "Max"), whole(one, "Remaining")) for name, one in found.items()}
 
 
