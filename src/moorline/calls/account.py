@@ -161,6 +161,12 @@ class Account:
         if callable(rotated):
             rotated(successor)
 
+    def is_own(self, url: str) -> bool:  # noqa: ARG002
+        """Whether a Plan may name *url*, which is of another origin than ``base_url``. A service that has further hosts
+        overrides it: for those alone, as requests there carry what ``authorized`` gives them.
+        """
+        return False
+
     def _fetching(self) -> FetchedKey | None:
         """What fetches the key that requests carry, for services whose configured credential is not that key."""
         return None

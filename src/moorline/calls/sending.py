@@ -106,7 +106,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self._service = service
         self._call = call
         self._plan = plan
-        self._url = _address(base, plan)
+        self._url = _address(service, base, plan)
         self._state = Sending()
         self._stopped = ""  # why a redirect was not followed
         if service.addresses is not None:
@@ -263,10 +263,12 @@ def _onward(url: str, location: str, hops: int) -> str:
     return target
 
 
-def _address(base: str, plan: Plan[Any]) -> str:
+def _address(service: Service, base: str, plan: Plan[Any]) -> str:
     if plan.path.startswith("/"):
         url = base + plan.path
-    elif plan.path.startswith(("https://", "http://")) and _origin(plan.path) == _origin(base):
+    elif plan.path.startswith(("https://", "http://")) and (
+        _origin(plan.path) == _origin(base) or service.is_own(plan.path)
+    ):
         url = plan.path
     else:
         raise ConfigurationError(f"path must begin with '/' (or be a URL at {base}), not {plan.path[:100]!r}")
