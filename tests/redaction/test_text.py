@@ -142,6 +142,8 @@ def test_ordinary_words_are_unchanged_with_live_secrets(words):
         ("GET https://ann:pw@api.test/v1/x?q=1&token=abc failed", "GET https://api.test/v1/x?q=***&token=*** failed"),
         ("dsn postgresql+psycopg://app:s3cret@db/prod", "dsn postgresql+psycopg://db/prod"),
         ("POST https://hooks.slack.com/services/T00/B00/XXXX", "POST https://hooks.slack.com/***"),
+        ("POST https://hooks.slack.com/commands/T00/123/XXXX", "POST https://hooks.slack.com/***"),
+        ("POST https://hooks.slack.com/actions/T00/123/XXXX", "POST https://hooks.slack.com/***"),
         (
             "https://api.telegram.org/bot123456:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe",
             "https://api.telegram.org/bot***/getMe",
