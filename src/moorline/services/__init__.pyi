@@ -13,6 +13,7 @@ from moorline.services.business.meta import Meta as Meta
 from moorline.services.business.microsoft_graph import MicrosoftGraph as MicrosoftGraph
 from moorline.services.business.salesforce import Salesforce as Salesforce
 from moorline.services.business.slack import Slack as Slack
+from moorline.services.business.slack_webhook import SlackWebhook as SlackWebhook
 from moorline.services.business.x import X as X
 from moorline.services.business.zendesk import Zendesk as Zendesk
 from moorline.services.business.zoom import Zoom as Zoom
@@ -67,6 +68,7 @@ __all__ = [
     "SendGridInbound",
     "Sentry",
     "Slack",
+    "SlackWebhook",
     "Square",
     "Stripe",
     "SupabaseAuth",
