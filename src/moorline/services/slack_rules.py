@@ -12,7 +12,15 @@ from typing import Any, Final
 
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
-from moorline.errors import AuthenticationFailed, CallError, Conflict, NotFound, PermissionDenied, ServiceUnavailable
+from moorline.errors import (
+    AuthenticationFailed,
+    BadAnswer,
+    CallError,
+    Conflict,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+)
 from moorline.services.limits import as_text, at_most, refused
 
 __all__ = ["ERRORS", "JSON", "content_of", "given_id", "given_ts", "notes", "present"]
@@ -82,7 +90,10 @@ def notes(answer: Mapping[str, Any]) -> list[Any]:
 
 
 def _failed(exchange: Exchange) -> str | None:
-    answer = exchange.data
+    try:
+        answer = exchange.data
+    except BadAnswer:  # a hook's plain word
+        return None
     if isinstance(answer, dict) and answer.get("ok") is False:
         return str(answer.get("error") or "unknown_error")
     return None
