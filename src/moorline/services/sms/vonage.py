@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from moorline.calls.dialects import basic
 from moorline.calls.service import Endpoints, ErrorMap, Exchange, Parameter, Plan, Service, operation
-from moorline.calls.tokens import private_key, signed_jwt
+from moorline.calls.signed_tokens import SignedTokens
 from moorline.errors import AuthenticationFailed, ConfigurationError, PermissionDenied
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.signed_jwt import SignedJWT
@@ -73,18 +73,6 @@ class _Problems(ErrorMap):
         if not isinstance(found, dict):
             return found
         return {**found, "code": _code(found), "message": _words(found)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """A JWT, and what it was made of and when."""
-
-    secret: Secret
-    made_of: tuple[Secret, str]
-    at: float
-
-    def good(self, made_of: tuple[Secret, str], now: float) -> bool:
-        return self.made_of == made_of and self.at <= now < self.at + _REUSED
 
 
 class Vonage(Service):
@@ -155,7 +143,7 @@ sent = Vonage().send(SMS("+447700900000", "Your code is 4711", sender="Moorline"
 print(sent.id, sent.status)
 """
 
-    _token: _Token | None = None
+    _tokens: SignedTokens | None = None
 
     def authorized(
         self,
@@ -263,17 +251,15 @@ print(sent.id, sent.status)
 
     def _signed(self, key: Secret, application: str) -> str:
         """A JWT of the application: the last one while it is good. That one may be used again is unconfirmed."""
-        now, made_of, held = self.clock.wall(), (key, application), self._token
-        if held is None or not held.good(made_of, now):
-            claims = {
-                "application_id": application,
-                "iat": int(now),
-                "exp": int(now) + _LIFETIME,
-                "jti": str(uuid4()),
-            }
-            token = signed_jwt({"alg": "RS256", "typ": "JWT"}, claims, private_key(key, self.name), self.name)
-            held = self._token = _Token(Secret(token, name=f"the token of {self.name}"), made_of, now)
-        return held.secret.reveal()
+        now = self.clock.wall()
+        if self._tokens is None:
+            self._tokens = SignedTokens(self.name, reused=_REUSED)
+
+        def claims() -> dict[str, Any]:
+            times = {"iat": int(now), "exp": int(now) + _LIFETIME}
+            return {"application_id": application, **times, "jti": str(uuid4())}
+
+        return self._tokens.token(key, application, now, claims).reveal()
 
 
 def _code(problem: Mapping[str, Any]) -> str | None:
