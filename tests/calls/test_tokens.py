@@ -18,6 +18,7 @@ import httpx2
 import pytest
 
 from moorline import errors, redaction
+from moorline.calls.cache import Cache
 from moorline.calls.dialects import BearerKey, Endpoints
 from moorline.calls.guards import Guards
 from moorline.calls.parameters import Parameter
@@ -114,6 +115,20 @@ def test_a_token_is_fetched_once_and_sent(colour: str):
     assert parse_qs(asked.content.decode()) == {"grant_type": ["client_credentials"]}
 
 
+@COLOURS
+@pytest.mark.parametrize("layer", [{"cache": Cache()}, {"coalesce": True}], ids=["cache", "coalesce"])
+def test_it_is_there_before_a_request_is_looked_at(colour: str, layer: dict[str, Any]):
+    """A cache and shared reads look at the whole request: with a token that was fetched before, or with its failure."""
+    server = Server()
+    server.refuse = lambda: httpx2.Response(401, json={"error": "invalid_client"})
+    bank = server.bank(**layer)
+    with pytest.raises(errors.AuthenticationFailed) as caught:
+        both(bank.read, colour)
+    assert (caught.value.outcome, caught.value.operation, server.sent) == ("not_sent", "read", [])
+    server.refuse = None
+    assert both(bank.read, colour) == {"token": f"token-{len(server.asked):010}"}
+
+
 def test_many_at_once_fetch_one():
     """A hundred calls on a loop, or on threads, that find no token fetch one between them."""
     server = Server(delay=0.05)
@@ -147,7 +162,7 @@ def test_it_is_renewed_before_its_end(colour: str):
     both(bank.read, colour)
     assert len(server.asked) == 1
     clock.advance(2)
-    assert both(bank.read, colour) == {"token": "token-0000000002"}
+    assert both(bank.read, colour) == {"token": f"token-{len(server.asked):010}"}
 
 
 @COLOURS
@@ -177,7 +192,7 @@ def test_a_refused_token_is_replaced_once(colour: str):
     both(bank.read, colour)
     clock.advance(60)
     server.good = {"token-0000000002"}
-    assert both(bank.read, colour) == {"token": "token-0000000002"}
+    assert both(bank.read, colour) == {"token": f"token-{len(server.asked):010}"}
     clock.advance(60)
     server.good = set()
     with pytest.raises(errors.AuthenticationFailed):
@@ -196,7 +211,7 @@ def test_a_new_secret_means_a_new_token(colour: str):
     bank = server.bank(key=lambda: keys[0])
     both(bank.read, colour)
     keys[0] = "new-secret-0123456789"
-    assert both(bank.read, colour) == {"token": "token-0000000002"}
+    assert both(bank.read, colour) == {"token": f"token-{len(server.asked):010}"}
 
 
 @COLOURS

@@ -266,7 +266,7 @@ class Service(Account):
         if self._layered or options.hedge is not None or options.coalesce:
             from moorline.calls import layers
 
-            return layers.send_async(self, call)
+            return layers.send_async(self, call) if self.fetched is None else self._layered_with_key(self.fetched, call)
         return self.send_context(self.context_of(call))
 
     def send_context(self, context: ServiceContext) -> Coroutine[Any, Any, Exchange]:
@@ -284,12 +284,23 @@ class Service(Account):
 
     async def _with_fetched_key(self, fetched: FetchedKey, context: ServiceContext) -> Exchange:
         """As ``send_context``, where the key is not configured but fetched; within the call's own deadline."""
-        with _bounded(context):
+        with _bounded(context.policy.deadline, context.clock):
             try:
                 await fetched.ready_async()
             except CallError as error:
-                raise _not_sent(error, context) from error.__cause__
+                raise _not_sent(error, context.service, context.operation) from error.__cause__
             return await self._opening(context)
+
+    async def _layered_with_key(self, fetched: FetchedKey, call: Call[Any]) -> Exchange:
+        """By way of what stands before the pipeline, which looks at the whole request: so the key is fetched first."""
+        from moorline.calls import layers
+
+        with _bounded(call.options.applied(self.policy).deadline, self.clock):
+            try:
+                await fetched.ready_async()
+            except CallError as error:
+                raise _not_sent(error, self.name, call.operation) from error.__cause__
+            return await layers.send_async(self, call)
 
     def send_call_blocking(self, call: Call[Any]) -> Exchange:
         """Send *call* and block. For ``Call``; use ``call.result()``."""
@@ -301,18 +312,25 @@ class Service(Account):
         if self._layered or options.hedge is not None or options.coalesce:
             from moorline.calls import layers
 
-            return layers.send(self, call)
+            if self.fetched is None:
+                return layers.send(self, call)
+            with _bounded(options.applied(self.policy).deadline, self.clock):
+                try:
+                    self.fetched.ready()
+                except CallError as error:
+                    raise _not_sent(error, self.name, call.operation) from error.__cause__
+                return layers.send(self, call)
         return self.send_context_blocking(self.context_of(call))
 
     def send_context_blocking(self, context: ServiceContext, unwanted: threading.Event | None = None) -> Exchange:
         """As ``send_context``, blocking. Nothing more is sent once the answer is *unwanted*."""
         if self.fetched is None:
             return self._send_blocking(context, unwanted)
-        with _bounded(context):
+        with _bounded(context.policy.deadline, context.clock):
             try:
                 self.fetched.ready()
             except CallError as error:
-                raise _not_sent(error, context) from error.__cause__
+                raise _not_sent(error, context.service, context.operation) from error.__cause__
             return self._send_blocking(context, unwanted)
 
     def _send_blocking(self, context: ServiceContext, unwanted: threading.Event | None) -> Exchange:
@@ -406,14 +424,13 @@ class Service(Account):
         return found
 
 
-def _bounded(context: ServiceContext) -> AbstractContextManager[None]:
-    seconds = context.policy.deadline
-    return nullcontext() if seconds is None else deadline(seconds, clock=context.clock)
+def _bounded(seconds: float | None, clock: Clock) -> AbstractContextManager[None]:
+    return nullcontext() if seconds is None else deadline(seconds, clock=clock)
 
 
-def _not_sent(error: CallError, context: ServiceContext) -> CallError:
+def _not_sent(error: CallError, service: str, operation: str) -> CallError:
     """*error*, which kept the key from being fetched, as that of the call: whatever it was, this call was not sent."""
-    error.service, error.operation, error.outcome = context.service, context.operation, "not_sent"
+    error.service, error.operation, error.outcome = service, operation, "not_sent"
     return error
 
 
