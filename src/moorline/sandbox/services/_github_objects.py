@@ -1,15 +1,20 @@
-"""GitHub's users, repositories and issues with all the fields that its description requires, for its stand-in.
+"""GitHub's users, repositories, issues, releases and checks with all the fields that its description requires, for its
+stand-in; and its refusals.
 
-The shapes are those of github.json; the links follow its URL templates.
+The shapes are those of github.json, and of docs.github.com for what that has not; the links follow its URL templates.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+from moorline.sandbox.standin import Answer
+
 Thing = dict[str, Any]
+DOCS = "https://docs.github.com/rest"
 
 _USER_LINKS = {
     "followers_url": "/followers",
@@ -60,6 +65,30 @@ _REPOSITORY_LINKS = {
     "teams_url": "/teams",
     "trees_url": "/git/trees{/sha}",
 }
+
+
+class Refused(Exception):
+    """What GitHub refuses, as it says so."""
+
+    def __init__(self, status: int, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.answer = Answer(status, {"message": message, **more, "documentation_url": DOCS, "status": str(status)})
+
+
+def unprocessable(field: str, code: str, resource: str = "Issue", **more: Any) -> Refused:
+    """The validation of a field failed."""
+    return Refused(422, "Validation Failed", errors=[{"resource": resource, "field": field, "code": code, **more}])
+
+
+def given(body: bytes) -> Thing:
+    """The JSON object of a request; an empty one where there is no body. Raises Refused."""
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError:
+        raise Refused(400, "Problems parsing JSON") from None
+    if not isinstance(found, dict):
+        raise Refused(400, "Body should be a JSON object")
+    return found
 
 
 def moment(seconds: float) -> str:
@@ -222,4 +251,121 @@ def push_event(repo: Thing, author: Thing, at: float, commit: str) -> Thing:
         "compare": f"{repo['html_url']}/compare/000000000000...{commit[:12]}",
         "commits": [head],
         "head_commit": head,
+    }
+
+
+def comment(issue: Thing, author: Thing, body: str, *, id: int, at: float) -> Thing:
+    """A comment on an issue."""
+    return {
+        "id": id,
+        "node_id": node("IC", id),
+        "url": f"{issue['repository_url']}/issues/comments/{id}",
+        "html_url": f"{issue['html_url']}#issuecomment-{id}",
+        "issue_url": issue["url"],
+        "body": body,
+        "user": author,
+        "created_at": moment(at),
+        "updated_at": moment(at),
+        "author_association": "OWNER",
+        "performed_via_github_app": None,
+    }
+
+
+def release(repo: Thing, author: Thing, given: Thing, *, id: int, at: float) -> Thing:
+    """A release; its files go to ``upload_url``."""
+    url, tag = f"{repo['url']}/releases/{id}", given["tag_name"]
+    draft = bool(given.get("draft"))
+    return {
+        "id": id,
+        "node_id": node("RE", id),
+        "url": url,
+        "assets_url": url + "/assets",
+        "upload_url": url + "/assets{?name,label}",
+        "html_url": f"{repo['html_url']}/releases/tag/{tag}",
+        "tarball_url": f"{repo['url']}/tarball/{tag}",
+        "zipball_url": f"{repo['url']}/zipball/{tag}",
+        "tag_name": tag,
+        "target_commitish": given.get("target_commitish") or repo["default_branch"],
+        "name": given.get("name"),
+        "body": given.get("body"),
+        "draft": draft,
+        "prerelease": bool(given.get("prerelease")),
+        "author": author,
+        "created_at": moment(at),
+        "published_at": None if draft else moment(at),
+        "assets": [],
+    }
+
+
+def asset(repo: Thing, author: Thing, *, id: int, tag: str, name: str, about: Thing, at: float) -> Thing:
+    """A file of a release; *about* is its label, type and size."""
+    return {
+        "id": id,
+        "node_id": node("RA", id),
+        "url": f"{repo['url']}/releases/assets/{id}",
+        "browser_download_url": f"{repo['html_url']}/releases/download/{tag}/{name}",
+        "name": name,
+        "state": "uploaded",
+        "download_count": 0,
+        "uploader": author,
+        "created_at": moment(at),
+        "updated_at": moment(at),
+        **about,
+    }
+
+
+def check_run(repo: Thing, given: Thing, *, id: int, at: float) -> Thing:
+    """A check run of the sandbox's app; a conclusion completes it."""
+    done = given.get("conclusion") is not None
+    output = given.get("output") or {}
+    shown = {name: output.get(name) for name in ("title", "summary", "text")}
+    annotations = {"annotations_count": len(output.get("annotations") or ())}
+    return {
+        "id": id,
+        "node_id": node("CR", id),
+        "head_sha": given["head_sha"],
+        "external_id": given.get("external_id") or "",
+        "url": f"{repo['url']}/check-runs/{id}",
+        "html_url": f"{repo['html_url']}/runs/{id}",
+        "details_url": given.get("details_url"),
+        "status": "completed" if done else given.get("status") or "queued",
+        "conclusion": given.get("conclusion"),
+        "started_at": moment(at),
+        "completed_at": moment(at) if done else None,
+        "output": {**shown, **annotations, "annotations_url": f"{repo['url']}/check-runs/{id}/annotations"},
+        "name": given["name"],
+        "check_suite": {"id": id + 1},
+        "app": {"id": 123456, "slug": "harbour-pilot", "name": "Harbour Pilot"},
+        "pull_requests": [],
+    }
+
+
+def pull_request(repo: Thing, author: Thing, *, number: int, id: int, at: float, commit: str) -> Thing:
+    """An open pull request from a branch of the same repository."""
+    ends = {
+        name: {"label": f"{repo['owner']['login']}:{ref}", "ref": ref, "sha": sha, "user": repo["owner"], "repo": repo}
+        for name, ref, sha in (("head", "tie-up", commit), ("base", repo["default_branch"], commit[::-1]))
+    }
+    return {
+        "id": id,
+        "node_id": node("PR", id),
+        "number": number,
+        "state": "open",
+        "locked": False,
+        "title": "Tie up",
+        "user": author,
+        "body": None,
+        "url": f"{repo['url']}/pulls/{number}",
+        "html_url": f"{repo['html_url']}/pull/{number}",
+        "created_at": moment(at),
+        "updated_at": moment(at),
+        "closed_at": None,
+        "merged_at": None,
+        "draft": False,
+        "merged": False,
+        "mergeable": None,
+        "labels": [],
+        "assignees": [],
+        "requested_reviewers": [],
+        **ends,
     }
