@@ -144,6 +144,7 @@ def test_ordinary_words_are_unchanged_with_live_secrets(words):
         ("POST https://hooks.slack.com/services/T00/B00/XXXX", "POST https://hooks.slack.com/***"),
         ("POST https://hooks.slack.com/commands/T00/123/XXXX", "POST https://hooks.slack.com/***"),
         ("POST https://hooks.slack.com/actions/T00/123/XXXX", "POST https://hooks.slack.com/***"),
+        ("POST https://files.slack.com/upload/v1/ABC123", "POST https://files.slack.com/upload/v1/***"),
         (
             "https://api.telegram.org/bot123456:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe",
             "https://api.telegram.org/bot***/getMe",
