@@ -34,7 +34,17 @@ _WORD: Final = re.compile(rb"[a-z][a-z_]{2,60}")
 _FAILED: Final = ("internal_error", "fatal_error", "service_unavailable", "request_timeout")
 _KINDS: Final[Mapping[str, type[CallError]]] = {
     **dict.fromkeys(
-        ("not_authed", "invalid_auth", "account_inactive", "token_revoked", "token_expired"), AuthenticationFailed
+        (
+            "not_authed",
+            "invalid_auth",
+            "account_inactive",
+            "token_revoked",
+            "token_expired",
+            "invalid_refresh_token",
+            "invalid_client_id",
+            "bad_client_secret",
+        ),
+        AuthenticationFailed,
     ),
     **dict.fromkeys(
         ("missing_scope", "no_permission", "access_denied", "not_allowed_token_type", "ekm_access_denied"),

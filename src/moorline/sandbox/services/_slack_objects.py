@@ -6,6 +6,8 @@ import json
 from typing import Any
 from urllib.parse import urlencode
 
+from moorline.sandbox.standin import Answer
+
 Thing = dict[str, Any]
 
 TEAM = "T0SANDBOX01"
@@ -13,6 +15,15 @@ APP = "A0SANDBOX01"
 BOT_USER, BOT = "U0BOT000001", "B0BOT000001"
 GENERAL, RANDOM, ARCHIVED, PRIVATE = "C0GENERAL01", "C0RANDOM001", "C0ARCHIVE01", "G0PRIVATE01"
 RESPONSE_URL = "https://hooks.slack.com/commands/T0SANDBOX01/1234567890/sandboxsandboxsandbox"
+
+
+class Refused(Exception):
+    """What Slack refuses: by a 200, and a word."""
+
+    def __init__(self, error: str, *messages: str, **more: Any) -> None:
+        super().__init__(error)
+        metadata = {"response_metadata": {"messages": [f"[ERROR] {one}" for one in messages]}} if messages else {}
+        self.answer = Answer(200, {"ok": False, "error": error, **more, **metadata})
 
 
 def user(id: str, name: str, real_name: str, *, bot: bool = False) -> Thing:
@@ -74,6 +85,21 @@ def message(ts: str, given: Thing, *, bot: bool = True) -> Thing:
     found = {"type": "message", "ts": ts, "text": given.get("text") or given.get("markdown_text") or "", "team": TEAM}
     optional = ("blocks", "attachments", "thread_ts", "metadata", "username")
     return found | written | {name: given[name] for name in optional if given.get(name)}
+
+
+def event(name: str, ts: str) -> Thing:
+    """The inner event of that name, by Ada."""
+    said = {"type": name, "channel": GENERAL, "user": "U0ADA000001", "event_ts": ts}
+    more: dict[str, Thing] = {
+        "message": {"ts": ts, "text": "Is it up?", "channel_type": "channel"},
+        "app_mention": {"ts": ts, "text": f"<@{BOT_USER}> is it up?"},
+        "member_joined_channel": {"channel_type": "C", "team": TEAM},
+    }
+    if name == "reaction_added":
+        item = {"type": "message", "channel": GENERAL, "ts": ts}
+        reaction = {"reaction": "eyes", "item_user": BOT_USER, "item": item}
+        return {key: value for key, value in said.items() if key != "channel"} | reaction
+    return said | more[name]
 
 
 def delivery(inner: Thing, *, id: str, at: int) -> bytes:

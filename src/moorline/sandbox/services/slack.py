@@ -5,11 +5,14 @@ Facts: services/business/slack.md, slack.json, slack_sdk 3.47.0. Tokens begin wi
 ``C0GENERAL01`` (general), ``C0RANDOM001`` (the app is not in it), ``C0ARCHIVE01`` (archived), ``G0PRIVATE01`` (private)
 and 25 berths, of which those from 6 to 20 are archived: a page of ten may hold less, or none, and go on. The users are
 ``ada``, ``bob`` (both ``…@example.com``) and the app's bot. An answer to a command goes to ``/hooks/commands/…``, five
-times. ``api.test`` gives back the error that it is asked for. All messages, files and answers are in the state.
+times. The app ``sandbox.client`` with the secret ``sandbox`` gets tokens of 12 hours for the refresh token
+``xoxe-1-sandbox``, each with the next refresh token. ``api.test`` gives back the error that it is asked for. All
+messages, files and answers are in the state.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -19,11 +22,12 @@ from urllib.parse import parse_qsl
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.services import _slack_objects as objects
+from moorline.sandbox.services._slack_files import Files, Responses
+from moorline.sandbox.services._slack_objects import Refused, Thing
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
-Thing = dict[str, Any]
 _FORM = "application/x-www-form-urlencoded"
 _FORMED = ("command", "block_actions", "view_submission", "shortcut")
 _EVENTS = ("message", "app_mention", "reaction_added", "member_joined_channel", *_FORMED)
@@ -40,13 +44,6 @@ _READS = frozenset(
         "users.lookupByEmail",
     }
 )
-
-
-class _Refused(Exception):
-    def __init__(self, error: str, *messages: str, **more: Any) -> None:
-        super().__init__(error)
-        metadata = {"response_metadata": {"messages": [f"[ERROR] {one}" for one in messages]}} if messages else {}
-        self.answer = Answer(200, {"ok": False, "error": error, **more, **metadata})
 
 
 class SlackStandIn:
@@ -69,8 +66,9 @@ class SlackStandIn:
         self._messages: dict[str, list[Thing]] = {}
         self._ephemeral: list[Thing] = []
         self._scheduled: dict[str, Thing] = {}
-        self._files: dict[str, Thing] = {}
-        self._responses: list[Thing] = []
+        self._files, self._responses = Files(around), Responses()
+        self._refresh = "xoxe-1-sandbox"
+        self._rotating: dict[str, float] = {}
         self._methods: dict[str, Callable[[Thing], Thing]] = {
             "api.test": self._api_test,
             "auth.test": self._auth_test,
@@ -98,18 +96,16 @@ class SlackStandIn:
         headers = {"X-Slack-Req-Id": self._around.id("", 32)}
         try:
             if ask.path.startswith("/hooks/"):
-                return self._hook(ask)
+                return self._responses.take(ask)
             if ask.path.startswith("/upload/v1/"):
-                return self._take(ask)
+                return self._files.take(ask)
             given = _given(ask)
             method = ask.path.removeprefix("/")
             self._admit(method, ask, given)
             await ask.work()
-            found = (
-                self._upload_url(ask, given) if method == "files.getUploadURLExternal" else self._called(method, given)
-            )
+            found = self._called(method, ask, given)
             return Answer(200, {"ok": True, **found}, headers)
-        except _Refused as refused:
+        except Refused as refused:
             return Answer(refused.answer.status, refused.answer.content, headers)
 
     def snapshot(self) -> dict[str, Any]:
@@ -118,8 +114,8 @@ class SlackStandIn:
             "messages": self._messages,
             "ephemeral": self._ephemeral,
             "scheduled": self._scheduled,
-            "files": self._files,
-            "responses": self._responses,
+            "files": self._files.held,
+            "responses": self._responses.held,
         }
 
     def failure(self, status: int) -> Answer:
@@ -138,22 +134,9 @@ class SlackStandIn:
             return objects.command(trigger, "api to production")
         if name in _FORMED:
             return objects.interaction(name, trigger, ts)
-        said = {"channel": objects.GENERAL, "user": "U0ADA000001", "event_ts": ts}
-        known: dict[str, Thing] = {
-            "message": {**said, "ts": ts, "text": "Is it up?", "channel_type": "channel"},
-            "app_mention": {**said, "ts": ts, "text": f"<@{objects.BOT_USER}> is it up?"},
-            "reaction_added": {
-                "user": "U0ADA000001",
-                "reaction": "eyes",
-                "item_user": objects.BOT_USER,
-                "item": {"type": "message", "channel": objects.GENERAL, "ts": ts},
-                "event_ts": ts,
-            },
-            "member_joined_channel": {**said, "channel_type": "C", "team": objects.TEAM},
-        }
-        if name not in known:
+        if name not in _EVENTS:
             raise ConfigurationError(f"'event': without a body the sandbox makes only {', '.join(_EVENTS)}")
-        return self._delivery({"type": name, **known[name]})
+        return self._delivery(objects.event(name, ts))
 
     def sign(self, emission: Emission, *, url: str, secrets: tuple[str, ...], hook_id: str, broken: bool) -> Signed:
         """The headers of a delivery; commands and interactions are forms."""
@@ -168,35 +151,60 @@ class SlackStandIn:
     # -- the way to a method -------------------------------------------------------------------------------------------
 
     def _admit(self, method: str, ask: Ask, given: Thing) -> None:
-        if method not in self._methods and method != "files.getUploadURLExternal":
-            raise _Refused("unknown_method", req_method=method)
-        if method == "api.test":
+        if method not in (*self._methods, "files.getUploadURLExternal", "oauth.v2.access"):
+            raise Refused("unknown_method", req_method=method)
+        if method in ("api.test", "oauth.v2.access"):
             return
         scheme, _, token = ask.headers.get("authorization", "").partition(" ")
         sent_as_json = ask.headers.get("content-type", "").startswith("application/json")
         if scheme.lower() != "bearer" or not token:
             token = "" if sent_as_json else str(given.get("token", ""))
         if not token:
-            raise _Refused("not_authed")
+            raise Refused("not_authed")
         for word, error in (("revoked", "token_revoked"), ("expired", "token_expired"), ("wrong", "invalid_auth")):
             if token.endswith(word):
-                raise _Refused(error)
-        if not token.startswith("xox"):
-            raise _Refused("invalid_auth")
+                raise Refused(error)
+        if not token.startswith("xox") or token.startswith("xoxe-"):
+            raise Refused("invalid_auth")
+        if token.startswith("xoxe.") and self._around.clock.wall() >= self._rotating.get(token, 0.0):
+            raise Refused("token_expired" if token in self._rotating else "invalid_auth")
         if token.startswith("xoxb-read") and method not in _READS:
-            raise _Refused("missing_scope", needed="chat:write", provided="channels:read,users:read")
+            raise Refused("missing_scope", needed="chat:write", provided="channels:read,users:read")
 
-    def _called(self, method: str, given: Thing) -> Thing:
-        return self._methods[method](given)
+    def _called(self, method: str, ask: Ask, given: Thing) -> Thing:
+        if method == "files.getUploadURLExternal":
+            return self._files.asked(ask, given)
+        return self._rotate(ask, given) if method == "oauth.v2.access" else self._methods[method](given)
 
     def _api_test(self, given: Thing) -> Thing:
         if given.get("error"):
-            raise _Refused(str(given["error"]), args=given)
+            raise Refused(str(given["error"]), args=given)
         return {"args": given}
 
     def _auth_test(self, given: Thing) -> Thing:
         names = {"url": "https://sandbox.slack.com/", "team": "Sandbox", "user": "moorline"}
         return names | {"team_id": objects.TEAM, "user_id": objects.BOT_USER, "bot_id": objects.BOT}
+
+    def _rotate(self, ask: Ask, given: Thing) -> Thing:
+        """Another token; the app proves itself in the form, or by Basic authentication as slack_sdk does."""
+        app = f"{given.get('client_id')}:{given.get('client_secret')}"
+        scheme, _, shown = ask.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                app = base64.b64decode(shown, validate=True).decode()
+            except ValueError:
+                app = ""
+        if app.partition(":")[0] != "sandbox.client":
+            raise Refused("invalid_client_id")
+        if app != "sandbox.client:sandbox":
+            raise Refused("bad_client_secret")
+        if given.get("grant_type") != "refresh_token" or given.get("refresh_token") != self._refresh:
+            raise Refused("invalid_refresh_token")
+        self._refresh = self._around.id("xoxe-1-", 40)
+        token = self._around.id("xoxe.xoxb-1-", 40)
+        self._rotating[token] = self._around.clock.wall() + 43_200
+        found = {"access_token": token, "expires_in": 43_200, "refresh_token": self._refresh, "token_type": "bot"}
+        return found | {"bot_user_id": objects.BOT_USER, "app_id": objects.APP, "team": {"id": objects.TEAM}}
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -219,11 +227,11 @@ class SlackStandIn:
         found = self._channels.get(name)
         found = found or next((one for one in self._channels.values() if one.get("name") == name.lstrip("#")), None)
         if found is None or not name:
-            raise _Refused("channel_not_found")
+            raise Refused("channel_not_found")
         if writes and found.get("is_archived"):
-            raise _Refused("is_archived")
+            raise Refused("is_archived")
         if writes and not found.get("is_member", True):
-            raise _Refused("not_in_channel")
+            raise Refused("not_in_channel")
         return found
 
     def _content(self, given: Thing) -> Thing:
@@ -233,19 +241,19 @@ class SlackStandIn:
                 try:
                     found[name] = json.loads(found[name])
                 except ValueError:
-                    raise _Refused(f"invalid_{name}") from None
+                    raise Refused(f"invalid_{name}") from None
         blocks = found.get("blocks") or []
         if not isinstance(blocks, list) or not all(isinstance(one, dict) and one.get("type") for one in blocks):
-            raise _Refused("invalid_blocks", "must be an array of blocks [json-pointer:/blocks]")
+            raise Refused("invalid_blocks", "must be an array of blocks [json-pointer:/blocks]")
         if len(blocks) > _MOST_BLOCKS:
-            raise _Refused("invalid_blocks", f"no more than {_MOST_BLOCKS} items allowed [json-pointer:/blocks]")
+            raise Refused("invalid_blocks", f"no more than {_MOST_BLOCKS} items allowed [json-pointer:/blocks]")
         words = str(found.get("text") or found.get("markdown_text") or "")
         if not (words.strip() or blocks or found.get("attachments")):
-            raise _Refused("no_text")
+            raise Refused("no_text")
         if len(words) > 40_000:
             found["text"] = words[:40_000]
         if len(str(found.get("markdown_text") or "")) > 12_000:
-            raise _Refused("msg_too_long")
+            raise Refused("msg_too_long")
         return found
 
     def _thread(self, channel: Thing, given: Thing) -> None:
@@ -258,11 +266,11 @@ class SlackStandIn:
 
     def _found(self, channel: Thing, ts: object, error: str = "message_not_found") -> Thing:
         if not isinstance(ts, str) or not _TS.fullmatch(ts):
-            raise _Refused("invalid_arguments" if ts else "missing_argument", "ts must be a string")
+            raise Refused("invalid_arguments" if ts else "missing_argument", "ts must be a string")
         for one in self._messages.get(channel["id"], []):
             if one["ts"] == ts:
                 return one
-        raise _Refused(error)
+        raise Refused(error)
 
     def _post_message(self, given: Thing) -> Thing:
         channel, content = self._channel(given), self._content(given)
@@ -280,7 +288,7 @@ class SlackStandIn:
         channel = self._channel(given)
         said, content = self._found(channel, given.get("ts")), self._content(given)
         if said.get("bot_id") != objects.BOT:
-            raise _Refused("cant_update_message")
+            raise Refused("cant_update_message")
         said["text"] = content.get("text") or content.get("markdown_text") or ""
         if "blocks" in content:
             said["blocks"] = content["blocks"]
@@ -296,7 +304,7 @@ class SlackStandIn:
     def _post_ephemeral(self, given: Thing) -> Thing:
         channel, content = self._channel(given), self._content(given)
         if given.get("user") not in self._users:
-            raise _Refused("user_not_in_channel")
+            raise Refused("user_not_in_channel")
         said = objects.message(self._ts(), content)
         self._ephemeral.append({**said, "channel": channel["id"], "user": given["user"]})
         return {"message_ts": said["ts"]}
@@ -305,9 +313,9 @@ class SlackStandIn:
         channel, content = self._channel(given), self._content(given)
         at, now = int(given.get("post_at") or 0), self._around.now()
         if at <= now:
-            raise _Refused("time_in_past")
+            raise Refused("time_in_past")
         if at > now + 120 * 86_400:
-            raise _Refused("time_too_far")
+            raise Refused("time_too_far")
         key = self._around.id("Q", 10).upper()
         self._scheduled[key] = {
             "channel": channel["id"],
@@ -324,17 +332,17 @@ class SlackStandIn:
     def _unschedule(self, given: Thing) -> Thing:
         self._channel(given)
         if self._scheduled.pop(str(given.get("scheduled_message_id")), None) is None:
-            raise _Refused("invalid_scheduled_message_id")
+            raise Refused("invalid_scheduled_message_id")
         return {}
 
     def _react(self, given: Thing) -> Thing:
         channel = self._channel(given)
         said, name = self._found(channel, given.get("timestamp")), str(given.get("name") or "")
         if not re.fullmatch(r"[a-z0-9_+-]+", name):
-            raise _Refused("invalid_name")
+            raise Refused("invalid_name")
         held = said.setdefault("reactions", [])
         if any(one["name"] == name for one in held):
-            raise _Refused("already_reacted")
+            raise Refused("already_reacted")
         held.append({"name": name, "count": 1, "users": [objects.BOT_USER]})
         item = {"type": "message", "channel": channel["id"], "ts": said["ts"]}
         self._emit({"type": "reaction_added", "user": objects.BOT_USER, "reaction": name, "item": item})
@@ -344,7 +352,7 @@ class SlackStandIn:
         said = self._found(self._channel(given), given.get("timestamp"))
         held = said.get("reactions", [])
         if not any(one["name"] == given.get("name") for one in held):
-            raise _Refused("no_reaction")
+            raise Refused("no_reaction")
         said["reactions"] = [one for one in held if one["name"] != given["name"]]
         return {}
 
@@ -354,7 +362,7 @@ class SlackStandIn:
         kinds = str(given.get("types") or "public_channel").split(",")
         known = {"public_channel", "private_channel", "mpim", "im"}
         if not set(kinds) <= known:
-            raise _Refused("invalid_types")
+            raise Refused("invalid_types")
         rows = [one for one in self._channels.values() if _kind(one) in kinds]
         shown, after = _page(rows, given, 100)
         if str(given.get("exclude_archived", "false")).lower() in ("true", "1"):  # which the page is not filled up for
@@ -364,7 +372,7 @@ class SlackStandIn:
     def _history(self, given: Thing) -> Thing:
         channel = self._channel(given, writes=False)
         if not channel.get("is_member", True):
-            raise _Refused("not_in_channel")
+            raise Refused("not_in_channel")
         rows = [one for one in self._messages.get(channel["id"], []) if one.get("thread_ts", one["ts"]) == one["ts"]]
         oldest, latest = str(given.get("oldest") or "0"), str(given.get("latest") or "9999999999.999999")
         shown, after = _page([one for one in rows if oldest < one["ts"] < latest][::-1], given, 100)
@@ -384,9 +392,9 @@ class SlackStandIn:
     def _open(self, given: Thing) -> Thing:
         users = [one for one in str(given.get("users") or "").split(",") if one]
         if not users:
-            raise _Refused("users_list_not_supplied")
+            raise Refused("users_list_not_supplied")
         if any(one not in self._users for one in users):
-            raise _Refused("user_not_found")
+            raise Refused("user_not_found")
         found = self._direct(users)
         whole = str(given.get("return_im", "")).lower() in ("true", "1")
         return {"channel": found if whole or len(users) > 1 else {"id": found["id"]}}
@@ -394,7 +402,7 @@ class SlackStandIn:
     def _user(self, given: Thing) -> Thing:
         found = self._users.get(str(given.get("user")))
         if found is None:
-            raise _Refused("user_not_found")
+            raise Refused("user_not_found")
         return {"user": found}
 
     def _lookup(self, given: Thing) -> Thing:
@@ -402,62 +410,18 @@ class SlackStandIn:
         for one in self._users.values():
             if one["profile"].get("email") == wanted:
                 return {"user": one}
-        raise _Refused("users_not_found")
-
-    # -- files and answers ---------------------------------------------------------------------------------------------
-
-    def _upload_url(self, ask: Ask, given: Thing) -> Thing:
-        length = str(given.get("length") or "0")
-        if not given.get("filename") or not length.isdecimal() or int(length) == 0:
-            raise _Refused("missing_argument")
-        key, ticket = self._around.id("F0", 9).upper(), self._around.id("", 40)
-        self._files[key] = {"name": given["filename"], "length": int(length), "ticket": ticket, "state": "asked"}
-        return {"upload_url": f"{ask.base}/upload/v1/{ticket}", "file_id": key}
-
-    def _take(self, ask: Ask) -> Answer:
-        ticket = ask.path.removeprefix("/upload/v1/")
-        for file in self._files.values():
-            if file["ticket"] == ticket and ask.method == "POST" and file["state"] != "complete":
-                if len(ask.body) != file["length"]:
-                    return Answer(400, b"length mismatch")
-                file["state"], file["content"] = "sent", ask.body.decode("utf-8", "replace")[:10_000]
-                return Answer(200, f"OK - {len(ask.body)}".encode())
-        return Answer(404, b"not found")
+        raise Refused("users_not_found")
 
     def _complete_upload(self, given: Thing) -> Thing:
-        files = given.get("files")
-        try:
-            listed = json.loads(files) if isinstance(files, str) else files
-            wanted = [(str(one["id"]), str(one.get("title") or "")) for one in listed or ()]
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise _Refused("invalid_arguments") from None
-        if not wanted or any(self._files.get(key, {}).get("state") != "sent" for key, _ in wanted):
-            raise _Refused("file_not_found")
-        if given.get("channel_id"):
-            channel = self._channel({"channel": given["channel_id"]})
+        """The last step of an upload: the file is shared, if it was told where."""
+        channel = self._channel({"channel": given["channel_id"]}) if given.get("channel_id") else None
+        files = self._files.complete(given)
+        if channel is not None:
             self._thread(channel, given)
-            said = objects.message(
-                self._ts(), {"text": given.get("initial_comment"), "thread_ts": given.get("thread_ts")}
-            )
-            self._messages.setdefault(channel["id"], []).append({**said, "files": [{"id": key} for key, _ in wanted]})
-        for key, title in wanted:
-            self._files[key] |= {"state": "complete", "title": title, "channel": given.get("channel_id")}
-        return {"files": [{"id": key, "title": title} for key, title in wanted]}
-
-    def _hook(self, ask: Ask) -> Answer:
-        """An answer to a command; the words for one that is used up are the sandbox's own."""
-        if "authorization" in ask.headers or ask.method != "POST":
-            return Answer(403, b"action_prohibited")
-        try:
-            given = json.loads(ask.body)
-        except ValueError:
-            return Answer(400, b"invalid_payload")
-        if not isinstance(given, dict) or not (given.keys() & {"text", "blocks", "attachments", "delete_original"}):
-            return Answer(400, b"no_text")
-        if sum(one["path"] == ask.path for one in self._responses) >= 5:
-            return Answer(404, b"used_url")
-        self._responses.append({"path": ask.path, **given})
-        return Answer(200, b"ok")
+            words = {"text": given.get("initial_comment"), "thread_ts": given.get("thread_ts")}
+            shared = {"files": [{"id": one["id"]} for one in files]}
+            self._messages.setdefault(channel["id"], []).append({**objects.message(self._ts(), words), **shared})
+        return {"files": files}
 
 
 def _given(ask: Ask) -> Thing:
@@ -470,12 +434,12 @@ def _given(ask: Ask) -> Thing:
         try:
             given = json.loads(ask.body)
         except ValueError:
-            raise _Refused("invalid_json") from None
+            raise Refused("invalid_json") from None
         if not isinstance(given, dict):
-            raise _Refused("json_not_object")
+            raise Refused("json_not_object")
         return found | given
     if kind != _FORM:
-        raise _Refused("invalid_post_type")
+        raise Refused("invalid_post_type")
     return found | dict(parse_qsl(ask.body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
@@ -492,7 +456,7 @@ def _page(rows: list[Thing], given: Thing, default: int) -> tuple[list[Thing], s
     size = min(max(int(given.get("limit") or default), 1), 1000)
     cursor = str(given.get("cursor") or "")
     if cursor and not re.fullmatch(r"next:\d{1,6}", cursor):
-        raise _Refused("invalid_cursor")
+        raise Refused("invalid_cursor")
     start = int(cursor.removeprefix("next:")) if cursor else 0
     return rows[start : start + size], f"next:{start + size}" if len(rows) > start + size else ""
 

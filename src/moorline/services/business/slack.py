@@ -10,32 +10,21 @@ answered is OutcomeUnknown.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from moorline.calls.service import (
-    BearerKey,
-    Endpoints,
-    Exchange,
-    Page,
-    Plan,
-    RateLimitHeaders,
-    Service,
-    listing,
-    operation,
-)
+from moorline.calls.service import Exchange, Page, Plan, listing, operation
 from moorline.calls.upload import Upload
 from moorline.errors import BadAnswer
 from moorline.events.delivery import Delivers, Reply
 from moorline.events.handshakes import BodyEcho
 from moorline.events.schemes.hmac_signature import HMACSignature
-from moorline.secrets.secret import Secret
 from moorline.services import slack_objects as objects
 from moorline.services.answers import items, moment, optional_text, record, text
 from moorline.services.limits import as_text, at_most, refused
+from moorline.services.slack_account import HOOK, SlackAccount
 from moorline.services.slack_objects import (
     Hidden,
     ScheduledMessage,
@@ -62,17 +51,16 @@ _ALT: Final = 1000
 _PAGE: Final = 200
 _MOST: Final = 1000
 
-_HOOK: Final = re.compile(r"https://hooks\.slack\.com(/(?:commands|actions|app)/[A-Za-z0-9/_-]{1,300})")
-_OWN: Final = re.compile(r"https://files\.slack\.com/[!-~]{1,2000}")
 
-
-class Slack(Service):
+class Slack(SlackAccount):
     """Slack, with a bot's or a user's token. Its webhooks are the Events API, slash commands and interactivity, all at
     one address.
 
-    A token that expires (rotation) comes from a function with a method ``refresh``, given as *api_key*. Limits are kept
-    for each operation, as Slack keeps them for each method: by tiers of 1, 20, 50 and 100 calls a minute, and one
-    message a second in each channel.
+    Where tokens rotate give the refresh token (``xoxe-…``, SLACK_REFRESH_TOKEN) with ``client_id`` and
+    ``client_secret``: tokens of 12 hours are fetched with it, and renewed. Each ends the refresh token before it: a
+    source of the key that has a method ``rotated`` is given the next one to keep. Limits are kept for each operation,
+    as Slack keeps them for each method: by tiers of 1, 20, 50 and 100 calls a minute, and one message a second in each
+    channel.
 
     An event's type is that of the inner event (``message``, with ``subtype`` for its action), ``command`` with the
     command for its action (``command./deploy``), or the interaction's (``block_actions``, ``view_submission``) with the
@@ -85,10 +73,6 @@ class Slack(Service):
 
     name, category = "slack", "business"
     docs = "services/business/slack.md, slack.json"
-    endpoints = Endpoints("https://slack.com/api")
-    credentials = BearerKey(env="SLACK_BOT_TOKEN", sandbox="xoxb-sandbox")
-    limits = RateLimitHeaders(apart=True)
-    errors = ERRORS
     webhooks = HMACSignature(
         header="X-Slack-Signature",
         signed="v0:{timestamp}:{body}",
@@ -256,7 +240,7 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         Raises InvalidRequest for content as ``post_message``, and for a URL that is not at https://hooks.slack.com;
         whatever Slack's word is for one that is used up.
         """
-        hook = _HOOK.fullmatch(as_text("response_url", response_url))
+        hook = HOOK.fullmatch(as_text("response_url", response_url))
         if hook is None:
             raise refused("response_url", "must be an address of https://hooks.slack.com, as Slack gave it")
         options = {"replace_original": replace_original, "delete_original": delete_original}
@@ -403,7 +387,7 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
 
         def send(ticket: tuple[str, str]) -> Plan[SlackFile]:
             url, file_id = ticket
-            if not (_OWN.fullmatch(url) if self.base_url == self.endpoints.default else self._here(url)):
+            if not self.is_own(url):
                 raise BadAnswer("the answer names an address for the upload that is none of Slack's")
             # Nobody sees a file before it is completed: sent twice it is one.
             sent = self.post(Hidden(url), upload=upload, parse=lambda _: file_id, text=True, repeatable=True)
@@ -431,23 +415,6 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         BadAnswer for an event of another shape.
         """
         return objects.read(event)
-
-    def is_own(self, url: str) -> bool:
-        """Where files are sent and commands are answered, if this is Slack itself."""
-        found = _OWN.fullmatch(url) or _HOOK.fullmatch(url)
-        return found is not None and self.base_url == self.endpoints.default
-
-    def authorized(
-        self, key: Secret, method: str, url: str, headers: dict[str, str], body: bytes | None
-    ) -> dict[str, str]:
-        """The token, for methods alone: neither the address of an upload nor a response_url gets it."""
-        base = f"{self.base_url}/"
-        if url.startswith(base) and "/" not in url.removeprefix(base).partition("?")[0]:
-            return super().authorized(key, method, url, headers, body)
-        return headers
-
-    def _here(self, url: str) -> bool:
-        return url.startswith(f"{self.base_url}/") and url.isprintable()
 
     def _write(self, method: str, body: Mapping[str, Any], parse: Callable[[Exchange], T]) -> Plan[T]:
         return self.post(f"/{method}", json=present(body), headers=JSON, parse=parse)
