@@ -130,7 +130,10 @@ _SHAPES: Final = (
     ("shpat_", _shape(r"shpat_[A-Za-z0-9_-]{8,}")),
     ("xox", _shape(r"xox[abceoprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}")),
     ("xapp-", _shape(r"xapp-[A-Za-z0-9-]{8,}")),
-    ("slack.com/", re.compile(r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+")),
+    (
+        "slack.com/",
+        re.compile(r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+"),
+    ),
     ("slack.com/", re.compile(r"(?<=files\.slack\.com/upload/v1/)[A-Za-z0-9_-]+")),
     ("/api/webhooks/", re.compile(r"(?<=/api/webhooks/)(?:[0-9]+|\*\*\*)/[A-Za-z0-9_-]+")),
     ("/bot", re.compile(r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}")),
