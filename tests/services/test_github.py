@@ -276,8 +276,12 @@ def test_typed_errors(box: Box, run: Run):
 
 
 def test_renamed_repository(box: Box, run: Run):
-    """A redirect to the new name is followed with the token, as it stays on the same origin."""
+    """A read follows to the new name, with the token, as it stays on the same origin; a write is told where it is."""
     assert run(box.service(GitHub).request("GET", "/repos/quay/old-name"))["full_name"] == "quay/hello"
+    with pytest.raises(errors.NotFound) as moved:
+        run(box.service(GitHub).create_issue("quay", "old-name", "x"))
+    assert (moved.value.status, moved.value.message) == (307, "Moved Permanently")
+    assert moved.value.detail["url"].endswith("/repos/quay/hello/issues")
 
 
 def test_not_modified(box: Box, run: Run):

@@ -23,7 +23,7 @@ from moorline.calls.service import (
 )
 from moorline.calls.signed_tokens import SignedTokens
 from moorline.calls.tokens import Grant, Request, Token, TokenService
-from moorline.errors import BadAnswer, Conflict
+from moorline.errors import BadAnswer, Conflict, NotFound
 from moorline.secrets.secret import Secret
 from moorline.services.github_objects import token_of
 
@@ -91,6 +91,8 @@ class GitHubAccount(TokenService):
         message="message",
         request_id="header:X-GitHub-Request-Id",
         kinds={"already_exists": Conflict},
+        # Reads follow it; a write to what was renamed or moved is not sent elsewhere: ``detail`` says where it is now.
+        statuses=dict.fromkeys((301, 302, 307, 308), NotFound),
         is_limit=_is_limit,
     )
     default_headers: ClassVar[Mapping[str, str]] = {

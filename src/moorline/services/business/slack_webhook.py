@@ -18,7 +18,9 @@ from moorline.errors import (
     ConfigurationError,
     Conflict,
     InvalidRequest,
+    NotFound,
     PermissionDenied,
+    ServiceUnavailable,
 )
 from moorline.secrets.secret import Secret
 from moorline.services.answers import record
@@ -64,7 +66,8 @@ class SlackWebhook(Service):
         ERRORS,
         # Plain words with a status (the card's list, unconfirmed).
         kinds={
-            **ERRORS.kinds,
+            "channel_not_found": NotFound,
+            "rollup_error": ServiceUnavailable,
             "invalid_token": AuthenticationFailed,
             "no_service": AuthenticationFailed,  # 404: there is no such webhook, or not any more
             "no_team": AuthenticationFailed,
