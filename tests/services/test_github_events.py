@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.services.mangled import mangled
 
 from moorline import errors
 from moorline.events import Event
+from moorline.sandbox.services import _github_objects as made
+from moorline.sandbox.services.github import STAND_IN
+from moorline.sandbox.standin import Surroundings
+from moorline.services import github_objects as objects
 from moorline.services.business.github import (
     CheckRun,
     Comment,
@@ -174,14 +180,56 @@ _tries = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12)
 @given(tries=_tries)
 def test_only_what_no_try_delivered_is_lost(tries: list[tuple[str, bool]]):
     """One for each event that has no good try, and it is the newest of its tries, whatever order they come in."""
-    made = [
+    tried = [
         Delivery(number, guid, "push", "OK" if ok else "timed out", 200 if ok else 0)
         for number, (guid, ok) in enumerate(tries)
     ]
     expected = {
-        guid: max(one.id for one in made if one.guid == guid)
+        guid: max(one.id for one in tried if one.guid == guid)
         for guid in {guid for guid, _ in tries}
         if not any(ok for other, ok in tries if other == guid)
     }
-    assert {one.guid: one.id for one in undelivered(made)} == expected
-    assert undelivered(made[::-1]) == undelivered(made) == sorted(undelivered(made), key=lambda one: one.id)
+    assert {one.guid: one.id for one in undelivered(tried)} == expected
+    assert undelivered(tried[::-1]) == undelivered(tried) == sorted(undelivered(tried), key=lambda one: one.id)
+
+
+_ME = made.user("https://api.github.com", "ada", 1)
+_REPO = made.repository("https://api.github.com", _ME, "hello", 2, 0.0)
+_ISSUE = made.issue(_REPO, _ME, {"title": "x", "labels": ["a"], "assignees": [_ME]}, number=1, id=3, at=0.0)
+_FILE = made.asset(_REPO, _ME, id=5, tag="v1", name="a", about={"size": 1, "content_type": "x"}, at=0.0)
+_RELEASE = {**made.release(_REPO, _ME, {"tag_name": "v1"}, id=4, at=0.0), "assets": [_FILE]}
+_RUN = made.check_run(_REPO, {"name": "ci", "head_sha": "a"}, id=6, at=0.0)
+_READERS = [
+    (objects.issue_of, _ISSUE),
+    (objects.repository_of, _REPO),
+    (objects.comment_of, made.comment(_ISSUE, _ME, "x", id=7, at=0.0)),
+    (objects.release_of, _RELEASE),
+    (objects.asset_of, _FILE),
+    (objects.check_run_of, _RUN),
+    (objects.installation_of, {"id": 1, "account": {"login": "a"}, "app_id": 2, "suspended_at": None}),
+    (objects.token_of, {"token": "ghs_1", "expires_at": "2026-01-01T00:00:00Z", "permissions": {"a": "b"}}),
+    (objects.delivery_of, {"id": 1, "guid": "a", "event": "push", "status": "OK", "status_code": 200, "action": None}),
+]
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize(("reader", "whole"), _READERS, ids=[reader.__name__ for reader, _ in _READERS])
+def test_mangled_objects_are_bad_answers(reader: Callable[[object], Any], whole: Any, data: st.DataObject):
+    """A value of the wrong kind, or one less, at whatever depth, gives a value or BadAnswer."""
+    assert reader(whole).raw
+    with contextlib.suppress(errors.BadAnswer):
+        reader(data.draw(mangled(whole)))
+
+
+_STAND_IN = STAND_IN.make(Surroundings())
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize("name", STAND_IN.events)
+def test_mangled_events_are_bad_answers(name: str, data: st.DataObject):
+    """The same of whole deliveries."""
+    whole = json.loads(_STAND_IN.sample(name))
+    with contextlib.suppress(errors.BadAnswer):
+        told(name.partition(".")[0], data.draw(mangled(whole)))

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
@@ -19,6 +19,7 @@ from slack_sdk.signature import SignatureVerifier
 from slack_sdk.webhook import WebhookClient
 from tests.contracts import Contract
 from tests.services.conftest import Box
+from tests.services.mangled import mangled
 from tests.services.recorder import Recorder
 
 from moorline import errors
@@ -28,9 +29,11 @@ from moorline.calls.upload import Upload
 from moorline.events import Event, verify
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
+from moorline.sandbox.services import _slack_objects as made
 from moorline.sandbox.services._slack_objects import ARCHIVED, BOT_USER, GENERAL, PRIVATE, RANDOM, RESPONSE_URL
 from moorline.sandbox.services.slack import STAND_IN
 from moorline.sandbox.standin import Ask, Emission, Surroundings
+from moorline.services import slack_objects as objects
 from moorline.services.business.slack import Slack
 from moorline.services.slack_objects import SlackCommand, SlackEvent, SlackInteraction
 
@@ -672,6 +675,38 @@ def test_odd_events_are_typed_errors(value: Any, kind: str):
     event = Event("slack", "1", kind, json.dumps(value).encode())
     with contextlib.suppress(errors.BadAnswer):
         Slack.read_event(event)
+
+
+_STAND_IN = STAND_IN.make(Surroundings())
+_SAID = {**made.message(TS, {"text": "x", "thread_ts": TS}), "channel": GENERAL, "reply_count": 1, "subtype": "a"}
+_READERS: list[tuple[Callable[[Any], Any], Any]] = [
+    (objects.message_of, _SAID),
+    (objects.channel_of, made.channel(GENERAL, "general")),
+    (objects.user_of, made.user(ADA, "ada", "Ada Lovelace")),
+    (objects.file_of, {"id": "F1", "title": "a", "name": "b", "mimetype": "c", "permalink": "d"}),
+]
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize(("reader", "whole"), _READERS, ids=[reader.__name__ for reader, _ in _READERS])
+def test_mangled_objects_are_bad_answers(reader: Callable[[Any], Any], whole: Any, data: st.DataObject):
+    """A value of the wrong kind, or one less, at whatever depth, gives a value or BadAnswer."""
+    assert reader(whole).raw
+    with contextlib.suppress(errors.BadAnswer):
+        reader(data.draw(mangled(whole)))
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize("name", STAND_IN.events)
+def test_mangled_events_are_bad_answers(name: str, data: st.DataObject):
+    """The same of whole deliveries, forms and JSON."""
+    event = Event("slack", "1", name, _STAND_IN.sample(name))
+    form = {"content-type": "application/x-www-form-urlencoded"} if name == "command" else {}
+    whole = Event("slack", "1", name, event.body, form).payload
+    with contextlib.suppress(errors.BadAnswer):
+        Slack.read_event(Event("slack", "1", name, json.dumps(data.draw(mangled(whole))).encode()))
 
 
 async def test_the_stand_in_tells_what_happens():
