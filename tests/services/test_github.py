@@ -97,6 +97,18 @@ def test_an_issues_life(box: Box, run: Run):
         run(github.update_issue("quay", "hello", number, state="shut"))
 
 
+def test_a_change_is_sent_again(box: Box, run: Run):
+    """Its answer may be lost: sent twice it changes nothing more; and what a cache has of the issue is outdated."""
+    github = box.service(GitHub, cache=Cache())
+    number = run(github.create_issue("quay", "hello", "Adrift")).number
+    assert run(github.get_issue("quay", "hello", number)).state == "open"
+    box.arm(kind="dropped", processed=True, method="PATCH")
+    call = github.close_issue("quay", "hello", number)
+    assert run(call).state == "closed"
+    assert not call.plan.reads
+    assert run(github.get_issue("quay", "hello", number)).state == "closed"
+
+
 def test_searches_have_a_limit_of_their_own(box: Box, run: Run, impatient: Policy):
     """Thirty a minute: the next one waits for the reset, and all else goes on."""
     headers = {"Authorization": "Bearer ghp_1", "User-Agent": "tests"}

@@ -434,6 +434,17 @@ def test_a_lost_answer_is_unknown(box: Box, run: Run):
     assert len(box.state("slack")["messages"][GENERAL]) == 1
 
 
+def test_an_update_is_sent_again(box: Box, run: Run):
+    """Its answer may be lost: the second puts the same content there. It is no read, that could be shared or hedged."""
+    slack = box.service(Slack)
+    posted = run(slack.post_message(GENERAL, "x"))
+    box.arm(kind="dropped", processed=True, method="POST")
+    call = slack.update_message(GENERAL, posted.ts, "y")
+    assert run(call).text == "y"
+    assert not call.plan.reads
+    assert not slack.open_conversation([ADA]).plan.reads
+
+
 @pytest.mark.parametrize(
     ("make", "field"),
     [

@@ -159,13 +159,16 @@ print(github.close_issue("quay", "hello", issue.number).result().state)
             "assignees": None if assignees is None else list(assignees),
             **extra,
         }
-        return self.patch(_issue(owner, repo, number), json=_present(given), parse=_of(objects.issue_of))
+        # Sent twice it changes nothing more.
+        return self.patch(
+            _issue(owner, repo, number), json=_present(given), parse=_of(objects.issue_of), repeatable=True
+        )
 
     @operation
     def close_issue(self, owner: str, repo: str, number: int, reason: str = "completed") -> Plan[Issue]:
         """Close an issue as ``completed``, ``not_planned`` or ``duplicate``. Raises NotFound."""
         content = {"state": "closed", "state_reason": reason}
-        return self.patch(_issue(owner, repo, number), json=content, parse=_of(objects.issue_of))
+        return self.patch(_issue(owner, repo, number), json=content, parse=_of(objects.issue_of), repeatable=True)
 
     @listing
     def list_issues(
@@ -443,7 +446,7 @@ print(github.close_issue("quay", "hello", issue.number).result().state)
         content = _present({"repositories": list(repositories) or None, "permissions": permissions})
         path = f"/app/installations/{segment(installation_id, 'installation_id')}/access_tokens"
         # A token that nobody has ends by itself.
-        return self.post(path, json=content, parse=_of(objects.token_of), repeatable=True)
+        return self.post(path, json=content, parse=_of(objects.token_of), repeatable=True, acts=True)
 
     @operation
     def check(self) -> Plan[bool]:

@@ -147,7 +147,7 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         **extra: object,
     ) -> Plan[SlackMessage]:
         """Put another content in the place of a message's. Its blocks stay where none are given; ``blocks=[]`` takes
-        them away. Tier 3.
+        them away. It is sent again after a lost answer: the second changes nothing more. Tier 3.
 
         Raises as ``post_message``; NotFound, Conflict (``cant_update_message``, ``edit_window_closed``).
         """
@@ -155,7 +155,7 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         if blocks is not None and not blocks:
             content["blocks"] = []
         body = {"channel": given_id("channel", channel), "ts": given_ts("ts", ts), **content}
-        return self._write("chat.update", body, _posted)
+        return self._write("chat.update", body, _posted, again=True)
 
     @operation
     def delete_message(self, channel: str, ts: str) -> Plan[None]:
@@ -307,8 +307,7 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         def parse(exchange: Exchange) -> SlackChannel:
             return objects.channel_of(record(exchange.data).get("channel"))
 
-        # Opening what is open changes nothing.
-        return self.post("/conversations.open", json=body, headers=JSON, parse=parse, repeatable=True)
+        return self._write("conversations.open", body, parse, again=True)  # opening what is open changes nothing
 
     @operation
     def add_reaction(self, channel: str, ts: str, name: str) -> Plan[None]:
@@ -390,11 +389,11 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
             if not self.is_own(url):
                 raise BadAnswer("the answer names an address for the upload that is none of Slack's")
             # Nobody sees a file before it is completed: sent twice it is one.
-            sent = self.post(Hidden(url), upload=upload, parse=lambda _: file_id, text=True, repeatable=True)
+            sent = self.post(Hidden(url), upload=upload, parse=lambda _: file_id, text=True, repeatable=True, acts=True)
             return self.post_after(sent, complete, parse=_file)
 
         # Nor is an address that is asked for, and not used, a file.
-        asked = self.post("/files.getUploadURLExternal", form=present(about), parse=_ticket, repeatable=True)
+        asked = self.post("/files.getUploadURLExternal", form=present(about), parse=_ticket, repeatable=True, acts=True)
         return self.post_after(asked, send, parse=_file)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -416,8 +415,12 @@ print(slack.find_user("ada@example.com").result().name, [one.name for one in sla
         """
         return objects.read(event)
 
-    def _write(self, method: str, body: Mapping[str, Any], parse: Callable[[Exchange], T]) -> Plan[T]:
-        return self.post(f"/{method}", json=present(body), headers=JSON, parse=parse)
+    def _write(
+        self, method: str, body: Mapping[str, Any], parse: Callable[[Exchange], T], *, again: bool = False
+    ) -> Plan[T]:
+        """A write, which may be sent *again* after a lost answer."""
+        may = True if again else None
+        return self.post(f"/{method}", json=present(body), headers=JSON, parse=parse, repeatable=may, acts=again)
 
     def _paged(
         self, method: str, query: Mapping[str, object], size: int, name: str, one: Callable[[object], T]
