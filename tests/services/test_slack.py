@@ -633,6 +633,24 @@ def test_an_edit_has_the_new_text():
     assert found.by_bot
 
 
+@pytest.mark.parametrize(
+    ("inner", "channel", "user"),
+    [
+        ({"type": "channel_created", "channel": {"id": "C1", "name": "new", "creator": "U1"}}, "C1", None),
+        ({"type": "user_change", "user": {"id": "U1", "name": "ada"}}, None, "U1"),
+        ({"type": "file_shared", "channel_id": "C1", "file_id": "F1", "user_id": "U1"}, "C1", "U1"),
+        ({"type": "pin_added", "user": "U1", "item": {"type": "message", "channel": "C1", "message": {}}}, "C1", "U1"),
+        ({"type": "team_join"}, None, None),
+    ],
+)
+def test_events_name_things_in_their_ways(inner: dict[str, Any], channel: str | None, user: str | None):
+    """By an id, by an object that has one, or under another name."""
+    body = json.dumps({"type": "event_callback", "event_id": "Ev1", "event": inner}).encode()
+    found = Slack.read_event(Event("slack", "Ev1", inner["type"], body))
+    assert isinstance(found, SlackEvent)
+    assert (found.type, found.channel, found.user) == (inner["type"], channel, user)
+
+
 def test_a_command_is_read():
     """With its words, who gave it, and where it is answered; that address is a secret."""
     found = Slack.read_event(delivered("command"))
