@@ -122,6 +122,20 @@ def test_searches_have_a_limit_of_their_own(box: Box, run: Run, impatient: Polic
     assert run(github.get_repository("quay", "hello")).name == "hello"
 
 
+@pytest.mark.parametrize("resource", ["search", "graphql"])
+def test_a_part_that_is_spent_closes_no_other(run: Run, resource: str):
+    """Also when the first that is heard of it is its end: the core's limit is another one."""
+    spent = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 900)}
+    recorder = Recorder(403, b'{"message":"API rate limit exceeded"}', {**spent, "X-RateLimit-Resource": resource})
+    github = recorder.service(GitHub, policy=Policy(deadline=5))
+    for _ in range(2):
+        with pytest.raises(errors.RateLimited):
+            run(github.search_issues("x").page())
+    assert len(recorder.requests) == 1
+    recorder.answer = (200, b'{"rate":{}}', {})
+    assert run(github.check()) is True
+
+
 def test_repositories(box: Box, run: Run):
     """One is made for the user or the organisation, private unless told so, and read, by an old name as well."""
     github = box.service(GitHub)

@@ -207,6 +207,8 @@ class Pipeline(Entry[R, A]):
     def _heed(self, answer: A, error: CallError | None, readings: tuple[Reading, ...]) -> None:
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
         context, gate = self._context, self._guard.gate
+        if error is not None and readings:
+            gate.place(readings, context.operation)
         self._asked = self._named = self._agreed = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()

@@ -354,11 +354,7 @@ class Gate:
     def _heed(self, reading: Reading, now: float, sent: float | None, cost: float, operation: str) -> Allowance:
         lane = self._common
         if reading.bucket:
-            lane = self._named(reading.bucket)
-            if operation and not self._apart:
-                if len(self._where) > _MOST_LANES:
-                    self._where.clear()
-                self._where[operation] = lane
+            lane = self._placed(reading.bucket, operation)
         elif self._apart and operation:
             lane = self._named(operation)
         allowance = lane.allowances.get(reading.policy)
@@ -367,6 +363,23 @@ class Gate:
         else:
             allowance.heed(reading, now, sent, cost, lane.flying)
         return allowance
+
+    def place(self, readings: Iterable[Reading], operation: str) -> None:
+        """Note which part of the service *operation* belongs to, where an answer says that this part is spent: before
+        ``close``, which would else close the whole service for it.
+        """
+        with self._lock:
+            for reading in readings:
+                if reading.sound and reading.bucket and reading.remaining < 1:
+                    self._placed(reading.bucket, operation)
+
+    def _placed(self, bucket: str, operation: str) -> Lane:
+        lane = self._named(bucket)
+        if operation and not self._apart:
+            if len(self._where) > _MOST_LANES:
+                self._where.clear()
+            self._where[operation] = lane
+        return lane
 
     def _unread(self, told: set[Allowance], lane: Lane, sent: float | None, cost: float, now: float) -> None:
         for each in lane.chain:
