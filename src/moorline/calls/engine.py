@@ -208,7 +208,7 @@ class Pipeline(Entry[R, A]):
         """Take from the answer what it says of limits: for this call, and at the gate for all others."""
         context, gate = self._context, self._guard.gate
         if error is not None and readings:
-            gate.place(readings, context.operation)
+            gate.place(readings, context.lane)
         self._asked = self._named = self._agreed = None
         if error is not None and error.fault not in ("caller", "credentials"):
             wall = context.clock.wall()

@@ -370,7 +370,7 @@ class Gate:
         """
         with self._lock:
             for reading in readings:
-                if reading.sound and reading.bucket and reading.remaining < 1:
+                if reading.sound and not reading.closed and reading.bucket and reading.remaining < 1:
                     self._placed(reading.bucket, operation)
 
     def _placed(self, bucket: str, operation: str) -> Lane:

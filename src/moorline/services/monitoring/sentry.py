@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from moorline.calls.dialects import Closings
 from moorline.calls.service import Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, operation
-from moorline.errors import AuthenticationFailed, ConfigurationError
+from moorline.errors import AuthenticationFailed
 from moorline.events.delivery import Delivers
 from moorline.events.scheme import Scheme
 from moorline.events.schemes.hmac_signature import HMACSignature
@@ -190,10 +190,7 @@ except ZeroDivisionError as error:
         return not gate.free and gate.closed_for(_OF_OPERATIONS[operation]) > 0
 
     def __repr__(self) -> str:
-        try:
-            return super().__repr__()
-        except ConfigurationError:
-            return f"<{type(self).__name__} without a DSN>"
+        return f"<{type(self).__name__} without a DSN>" if self.switched_off else super().__repr__()
 
     def _endpoint(self) -> str:
         return self.dsn.base
