@@ -445,4 +445,12 @@ class DecryptionFailed(MoorlineError):
 
 
 class InvalidToken(MoorlineError):
-    """A token that must not be believed; the message says why and never holds the token."""
+    """A token that must not be believed; the message says why and never holds the token.
+
+    ``reason`` is one of ``malformed``, ``algorithm``, ``key`` (none of that id), ``signature``, ``issuer``,
+    ``audience``, ``expired``, ``early``, ``nonce``, ``claims`` (another one is missing or not as it must be).
+    """
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,37 @@
+"""Identity: whom a token speaks of, and whether it may be believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moorline.identity.keys import Keeping, KeyCache
+    from moorline.identity.keyset import KeySet
+    from moorline.identity.tokens import Claims, verify_token
+    from moorline.identity.verification import Verification
+
+__all__ = ["Claims", "Keeping", "KeyCache", "KeySet", "Verification", "verify_token"]
+
+_HOMES = {
+    "Claims": "tokens",
+    "Keeping": "keys",
+    "KeyCache": "keys",
+    "KeySet": "keyset",
+    "Verification": "verification",
+    "verify_token": "tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'moorline.identity' has no attribute {name!r}")
+    value = getattr(import_module(f"moorline.identity.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
