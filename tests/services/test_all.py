@@ -49,6 +49,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "analytics": ("track", "identify", "page", "screen", "group", "alias", "send_batch"),
     "monitoring": ("capture", "send_metrics", "send_logs", "send_events"),
     "business": (),
+    "auth": ("verify_token", "get_user", "create_user", "update_user", "delete_user", "list_users"),
 }
 
 

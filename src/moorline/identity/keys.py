@@ -80,6 +80,7 @@ class Shelf:
         self.keys: KeySet | None = None
         self.error: CallError | None = None
         self.asking = False
+        self.rounds = 0
         self._asked = 0.0
         self._due = 0.0
         self._fresh_until = 0.0
@@ -120,6 +121,7 @@ class Shelf:
     def put(self, keys: KeySet, now: float, said: float | None) -> None:
         """They are here, and fresh for as many seconds as the issuer *said*, within the bounds."""
         self.keys, self.error, self.asking = keys, None, False
+        self.rounds += 1
         self._fresh_until = self._due = now + self._keeping.lasting(said)
 
     def fail(self, error: CallError, now: float) -> None:
@@ -236,7 +238,8 @@ class KeyCache:
     def keys(self, key_id: str | None = None) -> KeySet:
         """The keys, fetched if need be. Blocks. Raises Misuse where it would have to wait inside a running loop."""
         place = self._place()
-        while isinstance(step := self._step(place, key_id), _Flight):
+        rounds = place.shelf.rounds
+        while isinstance(step := self._step(place, key_id, rounds), _Flight):
             if _in_a_loop():
                 if not step.waits:
                     self._land(place, step.end, None)
@@ -254,7 +257,8 @@ class KeyCache:
     async def keys_async(self, key_id: str | None = None) -> KeySet:
         """As ``keys``, on an event loop."""
         place = self._place()
-        while isinstance(step := self._step(place, key_id), _Flight):
+        rounds = place.shelf.rounds
+        while isinstance(step := self._step(place, key_id, rounds), _Flight):
             if not step.waits:
                 # A task of its own: who made it may be cancelled, and the others wait for it too.
                 task = asyncio.ensure_future(self._lead_async(place, step.end))
@@ -298,10 +302,14 @@ class KeyCache:
         name = self._name or (owner.name if owner is not None else parts.hostname or "")
         return _Publisher(name, f"{parts.scheme}://{parts.netloc}", options)
 
-    def _step(self, place: _Place, key_id: str | None) -> KeySet | _Flight:
-        """The keys, or the request to wait for, or to make. Raises CallError where they could not be had just now."""
+    def _step(self, place: _Place, key_id: str | None, rounds: int) -> KeySet | _Flight:
+        """The keys, or the request to wait for, or to make. They do whatever they are once they came after the caller
+        began to want them, *rounds* having come before. Raises CallError where they could not be had just now.
+        """
         with place.lock:
             shelf, now = place.shelf, place.publisher.clock.monotonic()
+            if shelf.rounds != rounds and shelf.keys is not None:
+                return shelf.keys
             step = shelf.decide(now, key_id)
             if step == "wait" and place.flight is not None:
                 return _Flight(place.flight, waits=True)
