@@ -13,17 +13,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 from moorline.errors import ConfigurationError
-from moorline.sandbox.services._assertions import NotSigned, read_assertion
+from moorline.sandbox.services._google import GoogleTokens
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
 _PROJECT = "moorline-sandbox"
 _SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
-_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _TARGETS = ("token", "fid", "topic", "condition")
 _MESSAGE = {
@@ -68,7 +67,7 @@ class FCMStandIn:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._tokens: dict[str, float] = {}
+        self._tokens = GoogleTokens(around, _SCOPE)
         self._messages: list[dict[str, Any]] = []
         self._topics: dict[str, list[str]] = {}
         project = rf"/v1/projects/({_PROJECT})"
@@ -83,7 +82,7 @@ class FCMStandIn:
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
         if (ask.method, ask.path) == ("POST", "/token"):
-            return self._token(ask)
+            return self._tokens.give(ask)
         try:
             self._authorise(ask)
             await ask.work()
@@ -111,21 +110,8 @@ class FCMStandIn:
         """FCM sends none."""
         raise ConfigurationError("'service': FCM sends no webhooks")
 
-    def _token(self, ask: Ask) -> Answer:
-        """As Google's endpoint: 400 with ``invalid_grant`` for what was signed wrongly."""
-        form = parse_qs(ask.body.decode("utf-8", "replace"))
-        if form.get("grant_type") != [_GRANT]:
-            return Answer(400, {"error": "unsupported_grant_type", "error_description": "Invalid grant_type"})
-        problem = _assertion_problem(form.get("assertion", [""])[0], f"{ask.base}/token", self._around.clock.wall())
-        if problem is not None:
-            return Answer(400, {"error": "invalid_grant", "error_description": problem})
-        token = self._around.id("ya29.", 40)
-        self._tokens[token] = self._around.clock.monotonic() + 3600
-        return Answer(200, {"access_token": token, "expires_in": 3599, "token_type": "Bearer"})
-
     def _authorise(self, ask: Ask) -> None:
-        scheme, _, token = ask.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or self._tokens.get(token, 0.0) <= self._around.clock.monotonic():
+        if not self._tokens.known(ask):
             message = "Request had invalid authentication credentials. Expected OAuth 2 access token."
             raise _Refused(401, "UNAUTHENTICATED", message)
 
@@ -227,23 +213,6 @@ def _check_message(message: dict[str, Any]) -> None:
     size = len(json.dumps([message.get("notification"), message.get("data")], ensure_ascii=False).encode())
     if size > (2048 if {"topic", "condition"} & message.keys() else 4096):
         raise _bad("Message is too big")
-
-
-def _assertion_problem(assertion: str, audience: str, now: float) -> str | None:
-    """What is wrong with a JWT that is exchanged for a token, in Google's words."""
-    try:
-        header, claims = read_assertion(assertion)
-    except NotSigned:
-        return "Invalid JWT Signature."
-    except ValueError:
-        return "Invalid JWT: malformed."
-    begun, ends = claims.get("iat"), claims.get("exp")
-    if header.get("alg") != "RS256" or claims.get("aud") != audience or claims.get("scope") != _SCOPE:
-        return "Invalid JWT: algorithm, audience or scope."
-    if not isinstance(begun, int) or not isinstance(ends, int) or not begun - 300 <= now < ends <= begun + 3600:
-        message = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
-        return message + " Check your iat and exp values in the JWT claim."
-    return None if claims.get("iss") else "Invalid JWT: no issuer."
 
 
 STAND_IN = Registration(name="fcm", make=FCMStandIn)
