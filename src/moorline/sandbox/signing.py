@@ -108,6 +108,7 @@ def signed(
 def _wrong(secret: str) -> str:
     """Another secret of the same kind."""
     digest = hashlib.sha256(secret.encode())
-    if secret.startswith("whsec_"):
-        return "whsec_" + base64.b64encode(digest.digest()).decode()
+    before, named, _ = secret.partition("whsec_")  # "v1,whsec_…" of Supabase
+    if named and before in ("", "v1,"):
+        return before + named + base64.b64encode(digest.digest()).decode()
     return digest.hexdigest() if re.fullmatch(r"(?:[0-9A-Fa-f]{2})+", secret) else f"{secret}?"

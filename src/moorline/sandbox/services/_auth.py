@@ -18,7 +18,7 @@ from typing import Any
 
 from moorline.sandbox.standin import Answer, Ask, Surroundings
 
-__all__ = ["Asked", "Signer", "answered", "hs256"]
+__all__ = ["Asked", "Signer", "answered", "hs256", "unb64"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,3 +165,8 @@ def _text(value: Mapping[str, Any]) -> str:
 
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def unb64(text: str) -> bytes:
+    """The bytes of base64url without padding. Raises ValueError."""
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
