@@ -24,7 +24,20 @@ from moorline.errors import ConfigurationError, InvalidToken
 from moorline.identity.keyset import ASYMMETRIC, SYMMETRIC, KeySet
 from moorline.secrets.secret import Secret
 
-__all__ = ["LEEWAY", "MAX_TOKEN", "Claims", "Rules", "Unproven", "Words", "proven", "read", "verify_token"]
+__all__ = [
+    "LEEWAY",
+    "MAX_TOKEN",
+    "Claims",
+    "Rules",
+    "Unproven",
+    "Words",
+    "header_of",
+    "judged",
+    "part_of",
+    "proven",
+    "read",
+    "verify_token",
+]
 
 MAX_TOKEN: Final = 16_384
 """Characters. A request's headers have seldom room for more."""
@@ -189,7 +202,7 @@ def read(token: str, rules: Rules) -> Unproven:
     if algorithm not in rules.algorithms:
         raise InvalidToken("it is not signed by an algorithm that is accepted here", reason="algorithm")
     return Unproven(
-        algorithm, key_id, f"{parts[0]}.{parts[1]}".encode(), _decoded(parts[1], "claims"), _decoded(parts[2], "mark")
+        algorithm, key_id, f"{parts[0]}.{parts[1]}".encode(), part_of(parts[1], "claims"), part_of(parts[2], "mark")
     )
 
 
@@ -204,7 +217,7 @@ def header_of(token: str) -> tuple[str, str | None, list[str]]:
     if len(parts) != 3:
         what = "is encrypted (a JWE)" if len(parts) == 5 else "is no JWT"
         raise InvalidToken(f"it {what}, so nothing can be verified")
-    header = _object(_decoded(parts[0], "header"), "header")
+    header = _object(part_of(parts[0], "header"), "header")
     algorithm: Any = header.get("alg")
     key_id: Any = header.get("kid")
     kind: Any = header.get("typ")
@@ -343,8 +356,11 @@ def _finite(text: str) -> float:
     return value
 
 
-def _decoded(part: str, what: str) -> bytes:
-    """The bytes of base64url as RFC 7515 writes it: no padding, and no bits behind the end that could be anything."""
+def part_of(part: str, what: str) -> bytes:
+    """The bytes of base64url as RFC 7515 writes it: no padding, and no bits behind the end that could be anything.
+
+    Raises InvalidToken, which names *what* it is a part of.
+    """
     if _PART.fullmatch(part):
         try:
             found = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

@@ -6,6 +6,7 @@ from moorline.services.analytics.mixpanel import Mixpanel as Mixpanel
 from moorline.services.analytics.segment import Segment as Segment
 from moorline.services.auth.auth0 import Auth0 as Auth0
 from moorline.services.auth.clerk import Clerk as Clerk
+from moorline.services.auth.firebase_auth import FirebaseAuth as FirebaseAuth
 from moorline.services.auth.supabase_auth import SupabaseAuth as SupabaseAuth
 from moorline.services.business.github import GitHub as GitHub
 from moorline.services.business.hubspot import HubSpot as HubSpot
@@ -48,6 +49,7 @@ __all__ = [
     "Auth0",
     "Clerk",
     "Datadog",
+    "FirebaseAuth",
     "GitHub",
     "GoogleAnalytics",
     "HubSpot",

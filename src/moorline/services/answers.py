@@ -11,7 +11,7 @@ from typing import Any
 
 from moorline.errors import BadAnswer
 
-__all__ = ["flag", "items", "moment", "optional_text", "record", "text", "texts", "whole"]
+__all__ = ["flag", "items", "milliseconds", "moment", "optional_text", "record", "text", "texts", "whole"]
 
 
 def record(value: object, where: str = "the answer") -> Mapping[str, Any]:
@@ -86,3 +86,15 @@ def moment(holder: Mapping[str, Any], name: str) -> datetime | None:
     except (ValueError, OverflowError, OSError):
         pass
     raise BadAnswer(f"{name!r} in the answer is not a time")
+
+
+def milliseconds(holder: Mapping[str, Any], name: str) -> datetime | None:
+    """A time in UTC, from UNIX milliseconds: a number, or the same as a text; None where there is none."""
+    value = holder.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 15:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > 10**15:
+        raise BadAnswer(f"{name!r} in the answer is not a time")
+    return moment({name: value / 1000}, name)

@@ -137,7 +137,7 @@ def _certificate(name: str, turn: int) -> str:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
-    key = _key(name, turn, curve=False)
+    key = _key(name, turn, False)  # by position, as it is kept by what it is called with
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     serial = int.from_bytes(hashlib.sha256(f"{name}{turn}".encode()).digest()[:8]) + 1

@@ -32,7 +32,7 @@ from moorline.events.delivery import Delivers
 from moorline.events.schemes.standard_webhooks import StandardWebhooks
 from moorline.identity.tokens import Claims, Rules
 from moorline.identity.verification import Steps, Verification, checked
-from moorline.services.answers import flag, items, optional_text, record, text, whole
+from moorline.services.answers import flag, items, milliseconds, optional_text, record, text, whole
 from moorline.services.auth.protocol import (
     AuthEvent,
     AuthEventKind,
@@ -48,8 +48,6 @@ from moorline.services.limits import as_text, refused
 from moorline.services.verifying import VerifyingService, listed
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from moorline.events.event import Event
 
 __all__ = ["Clerk"]
@@ -292,7 +290,7 @@ print(user.id, [one.email for one in clerk.list_users(query="ada")])
             user_id=optional_text(data, "user_id") if session else text(data, "id"),
             user=_read(data) if whole_user else None,
             session_id=text(data, "id") if session else None,
-            at=_moment(told, "timestamp"),
+            at=milliseconds(told, "timestamp"),
             raw=told,
         )
 
@@ -411,9 +409,9 @@ def _read(value: object) -> User:
         username=optional_text(answer, "username"),
         picture=optional_text(answer, "image_url"),
         disabled=flag(answer, "banned") or flag(answer, "locked"),
-        created_at=_moment(answer, "created_at"),
-        updated_at=_moment(answer, "updated_at"),
-        last_sign_in_at=_moment(answer, "last_sign_in_at"),
+        created_at=milliseconds(answer, "created_at"),
+        updated_at=milliseconds(answer, "updated_at"),
+        last_sign_in_at=milliseconds(answer, "last_sign_in_at"),
         app_metadata=record(answer.get("public_metadata") or {}, "public_metadata"),
         user_metadata=record(answer.get("unsafe_metadata") or {}, "unsafe_metadata"),
         raw=answer,
@@ -432,17 +430,6 @@ def _verified_address(address: Mapping[str, Any]) -> bool:
     return record(address.get("verification") or {}, "verification").get("status") == "verified"
 
 
-def _moment(holder: Mapping[str, Any], name: str) -> datetime | None:
-    """Clerk's times are milliseconds."""
-    value = holder.get(name)
-    if value is None:
-        return None
-    try:
-        return moment_of(whole(holder, name) / 1000)
-    except (InvalidToken, OverflowError):
-        raise BadAnswer(f"{name!r} in the answer is not a time") from None
-
-
 def _session(value: object) -> Session:
     answer = record(value)
     status = text(answer, "status")
@@ -451,9 +438,9 @@ def _session(value: object) -> Session:
         text(answer, "user_id"),
         status,
         active=status == "active",
-        created_at=_moment(answer, "created_at"),
-        expires_at=_moment(answer, "expire_at"),
-        last_active_at=_moment(answer, "last_active_at"),
+        created_at=milliseconds(answer, "created_at"),
+        expires_at=milliseconds(answer, "expire_at"),
+        last_active_at=milliseconds(answer, "last_active_at"),
         raw=answer,
     )
 
