@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.django_project import URLS, configure
 from tests.events.senders.sample import NOW, Sample, Signed
 from tests.events.test_senders import sample_of as the_sample_of
 
@@ -75,25 +76,15 @@ def _litestar(app: Moorline) -> Ask:
 
 
 def _django(app: Moorline) -> Ask:
-    import django
-    from django.conf import settings
     from django.core.handlers.wsgi import WSGIHandler
     from django.urls import clear_url_caches, include, path
 
     from moorline.events.frameworks.django import webhook_urls
 
-    if not settings.configured:
-        settings.configure(
-            ROOT_URLCONF="moorline_test_urls",
-            ALLOWED_HOSTS=["*"],
-            SECRET_KEY="not one",
-            DATABASES={},
-            MIDDLEWARE=["django.middleware.common.CommonMiddleware", "django.middleware.csrf.CsrfViewMiddleware"],
-        )
-        django.setup()
-    urls: Any = types.ModuleType("moorline_test_urls")
+    configure()
+    urls: Any = types.ModuleType(URLS)
     urls.urlpatterns = [path("webhooks/", include(webhook_urls(app)))]
-    sys.modules["moorline_test_urls"] = urls
+    sys.modules[URLS] = urls
     clear_url_caches()
     return _wsgi(WSGIHandler())
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import jwt as pyjwt
 import pytest
 from clerk_backend_api.security import TokenVerificationError, verify_token
 from clerk_backend_api.security.types import VerifyTokenOptions
+from fastapi import Depends, FastAPI
 from tests.contracts import Contract
 from tests.services.auth_suite import EMAIL, PASSWORD, AuthSuite
 from tests.services.conftest import Box
@@ -18,6 +21,7 @@ from tests.services.recorder import Recorder
 from moorline import errors
 from moorline.calls.call import Call
 from moorline.events.event import Event
+from moorline.identity.frameworks.fastapi import signed_in
 from moorline.services.auth.clerk import Clerk
 from moorline.services.auth.protocol import AuthEventKind
 
@@ -303,6 +307,36 @@ def test_events_tell_what_happened(box: Box):
     assert read("organization.created", {"id": "org_1"}) is None
     with pytest.raises(errors.BadAnswer):
         read("user.created", {})
+
+
+def test_a_route_of_fastapi(box: Box, suite: TestClerk):
+    """With the service itself as what verifies: 200 for its token or cookie, 401 without one, 503 without its keys."""
+    user = suite.user(box)
+    token = suite.token(box, user)
+
+    def asked(clerk: Clerk, **headers: str) -> tuple[int, str]:
+        app = FastAPI()
+        door = Depends(signed_in(clerk, cookie="__session"))
+
+        @app.get("/who")
+        async def who(user: Any = door) -> Any:
+            return user.id
+
+        async def ask() -> httpx2.Response:
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url=SHOP) as client:
+                return await client.get("/who", headers=headers)
+
+        answer = asyncio.run(ask())
+        return answer.status_code, answer.headers.get("www-authenticate", answer.text)
+
+    clerk = suite.service(box)
+    assert asked(clerk, Authorization=f"Bearer {token}") == (200, json.dumps(user.id))
+    assert asked(clerk, Cookie=f"__session={token}") == (200, json.dumps(user.id))
+    assert asked(clerk) == (401, "Bearer")
+    assert asked(clerk, Authorization="Bearer a.b.c") == (401, 'Bearer error="invalid_token"')
+    box.arm(service="clerk", path="/.well-known/jwks.json", kind="status", status=500, count=2)
+    assert asked(suite.service(box), Authorization=f"Bearer {token}")[0] == 503
 
 
 def test_it_survives_a_queue(box: Box, suite: TestClerk):
