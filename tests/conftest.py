@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tests import oracle_programs
 from tests.databases import migrated_postgres
+from tests.firebase_emulator import FirebaseEmulator
 from tests.machines import why_no_machines
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
@@ -78,6 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "postgres_server": "postgres",
         "redis_server": "redis",
         "rabbit_url": "rabbitmq",
+        "firebase_host": "oracles",
         "contracts_dir": "contracts",
         "payloads_dir": "payloads",
     }
@@ -198,7 +200,7 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-_outlives_us: list[RabbitServer] = []
+_outlives_us: list[RabbitServer | FirebaseEmulator] = []
 
 
 @pytest.fixture(scope="session")
@@ -214,6 +216,20 @@ def rabbit_url() -> str:
             address.write_text(json.dumps({"url": server.url, "mapper": server.mapper}))
         url: str = json.loads(address.read_text())["url"]
         return url
+
+
+@pytest.fixture(scope="session")
+def firebase_host() -> str:
+    """Where one emulator of Firebase is (host and port) for the whole run, all workers included."""
+    state = Path(os.environ[_SHARED_STATE])
+    address = state / "firebase"
+    with (state / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            emulator = FirebaseEmulator(int(os.environ[_OWNER]))
+            _outlives_us.append(emulator.__enter__())
+            address.write_text(emulator.host)
+        return address.read_text()
 
 
 @pytest.fixture(scope="session")
