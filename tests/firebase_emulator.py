@@ -44,7 +44,7 @@ class FirebaseEmulator:
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self._folder, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done; kill -9 -- "-$2"; rm -rf "$3"'
+        script = 'while kill -0 "$1" && kill -0 "$2"; do sleep 1; done; kill -9 "-$2"; rm -rf "$3"'
         ends = ["/bin/sh", "-c", script, "watch", str(self._owner), str(self._process.pid), str(self._folder)]
         quiet = subprocess.DEVNULL
         self._watcher = subprocess.Popen(ends, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
