@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import httpx2
@@ -192,6 +193,21 @@ class AuthSuite:
             except (errors.NotFound, errors.InvalidRequest):
                 continue
             raise AssertionError(odd)
+
+    async def test_closing_it(self, box: Box):
+        """Closes the connections to the keys as well; it can be used again."""
+        user, service = self.user_of(box), self.service(box)
+        token = self.token(box, user)
+        assert (await service.verify_token(token)).id == user.id
+        await service.aclose()
+        assert (await service.get_user(user.id)).id == user.id
+        await service.aclose()
+        service.close()
+
+    def user_of(self, box: Box) -> User:
+        """A new user, made outside of the running loop."""
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.user, box).result()
 
     @settings(max_examples=25)
     @given(

@@ -198,10 +198,9 @@ print(user.id, auth0.get_user(user.id).result().email)
         email_verified: bool | None = None,
         app_metadata: dict[str, Any] | None = None,
         user_metadata: dict[str, Any] | None = None,
-        connection: str = _DATABASE,
         **extra: object,
     ) -> Plan[User]:
-        """A new user of a *connection* (a database, or one without passwords).
+        """A new user, of the usual database or of another ``connection``.
 
         Auth0 sends a mail to an address that is not *email_verified*, unless ``verify_email=False`` is given. *phone*
         is in E.164. *extra* are Auth0's further fields (``username``, ``given_name``, ``nickname``, ``user_id``, …).
@@ -212,7 +211,7 @@ print(user.id, auth0.get_user(user.id).result().email)
         address is taken (``auth0_idp_error``).
         """
         body = {
-            "connection": connection,
+            "connection": _DATABASE,
             **_fields(email, password, phone, name, email_verified=email_verified),
             **extra,
         }

@@ -21,7 +21,6 @@ from moorline.services.limits import as_text, refused
 if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.calls.paging import Pages
-    from moorline.events.event import Event
 
 __all__ = [
     "AuthEvent",
@@ -148,8 +147,8 @@ class AuthService(Protocol):
         phone: str | None = None,
         name: str | None = None,
         email_verified: bool | None = None,
-        app_metadata: Mapping[str, Any] | None = None,
-        user_metadata: Mapping[str, Any] | None = None,
+        app_metadata: dict[str, Any] | None = None,
+        user_metadata: dict[str, Any] | None = None,
         **extra: object,
     ) -> Call[User]:
         """A new user; what is None is left to the service. *extra* are its further fields by its own names.
@@ -167,8 +166,8 @@ class AuthService(Protocol):
         phone: str | None = None,
         name: str | None = None,
         email_verified: bool | None = None,
-        app_metadata: Mapping[str, Any] | None = None,
-        user_metadata: Mapping[str, Any] | None = None,
+        app_metadata: dict[str, Any] | None = None,
+        user_metadata: dict[str, Any] | None = None,
         **extra: object,
     ) -> Call[User]:
         """Change a user; what is None stays as it is. Raises NotFound."""
@@ -180,10 +179,6 @@ class AuthService(Protocol):
 
     def list_users(self) -> Pages[User]:
         """All users, page by page."""
-        ...
-
-    def read_event(self, event: Event) -> AuthEvent | None:
-        """What an event means; None for what has no common meaning."""
         ...
 
     def check(self) -> Call[bool]:
