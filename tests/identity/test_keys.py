@@ -349,7 +349,8 @@ class ShelfMachine(RuleBasedStateMachine):
         self.published = FIRST
         self.changed = 0.0
         self.flight = False
-        self.asks: list[tuple[float, bool]] = []  # when, and whether it went well
+        self.begun = 0.0
+        self.last: tuple[float, float, bool] | None = None  # from when to when the last request took, and how it ended
         self.got: float | None = None
         self.said: float | None = None
 
@@ -380,12 +381,14 @@ class ShelfMachine(RuleBasedStateMachine):
             assert self.shelf.error is not None
         if step == "ask":
             assert not self.flight, "one at a time"
-            last = self.asks[-1] if self.asks else None
-            if last is not None and not last[1]:
-                least = self.keeping.floor if self.got is not None else self.keeping.again
-                assert self.now >= last[0] + least, "not again at once after it failed"
-            if last is not None and last[1] and self.now < last[0] + self.keeping.lasting(self.said):
-                assert self.now >= last[0] + self.keeping.floor, "not again at once for a strange id"
+            if self.last is not None:
+                begun, landed, well = self.last
+                if not well:
+                    least = self.keeping.floor if self.got is not None else self.keeping.again
+                    assert self.now >= landed + least, "not again at once after it failed"
+                elif self.now < landed + self.keeping.lasting(self.said):
+                    assert self.now >= begun + self.keeping.floor, "not again at once for a strange id"
+            self.begun = self.now
             self.shelf.begin(self.now)
             self.flight = True
 
@@ -394,7 +397,7 @@ class ShelfMachine(RuleBasedStateMachine):
         if not self.flight:
             return
         self.flight = False
-        self.asks.append((self.now, self.up))
+        self.last = self.begun, self.now, self.up
         if self.up:
             self.shelf.put(self.published, self.now, said)
             self.got, self.said = self.now, said

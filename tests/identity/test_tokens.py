@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
+import pickle
 import sys
 from typing import Any
 
@@ -72,6 +74,14 @@ def test_claims_show_nothing():
     assert found.text("nickname") is None
     with pytest.raises(TypeError):
         found["sub"] = "somebody"  # type: ignore[index]
+
+
+def test_claims_are_values():
+    """They are compared, copied and pickled as the mapping that they are."""
+    found = verified(token())
+    assert found == claims()
+    for same in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert (same, same.algorithm, same.key_id) == (found, "RS256", "first")
 
 
 # --- the algorithm

@@ -16,7 +16,6 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Final
 
 from moorline.clock import SYSTEM
@@ -63,7 +62,7 @@ class Claims(Mapping[str, Any]):
     __slots__ = ("_claims", "algorithm", "key_id")
 
     def __init__(self, claims: Mapping[str, Any], *, algorithm: str = "", key_id: str | None = None) -> None:
-        self._claims = MappingProxyType(dict(claims))
+        self._claims = dict(claims)
         self.algorithm = algorithm
         self.key_id = key_id
 
