@@ -11,6 +11,8 @@ from typing import Any
 
 __all__ = ["index_page", "service_pages"]
 
+_NO_CALLS = ("send_many", "verify_blocking", "verify_session", "verify_token")
+"""What a service does by several Calls, or by none."""
 _ERRORS = (("declined", "PaymentDeclined"), ("limited", "RateLimited"), ("key_reused", "IdempotencyConflict"))
 
 
@@ -80,8 +82,8 @@ def _operations(kind: Any) -> list[str]:
     from moorline.calls.operations import Operation
 
     names = [name for base in reversed(kind.__mro__) for name, one in vars(base).items() if _is(one, Operation)]
-    group = [name for name in ("send_many",) if callable(getattr(kind, name, None))]
-    return sorted({name for name in names if name[0] != "_"} | set(group))
+    more = [name for name in _NO_CALLS if callable(getattr(kind, name, None))]
+    return sorted({name for name in names if name[0] != "_"} | set(more))
 
 
 def _is(member: Any, operation: type) -> bool:
@@ -101,7 +103,8 @@ def _signature(method: Any) -> str:
     """As the operation is called: without self, and with what the Call gives in place of the Plan."""
     found = inspect.signature(inspect.unwrap(method))
     given = [one for one in found.parameters.values() if one.name != "self"]
-    result = re.sub(r"^Plan\[Page\[(.*)\]\]$", r"Pages[\1]", str(found.return_annotation)).replace("Plan[", "Call[")
+    result = re.sub(r"^Plan\[Page\[(.*)\]\]$", r"Pages[\1]", str(found.return_annotation))
+    result = re.sub(r"^Plan\[", "Call[", result)
     shown = ", ".join(_parameters(given))
     line = f"({shown}) -> {result}"
     if len(line) < 90:
