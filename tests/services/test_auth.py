@@ -53,6 +53,14 @@ def test_they_show_no_key(service: Any):
     assert repr(service).startswith(f"<{type(service).__name__} at https://")
 
 
+@pytest.mark.parametrize("kind", [Auth0, SupabaseAuth])
+def test_without_an_account_they_can_be_shown(kind: type[Any], monkeypatch: pytest.MonkeyPatch):
+    """Where its address is a part of the account's configuration, and that is missing."""
+    for name in ("AUTH0_DOMAIN", "SUPABASE_URL", "MOORLINE_SANDBOX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert repr(kind("k")) == f"<{kind.__name__}>"
+
+
 def test_values_show_no_metadata():
     """What is kept with a user, and what a service said in its own words, is in no log line."""
     user = User("u", app_metadata={"plan": "secret-1"}, user_metadata={"x": "secret-2"}, raw={"y": "secret-3"})
