@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.identity.tokens import AUDIENCE, ISSUER, claims, jwk, jwks, private, token
+from tests.identity.tokens import AUDIENCE, ISSUER, NOW, claims, jwk, jwks, private, token
 
 from moorline import errors
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
-from moorline.identity import Keeping, KeyCache, KeySet, Verification
+from moorline.identity import Keeping, KeyCache, KeySet, Verification, verify_token
 from moorline.identity.keys import Shelf
 from moorline.identity.tokens import Rules
 from moorline.identity.verification import checked
@@ -212,6 +212,20 @@ def verification(issuer: Issuer, cache: KeyCache, made: str | None = None) -> Ve
         return (yield from checked(given, cache, rules, issuer.clock)).subject
 
     return Verification(steps)
+
+
+def test_a_cache_is_as_good_as_keys():
+    """``verify_token`` takes one in place of the keys, and asks for them only where a token could be a good one."""
+    issuer = Issuer()
+    cache = issuer.cache()
+    rules: dict[str, Any] = {"jwks": cache, "issuer": ISSUER, "audience": AUDIENCE, "now": NOW}
+    for wrong in ("a.b.c", token(alg="HS256", key=b"x" * 32), token(alg="none")):
+        with pytest.raises(errors.InvalidToken):
+            verify_token(wrong, **rules)
+    assert issuer.asked == 0
+    assert verify_token(token(), **rules).subject == "u_1"
+    assert verify_token(token(), **rules).subject == "u_1"
+    assert issuer.asked == 1
 
 
 def test_a_verification_in_both_colours():

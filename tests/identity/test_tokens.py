@@ -229,6 +229,7 @@ def test_keys_given_by_hand():
     for keys in (pem, pem.decode(), KeySet.of(pem)):
         assert verified(token(header={"kid": "any"}), jwks=keys).subject == "u_1"
     assert verified(token(), jwks=jwk("RSA")).subject == "u_1"
+    assert verified(token(), jwks=[jwk("RSA"), jwk("P-256", "curve")]).subject == "u_1"
     assert verified(token(), jwks={"first": pem.decode()}).subject == "u_1"
     refused(token(header={"kid": "any"}), "key", jwks={"first": pem.decode()})
     assert repr(KeySet.of(jwks())) == "<KeySet of 1>"

@@ -134,7 +134,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
     for name in ("AUTH0_DOMAIN", "AUTH0_AUDIENCE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(errors.ConfigurationError, match="AUTH0_DOMAIN"):
-        Auth0("s").verify_token("a.b.c").result()
+        Auth0("s", audience=API).verify_token("a.b.c").result()
     with pytest.raises(errors.ConfigurationError, match="AUTH0_AUDIENCE"):
         Auth0("s", domain="shop.auth0.com").verify_token("a.b.c").result()
     with pytest.raises(errors.ConfigurationError, match="domain"):

@@ -14,14 +14,17 @@ import hmac
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError, InvalidToken
 from moorline.identity.keyset import ASYMMETRIC, SYMMETRIC, KeySet
 from moorline.secrets.secret import Secret
+
+if TYPE_CHECKING:
+    from moorline.identity.keys import KeyCache
 
 __all__ = [
     "LEEWAY",
@@ -169,7 +172,7 @@ class Unproven:
 def verify_token(
     token: str,
     *,
-    jwks: KeySet | Mapping[str, Any] | Secret | Iterable[Secret] | str | bytes,
+    jwks: KeySet | KeyCache | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Secret | Sequence[Secret] | str | bytes,
     issuer: Words,
     audience: Words | None,
     algorithms: Words | None = None,
@@ -179,12 +182,13 @@ def verify_token(
 ) -> Claims:
     """The claims of *token*, if its signature, its times and its parties are right.
 
-    *jwks* are the issuer's keys: a JWKS as it is published, Google's map of certificates, a PEM, a KeySet; or a secret
-    that is shared with the issuer, as a ``moorline.Secret`` (or several), and only then is HS256 accepted. *issuer* has
-    to be ``iss`` to the letter, or one of several. Of *audience* one has to stand in ``aud``; None is for issuers that
-    write none, and then a token that has one is refused. *algorithms* are those that may be used, by default all that
-    sign with a private key. *leeway* is how far the clocks may differ, in seconds, up to 300. *nonce* is the one that
-    was sent with the request to sign in. *now* is seconds since the epoch.
+    *jwks* are the issuer's keys: a JWKS as it is published (or its list alone), Google's map of certificates, a PEM, a
+    KeySet, or a KeyCache, which fetches them if need be, blocking; or a secret that is shared with the issuer, as a
+    ``moorline.Secret`` (or several), and only then is HS256 accepted. *issuer* has to be ``iss`` to the letter, or one
+    of several. Of *audience* one has to stand in ``aud``; None is for issuers that write none, and then a token that
+    has one is refused. *algorithms* are those that may be used, by default all that sign with a private key. *leeway*
+    is how far the clocks may differ, in seconds, up to 300. *nonce* is the one that was sent with the request to sign
+    in. *now* is seconds since the epoch.
 
     ``exp`` has to be there. ``nbf`` and ``iat``, where they are, must not lie in the future.
 
@@ -192,7 +196,10 @@ def verify_token(
     """
     keys, symmetric = _keys(jwks, algorithms)
     rules = Rules.of(issuer, audience, algorithms=algorithms, leeway=leeway, symmetric=symmetric)
-    return proven(read(token, rules), keys, rules, nonce=nonce, now=SYSTEM.wall() if now is None else now)
+    unproven = read(token, rules)
+    if not isinstance(keys, KeySet):
+        keys = keys.keys(unproven.key_id)
+    return proven(unproven, keys, rules, nonce=nonce, now=SYSTEM.wall() if now is None else now)
 
 
 def read(token: str, rules: Rules) -> Unproven:
@@ -300,19 +307,25 @@ def _audience(claims: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def _keys(given: Any, algorithms: Words | None) -> tuple[KeySet, bool]:
+def _keys(given: Any, algorithms: Words | None) -> tuple[KeySet | KeyCache, bool]:
     """The keys, and whether they are secrets that we were given on purpose."""
     if isinstance(given, KeySet):
         return given, given.symmetric
     if isinstance(given, Secret):
         return KeySet.of_secrets(given), True
+    if isinstance(given, (list, tuple)):
+        if not all(isinstance(one, Mapping) for one in given):
+            return KeySet.of_secrets(given), True
+        given = {"keys": list(given)}
     if isinstance(given, (Mapping, str, bytes)):
         # A secret in a JWKS counts only where HS256 is asked for by name: what was fetched must not bring one along.
         named = algorithms is not None and bool(SYMMETRIC & _words("algorithms", algorithms))
         return KeySet.of(given, symmetric=named), False
-    if isinstance(given, Iterable):
-        return KeySet.of_secrets(given), True
-    raise ConfigurationError("jwks: expected a JWKS, a map of certificates, a PEM, a KeySet or a Secret")
+    from moorline.identity.keys import KeyCache  # with all that calls need, which who has the keys at hand does not
+
+    if isinstance(given, KeyCache):
+        return given, False
+    raise ConfigurationError("jwks: expected a JWKS, a map of certificates, a PEM, a KeySet, a KeyCache or a Secret")
 
 
 def _words(name: str, given: Words) -> frozenset[str]:

@@ -28,7 +28,7 @@ from moorline.calls.service import (
     segment,
 )
 from moorline.calls.tokens import Request, TokenService, signed_jwt
-from moorline.errors import NotFound, PermissionDenied
+from moorline.errors import ConfigurationError, NotFound, PermissionDenied
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.identity.tokens import Claims, Rules
@@ -106,7 +106,8 @@ class Auth0(VerifyingService, TokenService):
 
     *domain* is the tenant's (``shop.eu.auth0.com``), with its region in it; *custom_domain* is accepted as the issuer
     of tokens besides it. *audience* is the identifier of your API, for which access tokens are made: a token for
-    another API, an ID token, and one that was asked for without an audience (it is opaque) are refused.
+    another API, an ID token, and one that was asked for without an audience (it is opaque) are refused. To manage users
+    it is not needed.
 
     ``AUTH0_CLIENT_ID`` and ``AUTH0_CLIENT_SECRET`` are those of a machine-to-machine application that may use the
     Management API; its token is kept for the day that it lasts. In place of the secret it may be the private key (PEM)
@@ -132,7 +133,7 @@ class Auth0(VerifyingService, TokenService):
     custom_domain = Parameter("AUTH0_CUSTOM_DOMAIN", like=_HOST, default="")
     client_id = Parameter("AUTH0_CLIENT_ID", sandbox="sandbox-client")
     key_id = Parameter("AUTH0_KEY_ID", default="")
-    audience = Parameter("AUTH0_AUDIENCE", sandbox="https://api.shop.example")
+    audience = Parameter("AUTH0_AUDIENCE", sandbox="https://api.shop.example", default="")
     limits = RateLimitHeaders(
         remaining="x-ratelimit-remaining",
         reset="x-ratelimit-reset",
@@ -319,6 +320,8 @@ print(user.id, auth0.get_user(user.id).result().email)
         return f"{self.base_url}/.well-known/jwks.json"
 
     def _verified(self, token: str) -> Steps[VerifiedUser]:
+        if not self.audience:
+            raise ConfigurationError("auth0: access tokens are for an API: set AUTH0_AUDIENCE to its identifier")
         issuers = [f"{self.management()}/"]
         if self.custom_domain:
             issuers.append(f"https://{self.custom_domain}/")
