@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
-import httpx2
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.services.conftest import Box
 
 from moorline import errors
-from moorline.calls.guards import Guards
-from moorline.calls.parameters import parameters_of
 from moorline.identity import Keeping
-from moorline.policies.policy import Policy
 from moorline.services.auth.protocol import User
 
 Run = Callable[[Any], Any]
@@ -208,30 +201,3 @@ class AuthSuite:
         """A new user, made outside of the running loop."""
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(self.user, box).result()
-
-    @settings(max_examples=25)
-    @given(
-        content=st.binary(max_size=40)
-        | st.recursive(
-            st.none() | st.booleans() | st.integers() | st.text(max_size=9),
-            lambda inner: (
-                st.lists(inner, max_size=3)
-                | st.dictionaries(
-                    st.sampled_from(["keys", "kty", "kid", "n", "e", "crv", "x", "y", "use", "key_ops", "alg"]), inner
-                )
-            ),
-        ).map(lambda value: json.dumps(value).encode()),
-        status=st.sampled_from([200, 200, 200, 404, 500]),
-    )
-    def test_random_keys_give_typed_errors_only(self, content: bytes, status: int):
-        """Whatever stands where the keys should be: an InvalidToken or a CallError that names the service."""
-        wire = httpx2.MockTransport(lambda _: httpx2.Response(status, content=content))
-        options = {name: one.sandbox or None for name, one in parameters_of(self.kind).items()}
-        service = self.kind(
-            "sk_test_1", wire=wire, guards=Guards(), policy=Policy(retry=None), base_url="https://box.example",
-            **{**options, **self.options},
-        )  # fmt: skip
-        token = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiJ4In0.AAAA"
-        with pytest.raises((errors.InvalidToken, errors.CallError)) as caught:
-            service.verify_token(token).result()
-        assert getattr(caught.value, "service", self.kind.name) == self.kind.name

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
 import pytest
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from moorline import errors, redaction
+from moorline.calls.guards import Guards
+from moorline.calls.parameters import parameters_of
+from moorline.clock import ManualClock
 from moorline.identity import Claims
 from moorline.services.auth.auth0 import Auth0
 from moorline.services.auth.clerk import Clerk
@@ -59,6 +67,37 @@ def test_without_an_account_they_can_be_shown(kind: type[Any], monkeypatch: pyte
     for name in ("AUTH0_DOMAIN", "SUPABASE_URL", "MOORLINE_SANDBOX_URL"):
         monkeypatch.delenv(name, raising=False)
     assert repr(kind("k")) == f"<{kind.__name__}>"
+
+
+_members = st.sampled_from(["keys", "kty", "kid", "n", "e", "crv", "x", "y", "use", "key_ops", "alg"])
+_published = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_members, inner),
+)
+
+
+@settings(max_examples=100)
+@drawn(
+    kind=st.sampled_from([Auth0, Clerk, FirebaseAuth, SupabaseAuth]),
+    content=st.binary(max_size=40) | _published.map(lambda value: json.dumps(value).encode()),
+    status=st.sampled_from([200, 200, 200, 404, 500]),
+)
+def test_random_keys_give_typed_errors_only(kind: Any, content: bytes, status: int):
+    """Whatever stands where the keys should be: an InvalidToken, or a CallError that names the service."""
+    answer = httpx2.Response(status, content=content)
+    options: dict[str, Any] = {name: one.sandbox or None for name, one in parameters_of(kind).items()}
+    if kind is FirebaseAuth:
+        options["project_id"] = "moorline-sandbox"
+    service = kind(
+        "k",
+        wire=httpx2.MockTransport(lambda _: answer),
+        guards=Guards(ManualClock()),
+        base_url="https://box.example",
+        **options,
+    )
+    with pytest.raises((errors.InvalidToken, errors.CallError)) as caught:
+        service.verify_token("eyJhbGciOiJSUzI1NiIsImtpZCI6ImEifQ.eyJzdWIiOiJ4In0.AAAA").result()
+    assert getattr(caught.value, "service", kind.name) == kind.name
 
 
 def test_values_show_no_metadata():
