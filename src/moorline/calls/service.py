@@ -148,8 +148,8 @@ class Service(Account):
     def __repr__(self) -> str:
         try:
             return f"<{type(self).__name__} at {self.base_url}>"
-        except ConfigurationError:  # what stands in the address is nowhere, or does not fit
-            return f"<{type(self).__name__} at {self.endpoints.default}>"
+        except ConfigurationError:  # whose address depends on the account, of which nothing is known yet
+            return f"<{type(self).__name__}>"
 
     if not TYPE_CHECKING:
 

@@ -27,12 +27,6 @@ class VerifyingService(Service):
         self.clock_skew = self.leeway if leeway is None else leeway
         self.keys = KeyCache(self._keys_url, owner=self, keeping=self.keeping)
 
-    def __repr__(self) -> str:
-        try:
-            return super().__repr__()
-        except ConfigurationError:  # whose address depends on the account, of which nothing is known yet
-            return f"<{type(self).__name__}>"
-
     def _keys_url(self) -> str:
         """Where its keys are at this moment."""
         raise NotImplementedError
