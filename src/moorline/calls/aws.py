@@ -298,21 +298,31 @@ class AwsService(Service):
         self, key: Secret, method: str, url: str, headers: dict[str, str], body: bytes | None
     ) -> dict[str, str]:
         """The headers with a signature of version 4 over the whole request."""
-        from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
-        from botocore.credentials import Credentials
 
-        assert isinstance(self.fetched, Keys)
-        keys = Credentials(*self.fetched.pair(key))
         request = AWSRequest(method=method, url=url, data=body or b"", headers=headers)
-        metadata = _model(self.model).service.metadata
-        signer = SigV4Auth(keys, metadata.get("signingName") or metadata["endpointPrefix"], self.region)
-        # What add_auth does, by our clock.
+        self.sign(request, self._signer(self.keys_of(key)))
+        return dict(request.headers.items())
+
+    def sign(self, request: Any, signer: Any) -> None:
+        """Sign *request* in place, as ``add_auth`` of botocore does, by our clock."""
         request.context["timestamp"] = time.strftime(_DATE, time.gmtime(self.clock.wall()))
-        signer._modify_request_before_signing(request)  # noqa: SLF001
+        signer._modify_request_before_signing(request)  # noqa: SLF001 (botocore has no other way to set the time)
         text = signer.string_to_sign(request, signer.canonical_request(request))
         signer._inject_signature_to_request(request, signer.signature(text, request))  # noqa: SLF001
-        return dict(request.headers.items())
+
+    def keys_of(self, key: Secret) -> Pair:
+        """The keys that *key* stands for."""
+        assert isinstance(self.fetched, Keys)
+        return self.fetched.pair(key)
+
+    def _signer(self, pair: Pair) -> Any:
+        """What signs with *pair*. A service whose signatures differ overrides it."""
+        from botocore.auth import SigV4Auth
+        from botocore.credentials import Credentials
+
+        metadata = _model(self.model).service.metadata
+        return SigV4Auth(Credentials(*pair), metadata.get("signingName") or metadata["endpointPrefix"], self.region)
 
     @property
     def region(self) -> str:

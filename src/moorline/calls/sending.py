@@ -214,7 +214,9 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
             if self._stopped and answer.status in _REDIRECTS:
                 error = BadAnswer(f"{self._stopped} (answered {answer.status})", status=answer.status)
             return error
-        if self._plan.text or (self._plan.blank and not answer.body):
+        if self._plan.text:  # what hides a failure there says so in words of its own (S3's 200 with an Error in XML)
+            return errors.failure(answer)
+        if self._plan.blank and not answer.body:
             return None
         try:
             if self._plan.method != "HEAD" and answer.data is None and not self._plan.blank:
