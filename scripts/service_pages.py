@@ -87,7 +87,9 @@ def _operations(kind: Any) -> list[str]:
 
 
 def _is(member: Any, operation: type) -> bool:
-    return isinstance(getattr(member, "operation", None), operation)
+    """Whether it is one request, or something that takes several."""
+    several = str(getattr(member, "__annotations__", {}).get("return", "")).startswith(("Content", "Work["))
+    return several or isinstance(getattr(member, "operation", None), operation)
 
 
 def _described(kind: Any) -> Iterator[str]:

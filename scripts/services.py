@@ -33,9 +33,15 @@ def stub() -> str:
 
 
 def operations(service: type[Any]) -> list[str]:
-    """The names of a service's operations, in the order of its file."""
-    members = ((name, vars(service)[name]) for name in vars(service))
-    return [name for name, member in members if isinstance(getattr(member, "operation", None), Operation)]
+    """The names of a service's operations, those of its bases first, in the order of their files."""
+    members = {name: one for kind in reversed(service.__mro__) for name, one in vars(kind).items() if name[0] != "_"}
+    return [name for name, one in members.items() if is_operation(one)]
+
+
+def is_operation(member: Any) -> bool:
+    """Whether it is one request, or something that takes several."""
+    several = str(getattr(member, "__annotations__", {}).get("return", "")).startswith(("Content", "Work["))
+    return several or isinstance(getattr(member, "operation", None), Operation)
 
 
 def table() -> str:

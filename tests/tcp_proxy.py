@@ -23,6 +23,7 @@ class TcpProxy:
         self._flows.set()
         self._refuses = False
         self.came = 0  # connections, those that were refused as well
+        self._left: dict[bool, int] = {}  # bytes until the cut, of answers (True) or of requests
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -47,6 +48,10 @@ class TcpProxy:
                 one.shutdown(socket.SHUT_RDWR)
                 one.close()
             self._sockets.discard(one)
+
+    def cut_after(self, size: int, *, of_answers: bool) -> None:
+        """Reset all connections, once, when *size* more bytes of answers, or of requests, have passed."""
+        self._left[of_answers] = size
 
     def allow(self) -> None:
         """Take connections again."""
@@ -77,14 +82,19 @@ class TcpProxy:
                     continue
                 ours.settimeout(None)
                 self._sockets |= {theirs, ours}
-                for pair in ((theirs, ours), (ours, theirs)):
+                for pair in ((theirs, ours, False), (ours, theirs, True)):
                     threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket, of_answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 self._flows.wait()
                 sink.sendall(data)
+                if of_answers in self._left:
+                    self._left[of_answers] -= len(data)
+                    if self._left[of_answers] <= 0:
+                        del self._left[of_answers]
+                        self.cut()
         for one in (source, sink):
             self._sockets.discard(one)
             with contextlib.suppress(OSError):

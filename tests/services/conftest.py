@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import httpx2
 import pytest
+from tests.object_servers import FakeGcsServer, SeaweedServer
 
 from moorline.calls.call import Call
 from moorline.calls.guards import Guards
@@ -37,7 +38,8 @@ class Box:
         options.setdefault("guards", Guards())
         for name, parameter in parameters_of(kind).items():
             options.setdefault(name, parameter.sandbox or None)
-        return kind(key or sandbox_key(kind, self.url), base_url=f"{self.url}/{kind.name}", **options)
+        options.setdefault("base_url", f"{self.url}/{kind.name}")
+        return kind(key or sandbox_key(kind, self.url), **options)
 
     def arm(self, **fault: Any) -> None:
         """Arm one fault, for one request unless told otherwise."""
@@ -98,3 +100,17 @@ def run(request: pytest.FixtureRequest) -> Callable[[Call[Any]], Any]:
 def impatient() -> Policy:
     """No retries, no breaker, short attempts."""
     return Policy(deadline=5.0, attempt_timeout=0.3, retry=None, breaker=None)
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[SeaweedServer]:
+    """SeaweedFS, as S3."""
+    with SeaweedServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[FakeGcsServer]:
+    """fake-gcs-server."""
+    with FakeGcsServer() as running:
+        yield running

@@ -39,9 +39,15 @@ from moorline.services.sms.sns import SNS as SNS
 from moorline.services.sms.twilio import Twilio as Twilio
 from moorline.services.sms.vonage import Vonage as Vonage
 from moorline.services.sms.vonage_sms import VonageSMS as VonageSMS
+from moorline.services.storage.gcs import GCS as GCS
+from moorline.services.storage.r2 import R2 as R2
+from moorline.services.storage.s3 import S3 as S3
 
 __all__ = [
     "FCM",
+    "GCS",
+    "R2",
+    "S3",
     "SES",
     "SNS",
     "Adyen",

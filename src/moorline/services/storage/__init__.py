@@ -1,0 +1,1 @@
+"""Objects in buckets: one vocabulary for every provider."""
