@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ("calls", "fanout", "jobs", "receive", "redactor")
+ALL = ("calls", "fanout", "jobs", "receive", "redactor", "storage")
 LONG = ("crash", "depth", "fuzz", "growth", "overload")
 
 

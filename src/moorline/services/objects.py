@@ -119,7 +119,7 @@ class Objects(Service):
 
                 await self.read_into("get", self.wanted(head), take, self.policy)
                 content = bytes(body)
-                verified = await asyncio.to_thread(_checked, checker, content)
+                verified = await asyncio.to_thread(self.placed, lambda: _checked(checker, content), "get")
                 return Obj(head, content, verified=verified)
 
             return await self._whole("get", key, whole)
@@ -180,25 +180,35 @@ class Objects(Service):
     async def _save(
         self, head: Head, checker: Checker, target: Target, progress: Progress | None, home: Home, policy: Policy
     ) -> None:
-        size, waiting = 0, bytearray()
+        size = written = 0
+        waiting: list[bytes] = []
+        writing: asyncio.Future[None] | None = None  # what came before, while the next comes
 
-        def write(part: bytes) -> None:
-            checker.update(part)
-            target.take(part)
+        def write(parts: list[bytes]) -> None:
+            for part in parts:
+                checker.update(part)
+                target.take(part)
             target.flush()
 
         async def take(part: bytes) -> None:
-            nonlocal size
-            waiting.extend(part)
+            nonlocal size, written, waiting, writing
+            waiting.append(part)
             size += len(part)
-            if len(waiting) >= _WRITE or size == head.size:
-                whole = bytes(waiting)
-                waiting.clear()
-                await asyncio.to_thread(write, whole)
+            if size - written >= _WRITE or size == head.size:
+                parts, waiting, written = waiting, [], size
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(asyncio.to_thread(write, parts))
             if progress is not None:
                 await home.tell(progress, size, head.size)
 
-        await self.read_into("download", self.wanted(head), take, policy)
+        try:
+            await self.read_into("download", self.wanted(head), take, policy)
+            if writing is not None:
+                await writing
+        finally:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
         self.placed(checker.finish, "download")
         await asyncio.to_thread(target.finish)
 
@@ -236,9 +246,9 @@ class Objects(Service):
         service has, and all of them (None: unknown). *extra* are further parameters by the service's own names.
 
         With *resume* what was done is remembered in a file (``True``: a hidden one beside a *source* that is a path;
-        else the one that it names), so that the same upload goes on after the process died: parts whose MD5 is as it
-        was are not sent again. Without it an upload that fails is taken back. The *content_type* is guessed from a
-        path's name.
+        else the one that it names), so that the same upload goes on after the process died: parts whose checksum
+        is as it was are not sent again. Without it an upload that fails is taken back. The *content_type* is guessed
+        from a path's name.
 
         Raises InvalidRequest for what the service's limits do not allow, Conflict where a condition does not hold,
         OSError and what the source raises.
@@ -323,7 +333,7 @@ class Objects(Service):
 
     def wanted(self, head: Head) -> Wanted:
         """All of the version that *head* tells of."""
-        return Wanted(head.key, etag=head.etag, version=head.version)
+        return Wanted(head.key, etag=head.etag, version=head.version, size=head.size)
 
     def _patient(self, timeout: float | None) -> Policy:
         if timeout is not None:
@@ -338,7 +348,7 @@ class Objects(Service):
         super().close()
 
 
-_WRITE: Final = 1 << 20
+_WRITE: Final = 4 << 20
 
 
 def content_of(body: Any) -> bytes:

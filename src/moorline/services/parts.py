@@ -25,8 +25,7 @@ _MOST: Final = 10_000
 class _Part:
     number: int
     size: int
-    md5: bytes
-    crc32: bytes
+    checksum: bytes  # CRC-32 where the service holds such, else MD5
     etag: str = ""
 
 
@@ -44,7 +43,7 @@ class _State:
     async def finished(self, part: _Part, etag: str) -> None:
         """The service has *part*."""
         part.etag = etag
-        self.memory.parts[str(part.number)] = [part.md5.hex(), etag]
+        self.memory.parts[str(part.number)] = [part.checksum.hex(), etag]
         async with self.writing:
             await self.task.remember(self.memory)
         self.done += part.size
@@ -85,7 +84,8 @@ async def _begun(
         else:
             return before, kept
     facts = service.facts(task.content_type, task.metadata)
-    begin = service._begin_parts(task.key, {**facts, **task.extra}, dict(conditions))  # noqa: SLF001
+    sums = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if service.checks_crc32 else {}
+    begin = service._begin_parts(task.key, {**facts, **sums, **task.extra}, dict(conditions))  # noqa: SLF001
     memory.upload_id = await service.named("upload", begin)
     await task.remember(memory)
     return memory, {}
@@ -93,7 +93,7 @@ async def _begun(
 
 async def _send_all(state: _State, source: PartsOf, first: bytes, kept: Mapping[int, str]) -> None:
     """Read the source, and send of it what the service has not; *width* parts at a time."""
-    task = state.task
+    task, checksum = state.task, crc32 if state.service.checks_crc32 else md5
     slots = asyncio.Semaphore(task.width)
     sending: set[asyncio.Task[None]] = set()
     data = first
@@ -101,10 +101,10 @@ async def _send_all(state: _State, source: PartsOf, first: bytes, kept: Mapping[
         while data:
             if len(state.parts) == _MOST:
                 raise refused("part_size", f"of {task.part_size} bytes makes more than {_MOST} parts")
-            part = await asyncio.to_thread(_measured, len(state.parts) + 1, data)
+            part = _Part(len(state.parts) + 1, len(data), await asyncio.to_thread(checksum, data))
             state.parts.append(part)
             known = state.memory.parts.get(str(part.number))
-            if known == [part.md5.hex(), kept.get(part.number)]:
+            if known == [part.checksum.hex(), kept.get(part.number)]:
                 await state.finished(part, known[1])
             else:
                 await slots.acquire()
@@ -121,13 +121,9 @@ async def _send_all(state: _State, source: PartsOf, first: bytes, kept: Mapping[
         await asyncio.gather(*sending, return_exceptions=True)
 
 
-def _measured(number: int, data: bytes) -> _Part:
-    return _Part(number, len(data), md5(data), crc32(data))
-
-
 async def _send(state: _State, part: _Part, data: bytes, slots: asyncio.Semaphore) -> None:
     service, task = state.service, state.task
-    checksum = {"ChecksumCRC32": encoded(part.crc32)} if service.checks_crc32 else {"ContentMD5": encoded(part.md5)}
+    checksum = {"ChecksumCRC32" if service.checks_crc32 else "ContentMD5": encoded(part.checksum)}
     try:
         call = service._send_part(task.key, state.memory.upload_id, part.number, data, checksum)  # noqa: SLF001
         etag = await service.named("upload", call.using(timeout=None))
@@ -146,8 +142,8 @@ async def _complete(state: _State, conditions: Mapping[str, Any]) -> Stored:
     given = dict(conditions)
     if service.checks_crc32:
         for row, part in zip(rows, parts, strict=True):
-            row["ChecksumCRC32"] = encoded(part.crc32)
-        given["ChecksumCRC32"] = encoded(combined_crc32([(part.crc32, part.size) for part in parts]))
+            row["ChecksumCRC32"] = encoded(part.checksum)
+        given["ChecksumCRC32"] = encoded(combined_crc32([(part.checksum, part.size) for part in parts]))
         given["ChecksumType"] = "FULL_OBJECT"
     call = service._end_parts(task.key, state.memory.upload_id, rows, size, given)  # noqa: SLF001
     try:
@@ -155,10 +151,18 @@ async def _complete(state: _State, conditions: Mapping[str, Any]) -> Stored:
     except (NotFound, Conflict) as error:
         if len(error.attempts) < 2:
             raise
-        etag = f'"{md5(b"".join(part.md5 for part in parts)).hex()}-{len(parts)}"'
         head = await service.head(task.key)
-        if head.etag != etag:
+        if head.etag != _etag_of(parts):
             raise
         from moorline.services.storage.protocol import Stored
 
         return Stored(task.key, head.etag, head.version, size, match=head.match, raw=head.raw)
+
+
+def _etag_of(parts: list[_Part]) -> str | None:
+    """The ETag of an object that is made of *parts*, where theirs are MD5s."""
+    try:
+        whole = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
+    except ValueError:
+        return None
+    return f'"{md5(whole).hex()}-{len(parts)}"'

@@ -61,13 +61,16 @@ def need_obstore(service: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The bytes of *key* from *start* up to *stop* (None: the end), of the version that *etag* or *version* names."""
+    """The bytes of *key* from *start* up to *stop* (None: the end), of the version that *etag* or *version* names, which
+    has *size* bytes.
+    """
 
     key: str
     start: int = 0
     stop: int | None = None
     etag: str | None = None
     version: str | None = None
+    size: int | None = None
 
 
 async def read(service: Objects, operation: str, wanted: Wanted, sink: Sink, policy: Policy) -> Head:
@@ -214,12 +217,13 @@ class _Fetch(CallContext["_Fetch", "_Fetch"]):
         """The head of an answer is here. Raises BadAnswer unless its bytes are those that were asked for."""
         meta, got = result.meta, result.range
         size = int(meta["size"])
-        known = self.head
-        if known is not None and (size, meta["e_tag"]) != (known.size, known.etag):
-            raise BadAnswer("the rest is of another version")
+        known, wanted = self.head, self._wanted
+        match = self._service.match_of(meta["e_tag"], meta["version"])
+        expected = self._service.match_of(wanted.etag, wanted.version) if known is None else known.match
+        if expected not in (None, match) or (wanted.size if known is None else known.size) not in (None, size):
+            raise BadAnswer("what came is of another version than what was asked for")
         if known is None:
-            match = self._service.match_of(meta["e_tag"], meta["version"])
-            self.head = _head(self._wanted.key, meta, result.attributes, match)
+            self.head = _head(wanted.key, meta, result.attributes, match)
         if tuple(got) != (start, self._stop):
             raise BadAnswer(f"asked for the bytes {start} to {self._stop}, those from {got[0]} to {got[1]} came")
 

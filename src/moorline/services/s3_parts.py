@@ -49,10 +49,7 @@ class S3Parts(S3Requests):
     @operation
     def _begin_parts(self, key: str, given: dict[str, Any], conditions: dict[str, Any]) -> Plan[str]:
         """Begin an upload in parts: its id. It makes nothing that anybody sees, so that a second one does no harm."""
-        asked = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if self.checks_crc32 else {}
-        plan = self._ask(
-            "CreateMultipartUpload", key, {**given, **asked}, lambda answer: text(answer, "UploadId"), name="upload"
-        )
+        plan = self._ask("CreateMultipartUpload", key, given, lambda answer: text(answer, "UploadId"), name="upload")
         return replace(plan, headers={**(plan.headers or {}), **self._early(conditions)}, repeatable=True)
 
     def _early(self, conditions: Mapping[str, Any]) -> dict[str, str]:  # noqa: ARG002 (R2 takes them)

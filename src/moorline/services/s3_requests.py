@@ -219,6 +219,7 @@ class S3Requests(Objects, AwsService):
             self.bucket,
             # Everything that obstore would otherwise look for in the environment.
             endpoint=base,
+            aws_endpoint_url_s3=base,  # which goes before the other
             region=self.region,
             virtual_hosted_style_request=self._in_host,
             skip_signature=False,

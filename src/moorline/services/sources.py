@@ -45,8 +45,8 @@ class PartsOf:
             self._file = self.path.open("rb", buffering=0)
             self.size = _size_of(self._file)
             self._take = self._of_file
-        elif hasattr(source, "read") and not hasattr(source, "encoding"):
-            if asyncio.iscoroutinefunction(source.read):
+        elif hasattr(source, "read"):
+            if hasattr(source, "encoding") or asyncio.iscoroutinefunction(source.read):
                 raise ConfigurationError("upload.source must be a file opened for bytes: open(path, 'rb')")
             self._file = source
             self.size = _size_of(source)
@@ -147,7 +147,7 @@ def _size_of(file: Any) -> int | None:
 @dataclass(slots=True)
 class Memory:
     """What an upload in parts has done so far: its *upload_id* (Google: the address of its session, which lets whoever
-    has it write, so that the file is its owner's only), and of each part its number, MD5 and ETag.
+    has it write, so that the file is its owner's only), and of each part its number, checksum and ETag.
     """
 
     service: str
