@@ -2,8 +2,8 @@
 installed.
 
 ``python benchmarks/storage.py [MiB]`` (256 by default; 2048 takes a few minutes). Each transfer is a process of its
-own, whose largest resident memory is what the kernel says of it. obstore alone verifies nothing and tells of no progress;
-boto3 verifies what S3 gave it a checksum of.
+own, whose largest resident memory is what the kernel says of it. obstore alone verifies nothing and tells of no
+progress; boto3 verifies what S3 gave it a checksum of.
 """
 
 from __future__ import annotations
@@ -31,6 +31,19 @@ def moorline(way: str, path: str, endpoint: str, access: str, secret: str) -> No
         s3.upload("moorline", path, part_size=PART).result()
     else:
         s3.download("moorline", path).result()
+
+
+def own_wire(way: str, path: str, endpoint: str, access: str, secret: str) -> None:
+    """What reading without obstore would be: the same GET by the wire of our own requests, nothing verified."""
+    from moorline.calls.call import Call
+    from moorline.services.storage.s3 import S3
+
+    s3 = S3(secret, access_key_id=access, bucket=BUCKET, region="us-east-1", base_url=endpoint)
+    if way == "up":
+        s3.upload("own", path, part_size=PART).result()
+    else:
+        plan = s3._ask("GetObject", "own", {}, lambda _: None, reads=True)  # noqa: SLF001 (there is no other way to it)
+        Call.of(s3, "get", plan).using(timeout=None).download(path).result()
 
 
 def obstore(way: str, path: str, endpoint: str, access: str, secret: str) -> None:
@@ -69,7 +82,7 @@ def boto3(way: str, path: str, endpoint: str, access: str, secret: str) -> None:
         client.download_file(BUCKET, "boto3", path, Config=config)
 
 
-WAYS = {"moorline": moorline, "obstore": obstore, "boto3": boto3}
+WAYS = {"moorline": moorline, "own wire": own_wire, "obstore": obstore, "boto3": boto3}
 
 
 def child(name: str, way: str, path: str, endpoint: str, access: str, secret: str) -> None:
@@ -94,7 +107,7 @@ def main() -> int:
             for _ in range(size):
                 file.write(os.urandom(1 << 20))
         print(
-            f"{size} MiB by way of SeaweedFS on loopback, {os.cpu_count()} cores; parts of {PART >> 20} MiB, 4 at a time"
+            f"{size} MiB by way of SeaweedFS on loopback, {os.cpu_count()} cores; parts of {PART >> 20} MiB, 4 at once"
         )
         print(f"{'':10} {'up MiB/s':>10} {'cpu s':>7} {'RSS MiB':>8} {'down MiB/s':>12} {'cpu s':>7} {'RSS MiB':>8}")
         for name in WAYS:

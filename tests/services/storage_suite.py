@@ -27,6 +27,7 @@ from moorline import errors
 from moorline.calls.guards import Guards
 from moorline.clock import SYSTEM
 from moorline.policies.breaker import Breaker
+from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 from moorline.services.storage.protocol import SignedUrl
@@ -315,10 +316,20 @@ class StorageSuite:
         """Each wait ends when the attempt must, and the deadline of the caller ends all of it."""
         patience = Policy(deadline=5.0, attempt_timeout=0.2, retry=None)
         with self.proxied(make, policy=patience) as (proxy, storage):
-            run(storage.put(f"{at}/a", b"x"))
+            run(storage.put(f"{at}/a", b"x").using(attempt_timeout=10.0))  # whatever it takes to be there
             proxy.stall()
             with pytest.raises(errors.AttemptTimeout):
                 run(storage.get_range(f"{at}/a", 0, 1))
+            proxy.flow()
+            storage.close()
+
+    def test_the_callers_deadline_holds(self, make: Make, at: str):
+        """What surrounds a reading ends it, whatever the attempt could still take."""
+        with self.proxied(make) as (proxy, storage):
+            storage.put(f"{at}/a", b"x").result()
+            proxy.stall()
+            with deadline(0.3), pytest.raises(errors.DeadlineExceeded):
+                storage.get_range(f"{at}/a", 0, 1).result()
             proxy.flow()
             storage.close()
 

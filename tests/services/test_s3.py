@@ -19,6 +19,7 @@ from tests.services.recorder import Recorder
 from tests.services.storage_suite import BIG, PART, QUICK, StorageSuite
 
 from moorline import errors
+from moorline.calls.addresses import PublicAddresses
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.policies.policy import Policy
@@ -151,6 +152,24 @@ def test_a_write_can_be_enqueued():
     again = type(call).from_payload(call.to_payload(), lambda _: s3)
     assert again.plan.content == b"\xff\x00"
     assert again.plan.headers == call.plan.headers
+
+
+def test_a_bucket_that_is_elsewhere():
+    """Asked for in another region, S3 says where it is, and so does the error."""
+    moved = b"<Error><Code>PermanentRedirect</Code><Message>x</Message></Error>"
+    recorder = Recorder(301, moved, {"x-amz-bucket-region": "eu-central-1"})
+    with pytest.raises(errors.InvalidRequest, match="the bucket is in eu-central-1"):
+        recorder.service(S3).check().result()
+
+
+def test_what_obstore_would_pass_by():
+    """A transport of the caller's own, and addresses that alone may be asked, would not hold for contents: both are
+    refused, where they are given or when a content is asked for.
+    """
+    with pytest.raises(errors.ConfigurationError, match=r"s3\.wire"):
+        Recorder().service(S3).get_range("a", 0, 1).result()
+    with pytest.raises(errors.ConfigurationError, match=r"s3\.addresses"):
+        S3("s", access_key_id="a", bucket="bucket", addresses=PublicAddresses())
 
 
 # What answers mean ----------------------------------------------------------------------------------------------------
@@ -377,8 +396,9 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 def test_a_usual_user_needs_no_obstore(monkeypatch: pytest.MonkeyPatch):
     """Without the extra the error names it, and nothing was sent."""
     monkeypatch.setitem(sys.modules, "obstore", None)
+    s3 = S3("s", access_key_id="a", bucket="bucket", base_url="http://127.0.0.1:1", guards=Guards())
     with pytest.raises(errors.ConfigurationError, match="moorline\\[storage\\]"):
-        Recorder().service(S3).get_range("a", 0, 1).result()
+        s3.get_range("a", 0, 1).result()
 
 
 def test_the_base_address_of_a_sandbox(box: Box, monkeypatch: pytest.MonkeyPatch):

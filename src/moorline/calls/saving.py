@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Self
 
@@ -69,6 +69,16 @@ class Target:
         """Write what is there. Raises OSError."""
         self._alone(self._write)
 
+    def write(self, parts: Iterable[bytes]) -> None:
+        """Write *parts* as they are, behind what was taken. Raises OSError."""
+
+        def work() -> None:
+            self._write()
+            for part in parts:
+                self._write_all(memoryview(part))
+
+        self._alone(work)
+
     def finish(self) -> None:
         """Write the rest, and give the file its name. Raises OSError."""
         self._alone(self._name_it)
@@ -87,10 +97,12 @@ class Target:
             self._file.seek(0)
             self._file.truncate()
             self._stale = False
-        view = memoryview(self._parts)
+        self._write_all(memoryview(self._parts))
+        self._parts = bytearray()
+
+    def _write_all(self, view: memoryview) -> None:
         while view:
             view = view[self._file.write(view) :]
-        self._parts = bytearray()
 
     def _name_it(self) -> None:
         self._write()

@@ -3,7 +3,8 @@
 Which way each operation goes, and why there is no second one for any:
 
 - *Contents are read through obstore* (``get``, ``get_range``, ``stream``, ``download``): in Rust, beside Python's lock,
-  at twice the speed and a third of the processor's time of our own wire (``benchmarks/storage.py``). See ``reading.py``
+  at twice the speed and a third of the processor's time of our own wire (``benchmarks/storage.py``). See
+  ``object_reading.py``
   for how that stays within the service's pipeline.
 - *All else are requests of our own*, Calls where one request is enough. Listings, as obstore has no token of a page;
   ``head``, as it shows no checksums; ``put`` and ``upload``, as it sends none but SHA-256 to S3 and none at all to
@@ -22,6 +23,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 from urllib.parse import quote
@@ -30,13 +32,13 @@ from moorline.calls.checksums import Checker
 from moorline.calls.saving import Target
 from moorline.calls.service import Service
 from moorline.calls.work import Home, Progress, Work, has_shared_loop, on_shared_loop
-from moorline.errors import CallError, Conflict
+from moorline.errors import CallError, ConfigurationError, Conflict
 from moorline.policies.checks import check_count, check_seconds
 from moorline.services.limits import plain, refused
-from moorline.services.reading import Wanted, read
-from moorline.services.sources import PartsOf, UploadTask, memory_path
+from moorline.services.object_reading import Wanted, read
+from moorline.services.object_sources import PartsOf, UploadTask, memory_path
+from moorline.services.object_streams import Content
 from moorline.services.storage.protocol import Head, Obj, SignedUrl, Source, Stored, check_readable
-from moorline.services.streams import Content
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -77,6 +79,20 @@ class Objects(Service):
         """The options of obstore's ``get`` that ask for this version and no other."""
         raise NotImplementedError
 
+    def client_options(self) -> Any:
+        """How obstore speaks HTTP: no limit of its own on how long a body may take, and ours on each wait for more of
+        it; plain HTTP where the address is one.
+        """
+        patience = self.policy.attempt_timeout
+        bound = {} if patience is None else {"read_timeout": timedelta(seconds=patience)}
+        return {
+            "allow_http": self.base_url.startswith("http://"),
+            "timeout": timedelta(days=30),
+            "connect_timeout": timedelta(seconds=10.0 if patience is None else patience),
+            "user_agent": "moorline/0.1",
+            **bound,
+        }
+
     def _store(self, key: Secret) -> Any:
         """Obstore's store for the bucket, with *key*."""
         raise NotImplementedError
@@ -88,8 +104,20 @@ class Objects(Service):
     async def _upload(self, parts: PartsOf, task: UploadTask) -> Stored:
         raise NotImplementedError
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.addresses is not None:
+            raise ConfigurationError(
+                f"{self.name}.addresses: contents are read by obstore, which cannot be held to them"
+            )
+
     def store(self, key: Secret) -> Any:
-        """Obstore's store, made anew when the key, the address or the patience is another than before. For reading."""
+        """Obstore's store, made anew when the key or the address is another than before. For reading.
+
+        Raises ConfigurationError where a wire was given, past which obstore would read.
+        """
+        if self.wire is not None and not isinstance(self.wire, str):
+            raise ConfigurationError(f"{self.name}.wire: contents are read by obstore, which knows no other wire")
         known = (key, self.base_url, self.bucket)
         if self._stored is None or self._stored[0] != known:
             self._stored = known, self._store(key)
@@ -185,10 +213,9 @@ class Objects(Service):
         writing: asyncio.Future[None] | None = None  # what came before, while the next comes
 
         def write(parts: list[bytes]) -> None:
+            target.write(parts)
             for part in parts:
                 checker.update(part)
-                target.take(part)
-            target.flush()
 
         async def take(part: bytes) -> None:
             nonlocal size, written, waiting, writing
@@ -328,7 +355,7 @@ class Objects(Service):
     async def read_into(
         self, operation: str, wanted: Wanted, sink: Callable[[bytes], Awaitable[None]], policy: Policy
     ) -> Head:
-        """Give *sink* what is wanted; see ``reading``."""
+        """Give *sink* what is wanted; see ``object_reading``."""
         return await read(self, operation, wanted, sink, policy)
 
     def wanted(self, head: Head) -> Wanted:

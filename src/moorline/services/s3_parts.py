@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from moorline.calls.service import Page, Plan, listing, operation
 from moorline.errors import BadAnswer, CallError
 from moorline.services.answers import items, optional_text, record, text
-from moorline.services.parts import send_parts
+from moorline.services.object_parts import send_parts
+from moorline.services.object_sources import PartsOf, UploadTask
 from moorline.services.s3_requests import S3Requests, number_of, quoted, stored, streamed
-from moorline.services.sources import PartsOf, UploadTask
 from moorline.services.storage.protocol import Head, Stored
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class S3Parts(S3Requests):
     def _end_parts(
         self, key: str, upload_id: str, parts: list[dict[str, Any]], size: int, given: dict[str, Any]
     ) -> Plan[Stored]:
-        """Make the object of its parts. A second one, after an answer that was lost, finds no upload; see ``parts``."""
+        """Make the object of its parts. A second one, after an answer that was lost, finds no upload; see
+        ``object_parts``.
+        """
         asked = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, **given}
         plan = self._ask("CompleteMultipartUpload", key, asked, lambda answer: stored(key, answer, size), name="upload")
         return replace(plan, repeatable=True)

@@ -32,8 +32,8 @@ from moorline.errors import (
 from moorline.secrets.secret import Secret
 from moorline.services.answers import optional_text
 from moorline.services.limits import plain, refused
+from moorline.services.object_reading import need_obstore
 from moorline.services.objects import Objects
-from moorline.services.reading import need_obstore
 from moorline.services.storage.protocol import SignedUrl, Stored, check_expiry, check_key, check_metadata
 
 __all__ = ["S3_KINDS", "S3_RETRIED", "S3Errors", "S3Requests", "number_of", "quoted", "stored", "streamed"]
@@ -41,6 +41,8 @@ __all__ = ["S3_KINDS", "S3_RETRIED", "S3Errors", "S3Requests", "number_of", "quo
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _HASH: Final = "X-Amz-Content-SHA256"
 _WHOLE: Final = 1 << 20  # a body up to this size is signed, and can be enqueued; a larger one is streamed
+_ELSEWHERE: Final = (301, 307)
+_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _REQUEST: Final = re.compile(rb"<RequestId>([!-;=?-~]{1,100})</RequestId>")
 
 # What S3 says beside AWS's common errors.
@@ -84,6 +86,15 @@ class S3Errors(AwsErrors):
 
     model: str = "s3"
     request_id: str = "header:x-amz-request-id"
+
+    def error(self, exchange: Exchange) -> CallError:
+        """As for all of AWS; of a bucket that is elsewhere it says where."""
+        found = AwsErrors.error(self, exchange)
+        region = exchange.header("x-amz-bucket-region") or ""
+        if exchange.status in _ELSEWHERE and _REGION.fullmatch(region):
+            context: Any = {"status": found.status, "code": found.code, "request_id": found.request_id}
+            return InvalidRequest(f"the bucket is in {region}, and was asked for in another region", **context)
+        return found
 
     def request_id_of(self, exchange: Exchange) -> str | None:
         """From the header; from the body of an error of which obstore shows no headers."""
@@ -214,7 +225,6 @@ class S3Requests(Objects, AwsService):
             "expires_at": None,
         }
         base = self.base_url
-        options: Any = {**_CLIENT, "allow_http": base.startswith("http://")}
         return S3Store(
             self.bucket,
             # Everything that obstore would otherwise look for in the environment.
@@ -225,7 +235,7 @@ class S3Requests(Objects, AwsService):
             skip_signature=False,
             s3_express=False,
             request_payer=False,
-            client_options=options,
+            client_options=self.client_options(),
             retry_config={"max_retries": 0},
             credential_provider=lambda: keys,
         )
@@ -236,10 +246,6 @@ class S3Requests(Objects, AwsService):
         from botocore.credentials import Credentials
 
         return _signer_class()(Credentials(*pair), "s3", self.region)
-
-
-# No limit of its own on how long a body may take (``reading`` has ours); no wait for a connection beyond an attempt's.
-_CLIENT: Final[dict[str, Any]] = {"timeout": "30 days", "connect_timeout": "10 seconds", "user_agent": "moorline/0.1"}
 
 
 def _signer_class() -> Any:

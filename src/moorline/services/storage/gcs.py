@@ -31,10 +31,10 @@ from moorline.errors import (
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, moment, optional_text, record, text, texts
 from moorline.services.limits import plain, refused
+from moorline.services.object_reading import need_obstore
+from moorline.services.object_sessions import send_session
+from moorline.services.object_sources import PartsOf, UploadTask
 from moorline.services.objects import Objects, attachment, content_of
-from moorline.services.reading import need_obstore
-from moorline.services.sessions import send_session
-from moorline.services.sources import PartsOf, UploadTask
 from moorline.services.storage.protocol import (
     Deleted,
     DeletedMany,
@@ -500,10 +500,7 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
         base = self.base_url
         token: Any = {"token": key.reveal(), "expires_at": None}
         options: Any = {
-            "allow_http": base.startswith("http://"),
-            "timeout": "30 days",  # ``reading`` has ours
-            "connect_timeout": "10 seconds",
-            "user_agent": "moorline/0.1",
+            **self.client_options(),
             # What was stored compressed comes as it was stored, so that its checksum and its ranges are its own.
             "default_headers": {"Accept-Encoding": "gzip"},
         }

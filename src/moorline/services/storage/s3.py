@@ -53,10 +53,6 @@ print(s3.presign_get("reports/a.json", 600, filename="report.json").result())
     def _in_host(self) -> bool:
         return self._base_url is None and not self.in_sandbox
 
-    def _guard_name(self, base: str) -> str:
-        """A bucket fails by itself, or its region; a name of the one, as others are of the other."""
-        return super()._guard_name(base)
-
 
 @cache
 def _address(bucket: str, region: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from moorline.calls.checksums import combined_crc32, crc32, encoded, md5
 from moorline.errors import Conflict, NotFound
 from moorline.services.limits import refused
-from moorline.services.sources import Memory, PartsOf, UploadTask
+from moorline.services.object_sources import Memory, PartsOf, UploadTask
 
 if TYPE_CHECKING:
     from moorline.services.s3_parts import S3Parts

@@ -9,7 +9,6 @@ Retry's own pauses.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, replace
@@ -41,12 +40,11 @@ __all__ = ["Wanted", "need_obstore", "read"]
 T = TypeVar("T")
 Sink = Callable[[bytes], Awaitable[None]]
 
-_CHUNK: Final = 1 << 18  # bytes that a part has at least: less is more work for Python, more a longer wait for each
+_CHUNK: Final = 1 << 20  # bytes that a part has at least: less is more work for Python
 _PROGRESS: Final = 1 << 16
 _STATUS: Final = re.compile(r"Server returned [\w -]*?status code: ([1-5][0-9]{2})[^:\n]*: ?(.*)", re.DOTALL)
 _KIND: Final = re.compile(r"HttpError \{\s*kind: (\w+)")
 _DEBUG: Final = "\n\nDebug source:"
-_NETWORK: Final[dict[str, type[CallError]]] = {"Connect": ConnectFailed, "Timeout": AttemptTimeout}
 _NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
@@ -61,8 +59,8 @@ def need_obstore(service: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The bytes of *key* from *start* up to *stop* (None: the end), of the version that *etag* or *version* names, which
-    has *size* bytes.
+    """The bytes of *key* from *start* up to *stop* (None: the end), of the version that *etag* or *version* names,
+    which has *size* bytes.
     """
 
     key: str
@@ -162,20 +160,27 @@ class _Fetch(CallContext["_Fetch", "_Fetch"]):
         return await self._service.renewal.newer_async(self._key)
 
     async def attempt(self) -> None:
-        """Read on from where the last one ended. Raises what obstore raises, BadAnswer, and _SinkFailed."""
+        """Read on from where the last one ended. Raises CallError, and _SinkFailed."""
         self._failure, self.status = None, 200
         start = self._wanted.start + self._done
         if self.head is not None and start == self._stop:
             return  # it broke off behind the last byte
         obstore = need_obstore(self.service)
         store = self._service.store(self._key)
-        asked = obstore.get_async(store, self._wanted.key, options=self._options(start))
-        result = await self._in_time(asked)
+        options = self._options(start)
+        timer = Timer(self._patience)
+        try:
+            with timer:
+                result = await self._meant(obstore.get_async(store, self._wanted.key, options=options))
+        except TimeoutError:
+            if timer.expired:
+                raise AttemptTimeout(f"nothing came for {self._patience:g} s") from None
+            raise
         self._begin(result, start)
         parts = aiter(result.stream(min_chunk_size=_CHUNK))
         while True:
             try:
-                part = await self._in_time(anext(parts))
+                part = await self._meant(anext(parts))  # each of its reads is bounded by the store's own read_timeout
             except StopAsyncIteration:
                 break
             if len(part) > self._stop - self._wanted.start - self._done:
@@ -189,9 +194,8 @@ class _Fetch(CallContext["_Fetch", "_Fetch"]):
         if self._wanted.start + self._done != self._stop:
             raise ConnectionLost(f"the body broke off after {self._done} bytes")
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, failure: CallError) -> None:
         """Remember what became of this attempt."""
-        failure = error if isinstance(error, CallError) else _meaning(error, self._service)
         if self._done and isinstance(failure, ConnectionLost):
             failure.message = f"the body broke off after {self._done} bytes"
         self._failure, self.status = failure, failure.status or 0
@@ -227,16 +231,14 @@ class _Fetch(CallContext["_Fetch", "_Fetch"]):
         if tuple(got) != (start, self._stop):
             raise BadAnswer(f"asked for the bytes {start} to {self._stop}, those from {got[0]} to {got[1]} came")
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
-        """What *work* gives, if that does not take too long."""
-        timer = Timer(self._patience)
+    async def _meant(self, work: Awaitable[T]) -> T:
+        """What *work* of obstore's gives. Raises what its exceptions mean."""
         try:
-            with timer:
-                return await work
-        except TimeoutError:
-            if timer.expired:
-                raise AttemptTimeout(f"nothing came for {self._patience:g} s") from None
+            return await work
+        except StopAsyncIteration:
             raise
+        except Exception as error:  # noqa: BLE001 (each is told apart; its own text holds the address)
+            raise _meaning(error, self._service, self._patience) from None
 
 
 class _Pipeline(Pipeline[_Fetch, _Fetch]):
@@ -262,13 +264,11 @@ class _Wire:
                 await fetch.attempt()
         except _SinkFailed as failed:
             raise failed.error from failed.error.__cause__
-        except TimeoutError as error:
+        except TimeoutError:
             if timer.expired:
                 raise Expired(sent=True) from None
-            fetch.failed(error)
-        except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 (each is told apart)
+        except CallError as error:
             fetch.failed(error)
         return fetch
 
@@ -295,7 +295,7 @@ _STANDARD: Final = frozenset(
 )
 
 
-def _meaning(error: Exception, service: Objects) -> CallError:
+def _meaning(error: Exception, service: Objects, patience: float | None) -> CallError:
     """The typed error of an exception of obstore's. Its own text holds the address, and is not passed on."""
     text = str(error)
     told, _, debug = text.partition(_DEBUG)
@@ -307,15 +307,12 @@ def _meaning(error: Exception, service: Objects) -> CallError:
         meant.retryable = False
         return meant
     kind = _KIND.search(debug)
-    if kind is not None or isinstance(error, (ConnectionError, asyncio.IncompleteReadError)):
-        meant_kind = _NETWORK.get(kind[1] if kind else "", ConnectionLost)
-        return meant_kind(
-            {"Connect": "no connection", "Timeout": "nothing came in time"}.get(
-                kind[1] if kind else "", "the connection broke"
-            )
-        )
-    if isinstance(error, TimeoutError):
-        return AttemptTimeout("nothing came in time")
+    if (kind is not None and kind[1] == "Timeout") or isinstance(error, TimeoutError):
+        return AttemptTimeout("nothing came in time" if patience is None else f"nothing came for {patience:g} s")
+    if kind is not None and kind[1] == "Connect":
+        return ConnectFailed("no connection")
+    if kind is not None or isinstance(error, ConnectionError):
+        return ConnectionLost("the connection broke")
     return BadAnswer(
         f"the answer makes no sense to obstore ({_variant(debug) or type(error).__name__})", retryable=True
     )

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 from moorline.calls.checksums import decoded, md5, mismatch
 from moorline.errors import BadAnswer, CallError
 from moorline.services.answers import optional_text
-from moorline.services.sources import Memory, PartsOf
+from moorline.services.object_sources import Memory, PartsOf
 
 if TYPE_CHECKING:
-    from moorline.services.sources import UploadTask
+    from moorline.services.object_sources import UploadTask
     from moorline.services.storage.gcs import GCS
     from moorline.services.storage.protocol import Stored
 

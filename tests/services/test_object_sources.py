@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moorline import errors
-from moorline.services.sources import Memory, PartsOf, memory_path
+from moorline.services.object_sources import Memory, PartsOf, memory_path
 
 
 class Home:
