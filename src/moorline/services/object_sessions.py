@@ -145,16 +145,14 @@ class _Sending:
             try:
                 found = await service.named("upload", call.using(retry=None, timeout=None))
             except CallError as error:
-                failures += 1
-                if not error.retryable or retry is None or failures > retry.retries:
+                if not error.retryable or retry is None or failures >= retry.retries:
                     raise
-                await service.clock.asleep(retry.delay(failures, random.random))
+                await service.clock.asleep(retry.delay(failures + 1, random.random))
                 found = await self._asked()
             if isinstance(found, Mapping):
                 return found
-            if found > at:
-                failures = 0
-            elif found < start or (failures := failures + 1) > (retry.retries if retry else 0):
+            failures = 0 if found > at else failures + 1
+            if found < start or failures > (retry.retries if retry else 0):
                 raise BadAnswer(
                     f"the session has {found} bytes, of {at} before", service=service.name, operation="upload"
                 )

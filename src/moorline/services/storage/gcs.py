@@ -5,17 +5,15 @@ Facts: services/storage/gcs.md; contract: gcs.json.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 from urllib.parse import quote
 
-from moorline.calls.checksums import decoded, encoded, md5
+from moorline.calls.checksums import encoded, md5
 from moorline.calls.exchange import Exchange
-from moorline.calls.service import Endpoints, ErrorMap, Page, Parameter, Plan, listing, operation
+from moorline.calls.service import Endpoints, Page, Parameter, Plan, listing, operation
 from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, TokenService, key_file
 from moorline.calls.upload import Upload
 from moorline.calls.work import Home, Work
@@ -29,7 +27,16 @@ from moorline.errors import (
     ServiceUnavailable,
 )
 from moorline.secrets.secret import Secret
-from moorline.services.answers import flag, items, moment, optional_text, record, text, texts
+from moorline.services.answers import flag, items, optional_text, record, text
+from moorline.services.google_objects import (
+    GoogleErrors,
+    entry_of,
+    head_of,
+    persisted,
+    related,
+    resource_of,
+    stored_of,
+)
 from moorline.services.limits import plain, refused
 from moorline.services.object_reading import need_obstore
 from moorline.services.object_sessions import send_session
@@ -62,26 +69,8 @@ _CHUNK: Final = 1 << 18  # what a part of an upload is a multiple of
 _GENERATION: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _METADATA: Final = 8192
 _WIDTH: Final = 16
-_XML: Final = re.compile(r"<(Code|Message)>([^<]{0,500})</\1>")
 _NOBODY: Final = Secret("anonymous", name="what an emulator takes for a token")
 _MOST_REWRITES: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Errors(ErrorMap):
-    """JSON, or, of what obstore asks for, XML as S3's or plain text. How far an upload got is said by a 308."""
-
-    def data(self, exchange: Exchange) -> Any:
-        """``code`` and ``message``; ``range`` of a 308; None for an error page of some proxy."""
-        if exchange.status == 308:
-            return {"code": "resumeIncomplete", "message": "more is wanted", "range": exchange.header("range") or ""}
-        try:
-            error = exchange.data["error"]
-            reasons = error.get("errors") or [{}]
-            return {"code": reasons[0].get("reason"), "message": error.get("message")}
-        except (BadAnswer, TypeError, KeyError, AttributeError, IndexError):
-            found = dict(_XML.findall(exchange.body[:5000].decode("utf-8", "replace")))
-            return {name.lower(): value for name, value in found.items()} or None
 
 
 class _Tokens(Tokens):
@@ -124,7 +113,7 @@ class GCS(Objects, TokenService):
     credentials = KeyFile(env="GOOGLE_APPLICATION_CREDENTIALS", service="gcs")
     tokens = ServiceAccount(_SCOPE)
     bucket = Parameter("GCS_BUCKET", sandbox="moorline-sandbox", like=_BUCKET)
-    errors = _Errors(
+    errors = GoogleErrors(
         code="code",
         message="message",
         request_id="header:x-guploader-uploadid",
@@ -184,11 +173,11 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
         given = {**self.facts(key, content_type, metadata), **extra, "md5Hash": encoded(md5(content))}
         query = {"uploadType": "multipart", **self.conditions(if_absent, if_match)}
         kind = content_type or "application/octet-stream"
-        whole, boundary = _related(given, content, kind)
+        whole, boundary = related(given, content, kind)
         return Plan(
             "POST",
             f"/upload/storage/v1/b/{self.bucket}/o",
-            lambda answer: _stored(key, answer.data),
+            lambda answer: stored_of(key, answer.data),
             query=query,
             headers={"Content-Type": f"multipart/related; boundary={boundary}"},
             repeatable=not (if_absent or if_match is not None),  # a second one of the same content does no harm
@@ -200,7 +189,7 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
         """What is known of an object: size, type, metadata, generation, checksums. Raises NotFound; PermissionDenied
         for one that is not there, too, where the key may not list.
         """
-        return Plan("GET", self._path(check_key(key)), lambda answer: _head(key, answer.data))
+        return Plan("GET", self._path(check_key(key)), lambda answer: head_of(key, answer.data))
 
     @listing
     def list_objects(
@@ -304,7 +293,7 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
                 call = self._rewrite(source, target, bucket, head.version or "", token, given, if_absent)
                 answer = record(await self.named("copy", call))
                 if flag(answer, "done"):
-                    return _stored(target, answer.get("resource"))
+                    return stored_of(target, answer.get("resource"))
                 token = text(answer, "rewriteToken")
             raise BadAnswer("the copy does not come to an end", service=self.name, operation="copy")
 
@@ -368,17 +357,17 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
         return Plan(
             "PUT",
             session,
-            _resource,
+            resource_of,
             headers={"Content-Range": span, "Content-Type": "application/octet-stream"},
             text=True,
-            accept=_persisted,
+            accept=persisted,
             **({"upload": Upload(body)} if body else {"content": b""}),
         )
 
     @staticmethod
     def stored(key: str, resource: Mapping[str, Any]) -> Stored:
         """What an answer says of the object that a write made."""
-        return _stored(key, resource)
+        return stored_of(key, resource)
 
     @operation
     def _end_session(self, session: str) -> Plan[bool]:
@@ -472,7 +461,7 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
         def parse(exchange: Exchange) -> Page[Entry]:
             answer = record(exchange.data)
             rows = [record(one, "an object") for one in items(answer.get("items", []), "items")]
-            found = [_entry(one) for one in rows if one.get("name") != after]
+            found = [entry_of(one) for one in rows if one.get("name") != after]
             groups = items(answer.get("prefixes", []), "prefixes")
             found += [Entry(one, is_prefix=True) for one in groups if isinstance(one, str)]
             found.sort(key=lambda one: one.key.encode("utf-8", "surrogatepass"))
@@ -528,60 +517,3 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
 
         told = os.environ[_EMULATOR]
         return base_address(told if "://" in told else f"http://{told}", _EMULATOR)
-
-
-def _related(given: Mapping[str, Any], content: bytes, kind: str) -> tuple[bytes, str]:
-    """``multipart/related``: the fields of the object, and its content."""
-    fields = json.dumps(given, ensure_ascii=False, separators=(",", ":")).encode()
-    boundary = f"moorline-{md5(fields + md5(content)).hex()}"
-    line = f"--{boundary}\r\n".encode()
-    head = b"Content-Type: application/json; charset=UTF-8\r\n\r\n"
-    told = f"Content-Type: {kind}\r\n\r\n".encode()
-    return b"".join((line, head, fields, b"\r\n", line, told, content, f"\r\n--{boundary}--\r\n".encode())), boundary
-
-
-def _persisted(error: CallError) -> int | None:
-    """How many bytes are there, by a 308; 0 where it names none."""
-    if error.status != 308 or not isinstance(error.detail, Mapping):
-        return None
-    found = re.fullmatch(r"bytes=0-([0-9]{1,18})", str(error.detail.get("range") or ""))
-    return int(found[1]) + 1 if found else 0
-
-
-def _resource(exchange: Exchange) -> Mapping[str, Any]:
-    return record(exchange.data)
-
-
-def _size(row: Mapping[str, Any]) -> int:
-    found = row.get("size")
-    if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) < 19:
-        return int(found)
-    raise BadAnswer("the answer does not say how long the object is")
-
-
-def _stored(key: str, resource: Any) -> Stored:
-    told = record(resource, "the object")
-    generation = text(told, "generation")
-    return Stored(key, optional_text(told, "etag"), generation, _size(told), match=generation, raw=told)
-
-
-def _head(key: str, resource: Any) -> Head:
-    told = record(resource, "the object")
-    generation = text(told, "generation")
-    known = {name: decoded(optional_text(told, field)) for name, field in (("md5", "md5Hash"), ("crc32c", "crc32c"))}
-    return Head(
-        key,
-        _size(told),
-        optional_text(told, "etag"),
-        generation,
-        moment(told, "updated"),
-        optional_text(told, "contentType"),
-        texts(told, "metadata"),
-        {name: value for name, value in known.items() if value is not None},
-        match=generation,
-        raw=told,
-    )
-
-
-def _entry(row: Mapping[str, Any]) -> Entry:
-    return Entry(text(row, "name"), _size(row), optional_text(row, "etag"), moment(row, "updated"), raw=row)
