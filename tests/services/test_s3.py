@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,28 @@ def test_a_condition_that_was_not_answered(box: Box, run: Run):
     with pytest.raises(errors.OutcomeUnknown):
         run(s3.put("a", b"x", if_absent=True))
     assert run(s3.get("a")).body == b"x"
+
+
+async def test_an_upload_that_is_cancelled(box: Box):
+    """What was sent of an upload that nobody waits for any longer is taken back: it would cost money for ever."""
+    s3, told = box.service(S3, policy=QUICK), asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield BIG[: PART + 1]
+        told.set()
+        await asyncio.Event().wait()
+
+    async def upload() -> None:
+        await s3.upload("a", pieces(), part_size=PART)
+
+    task = asyncio.create_task(upload())
+    await told.wait()
+    assert len(box.state("s3")["uploads"]) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert box.state("s3")["uploads"] == {}
+    await s3.aclose()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, errors.RateLimited), (500, errors.ServiceUnavailable)])

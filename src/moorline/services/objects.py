@@ -3,7 +3,7 @@
 Which way each operation goes, and why there is no second one for any:
 
 - *Contents are read through obstore* (``get``, ``get_range``, ``stream``, ``download``): in Rust, beside Python's lock,
-  at twice the speed and a third of the processor's time of our own wire (``benchmarks/storage.py``). See
+  half as fast again as by our own wire, the checksum included (``benchmarks/storage.py``, 2 GiB). See
   ``object_reading.py``
   for how that stays within the service's pipeline.
 - *All else are requests of our own*, Calls where one request is enough. Listings, as obstore has no token of a page;
