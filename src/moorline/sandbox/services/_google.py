@@ -5,10 +5,14 @@ The key file is moorline's own of the sandbox (see :mod:`._assertions`).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from moorline.sandbox.services._assertions import NotSigned, read_assertion
+from moorline.sandbox.services._assertions import NotSigned, read_assertion, rsa_key
 from moorline.sandbox.standin import Answer, Ask, Surroundings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 __all__ = ["GoogleTokens"]
 
@@ -16,12 +20,15 @@ _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 class GoogleTokens:
-    """The access tokens of one service that were given out; *scopes* are those for which it gives any."""
+    """The access tokens of one service that were given out; *scopes* are those for which it gives any. *keys* are the
+    public keys of the accounts that asked, by their addresses.
+    """
 
     def __init__(self, around: Surroundings, *scopes: str) -> None:
         self._around = around
         self._scopes = scopes
         self._tokens: dict[str, float] = {}
+        self.keys: dict[str, RSAPublicKey] = {}
 
     def give(self, ask: Ask) -> Answer:
         """As Google's endpoint: 400 with ``invalid_grant`` for what was signed wrongly."""
@@ -54,4 +61,7 @@ class GoogleTokens:
         if not isinstance(begun, int) or not isinstance(ends, int) or not begun - 300 <= now < ends <= begun + 3600:
             message = "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
             return message + " Check your iat and exp values in the JWT claim."
-        return None if claims.get("iss") else "Invalid JWT: no issuer."
+        if not claims.get("iss"):
+            return "Invalid JWT: no issuer."
+        self.keys[str(claims["iss"])] = rsa_key(header["kid"])
+        return None

@@ -1,7 +1,7 @@
 """Google Cloud Storage's stand-in: the JSON API, sessions of uploads, and of the XML API what signed addresses need and
 what obstore reads.
 
-Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT of a key file, see ``_google_tokens.py``.
+Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT of a key file, see ``_google.py``.
 A signed address is verified with the key of the account that signed it, which is known from its first token on. There
 are two buckets, ``moorline-sandbox`` and ``moorline-sandbox-2``. The sandbox's own: keys that begin with ``limited/``
 may be written once a second (429), and a copy of more than 1 MiB takes a step for each MiB.
@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 from moorline.calls.checksums import crc32c
 from moorline.errors import ConfigurationError
-from moorline.sandbox.services._google_tokens import GoogleTokens
+from moorline.sandbox.services._google import GoogleTokens
 from moorline.sandbox.services._objects import BUCKETS, Bucket, Full, Kept, cut, http_date, md5_of
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
@@ -90,13 +90,13 @@ class GCSStandIn:
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
         if (ask.method, ask.path) == ("POST", "/token"):
-            return self._tokens.issued(ask)
+            return self._tokens.give(ask)
         xml = not ask.path.startswith(("/storage/v1/", "/upload/storage/v1/"))
         try:
             query = dict(parse_qsl(ask.query, keep_blank_values=True))
             if "X-Goog-Signature" in query and xml:
                 self._check_signed(ask, query)
-            elif "upload_id" not in query and not self._tokens.good(ask):
+            elif "upload_id" not in query and not self._tokens.known(ask):
                 raise _Refused(401, "Invalid Credentials")  # noqa: TRY301 (one place answers it)
             await ask.work()
             answer = self._xml(ask, query) if xml else self._json(ask, query)
