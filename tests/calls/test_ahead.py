@@ -31,14 +31,14 @@ class Bank(Ledger):
     @operation
     def give_back(self, id: str) -> Plan[Any]:
         """All that is left."""
-        return self.post_after(self._found(id), self._giving, parse=self._state)
+        return self.post_after(self._sought(id), self._giving, parse=self._state)
 
     @operation
     def end(self, id: str) -> Plan[Any]:
         """End it, which honours no key."""
-        return self.post_after(self._found(id), self._ending, parse=self._state, keyed=False)
+        return self.post_after(self._sought(id), self._ending, parse=self._state, keyed=False)
 
-    def _found(self, id: str) -> Plan[Any]:
+    def _sought(self, id: str) -> Plan[Any]:
         return self.get(f"/bookings/{id}", parse=lambda exchange: exchange.data)
 
     def _giving(self, found: Any) -> Plan[Any] | None:

@@ -19,7 +19,7 @@ async def token(box: httpx2.AsyncClient) -> dict[str, str]:
     """The header with an access token."""
     key = Secret(FCM.credentials.sandbox.replace("{sandbox}", "http://localhost"))
     asked = FCM.tokens.request(FCM(key), key, time.time())
-    answer = await box.post(asked.url, data=dict(asked.form))
+    answer = await box.post(asked.url, data=dict(asked.form or {}))
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 

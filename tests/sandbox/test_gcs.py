@@ -21,7 +21,7 @@ def google(wire: httpx2.Client, sandbox_url: str) -> httpx2.Client:
     key = Secret(GCS.credentials.sandbox.replace("{sandbox}", sandbox_url))
     request = ServiceAccount(GCS.tokens.scope).request(GCS(bucket="bucket"), key, SYSTEM.wall())
     assert request.url == key_file(key, "gcs")["token_uri"]
-    token = wire.post(request.url, data=dict(request.form)).json()["access_token"]
+    token = wire.post(request.url, data=dict(request.form or {})).json()["access_token"]
     wire.headers["authorization"] = f"Bearer {token}"
     return wire
 

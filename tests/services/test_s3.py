@@ -114,7 +114,7 @@ class Hosted(S3):
     """With a bucket that the address names already."""
 
     @property
-    def _in_host(self) -> bool:
+    def _bucket_in_host(self) -> bool:
         return True
 
 

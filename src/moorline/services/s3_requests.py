@@ -148,12 +148,12 @@ class S3Requests(Objects, AwsService):
     ) -> Plan[Any]:
         given = {"Bucket": self.bucket, **({} if key is None else {"Key": key}), **parameters}
         plan = self.ask(shape, given, parse, reads=reads)
-        if not self._in_host:
+        if not self._bucket_in_host:
             return plan
         return replace(plan, path=_without_bucket(plan.path, self.bucket))
 
     @property
-    def _in_host(self) -> bool:
+    def _bucket_in_host(self) -> bool:
         """Whether the address names the bucket already."""
         return False
 
@@ -231,7 +231,7 @@ class S3Requests(Objects, AwsService):
             endpoint=base,
             aws_endpoint_url_s3=base,  # which goes before the other
             region=self.region,
-            virtual_hosted_style_request=self._in_host,
+            virtual_hosted_style_request=self._bucket_in_host,
             skip_signature=False,
             s3_express=False,
             request_payer=False,

@@ -50,7 +50,7 @@ print(s3.presign_get("reports/a.json", 600, filename="report.json").result())
         return _address(self.bucket, self.region)
 
     @property
-    def _in_host(self) -> bool:
+    def _bucket_in_host(self) -> bool:
         return self._base_url is None and not self.in_sandbox
 
 
