@@ -69,6 +69,7 @@ def _needs(kind: Any) -> Iterator[str]:
     yield f"| the secret | `api_key` | `{kind.credentials.env}` |"
     for name, one in parameters_of(kind).items():
         optional = "" if one.default is None else " (optional)"
+        optional += f" (for {' and '.join(one.grants)})" if one.grants else ""
         yield f"| {name.replace('_', ' ')}{optional} | `{name}` | `{one.env}` |"
     regions = {"the default": kind.endpoints.default, **kind.endpoints.regions}
     yield ""

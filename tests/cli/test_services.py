@@ -62,6 +62,14 @@ def test_services_tell_what_they_need(monkeypatch: pytest.MonkeyPatch):
     assert "sk_test_0123456789" not in shown
 
 
+def test_what_only_a_grant_needs_is_not_asked_for_without_it(monkeypatch: pytest.MonkeyPatch):
+    """A private app's token is all that HubSpot needs; a refresh token needs the app beside it."""
+    monkeypatch.setenv("HUBSPOT_ACCESS_TOKEN", "pat-eu1-0123456789")
+    assert rows("services", "hubspot")["hubspot"]["configured"]
+    monkeypatch.setenv("HUBSPOT_GRANT", "refresh_token")
+    assert rows("services", "hubspot")["hubspot"]["missing"] == ["HUBSPOT_CLIENT_ID", "HUBSPOT_CLIENT_SECRET"]
+
+
 def test_doctor_asks_all_that_is_configured(sandbox: str, monkeypatch: pytest.MonkeyPatch):
     """With good keys it is content, and says where it asked."""
     monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)

@@ -12,7 +12,7 @@ from moorline.secrets.secret import Secret
 if TYPE_CHECKING:
     from moorline.calls.account import Account
 
-__all__ = ["Parameter", "parameters_of"]
+__all__ = ["Parameter", "missing_of", "parameters_of"]
 
 _ANY: Final = r"[!-~]+"
 
@@ -28,13 +28,21 @@ class Parameter:
     ``Twilio(account_sid=…)`` wins over the variable *env*, which is also where a rotated one is seen. *sandbox* is the
     one of the sandbox, *default* what holds where there is none (an optional one), *like* the pattern it has to match
     in whole. One that is *secret* after all (an app's, beside the credential of whom it acts for) is masked in all that
-    is shown. Reading one that is nowhere raises ConfigurationError, which says where it was looked for.
+    is shown. *grants* are the values of the parameter ``grant`` with which alone it is needed, where there is one.
+    Reading one that is nowhere raises ConfigurationError, which says where it was looked for.
     """
 
     def __init__(
-        self, env: str, *, sandbox: str = "", like: str = _ANY, default: str | None = None, secret: bool = False
+        self,
+        env: str,
+        *,
+        sandbox: str = "",
+        like: str = _ANY,
+        default: str | None = None,
+        secret: bool = False,
+        grants: tuple[str, ...] = (),
     ) -> None:
-        self.env, self.sandbox, self.default, self.secret = env, sandbox, default, secret
+        self.env, self.sandbox, self.default, self.secret, self.grants = env, sandbox, default, secret, grants
         self.like = re.compile(like)
         self.name = ""
 
@@ -80,3 +88,12 @@ def parameters_of(service: type[Account]) -> dict[str, Parameter]:
         for name, member in vars(kind).items()
         if isinstance(member, Parameter)
     }
+
+
+def missing_of(service: type[Account]) -> list[str]:
+    """The variables of parameters that *service* needs and that are not in the environment."""
+    known = parameters_of(service)
+    way = known.get("grant")
+    grant = "" if way is None else os.environ.get(way.env, "").strip() or way.default or ""
+    needed = [one for one in known.values() if one.default is None and (not one.grants or grant in one.grants)]
+    return [one.env for one in needed if not os.environ.get(one.env)]

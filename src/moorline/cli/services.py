@@ -75,14 +75,12 @@ def _operations(service: type[Service | Sender]) -> list[str]:
 
 def _missing(service: type[Service | Sender]) -> list[str]:
     """The variables that it needs and that are not there."""
-    import os
-
-    from moorline.calls.parameters import parameters_of
+    from moorline.calls.parameters import missing_of
     from moorline.secrets.sources import environment
 
     if service.credentials is None:
         return [] if environment.load(service.webhooks.env) is not None else [service.webhooks.env]
-    needed = [one.env for one in parameters_of(service).values() if one.default is None and not os.environ.get(one.env)]
+    needed = missing_of(service)
     if environment.load(service.credentials.env) is None:
         needed.insert(0, service.credentials.env)
     return needed

@@ -267,8 +267,8 @@ class HubSpot(TokenService):
     docs = "services/business/hubspot.md, hubspot.json"
     endpoints = Endpoints("https://api.hubapi.com")
     credentials = BearerKey(env="HUBSPOT_ACCESS_TOKEN", sandbox="pat-na1-sandbox")
-    client_id = Parameter("HUBSPOT_CLIENT_ID", sandbox="sandbox-app")
-    client_secret = Parameter(_VARIABLE, sandbox="sandbox-client-secret", secret=True)
+    client_id = Parameter("HUBSPOT_CLIENT_ID", sandbox="sandbox-app", grants=("refresh_token",))
+    client_secret = Parameter(_VARIABLE, sandbox="sandbox-client-secret", secret=True, grants=("refresh_token",))
     grant = Parameter("HUBSPOT_GRANT", like="(?:refresh_token)?", default="")
     tokens = RefreshToken("/oauth/v1/token")
     limits = RateLimitHeaders(

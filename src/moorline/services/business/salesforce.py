@@ -297,7 +297,7 @@ class Salesforce(TokenService):
     domain = Parameter("SALESFORCE_DOMAIN", like=r"(?:[A-Za-z0-9-]+(?:\.(?!my$)[A-Za-z0-9-]+)?)?", default="")
     client_id = Parameter("SALESFORCE_CLIENT_ID", sandbox="sandbox-consumer-key")
     client_secret = Parameter("SALESFORCE_CLIENT_SECRET", sandbox="sandbox-client-secret", secret=True, default="")
-    username = Parameter("SALESFORCE_USERNAME", sandbox="ada@acme.example", like=r"[^\s]+")
+    username = Parameter("SALESFORCE_USERNAME", sandbox="ada@acme.example", like=r"[^\s]+", grants=("jwt",))
     api_version = Parameter("SALESFORCE_API_VERSION", like=r"\d{2,3}\.0", default="66.0")
     grant = Parameter("SALESFORCE_GRANT", like="jwt|refresh_token|client_credentials", default="jwt")
     tokens = _Assertion()

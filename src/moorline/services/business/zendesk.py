@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.secrets.secret import Secret
 
+_WAYS: Final = ("refresh_token", "client_credentials")
 __all__ = ["ChangeKind", "Comment", "Exported", "Ticket", "User", "Zendesk", "ZendeskChange"]
 
 T = TypeVar("T")
@@ -206,9 +207,9 @@ class Zendesk(TokenService):
     credentials = BearerKey(env="ZENDESK_API_TOKEN", sandbox="sandbox-zendesk-token")
     subdomain = Parameter("ZENDESK_SUBDOMAIN", sandbox="acme", like="[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
     email = Parameter("ZENDESK_EMAIL", sandbox="agent@acme.example", like=r"(?:[^\s:/@]+@[^\s:/@]+)?", default="")
-    client_id = Parameter("ZENDESK_CLIENT_ID", sandbox="sandbox-client")
-    client_secret = Parameter("ZENDESK_CLIENT_SECRET", sandbox="sandbox-client-secret", secret=True)
-    grant = Parameter("ZENDESK_GRANT", like="(?:refresh_token|client_credentials)?", default="")
+    client_id = Parameter("ZENDESK_CLIENT_ID", sandbox="sandbox-client", grants=_WAYS)
+    client_secret = Parameter("ZENDESK_CLIENT_SECRET", sandbox="sandbox-client-secret", secret=True, grants=_WAYS)
+    grant = Parameter("ZENDESK_GRANT", like=f"(?:{'|'.join(_WAYS)})?", default="")
     # Two hours, and the word for a key that is used again, are unconfirmed.
     idempotency = IdempotencyKey(window=hours(2), where=r"/api/v2/tickets(?:\.json)?")
     limits = RateLimitHeaders(
