@@ -14,7 +14,8 @@
     │   │   └── PaymentDeclined       the bank or the risk engine said no
     │   ├── CredentialFault           our key, not our request
     │   │   ├── AuthenticationFailed  missing, wrong or expired credential (401)
-    │   │   └── PermissionDenied      a good credential without the right (403)
+    │   │   ├── PermissionDenied      a good credential without the right (403)
+    │   │   └── ReauthorizationRequired   a connected account is of no more use until its owner connects it again
     │   ├── LimitFault                too much at once
     │   │   ├── RateLimited           the service's limit, or ours in front of it (429)
     │   │   └── BulkheadFull          our own limit of calls in flight
@@ -53,6 +54,7 @@
     │   ├── StoreOverloaded           more is waiting to be written than the limit
     │   ├── MessageRefused            a queue or exchange of others does not take the message
     │   └── StoreNotMigrated          the schema is older or newer than this program
+    ├── ConnectionNotFound            nobody has connected such an account
     ├── DecryptionFailed              what was encrypted was changed or moved, or its key is gone
     └── InvalidToken                  a token that must not be believed
 
@@ -208,6 +210,21 @@ class AuthenticationFailed(CredentialFault):
 
 class PermissionDenied(CredentialFault):
     """The credential is good and lacks the right (403)."""
+
+
+class ReauthorizationRequired(CredentialFault):
+    """A connected account is of no more use: revoked, or over. ``connection`` is its id, ``reconnect`` the address (if
+    known) at which its owner connects it again.
+    """
+
+    default_outcome = "not_sent"
+
+    def __init__(
+        self, message: str, *, connection: str | None = None, reconnect: str | None = None, **context: Any
+    ) -> None:
+        super().__init__(message, **context)
+        self.connection = connection
+        self.reconnect = reconnect
 
 
 class LimitFault(CallError):
@@ -438,6 +455,10 @@ class MessageRefused(StoreError):
 
 class StoreNotMigrated(StoreError):
     """The schema of the database is not the one that this program needs."""
+
+
+class ConnectionNotFound(MoorlineError):
+    """No such account is connected, or not by that owner."""
 
 
 class DecryptionFailed(MoorlineError):

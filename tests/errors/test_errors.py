@@ -37,6 +37,7 @@ FACTS: dict[str, Any] = {
 }
 MORE: dict[type[errors.MoorlineError], dict[str, Any]] = {
     errors.PaymentDeclined: {"decline_code": "do_not_honor", "may_retry": False},
+    errors.ReauthorizationRequired: {"connection": "c_1", "reconnect": "https://shop.example/connect"},
     errors.InvalidSignature: {"reason": "too old"},
     errors.InvalidToken: {"reason": "expired"},
     errors.StoreOverloaded: {"retry_after": 2.5},

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 __all__ = [
     "REVISION",
     "audit",
+    "connections",
     "event_counts",
     "events",
     "job_errors",
@@ -27,7 +28,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -288,3 +289,34 @@ meta = sa.Table(
     sa.Column("key", sa.Text, primary_key=True),
     sa.Column("value", sa.Text, nullable=False),
 )
+
+# Accounts at services that users have connected. What opens them is encrypted, and bound to the row's id, owner,
+# service and account; the rest is for looking.
+connections = sa.Table(
+    "connections",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    # Which key has encrypted it.
+    sa.Column("key_id", sa.Text, nullable=False),
+    # Counts every change of the tokens: who wants to change them has to know it.
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    # Since when a process is refreshing it: a lease.
+    sa.Column("refreshing_since", sa.Double),
+    # When a refresh began of which the end was never seen: the provider may have taken the old token back.
+    sa.Column("lost_at", sa.Double),
+    sa.Column("reason", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+)
+
+# One connection for each account of an owner; finding those of an owner.
+sa.Index("connections_owner", connections.c.owner, connections.c.service, connections.c.account, unique=True)
+# Encrypting anew what an older key has encrypted.
+sa.Index("connections_key", connections.c.key_id)

@@ -1,0 +1,272 @@
+"""A token that is fresh whenever it is asked for: refreshed ahead of its end, once, however many want it.
+
+Threads and tasks of a process wait for one another here; processes and machines by a lease in the row, and by its
+version: of two who refresh in spite of it, only one's tokens are kept, and the other reads them.
+
+A provider may take the old refresh token back when it gives a new one (RFC 9700, section 4.14.2). So that a refresh is
+under way is noted before it is asked for. Where a process dies between the answer and the database, the next one finds
+the note and tries the old token: providers let it pass for some seconds, or as long as the new one is unused. If not,
+the reason says that a refresh was lost, and the owner has to connect again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from moorline.errors import (
+    AuthenticationFailed,
+    CallError,
+    ConnectionNotFound,
+    DeadlineExceeded,
+    ReauthorizationRequired,
+)
+from moorline.identity import vault_sql
+from moorline.identity.connection import Connection, Granted, Tokens
+from moorline.identity.vault_sql import Begin
+from moorline.policies.deadline import remaining
+from moorline.store.steps import Read, Sleep, Write, perform, perform_sync
+from moorline.telemetry import logger
+
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
+    from moorline.identity.vault import Vault
+    from moorline.secrets.secret import Secret
+
+__all__ = ["FreshToken", "Refresh"]
+
+Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
+"""Makes the Call that gets new tokens with the refresh token among the old."""
+
+_LEASE: Final = 30.0  # longer than any refresh takes
+_LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
+_AGAIN_AFTER: Final = 30.0  # seconds between two tries while the old token still serves
+
+log = logger("identity")
+
+
+class Ask:
+    """The Call of a refresh, as a step."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call[Granted]) -> None:
+        self.call = call
+
+    def now(self, _: object) -> Granted:
+        """Blocks."""
+        return self.call.result()
+
+    async def later(self, _: object) -> Granted:
+        """Suspends."""
+        return await self.call
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    row: Connection
+    tokens: Tokens
+
+
+class FreshToken:
+    """The access token of one connection. For a service's requests: see ``FetchedKey``.
+
+    *refresh* makes the Call that refreshes it; without one, a token that is over ends the connection. *reconnect* is
+    the address at which the owner connects the account again.
+
+    Raises, where it is asked: ReauthorizationRequired, ConnectionNotFound, DecryptionFailed, StoreUnavailable, or the
+    CallError of a refresh that failed while the old token was of no more use.
+    """
+
+    def __init__(self, vault: Vault, id: str, refresh: Refresh | None, *, reconnect: str | None = None) -> None:
+        self._vault = vault
+        self._id = id
+        self._refresh = refresh
+        self._reconnect = reconnect
+        self._clock = vault.store.clock
+        self._held: _Held | None = None
+        self._tried = -_AGAIN_AFTER
+        self._blocking = threading.Lock()
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+
+    def __repr__(self) -> str:
+        return f"<token of connection {self._id}>"
+
+    def current(self) -> Secret:
+        """The token that was read last. Raises ConnectionNotFound where none was."""
+        return self._known.tokens.access
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What the provider has said beside it."""
+        return dict(self._known.tokens.extra)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, as it was read last."""
+        return self._known.row
+
+    @property
+    def _known(self) -> _Held:
+        if self._held is None:
+            raise ConnectionNotFound(f"connection {self._id} was not read yet")
+        return self._held
+
+    def ready(self) -> None:
+        """See to it that the token is good for a call that is made now."""
+        if self._wanted():
+            with self._blocking:
+                if self._wanted():
+                    perform_sync(self._vault.store, self._fresh(None))
+
+    async def ready_async(self) -> None:
+        """As ``ready``, on an event loop."""
+        if self._wanted():
+            async with self._lock():
+                if self._wanted():
+                    await perform(self._vault.store, self._fresh(None))
+
+    def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
+        """Whether there is another token than *refused*, which the service would not take: the one that somebody else
+        has got meanwhile, or a new one.
+        """
+        with self._blocking:
+            if self.current() == refused:
+                perform_sync(self._vault.store, self._fresh(refused))
+        return self.current() != refused
+
+    async def newer_async(self, refused: Secret) -> bool:
+        """As ``newer``, on an event loop."""
+        async with self._lock():
+            if self.current() == refused:
+                await perform(self._vault.store, self._fresh(refused))
+        return self.current() != refused
+
+    def close(self) -> None:
+        """Nothing: the connections to the provider are the service's that refreshes."""
+
+    async def aclose(self) -> None:
+        """Nothing."""
+
+    # --- the steps
+
+    def _wanted(self) -> bool:
+        held, now = self._held, self._clock.wall()
+        if held is None or held.row.is_over(now):
+            return True
+        return held.row.wants_refresh(now) and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
+
+    def _fresh(self, refused: Secret | None) -> Generator[Any, Any, None]:
+        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*."""
+        while True:
+            row, tokens = yield from self._read()
+            if not self._is_due(row, tokens, refused):
+                return
+            over = refused is not None or row.is_over(self._clock.wall())
+            if self._refresh is None or tokens.refresh is None:
+                if over:
+                    yield from self._end(row, "the access token is over, and there is no refresh token")
+                return
+            begun = Begin(row.id, row.version, self._clock.wall(), _LEASE)
+            if (yield Write(vault_sql.begin, begun)):
+                self._tried = self._clock.monotonic()
+                yield from self._ask(row, tokens, begun, self._refresh(tokens), over=over)
+                return
+            if not over:
+                return  # another process is at it, and the old one still serves
+            self._check_time(row)
+            yield Sleep(_LOOKS)
+
+    def _check_time(self, row: Connection) -> None:
+        left = remaining(clock=self._clock)
+        if left is not None and left <= _LOOKS:
+            raise DeadlineExceeded(
+                "the token of this connection is being refreshed by another process", service=row.service,
+                outcome="not_sent",
+            )  # fmt: skip
+
+    def _is_due(self, row: Connection, tokens: Tokens, refused: Secret | None) -> bool:
+        if refused is not None:
+            return tokens.access == refused
+        return row.wants_refresh(self._clock.wall())
+
+    def _read(self) -> Generator[Any, Any, tuple[Connection, Tokens]]:
+        row: Connection | None = yield Read(vault_sql.load, self._id)
+        if row is None:
+            raise ConnectionNotFound(f"connection {self._id} is there no more")
+        if row.state == "ended":
+            raise self._required(row, row.reason or "it has ended")
+        held = self._held = _Held(row, self._vault.tokens(row))
+        return row, held.tokens
+
+    def _ask(
+        self, row: Connection, tokens: Tokens, begun: Begin, call: Call[Granted], *, over: bool
+    ) -> Generator[Any, Any, None]:
+        try:
+            granted: Granted = yield Ask(call)
+        except CallError as error:
+            # An answer says that nothing was rotated; without one nobody knows.
+            yield Write(vault_sql.give_back, begun._replace(lost=error.outcome == "unknown"))
+            if isinstance(error, AuthenticationFailed):
+                yield from self._refused(row, error)
+            elif over:
+                raise
+            else:
+                log.warning("token_not_refreshed", connection=row.id, service=row.service, reason=error.message)
+            return
+        except BaseException:  # cancelled: it may have been sent
+            yield Write(vault_sql.give_back, begun._replace(lost=True))
+            raise
+        if (yield from self._vault.changed(row, _with_old(granted, tokens))) is None:
+            # It took longer than its lease, and somebody else was faster: what is there now is newer than this.
+            log.warning("token_refreshed_twice", connection=row.id, service=row.service)
+        yield from self._read()
+
+    def _refused(self, row: Connection, error: AuthenticationFailed) -> Generator[Any, Any, None]:
+        """The provider does not take the refresh token: another process may have used it, or it is over."""
+        found: Connection | None = yield Read(vault_sql.load, row.id)
+        if found is not None and found.version != row.version:
+            yield from self._read()
+            return
+        if error.code not in _GRANT_IS_OVER:  # the application's own credential, which is nothing of the connection's
+            raise error
+        lost = row.lost_at is not None or row.refreshing_since is not None
+        why = (
+            "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
+        )
+        yield from self._end(row, f"{why} ({error.code})")
+
+    def _end(self, row: Connection, reason: str) -> Generator[Any, Any, None]:
+        ended = yield from self._vault.ended(row, reason)
+        if ended is None:
+            yield from self._read()
+            return
+        log.warning("connection_ended", connection=row.id, service=row.service, reason=reason)
+        raise self._required(row, reason)
+
+    def _required(self, row: Connection, reason: str) -> ReauthorizationRequired:
+        return ReauthorizationRequired(
+            f"{row.owner!r} has to connect {row.service} again: {reason}",
+            service=row.service,
+            connection=row.id,
+            reconnect=self._reconnect,
+        )
+
+    def _lock(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._waiting is None or self._waiting[0] is not loop:
+            self._waiting = loop, asyncio.Lock()
+        return self._waiting[1]
+
+
+_GRANT_IS_OVER: Final = frozenset({"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked"})
+
+
+def _with_old(granted: Granted, old: Tokens) -> Granted:
+    """Many providers give no new refresh token: then the old one goes on."""
+    new = granted.tokens
+    kept = Tokens(new.access, old.refresh if new.refresh is None else new.refresh, {**old.extra, **new.extra})
+    return Granted(kept, granted.lasts, granted.scopes)

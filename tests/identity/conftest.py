@@ -1,0 +1,116 @@
+"""A vault on each database, and a provider that refreshes tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx2
+import pytest
+from tests.databases import migrated_sqlite
+
+from moorline.calls.call import Call
+from moorline.calls.exchange import Exchange
+from moorline.calls.faults import ErrorMap
+from moorline.calls.guards import Guards
+from moorline.calls.service import BearerKey, Endpoints, Service
+from moorline.clock import ManualClock
+from moorline.errors import AuthenticationFailed
+from moorline.identity.connection import Granted, Tokens
+from moorline.identity.vault import Vault
+from moorline.policies.policy import Policy
+from moorline.secrets.keyring import KeyRing, new_key
+from moorline.secrets.secret import Secret
+from moorline.store import Store
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind, migrated."""
+    if request.param == "sqlite":
+        return migrated_sqlite(tmp_path / "moorline.db")
+    url: str = request.getfixturevalue("migrated_postgres_url")
+    return url
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def vault(database_url: str, clock: ManualClock) -> Iterator[Vault]:
+    """On each database, with one key."""
+    with Store(database_url, clock=clock) as store:
+        yield Vault(store, KeyRing([Secret(new_key())]))
+
+
+@pytest.fixture
+def lite(tmp_path: Path, clock: ManualClock) -> Iterator[Vault]:
+    """On SQLite, for what no database has a part in."""
+    with Store(migrated_sqlite(tmp_path / "lite.db"), clock=clock) as store:
+        yield Vault(store, KeyRing([Secret(new_key())]))
+
+
+def granted(number: int = 0, *, lasts: float | None = 3600.0, refresh: str | None = "refresh-{}") -> Granted:
+    """Tokens that are told apart by a number."""
+    text = None if refresh is None else refresh.format(number)
+    tokens = Tokens(Secret(f"access-{number:04}-canary"), None if text is None else Secret(text))
+    return Granted(tokens, lasts, frozenset({"contacts"}))
+
+
+class Provider(Service):
+    """Refreshes tokens, as RFC 6749 says; each refresh takes the old refresh token back."""
+
+    name, category = "provider", "tests"
+    endpoints = Endpoints("https://provider.example")
+    credentials = BearerKey(env="PROVIDER_KEY")
+    errors = ErrorMap(code="error", kinds={"invalid_grant": AuthenticationFailed})
+
+    def refreshed(self, tokens: Tokens) -> Call[Granted]:
+        """The Call that refreshes *tokens*."""
+        assert tokens.refresh is not None
+        form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh.reveal()}
+        plan = self.post("/token", form=form, parse=_granted, repeatable=False)
+        return Call.of(self, "refresh", plan, (), {})
+
+
+def _granted(exchange: Exchange) -> Granted:
+    answer = exchange.data
+    refresh = answer.get("refresh_token")
+    tokens = Tokens(Secret(answer["access_token"]), None if refresh is None else Secret(refresh))
+    return Granted(tokens, answer["expires_in"])
+
+
+class Issuer:
+    """The provider's side: which refresh token is good, and how often it was asked."""
+
+    def __init__(self, *, rotates: bool = True) -> None:
+        self.rotates = rotates
+        self.asked = 0
+        self.good = "refresh-0"
+        self.status = 200
+        self.silent = False
+        self._lock = threading.Lock()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        with self._lock:
+            self.asked += 1
+            if self.status != 200:
+                return httpx2.Response(self.status, json={"error": "temporarily_unavailable"})
+            if parse_qs(request.read().decode())["refresh_token"] != [self.good]:
+                return httpx2.Response(400, json={"error": "invalid_grant"})
+            answer: dict[str, Any] = {"access_token": f"access-{self.asked:04}-canary", "expires_in": 3600.0}
+            if self.rotates:
+                self.good = answer["refresh_token"] = f"refresh-{self.asked}"
+        if self.silent:
+            raise httpx2.ReadTimeout("", request=request)
+        return httpx2.Response(200, json=answer)
+
+    def provider(self, clock: ManualClock) -> Provider:
+        """A service that asks it."""
+        policy = Policy(retry=None, breaker=None)
+        return Provider("k", wire=httpx2.MockTransport(self), guards=Guards(clock=clock), policy=policy)
