@@ -234,9 +234,7 @@ class FreshToken:
         if error.code not in _GRANT_IS_OVER:  # the application's own credential, which is nothing of the connection's
             raise error
         lost = row.lost_at is not None or row.refreshing_since is not None
-        why = (
-            "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
-        )
+        why = "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
         yield from self._end(row, f"{why} ({error.code})")
 
     def _end(self, row: Connection, reason: str) -> Generator[Any, Any, None]:
