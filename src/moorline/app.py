@@ -26,6 +26,7 @@ from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
+from moorline.identity.signing_in import SigningIn
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.foreign.messages import Messages, Messaging
 from moorline.jobs.registry import Jobs
@@ -58,7 +59,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline(Messaging, Using, Working):
+class Moorline(Messaging, Using, Working, SigningIn):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -122,6 +123,8 @@ class Moorline(Messaging, Using, Working):
             answers=self.answers,
             clock=clock,
         )
+        if self.settings.sign_in.providers:
+            self._sign_in_by_settings(**self.settings.sign_in.model_dump())
 
     def __repr__(self) -> str:
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
@@ -202,6 +205,7 @@ class Moorline(Messaging, Using, Working):
             await asyncio.to_thread(close_tap)
         for service in self._services.values():
             await service.aclose()
+        await self._close_sign_in()
         relaying, self._relaying = self._relaying, None
         if self.relay is not None and relaying is not None:
             self.relay.stop()
@@ -346,7 +350,7 @@ class Moorline(Messaging, Using, Working):
     # --- the ASGI application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``."""
+        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in."""
         if scope["type"] == "lifespan":
             await lifespan(self, receive, send)
             return
@@ -358,6 +362,9 @@ class Moorline(Messaging, Using, Working):
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
+        if scope["type"] == "http" and self._signing is not None and self._signing.serves(path):
+            await self._signing(scope, receive, send, path)
+            return
         await self.receiver(scope, receive, send)
 
 

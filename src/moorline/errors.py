@@ -56,7 +56,8 @@
     │   └── StoreNotMigrated          the schema is older or newer than this program
     ├── ConnectionNotFound            nobody has connected such an account
     ├── DecryptionFailed              what was encrypted was changed or moved, or its key is gone
-    └── InvalidToken                  a token that must not be believed
+    ├── InvalidToken                  a token that must not be believed
+    └── SignInFailed                  nobody was signed in: the answer was forged, too late, refused, …
 
 A CallError answers two questions: *whose fault* it was (``fault``), and *what happened* (``outcome``):
 ``not_sent`` (the service saw nothing), ``unknown`` (it may have acted), ``done`` (it answered).
@@ -475,3 +476,19 @@ class InvalidToken(MoorlineError):
     def __init__(self, message: str, *, reason: str = "malformed") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class SignInFailed(MoorlineError):
+    """Nobody was signed in. The message is for the operator's log: it holds no code, no token and no state.
+
+    ``reason`` is one of ``state`` (not begun in this browser, or ended already), ``expired``, ``issuer`` (another one
+    answered), ``denied`` (the user said no), ``provider`` (it answered an error, which ``code`` is), ``answer`` (it
+    cannot be read in one way only), ``token`` (its ID token must not be believed), ``tenant`` (a domain or tenant that
+    is not let in), ``sign_in_first`` (a user of that e-mail address is known, and it is not proved whose it is),
+    ``taken`` (the account is another user's), ``refused`` (by the application).
+    """
+
+    def __init__(self, message: str, *, reason: str = "state", code: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.code = code

@@ -46,6 +46,7 @@ __all__ = [
     "LogSettings",
     "ServiceSettings",
     "Settings",
+    "SignInSettings",
     "SourceAlertSettings",
     "WebhookSettings",
     "WorkerSettings",
@@ -242,6 +243,26 @@ class WorkerSettings(BaseModel):
         return _split(value)
 
 
+class SignInSettings(BaseModel):
+    """``[sign_in]``: who signs users in, at ``/auth/{provider}/login``. Nobody does unless it says so."""
+
+    model_config = _STRICT
+
+    providers: Annotated[tuple[str, ...], NoDecode] = ()
+    """``google``, ``github``, ``microsoft``, and those of ``issuers``; in the environment separated by commas."""
+    issuers: dict[str, str] = {}
+    """OpenID providers by names of your choice: ``{okta = "https://dev-1.okta.com"}``."""
+    idle: Annotated[float, Field(ge=60)] = 86_400.0
+    """Seconds that a session lasts without a request."""
+    longest: Annotated[float, Field(ge=60)] = 1_209_600.0
+    """Seconds that a session lasts at all."""
+
+    @field_validator("providers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split(value)
+
+
 class LogSettings(BaseModel):
     """``[log]``: what is written to standard error."""
 
@@ -357,6 +378,7 @@ class Settings(BaseSettings):
     """Let ``moorline calls`` of the same user look at this process, at a socket that nobody else can open."""
     webhooks: WebhookSettings = WebhookSettings()
     worker: WorkerSettings = WorkerSettings()
+    sign_in: SignInSettings = SignInSettings()
     log: LogSettings = LogSettings()
     services: dict[str, ServiceSettings] = {}
 

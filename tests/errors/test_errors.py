@@ -40,6 +40,7 @@ MORE: dict[type[errors.MoorlineError], dict[str, Any]] = {
     errors.ReauthorizationRequired: {"connection": "c_1", "reconnect": "https://shop.example/connect"},
     errors.InvalidSignature: {"reason": "too old"},
     errors.InvalidToken: {"reason": "expired"},
+    errors.SignInFailed: {"reason": "provider", "code": "server_error"},
     errors.StoreOverloaded: {"retry_after": 2.5},
 }
 

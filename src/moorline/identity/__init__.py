@@ -7,16 +7,39 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline.identity.keys import Keeping, KeyCache
     from moorline.identity.keyset import KeySet
+    from moorline.identity.provider import GitHub, Google, Identity, Microsoft, OpenID, Provider
+    from moorline.identity.sessions import Session
     from moorline.identity.tokens import Claims, verify_token
     from moorline.identity.verification import Verification
 
-__all__ = ["Claims", "Keeping", "KeyCache", "KeySet", "Verification", "verify_token"]
+__all__ = [
+    "Claims",
+    "GitHub",
+    "Google",
+    "Identity",
+    "Keeping",
+    "KeyCache",
+    "KeySet",
+    "Microsoft",
+    "OpenID",
+    "Provider",
+    "Session",
+    "Verification",
+    "verify_token",
+]
 
 _HOMES = {
     "Claims": "tokens",
+    "GitHub": "provider",
+    "Google": "provider",
+    "Identity": "provider",
     "Keeping": "keys",
     "KeyCache": "keys",
     "KeySet": "keyset",
+    "Microsoft": "provider",
+    "OpenID": "provider",
+    "Provider": "provider",
+    "Session": "sessions",
     "Verification": "verification",
     "verify_token": "tokens",
 }

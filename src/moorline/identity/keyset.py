@@ -30,13 +30,22 @@ _PEM: Final = "-----BEGIN "
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key: its id, and the algorithms that it may be used with. ``of_any_id``: it was given by hand and alone, so
-    that it is asked whatever id a token names.
+    that it is asked whatever id a token names. ``issuer`` is for whom it signs, where the JWK says so, as Microsoft's
+    do: one issuer, or a template with ``{tenantid}``.
     """
 
     id: str | None
     algorithms: frozenset[str]
     native: Any = field(repr=False)
     of_any_id: bool = False
+    issuer: str | None = None
+
+    def signs_for(self, issuer: str | None, tenant: object) -> bool:
+        """Whether the key is one of that *issuer*, whose tenant the token names; of any, where it names none itself."""
+        if self.issuer is None:
+            return True
+        own = self.issuer.replace("{tenantid}", tenant) if isinstance(tenant, str) else self.issuer
+        return own == issuer
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
         """Whether *signature* is that of *signed* by this key."""
@@ -163,7 +172,10 @@ def _of_jwk(one: Any, *, symmetric: bool) -> Key | None:
     if not algorithms or not (key_id is None or isinstance(key_id, str)):
         return None
     native = _imported(fields)
-    return None if native is None else Key(key_id, algorithms, native)
+    issuer = one.get("issuer")
+    if native is None or not (issuer is None or isinstance(issuer, str)):
+        return None
+    return Key(key_id, algorithms, native, issuer=issuer)
 
 
 def _algorithms(kind: str, curve: str | None, told: object) -> frozenset[str]:

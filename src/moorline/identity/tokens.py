@@ -38,6 +38,7 @@ __all__ = [
     "part_of",
     "proven",
     "read",
+    "unproven_claims",
     "verify_token",
 ]
 
@@ -133,6 +134,8 @@ class Rules:
     audiences: frozenset[str] | None
     algorithms: frozenset[str]
     leeway: float = LEEWAY
+    bound_keys: bool = False
+    """Whether a key that names an issuer signs for that one alone."""
 
     @classmethod
     def of(
@@ -240,12 +243,14 @@ def header_of(token: str) -> tuple[str, str | None, list[str]]:
 
 def proven(token: Unproven, keys: KeySet, rules: Rules, *, now: float, nonce: str | None = None) -> Claims:
     """The claims of *token*, if one of *keys* has signed it and *rules* hold. Raises InvalidToken."""
-    if not any(
-        key.verifies(token.algorithm, token.signed, token.signature)
-        for key in keys.chosen(token.algorithm, token.key_id)
-    ):
+    chosen = keys.chosen(token.algorithm, token.key_id)
+    signer = next((key for key in chosen if key.verifies(token.algorithm, token.signed, token.signature)), None)
+    if signer is None:
         raise InvalidToken("its signature is not of that key", reason="signature")
-    return judged(token.payload, rules, now=now, nonce=nonce, algorithm=token.algorithm, key_id=token.key_id)
+    claims = judged(token.payload, rules, now=now, nonce=nonce, algorithm=token.algorithm, key_id=token.key_id)
+    if rules.bound_keys and not signer.signs_for(claims.issuer, claims.get("tid")):
+        raise InvalidToken("its key signs for another issuer", reason="issuer")
+    return claims
 
 
 def judged(
@@ -333,6 +338,11 @@ def _words(name: str, given: Words) -> frozenset[str]:
     if not found or not all(_is(one, str) and one for one in found):
         raise ConfigurationError(f"{name} must be a text that is not empty, or several")
     return found
+
+
+def unproven_claims(token: Unproven) -> Mapping[str, Any]:
+    """What the token says, of which nothing is proved: to choose the rules by. Raises InvalidToken."""
+    return _object(token.payload, "claims")
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = [
     "connections",
     "event_counts",
     "events",
+    "identities",
     "job_errors",
     "job_group_members",
     "job_groups",
@@ -25,10 +26,11 @@ __all__ = [
     "metadata",
     "rejected",
     "replays",
+    "spent",
     "workers",
 ]
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -320,3 +322,32 @@ connections = sa.Table(
 sa.Index("connections_owner", connections.c.owner, connections.c.service, connections.c.account, unique=True)
 # Encrypting anew what an older key has encrypted.
 sa.Index("connections_key", connections.c.key_id)
+
+# As which user somebody signs in: a subject of a provider. The e-mail address is in lower case where it is ASCII.
+identities = sa.Table(
+    "identities",
+    metadata,
+    sa.Column("provider", sa.Text, primary_key=True),
+    sa.Column("subject", sa.Text, primary_key=True),
+    sa.Column("user_id", Id, nullable=False),
+    sa.Column("email", sa.Text),
+    # Whether the provider has answered for the address, at that sign-in.
+    sa.Column("email_proved", sa.Boolean, nullable=False),
+    sa.Column("name", sa.Text),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    # All of a user.
+    sa.Index("identities_user", "user_id"),
+    # Whose an address is.
+    sa.Index("identities_email", "email"),
+)
+
+# What counts once and was used, until when it would have counted: answers to sign-ins, sessions that were ended.
+spent = sa.Table(
+    "spent",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("until", sa.Double, nullable=False),
+    # Forgetting those that are over, oldest first.
+    sa.Index("spent_until", "until"),
+)

@@ -1,0 +1,145 @@
+"""The users of an application that has none of its own: who signs in as whom, and what was used up. Statements.
+
+An e-mail address joins two accounts of different providers only if both have proved it: the new one, and the one that
+is there. Of one that is not proved somebody may be lying, now or then (an account that waits for its victim).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import sqlalchemy as sa
+
+from moorline.errors import SignInFailed
+from moorline.store.ids import new_id
+from moorline.store.schema import identities, spent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection as Database
+
+    from moorline.identity.provider import Identity
+
+__all__ = ["Found", "Seen", "Spend", "forget", "is_spent", "of_user", "spend", "users"]
+
+_FORGOTTEN_AT_ONCE: Final = 100
+
+
+class Seen(NamedTuple):
+    """An identity that has signed in *now*."""
+
+    identity: Identity
+    now: float
+
+
+class Found(NamedTuple):
+    """The user it is, and whether it is a new one; or why it is none."""
+
+    user: str = ""
+    new: bool = False
+    failed: str = ""
+
+    def checked(self) -> Found:
+        """Itself. Raises SignInFailed where it is none."""
+        if self.failed:
+            why = {
+                "sign_in_first": "a user of that e-mail address is there, and it is not proved that this is the same "
+                "one: sign in as before, then add this account",
+                "taken": "the account is another user's",
+            }
+            raise SignInFailed(why[self.failed], reason=self.failed)
+        return self
+
+
+class Spend(NamedTuple):
+    """Something that counts once, and would have until then."""
+
+    id: str
+    until: float
+    now: float
+
+
+def users(database: Database, payloads: Sequence[Seen]) -> list[Found]:
+    """The user of each: found, joined by a proved address, or made."""
+    return [_user(database, one.identity, one.now) for one in payloads]
+
+
+def _user(database: Database, identity: Identity, now: float) -> Found:
+    email = _folded(identity.email)
+    if database.dialect.name == "postgresql":  # SQLite has one writer; here two of one address must not pass each other
+        for key in sorted({f"{identity.provider} {identity.subject}", f"email {email}"}):
+            database.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
+    same = (identities.c.provider == identity.provider) & (identities.c.subject == identity.subject)
+    known = database.execute(sa.select(identities.c.user_id).where(same)).scalar()
+    values: dict[str, Any] = {
+        "email": email,
+        "email_proved": identity.email_proved,
+        "name": identity.name,
+        "seen_at": now,
+    }
+    if known is not None:
+        if identity.adds_to is not None and identity.adds_to != known:
+            return Found(failed="taken")
+        database.execute(sa.update(identities).where(same).values(**values))
+        return Found(known)
+    user, failed = _owner(database, identity, email)
+    if failed:
+        return Found(failed=failed)
+    made = user or new_id(now)
+    row = {"provider": identity.provider, "subject": identity.subject, "user_id": made, "created_at": now, **values}
+    database.execute(sa.insert(identities).values(**row))
+    return Found(made, new=user is None)
+
+
+def _owner(database: Database, identity: Identity, email: str | None) -> tuple[str | None, str]:
+    """The user to whom a new identity belongs, None for a new one; or why it cannot be told."""
+    if identity.adds_to is not None:
+        return identity.adds_to, ""
+    if email is None:
+        return None, ""
+    query = sa.select(identities.c.user_id, identities.c.email_proved).where(identities.c.email == email)
+    found = database.execute(query).all()
+    owners = {row.user_id for row in found if row.email_proved}
+    if not owners:
+        return None, ""  # whoever claims the address without proof gets what is theirs, and nothing else
+    if identity.email_proved and len(owners) == 1:
+        return owners.pop(), ""
+    return None, "sign_in_first"
+
+
+def _folded(email: str | None) -> str | None:
+    """Other alphabets have letters that become ASCII ones in the other case: those are compared as they are."""
+    return email.lower() if email is not None and email.isascii() else email
+
+
+def of_user(database: Database, user: str) -> list[dict[str, Any]]:
+    """The accounts by which a user signs in, oldest first."""
+    query = sa.select(identities).where(identities.c.user_id == user).order_by(identities.c.created_at)
+    return [dict(row._mapping) for row in database.execute(query)]  # noqa: SLF001 (SQLAlchemy's public name)
+
+
+def forget(database: Database, payloads: Sequence[tuple[str, str, str]]) -> list[bool]:
+    """Take accounts (user, provider, subject) away from their users; False for one that is not theirs."""
+    done = []
+    for user, provider, subject in payloads:
+        mine = (identities.c.user_id == user) & (identities.c.provider == provider) & (identities.c.subject == subject)
+        done.append(bool(database.execute(sa.delete(identities).where(mine)).rowcount))
+    return done
+
+
+def spend(database: Database, payloads: Sequence[Spend]) -> list[bool]:
+    """Note each as used; False for one that was. What is over is forgotten by and by."""
+    done = []
+    for one in payloads:
+        insert = "INSERT INTO spent (id, until) VALUES (:id, :until) ON CONFLICT DO NOTHING"
+        done.append(bool(database.execute(sa.text(insert), {"id": one.id, "until": one.until}).rowcount))
+    if payloads:
+        over = sa.select(spent.c.id).where(spent.c.until < payloads[-1].now).limit(_FORGOTTEN_AT_ONCE)
+        database.execute(sa.delete(spent).where(spent.c.id.in_(over)))
+    return done
+
+
+def is_spent(database: Database, id: str) -> bool:
+    """Whether it was used."""
+    return database.execute(sa.select(spent.c.id).where(spent.c.id == id)).first() is not None

@@ -1,0 +1,139 @@
+"""Sessions: who is signed in, kept in an encrypted cookie of the browser.
+
+The cookie is ``HttpOnly``, ``SameSite=Lax``, and over https ``Secure`` with the prefix ``__Host-``, so that no other
+host, a subdomain's included, can set it. Each sign-in begins a session with an id of its own and ends the one before,
+so that none can be fixed beforehand. A session ends when it was idle too long, when it is too old whatever was done
+with it, and with signing out: then its id is noted as spent, so that a copy of the cookie is of no use either.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+from moorline.clock import Clock
+from moorline.errors import ConfigurationError, DecryptionFailed
+from moorline.secrets.keyring import KeyRing
+from moorline.store.ids import new_id
+
+__all__ = ["Session", "Sessions", "cookie", "cookies"]
+
+_PURPOSE: Final = "session"
+_RENEWED_AFTER: Final = 60.0  # seconds; a cookie with each answer would be too much
+_LONGEST_HEADER: Final = 32_768
+_LONGEST_USER: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A user who is signed in: by which *provider*, since when, and when the browser was seen last; times in seconds
+    since the epoch.
+    """
+
+    id: str
+    user: str
+    provider: str
+    started_at: float
+    seen_at: float
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.user!r}>"
+
+    @property
+    def spent_key(self) -> str:
+        """What is noted of it once it has ended."""
+        return f"session {self.id}"
+
+
+class Sessions:
+    """Makes and reads the cookies, with *ring*. *idle* and *longest* are seconds: how long a session lasts without a
+    request, and at all.
+
+    Raises ConfigurationError naming the argument.
+    """
+
+    def __init__(
+        self,
+        ring: KeyRing,
+        clock: Clock,
+        *,
+        idle: float = 86_400.0,
+        longest: float = 1_209_600.0,
+        name: str = "moorline",
+    ) -> None:
+        if not 60 <= idle <= longest <= 366 * 86_400:
+            raise ConfigurationError("sessions: idle must be from 60 seconds to longest, and that at most 366 days")
+        self.ring = ring
+        self.idle = idle
+        self.longest = longest
+        self._clock = clock
+        self._name = name
+
+    def name(self, *, secure: bool) -> str:
+        """Of the cookie."""
+        return f"__Host-{self._name}" if secure else self._name
+
+    def new(self, user: str, provider: str) -> Session:
+        """A session that begins now. Raises ConfigurationError for what is no id of a user."""
+        if not user or len(user) > _LONGEST_USER:
+            raise ConfigurationError(f"a user's id must be a text of 1 to {_LONGEST_USER} characters")
+        now = self._clock.wall()
+        return Session(new_id(now), user, provider, now, now)
+
+    def header(self, session: Session, *, secure: bool) -> str:
+        """The ``Set-Cookie`` that keeps it."""
+        plain = json.dumps(asdict(session), separators=(",", ":")).encode()
+        name = self.name(secure=secure)
+        value = base64.urlsafe_b64encode(self.ring.encrypt(plain, purpose=_PURPOSE, place=name)).decode().rstrip("=")
+        lasts = min(self.idle, session.started_at + self.longest - self._clock.wall())
+        return cookie(name, value, secure=secure, lasts=max(int(lasts), 0))
+
+    def ended(self, *, secure: bool) -> str:
+        """The ``Set-Cookie`` that takes it away."""
+        return cookie(self.name(secure=secure), "", secure=secure, lasts=0)
+
+    def read(self, header: str, *, secure: bool) -> Session | None:
+        """The session in a ``Cookie`` header, if it is in time; whether it was ended is for the database to say."""
+        name = self.name(secure=secure)
+        for one, value in cookies(header):
+            if one == name and (found := self._opened(name, value)) is not None:
+                return found
+        return None
+
+    def _opened(self, name: str, value: str) -> Session | None:
+        now = self._clock.wall()
+        try:
+            raw = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)) if value.isascii() else b""
+            found = Session(**json.loads(self.ring.decrypt(raw, purpose=_PURPOSE, place=name)))
+        except (DecryptionFailed, ValueError, TypeError):
+            return None
+        in_time = now < found.seen_at + self.idle and now < found.started_at + self.longest
+        return found if in_time else None
+
+    def until(self, session: Session) -> float:
+        """When it ends at the latest, whatever is done."""
+        return session.started_at + self.longest
+
+    def renewed(self, session: Session) -> Session | None:
+        """The session, seen now; None while the cookie need not be sent again."""
+        now = self._clock.wall()
+        return replace(session, seen_at=now) if now >= session.seen_at + _RENEWED_AFTER else None
+
+
+def cookies(header: str) -> Iterator[tuple[str, str]]:
+    """The pairs of a ``Cookie`` header (RFC 6265, section 4.2.1), those of one name in their order."""
+    for part in header[:_LONGEST_HEADER].split(";"):
+        name, equals, value = part.partition("=")
+        if equals:
+            yield name.strip(), value.strip().strip('"')
+
+
+def cookie(name: str, value: str, *, secure: bool, lasts: int) -> str:
+    """A ``Set-Cookie`` for this host alone, which no script reads and no request of another site carries but to come
+    here.
+    """
+    marks = "; Secure" if secure else ""
+    return f"{name}={value}; Path=/; Max-Age={lasts}; HttpOnly{marks}; SameSite=Lax"
