@@ -56,11 +56,13 @@ class Idp:
         self.forms: list[dict[str, str]] = []
         self.codes: dict[str, dict[str, str]] = {}
         self.down = False
+        self.given = 0
 
     def authorize(self, url: str, **changed: str | None) -> str:
         """The user signs in: the address that the browser is sent back to."""
         given = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-        code = f"code-canary-{len(self.codes):04}"
+        self.given += 1
+        code = f"code-canary-{self.given:04}"
         self.codes[code] = given
         answer = {"code": code, "state": given["state"], "iss": ISSUER, **changed}
         query = httpx2.QueryParams({name: value for name, value in answer.items() if value is not None})

@@ -53,6 +53,7 @@ async def shop(
     """An application on this machine, without any configuration but where the sandbox is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)
+    monkeypatch.setenv("MOORLINE_TAP", "false")
     for name in (
         "MOORLINE_ENCRYPTION_KEY",
         *(f"{one.upper()}_CLIENT_{what}" for one in NAMES for what in ("ID", "SECRET")),

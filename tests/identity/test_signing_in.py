@@ -23,6 +23,7 @@ from moorline.identity.provider import Provider
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", SHOP)
+    monkeypatch.setenv("MOORLINE_TAP", "false")  # closing it takes longer than all else
     monkeypatch.chdir(tmp_path)
 
 
