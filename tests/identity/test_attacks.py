@@ -22,7 +22,7 @@ from tests.identity.shop import ACCESS, CLIENT, ISSUER, RING, SECRET, SHOP, Brow
 from moorline import Moorline
 from moorline.clock import ManualClock
 from moorline.errors import BadAnswer, ConfigurationError, SignInFailed
-from moorline.identity import flow
+from moorline.identity import GitHub, Google, Microsoft, flow
 from moorline.identity.flow import Pending
 from moorline.identity.own_paths import own_path
 from moorline.identity.provider import Places, Provider
@@ -271,6 +271,45 @@ def test_what_is_no_document(document: Any) -> None:
     """Anything but an object is refused."""
     with pytest.raises(BadAnswer):
         idp_provider().discovered(document)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=20)
+    | st.sampled_from([ISSUER, "S256", "https://x.example?p=1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*Idp().document, "token_endpoint_auth_methods_supported"]), JSON))
+@settings(max_examples=300, deadline=None)
+def test_random_documents(changes: dict[str, Any]) -> None:
+    """Whatever stands in a document, it is refused with a typed error, or its places are https."""
+    try:
+        places = idp_provider().discovered({**Idp().document, **changes})
+    except BadAnswer:
+        return
+    assert {urlsplit(one).scheme for one in (places.authorize, places.token, places.keys)} == {"https"}
+
+
+@given(st.dictionaries(st.sampled_from(["sub", "email", "email_verified", "name", "picture", "hd", "tid", "oid", "id", "login",
+                                        "xms_edov", "verified_primary_email"]), JSON), JSON)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_random_claims(said: dict[str, Any], emails: Any) -> None:
+    """Whatever an identity provider says of a user gives an Identity of short texts, or a typed error."""
+    ready = (Google(client_id="x"), Microsoft(tenant="common", tenants="any"), GitHub(), idp_provider())
+    for provider in ready:
+        claims = provider.with_emails(said, emails) if isinstance(provider, GitHub) else said
+        try:
+            found = provider.identity(claims)
+        except SignInFailed:
+            continue
+        for text in (found.subject, found.email, found.name, found.picture):
+            assert text is None or (text.isprintable() and 0 < len(text) <= 2000)
+        assert found.email is not None or not found.email_proved
 
 
 # --- the ID token

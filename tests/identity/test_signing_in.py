@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.identity.shop import ACCESS, CLIENT, ISSUER, SHOP, Browser, Idp, idp_
 
 from moorline import Moorline
 from moorline.clock import ManualClock
-from moorline.errors import ConfigurationError, SignInFailed
+from moorline.errors import ConfigurationError, SignInFailed, StoreUnavailable
 from moorline.identity import GitHub, Google, Identity, Microsoft, OpenID, Session, identities
 from moorline.identity.provider import Provider
 
@@ -281,6 +282,102 @@ async def test_a_mounted_application(shop: Moorline, idp: Idp, monkeypatch: pyte
     begun = (await browser.get("/api/auth/idp/login")).headers["location"]
     assert parse_qs(urlsplit(begun).query)["redirect_uri"] == [f"{SHOP}/api/auth/idp/callback"]
     assert (await browser.get(idp.authorize(begun))).headers["location"] == "/api/"
+
+
+async def test_a_database_that_is_down(shop: Moorline, browser: Browser, idp: Idp) -> None:
+    """Nobody is signed in, and the browser is told to come again."""
+    url = idp.authorize(await browser.begin())
+
+    def fail(*_: object) -> None:
+        raise StoreUnavailable("down")
+
+    shop.store.write = fail  # type: ignore[assignment]
+    answer = await browser.get(url)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "__Host-moorline" not in browser.cookies
+
+
+async def test_a_database_that_was_never_there(idp: Idp, clock: ManualClock, tmp_path: Path) -> None:
+    """An application that cannot open its database answers 503 to whoever comes back."""
+    (tmp_path / "file").write_text("")
+    app = shop_of(f"sqlite:///{tmp_path}/file/x.db", clock, idp)
+    browser = Browser(app)
+    assert (await browser.get(idp.authorize(await browser.begin()))).status_code == 503
+
+
+async def test_the_session_of_a_websocket(shop: Moorline, browser: Browser, idp: Idp) -> None:
+    """A WebSocket has the same session; the lifespan has none and passes."""
+    await browser.sign_in(idp)
+    seen: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(await shop.session(scope) if scope["type"] == "websocket" else scope["type"])
+
+    wrapped = shop.signed_in(inner)
+    cookie = f"__Host-moorline={browser.cookies['__Host-moorline']}"
+    scope: dict[str, Any] = {
+        "type": "websocket",
+        "path": "/",
+        "scheme": "wss",
+        "query_string": b"",
+        "client": ("1.2.3.4", 1),
+    }
+    scope["headers"] = [(b"cookie", b"a=b"), (b"cookie", cookie.encode()), (b"host", b"shop.example")]
+    await wrapped(scope, None, None)
+    await wrapped({"type": "lifespan"}, None, None)
+    assert seen[0].provider == "idp"
+    assert seen[1] == "lifespan"
+
+
+async def test_the_session_opens_the_database(database: str, clock: ManualClock, idp: Idp) -> None:
+    """Where nobody has opened the application yet, looking for a session does."""
+    app = shop_of(database, clock, idp)
+    browser = Browser(app)
+    await browser.sign_in(idp)
+    await app.close()
+    assert await who(app, browser) is not None
+    await app.close()
+    used = Browser(app.signed_in(_hello))
+    used.client.cookies.set("__Host-moorline", browser.cookies["__Host-moorline"])
+    assert (await used.get("/")).text != "nobody"
+    await app.close()
+
+
+async def test_the_session_of_a_request(shop: Moorline, browser: Browser, idp: Idp) -> None:
+    """A request object of a framework will do as well."""
+    from starlette.requests import Request
+
+    await browser.sign_in(idp)
+    cookie = f"__Host-moorline={browser.cookies['__Host-moorline']}".encode()
+    scope = {"type": "http", "method": "GET", "path": "/", "scheme": "https", "headers": [(b"cookie", cookie)]}
+    session = await shop.session(Request(scope))
+    assert session is not None
+    assert session.provider == "idp"
+
+
+async def test_the_address_in_other_letters(
+    database: str, clock: ManualClock, idp: Idp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A public address with capitals and the usual port is the browser's own all the same."""
+    monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", "https://Shop.example:443")
+    async with shop_of(database, clock, idp) as app:
+        assert (await Browser(app).post("/auth/logout")).status_code == 303
+
+
+@pytest.mark.parametrize("given", [True, 1.5, ["u"]])
+async def test_what_is_no_id_of_a_user(shop: Moorline, browser: Browser, idp: Idp, given: Any) -> None:
+    """``on_sign_in`` that gives something else lets nobody in."""
+    shop.on_sign_in(lambda _: given)
+    assert (await browser.sign_in(idp)).status_code == 403
+
+
+async def test_without_authlib(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says what to install."""
+    monkeypatch.setitem(sys.modules, "authlib.oauth2.rfc7636", None)
+    assert (await browser.get("/auth/idp/login")).status_code == 503
+    assert "moorline[identity]" in caplog.text
 
 
 # --- whose an account is

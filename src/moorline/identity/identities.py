@@ -1,7 +1,8 @@
 """The users of an application that has none of its own: who signs in as whom, and what was used up. Statements.
 
 An e-mail address joins two accounts of different providers only if both have proved it: the new one, and the one that
-is there. Of one that is not proved somebody may be lying, now or then (an account that waits for its victim).
+is there. Of one that is not proved somebody may be lying, now or then (an account that waits for its victim). And never
+two accounts of one provider: there the address has been given to somebody else.
 """
 
 from __future__ import annotations
@@ -62,14 +63,16 @@ class Spend(NamedTuple):
 
 def users(database: Database, payloads: Sequence[Seen]) -> list[Found]:
     """The user of each: found, joined by a proved address, or made."""
+    if database.dialect.name == "postgresql":  # SQLite has one writer; here two of one address must not pass each other
+        names = {f"{one.identity.provider} {one.identity.subject}" for one in payloads}
+        names |= {f"email {email}" for one in payloads if (email := _folded(one.identity.email)) is not None}
+        for key in sorted(names):  # in one order everywhere, so that no two wait for each other
+            database.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
     return [_user(database, one.identity, one.now) for one in payloads]
 
 
 def _user(database: Database, identity: Identity, now: float) -> Found:
     email = _folded(identity.email)
-    if database.dialect.name == "postgresql":  # SQLite has one writer; here two of one address must not pass each other
-        for key in sorted({f"{identity.provider} {identity.subject}", f"email {email}"}):
-            database.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"), {"key": key})
     same = (identities.c.provider == identity.provider) & (identities.c.subject == identity.subject)
     known = database.execute(sa.select(identities.c.user_id).where(same)).scalar()
     values: dict[str, Any] = {
@@ -98,14 +101,17 @@ def _owner(database: Database, identity: Identity, email: str | None) -> tuple[s
         return identity.adds_to, ""
     if email is None:
         return None, ""
-    query = sa.select(identities.c.user_id, identities.c.email_proved).where(identities.c.email == email)
-    found = database.execute(query).all()
-    owners = {row.user_id for row in found if row.email_proved}
+    proved = (identities.c.email == email) & identities.c.email_proved
+    owners = set(database.execute(sa.select(identities.c.user_id).where(proved)).scalars())
     if not owners:
         return None, ""  # whoever claims the address without proof gets what is theirs, and nothing else
-    if identity.email_proved and len(owners) == 1:
-        return owners.pop(), ""
-    return None, "sign_in_first"
+    if not identity.email_proved or len(owners) > 1:
+        return None, "sign_in_first"
+    owner: str = owners.pop()
+    # Another subject of the same provider is another person there: an address that was given to somebody else.
+    other = (identities.c.user_id == owner) & (identities.c.provider == identity.provider)
+    recycled = database.execute(sa.select(identities.c.subject).where(other)).first() is not None
+    return (None, "sign_in_first") if recycled else (owner, "")
 
 
 def _folded(email: str | None) -> str | None:

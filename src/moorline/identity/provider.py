@@ -189,14 +189,19 @@ class Provider:
         names = {"authorize": "authorization_endpoint", "token": "token_endpoint", "keys": "jwks_uri"}
         for ours, theirs in (names | {"userinfo": "userinfo_endpoint"}).items():
             value = document.get(theirs, "")
+            if not value and ours not in names:
+                found[ours] = ""
+                continue
+            address = value if isinstance(value, str) and value.isprintable() else ""
             try:
-                found[ours] = base_address(value, theirs) and value if value or ours in names else ""
+                base_address(address.partition("?")[0], theirs)  # a query may be there (RFC 6749, section 3.1)
             except ConfigurationError as error:
                 raise BadAnswer(f"the discovery document of {self.name} is of no use: {error}") from None
-        if "S256" not in document.get("code_challenge_methods_supported", ("S256",)):
+            found[ours] = address
+        if "S256" not in _listed(document, "code_challenge_methods_supported", "S256"):
             raise BadAnswer(f"{self.name} does not know PKCE with S256")
         promised = document.get("authorization_response_iss_parameter_supported") is True or self.answers_issuer
-        methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        methods = _listed(document, "token_endpoint_auth_methods_supported", "client_secret_basic")
         usual: TokenAuthentication = "post" if "client_secret_basic" not in methods else "basic"
         return Places(self.issuer, **found, answers_issuer=promised, authentication=self.authentication or usual)
 
@@ -436,6 +441,12 @@ class Microsoft(Provider):
 def _text(value: object, longest: int = _LONGEST) -> str | None:
     """A text of one line that can be shown; None for anything else."""
     return value if isinstance(value, str) and value.isprintable() and 0 < len(value) <= longest else None
+
+
+def _listed(document: Mapping[str, Any], name: str, usual: str) -> list[Any]:
+    """The words of a list in a discovery document; where there is none, the usual one."""
+    found = document.get(name, [usual])
+    return found if isinstance(found, list) else []
 
 
 def _subject(value: object) -> str:

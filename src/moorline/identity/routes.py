@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from moorline.calls.dialects import LOOPBACK
-from moorline.errors import CallError, ConfigurationError, SignInFailed, StoreError
+from moorline.errors import CallError, ConfigurationError, Misuse, SignInFailed, StoreError
 from moorline.identity import flow, identities
 from moorline.identity.desk import Desk
 from moorline.identity.flow import Pending
@@ -80,12 +80,12 @@ class _Ask:
 
     @property
     def secure(self) -> bool:
-        return self.base.startswith("https:")
+        return self.base.lower().startswith("https:")
 
     @property
     def origin(self) -> str:
-        parts = urlsplit(self.base)
-        return f"{parts.scheme}://{parts.netloc}"
+        parts = urlsplit(self.base.lower())  # as browsers write it: without the usual port
+        return f"{parts.scheme}://{parts.netloc.removesuffix(':443' if self.secure else ':80')}"
 
     def wanted(self, name: str) -> str:
         """A parameter of the query, there at most once. Raises ConfigurationError."""
@@ -147,7 +147,7 @@ class SignInRoutes:
             location, kept = await self._answered(scope, below)
         except _Refused as refused:
             await _send_page(send, refused)
-        except StoreError as error:
+        except (StoreError, Misuse) as error:  # Misuse: it could not be opened
             log.error("sign_in_not_stored", reason=str(error))
             await _send_page(send, _Refused(503, "Please try again in a moment."))
         else:
@@ -199,7 +199,7 @@ class SignInRoutes:
         if self.origin.public_url is None and not self.origin.trusts(peer) and not local:
             log.error("sign_in_without_public_url", hint="set webhooks.public_url or webhooks.trusted_proxies")
             raise _Refused(503, "Signing in is not set up for this address.")
-        if parts.scheme != "https" and not local:
+        if parts.scheme.lower() != "https" and not local:
             log.error("sign_in_without_https", hint="the public address has to be https")
             raise _Refused(503, "Signing in is not set up for this address.")
         if not parts.hostname or parts.username is not None or not base.isascii() or not base.isprintable():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, SignInFailed
@@ -37,6 +37,12 @@ class SigningIn:
     receiver: Any
     _signing: SignInRoutes | None = None
     _user_of: Callable[[Identity], Any] | None = None
+
+    if TYPE_CHECKING:
+
+        async def open(self) -> Self:
+            """The application's own."""
+            ...
 
     def sign_in(
         self,
@@ -99,7 +105,10 @@ class SigningIn:
         if SESSION in scope:
             found: Session | None = scope[SESSION]
             return found
-        return await self._routes().session(scope)
+        routes = self._routes()
+        if not self.store.is_open:
+            await self.open()
+        return await routes.session(scope)
 
     def signed_in(self, inner: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application around *inner*: the session is in its scope, as ``moorline.session`` (None: nobody is
@@ -111,6 +120,8 @@ class SigningIn:
             if scope["type"] not in ("http", "websocket"):
                 await inner(scope, receive, send)
                 return
+            if not self.store.is_open:
+                await self.open()
             session, renewed = await routes.renewed(scope)
 
             async def sending(message: MutableMapping[str, Any]) -> None:
