@@ -717,7 +717,7 @@ async def test_another_application_cannot_read_it(shop: Moorline, browser: Brows
         {"sec_fetch_site": "cross-site"},
         {"sec_fetch_site": "same-site"},
         {"sec_fetch_site": "none"},
-        {"origin": "null"},
+        {"origin": "null", "sec_fetch_site": "cross-site"},
         {"origin": "https://sub.shop.example", "sec_fetch_site": "same-site"},
         {"origin": "http://shop.example"},
         {"origin": "https://shop.example:8443"},
@@ -741,6 +741,8 @@ async def test_logout_by_another_site(shop: Moorline, browser: Browser, idp: Idp
         ({"referer": f"{SHOP}/basket"}, 303),
         ({"referer": SHOP}, 303),
         ({"origin": SHOP}, 303),
+        ({"origin": "null"}, 403),
+        ({"origin": "null", "sec-fetch-site": "same-origin"}, 303),
         ({"sec-fetch-site": "same-origin"}, 303),
     ],
 )
@@ -791,6 +793,8 @@ def _unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
         {"host": "shop.example", "x-forwarded-host": "localhost"},
         {"host": "shop.example", "forwarded": "host=localhost"},
         {"host": "[::1"},
+        {"host": "a, 127.0.0.1"},
+        {"host": ""},
     ],
 )
 async def test_a_host_that_nobody_vouches_for(
@@ -817,6 +821,10 @@ async def test_a_trusted_proxy_names_the_host(
         assert asked["redirect_uri"] == [f"{SHOP}/auth/idp/callback"]
         assert good.headers["set-cookie"].startswith("__Host-")
         assert (await Browser(app, "http://inner").get("/auth/idp/login", headers=said)).status_code == 503
+        for prefix in ("//evil.example", "/\\evil.example", "/%2f/evil.example"):
+            bent = {**said, "x-forwarded-prefix": prefix}
+            bad = await Browser(app, "http://inner", "10.0.0.1").get("/auth/idp/login", headers=bent)
+            assert bad.status_code == 400
         plain = {**said, "x-forwarded-proto": "http"}
         assert (await Browser(app, "http://inner", "10.0.0.1").get("/auth/idp/login", headers=plain)).status_code == 503
 

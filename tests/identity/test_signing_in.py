@@ -272,11 +272,13 @@ async def test_other_routes_are_not_there(browser: Browser) -> None:
     assert (await browser.get("/auth/logout")).status_code == 405
 
 
-async def test_a_mounted_application(shop: Moorline, idp: Idp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below a mount the address to come back to has the mount in it, and it works."""
+@pytest.mark.parametrize("bare", [False, True])
+async def test_a_mounted_application(shop: Moorline, idp: Idp, bare: bool) -> None:
+    """Below a mount, of which the path may know nothing, the address to come back to has the mount in it, and it works."""
 
     async def mount(scope: Any, receive: Any, send: Any) -> None:
-        await shop({**scope, "root_path": "/api"}, receive, send)
+        path = scope["path"].removeprefix("/api") if bare else scope["path"]
+        await shop({**scope, "root_path": "/api", "path": path}, receive, send)
 
     browser = Browser(mount)
     begun = (await browser.get("/api/auth/idp/login")).headers["location"]

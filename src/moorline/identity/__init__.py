@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline.identity.keys import Keeping, KeyCache
     from moorline.identity.keyset import KeySet
-    from moorline.identity.provider import GitHub, Google, Identity, Microsoft, OpenID, Provider
+    from moorline.identity.provider import Identity, OpenID, Provider
+    from moorline.identity.ready import GitHub, Google, Microsoft
     from moorline.identity.sessions import Session
     from moorline.identity.tokens import Claims, verify_token
     from moorline.identity.verification import Verification
@@ -30,13 +31,13 @@ __all__ = [
 
 _HOMES = {
     "Claims": "tokens",
-    "GitHub": "provider",
-    "Google": "provider",
+    "GitHub": "ready",
+    "Google": "ready",
     "Identity": "provider",
     "Keeping": "keys",
     "KeyCache": "keys",
     "KeySet": "keyset",
-    "Microsoft": "provider",
+    "Microsoft": "ready",
     "OpenID": "provider",
     "Provider": "provider",
     "Session": "sessions",

@@ -21,7 +21,8 @@ from moorline.errors import AuthenticationFailed, CallError, InvalidToken, SignI
 from moorline.identity import flow
 from moorline.identity.flow import Exchanged, Pending, TokenRequest
 from moorline.identity.keys import KeyCache
-from moorline.identity.provider import GitHub, Identity, Places, Provider
+from moorline.identity.provider import Identity, Places, Provider
+from moorline.identity.ready import GitHub
 from moorline.identity.tokens import Claims, read, unproven_claims
 from moorline.identity.tokens import Rules as TokenRules
 from moorline.identity.verification import Steps, Verification, checked

@@ -157,7 +157,8 @@ class SigningIn:
 
     def _sign_in_by_settings(self, providers: Sequence[str], issuers: dict[str, str], **options: Any) -> None:
         """As ``sign_in``, by the names of providers, and the issuers of those that are known by discovery."""
-        from moorline.identity.provider import GitHub, Google, Microsoft, OpenID
+        from moorline.identity.provider import OpenID
+        from moorline.identity.ready import GitHub, Google, Microsoft
 
         ready: dict[str, Any] = {"google": Google, "github": GitHub, "microsoft": Microsoft}
         chosen: list[Provider] = []
