@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
@@ -237,9 +238,9 @@ async def test_the_answer_of_another_provider(database: str, clock: ManualClock,
     )
     async with shop_of(database, clock, idp, idp_provider(), evil) as app:
         browser = Browser(app)
-        url = idp.authorize(await browser.begin())
-        for crossed in (url, changed(url, iss=None), changed(url, iss="https://evil.example")):
-            assert (await browser.get(crossed.replace("/auth/idp/", "/auth/evil/"))).status_code == 400
+        for iss in (ISSUER, None, at):
+            url = idp.authorize(await browser.begin(), iss=iss)
+            assert (await browser.get(url.replace("/auth/idp/", "/auth/evil/"))).status_code == 400
         assert idp.asked == ["/.well-known/openid-configuration"]
         assert nobody(browser)
 
@@ -848,6 +849,18 @@ async def test_the_host_header_changes_nothing(browser: Browser) -> None:
 # --- the flow alone
 
 PLACES = Places(ISSUER, f"{ISSUER}/a", f"{ISSUER}/t", f"{ISSUER}/k")
+
+
+def test_the_state_is_compared() -> None:
+    """A pending sign-in, however it was found, is answered by its own state only, and at its own provider."""
+    good = {"state": PENDING.state, "code": "c", "iss": ISSUER}
+    assert flow.answered(PENDING, good, idp_provider(), PLACES, NOW) == "c"
+    with pytest.raises(SignInFailed, match="state"):
+        flow.answered(PENDING, {**good, "state": "t" * 43}, idp_provider(), PLACES, NOW)
+    with pytest.raises(SignInFailed, match="state"):
+        flow.answered(PENDING, good, replace(idp_provider(), name="other"), PLACES, NOW)
+    with pytest.raises(SignInFailed, match="browser"):
+        flow.answered(None, good, idp_provider(), PLACES, NOW)
 
 
 @given(st.text(max_size=400))

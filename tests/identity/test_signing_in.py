@@ -725,6 +725,20 @@ async def test_tenants_that_are_not_let_in(
     assert seen == []
 
 
+def test_the_issuers_of_answers() -> None:
+    """Google has two spellings, GitHub one; of Microsoft it is the issuer of a tenant that is let in, never a template."""
+    assert Google().is_issuer("accounts.google.com")
+    assert not Google().is_issuer("https://accounts.google.com/")
+    assert GitHub().is_issuer("https://github.com/login/oauth")
+    assert not GitHub().is_issuer("https://github.com")
+    own = Microsoft(tenant=TID)
+    assert own.is_issuer(f"{LOGIN}/{TID}/v2.0")
+    for told in (TEMPLATE, f"{LOGIN}/{CONSUMERS}/v2.0", f"{LOGIN}/{TID}", TID, f"https://evil.example/{TID}/v2.0"):
+        assert not own.is_issuer(told)
+    assert not microsoft().is_issuer(TEMPLATE)
+    assert microsoft().is_issuer(f"{LOGIN}/{CONSUMERS}/v2.0")
+
+
 @pytest.mark.parametrize(
     ("said", "proved"),
     [
