@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install the programs of others that the tests ask and that come from npm: Firebase's emulator, Sentry's
-# Spotlight, and fauxqs, a second opinion on SQS.
+# Spotlight, fauxqs, a second opinion on SQS, and oidc-provider, a certified OpenID provider.
 #
 # They go into .oracles/ with the locked versions and hashes; Node itself comes from pip where there is none. It takes a
 # minute, and `make test` does it beside the tests; .oracles/.installing says that it is under way. A stamp makes the

@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from moorline import settings as _settings
 from moorline.asgi import Receive, Scope, Send, health, lifespan
@@ -37,7 +37,6 @@ from moorline.store import Store
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
-    from moorline.calls.service import Service
     from moorline.events.alert_watch import AlertWatch
     from moorline.events.alerts import Alert
     from moorline.events.event import Event
@@ -48,10 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Moorline"]
 
-S = TypeVar("S", bound="Service")
 F = TypeVar("F", bound=Callable[..., Any])
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _CHORE_SECONDS = 60.0
 _SCHEDULE_SECONDS = 1.0

@@ -19,7 +19,6 @@ from tests.servers import free_port, until
 
 __all__ = ["CLIENTS", "SECRET", "OidcServer", "Visitor"]
 
-_VARIABLE = "MOORLINE_OIDC"
 _START_SECONDS = 60.0
 SECRET = "a secret of the oidc client: with + and / in it"
 CLIENTS: dict[str, dict[str, Any]] = {
@@ -58,15 +57,8 @@ provider.listen(port, '127.0.0.1');
 """
 
 
-def _command() -> list[str]:
-    own = os.environ.get(_VARIABLE)
-    if own:
-        return [shutil.which("node") or "node", own]
-    return oracle_programs.command("oidc-provider/lib/index.js")
-
-
 class OidcServer:
-    """One for a ``with`` block. ``MOORLINE_OIDC`` may name the library's ``lib/index.js``."""
+    """One for a ``with`` block."""
 
     def __init__(self, redirect: str) -> None:
         self.port = free_port()
@@ -79,7 +71,7 @@ class OidcServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        node, library = _command()
+        node, library = oracle_programs.command("oidc-provider/lib/index.js")
         self._folder = Path(tempfile.mkdtemp(prefix="moorline-oidc-"))
         script = self._folder / "server.mjs"
         script.write_text(_SCRIPT)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moorline.cli import calls, events, jobs, syncs
+from moorline.cli import calls, events, jobs, keys, syncs
 from moorline.cli.bench import bench
 from moorline.cli.services import doctor, services
 
@@ -24,6 +24,7 @@ cli = typer.Typer(
 cli.add_typer(calls.cli, name="calls")
 cli.add_typer(events.cli, name="events")
 cli.add_typer(jobs.cli, name="jobs")
+cli.add_typer(keys.cli, name="keys")
 cli.add_typer(syncs.cli, name="syncs")
 
 _MORE_GRACE = 10.0  # seconds that a worker may take beyond its own grace, to store what was done
