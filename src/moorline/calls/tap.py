@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import socket
 import socketserver
 import stat
 import tempfile
@@ -31,6 +32,7 @@ _IDLE: Final = 1.0
 _LONGEST_FOLDER: Final = 90  # bytes: the path of a Unix socket has at most 107
 _LONGEST: Final = 4096
 _MOST: Final = 8
+_KNOCK: Final = 0.01
 _THREAD: Final = "moorline-tap-listener"
 _log: Final = telemetry.logger("calls")
 
@@ -160,7 +162,7 @@ class _Tap:
                 return
             self._server = None
             path, self.path = self.path, None
-        server.shutdown()
+        _ended(server)
         server.server_close()
         if path is not None:
             path.unlink(missing_ok=True)
@@ -170,6 +172,17 @@ class _Tap:
         if self._server is not None:
             self._server.socket.close()
         self.__init__()  # type: ignore[misc]
+
+
+def _ended(server: _Server) -> None:
+    """End its loop now: by itself it looks only every so often whether it should."""
+    ending = threading.Thread(target=server.shutdown, name="moorline-tap-end", daemon=True)
+    ending.start()
+    while ending.is_alive():
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            knock.settimeout(_KNOCK)
+            knock.connect(server.server_address)
+        ending.join(_KNOCK)
 
 
 _tap: Final = _Tap()
