@@ -40,13 +40,13 @@ class SeaweedServer(_Server):
         (folder / "data").mkdir()
         (folder / "s3.json").write_text(json.dumps({"identities": [_IDENTITY]}))
         found = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed") or "weed"
-        # Each has a port for gRPC, too, 10,000 above.
-        ports = {name: _low_port() for name in ("master", "volume", "filer")}
+        # Each has a port for gRPC, too, which would be 10,000 above: that one is often taken.
+        ports = {f"{name}.port{kind}": free_port() for name in ("master", "volume", "filer") for kind in ("", ".grpc")}
         return [
             found, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder / 'data'}", "-s3",
             f"-s3.config={folder / 's3.json'}", f"-s3.port={self.port}", f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            "-master.volumeSizeLimitMB=4096", "-volume.max=20", *(f"-{name}.port={port}" for name, port in ports.items()),
+            "-master.volumeSizeLimitMB=4096", "-volume.max=20", *(f"-{name}={port}" for name, port in ports.items()),
         ]  # fmt: skip
 
     def _answers(self) -> bool:
@@ -100,10 +100,3 @@ class FakeGcsServer(_Server):
         for bucket in BUCKETS:
             httpx2.post(f"{self.endpoint}/storage/v1/b?project=p", json={"name": bucket}, trust_env=False)
         return True
-
-
-def _low_port() -> int:
-    while True:
-        port = free_port()
-        if port < 55_000:
-            return port

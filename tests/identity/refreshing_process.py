@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a script, it finds its own folder alone
 
 from tests.identity.conftest import Provider
 

@@ -1,7 +1,7 @@
 """Google Cloud Storage's stand-in: the JSON API, sessions of uploads, and of the XML API what signed addresses need and
 what obstore reads.
 
-Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT of a key file, see ``_google.py``.
+Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT of a key file, see ``_google``.
 A signed address is verified with the key of the account that signed it, which is known from its first token on. There
 are two buckets, ``moorline-sandbox`` and ``moorline-sandbox-2``. The sandbox's own: keys that begin with ``limited/``
 may be written once a second (429), and a copy of more than 1 MiB takes a step for each MiB.

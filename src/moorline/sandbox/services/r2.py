@@ -2,7 +2,7 @@
 limit is a 429, an address whose time is over is 400 ``ExpiredRequest``, writes take lists of ETags and dates as
 conditions, errors name no request.
 
-Facts: services/storage/r2.md. See ``_s3_api.py`` for what is the sandbox's own.
+Facts: services/storage/r2.md. See ``_s3_api`` for what is the sandbox's own.
 """
 
 from __future__ import annotations

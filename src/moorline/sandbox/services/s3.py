@@ -1,6 +1,6 @@
 """Amazon S3's stand-in: signatures in headers and addresses, conditions, checksums, listings, uploads in parts, copies.
 
-Facts: services/storage/s3.md. See ``_s3_api.py`` for what is the sandbox's own; there a limit is 503 ``SlowDown``.
+Facts: services/storage/s3.md. See ``_s3_api`` for what is the sandbox's own; there a limit is 503 ``SlowDown``.
 """
 
 from __future__ import annotations
