@@ -47,9 +47,7 @@ fi
 # pip 23 takes the newest of what one package wants with an extra (coverage[toml]), not the locked one, and then refuses it.
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 say "installing locked dependencies ($profile); the first time takes a minute or two"
-# Compiled afterwards, by all cores: pip uses one, and for the tests it is some thousands of files.
-pip install --quiet --no-deps --no-compile --require-hashes -r requirements/build.txt -r "requirements/$profile.txt"
-.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages have files for other Pythons
+pip install --quiet --no-deps --require-hashes -r requirements/build.txt -r "requirements/$profile.txt"
 pip install --quiet --no-deps --no-build-isolation --editable .
 rm -f .venv/.installed-run .venv/.installed-dev
 printf '%s\n' "$checksum" >".venv/.installed-$profile"

@@ -292,8 +292,8 @@ _headers = st.dictionaries(
 )
 
 
-# A service's operations read with the same functions: 10 for each of them are a hundred for each service.
-@settings(max_examples=1000 if os.environ.get("MOORLINE_TEST_FULL") else 10)
+# A service's operations read with the same functions: 25 for each of them are hundreds for each service.
+@settings(max_examples=1000 if os.environ.get("MOORLINE_TEST_FULL") else 25)
 @given(status=st.sampled_from([200, 201]) | st.integers(200, 599), data=st.data(), headers=_headers)
 @pytest.mark.parametrize(("kind", "make"), CALLS)
 def test_random_answers_give_typed_errors_only(
