@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import httpx2
 from tests import oracle_programs
-from tests.servers import free_port, listens, until
+from tests.servers import free_port, until
 
 __all__ = ["PROJECT", "FirebaseEmulator"]
 
@@ -62,7 +63,11 @@ class FirebaseEmulator:
         if self._process.poll() is not None:
             said = (self._folder / "out").read_text(errors="replace")
             raise RuntimeError(f"Firebase's emulator did not start:\n{said[-2000:]}")
-        return listens(("127.0.0.1", self._port))
+        # It tries its ports, by listening a moment on each, before it begins: that it listens says nothing.
+        try:
+            return httpx2.get(f"http://{self.host}/").json()["authEmulator"]["ready"] is True
+        except (httpx2.TransportError, ValueError, KeyError):
+            return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
