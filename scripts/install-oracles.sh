@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install the programs of others that the tests ask and that come from npm: Firebase's emulator, Sentry's
-# Spotlight, fauxqs, a second opinion on SQS, and oidc-provider, a certified OpenID provider.
+# Install the programs of others that only the last of the tests ask: from npm Firebase's emulator, Sentry's Spotlight,
+# fauxqs, a second opinion on SQS, and oidc-provider, a certified OpenID provider; from Debian a browser.
 #
 # They go into .oracles/ with the locked versions and hashes; Node itself comes from pip where there is none. It takes a
 # minute, and `make test` does it beside the tests; .oracles/.installing says that it is under way. A stamp makes the
@@ -27,6 +27,10 @@ if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
     PATH=$PWD/$here/venv/bin:$PATH
 fi
 cp tests/oracles/package.json tests/oracles/package-lock.json "$here/"
+if ! command -v chromium >/dev/null 2>&1 && ! scripts/apt-install.sh chromium; then
+    echo "== Chromium is missing; the tests that need it will be left out" >&2
+    [ "${CI:-}" != true ] || exit 1
+fi
 if nice -n 10 npm ci --prefix "$here" --ignore-scripts --no-audit --no-fund --silent; then
     printf '%s\n' "$checksum" >"$stamp"
 else

@@ -20,5 +20,5 @@ compile() {
 compile build.txt "$@" requirements/build.in
 compile node.txt "$@" requirements/node.in
 compile run.txt "$@" pyproject.toml
-compile dev.txt "$@" --extra aws --extra fast --extra identity --extra jwt --extra postgres --extra rabbitmq \
-    --extra redis --extra sms --extra storage --group dev pyproject.toml
+compile dev.txt "$@" --extra aws --extra dashboard --extra fast --extra identity --extra jwt --extra keyring \
+    --extra postgres --extra rabbitmq --extra redis --extra sms --extra storage --group dev pyproject.toml

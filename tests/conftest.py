@@ -20,6 +20,7 @@ from tests import oracle_programs
 from tests.databases import migrated_postgres
 from tests.firebase_emulator import FirebaseEmulator
 from tests.machines import why_no_machines
+from tests.openbao import OpenBao
 from tests.rabbit import RabbitServer, end_processes, rabbit_program
 from tests.servers import RedisServer, RunningPostgres, postgres_binaries, start_postgres, stop_after
 
@@ -230,6 +231,13 @@ def firebase_host() -> str:
             _outlives_us.append(emulator.__enter__())
             address.write_text(emulator.host)
         return address.read_text()
+
+
+@pytest.fixture(scope="session")
+def openbao() -> Iterator[OpenBao]:
+    """A server with Vault's API, in memory: tests keep apart by their mounts and paths."""
+    with OpenBao() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
