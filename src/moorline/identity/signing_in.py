@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
@@ -85,8 +86,8 @@ class SigningIn:
         self._signing = SignInRoutes(desks, sessions, self.store, self.receiver.intake.origin, users)
 
     def on_sign_in(self, function: F) -> F:
-        """Ask the function, async or plain, for the user's id with each Identity that has signed in: it finds the user,
-        or makes one. None refuses. Without it the table ``identities`` keeps who is who.
+        """Ask the function, async or plain (in a thread), for the user's id with each Identity that has signed in: it
+        finds the user, or makes one. None refuses. Without it the table ``identities`` keeps who is who.
 
         Where ``identity.adds_to`` is set, the user of that id is signed in and adds this account. Never find a user by
         an e-mail address that is not ``email_proved``.
@@ -112,7 +113,8 @@ class SigningIn:
 
     def signed_in(self, inner: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application around *inner*: the session is in its scope, as ``moorline.session`` (None: nobody is
-        signed in), and its cookie is renewed while it is used. Raises ConfigurationError without ``sign_in``.
+        signed in), and its cookie is renewed while it is used; an answer that renews it is kept by no cache, whatever
+        *inner* says. Raises ConfigurationError without ``sign_in``.
         """
         routes = self._routes()
 
@@ -126,8 +128,7 @@ class SigningIn:
 
             async def sending(message: MutableMapping[str, Any]) -> None:
                 if renewed and message["type"] == "http.response.start":
-                    cookie = (b"set-cookie", renewed.encode("latin-1"))
-                    message = {**message, "headers": [*message.get("headers", ()), cookie]}
+                    message = {**message, "headers": _with_cookie(message.get("headers", ()), renewed)}
                 await send(message)
 
             await inner({**scope, SESSION: session}, receive, sending)
@@ -146,7 +147,9 @@ class SigningIn:
 
     async def _user(self, identity: Identity) -> str | None:
         assert self._user_of is not None
-        found = self._user_of(identity)
+        # A plain one may wait for a database; this loop has others to serve.
+        plain = not inspect.iscoroutinefunction(self._user_of)
+        found = await asyncio.to_thread(self._user_of, identity) if plain else self._user_of(identity)
         if inspect.isawaitable(found):
             found = await found
         if found is None or found == "":
@@ -171,6 +174,12 @@ class SigningIn:
                 known = ", ".join(ready)
                 raise ConfigurationError(f"sign_in.providers: {name!r} is none of {known}, and has no sign_in.issuers")
         self.sign_in(*chosen, **options)
+
+
+def _with_cookie(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
+    """*headers* with a session, which no cache may give to whoever asks next (RFC 9111, section 7.3)."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+    return [*kept, (b"cache-control", b"no-store"), (b"set-cookie", cookie.encode("latin-1"))]
 
 
 def encryption_keys() -> KeyRing:
