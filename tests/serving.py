@@ -44,13 +44,14 @@ def served(application: Any, listener: socket.socket | None = None, **options: A
 
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
-    """A browser without a window, for all tests of a process: each takes a context of its own, with its own cookies."""
+    """A browser without a window, for all tests of a process: each takes a context of its own, with its own cookies.
+    Whatever ends in ``.example`` is this machine.
+    """
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        options = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
         try:
             yield browser
         finally:
