@@ -50,7 +50,8 @@ async def chromium() -> AsyncIterator[Browser]:
     from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP *.example 127.0.0.1"]
+        options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer"]
+        options.append("--host-resolver-rules=MAP *.example 127.0.0.1")
         browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
         try:
             yield browser
