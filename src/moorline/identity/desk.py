@@ -147,18 +147,19 @@ class Desk:
         places, now = await self.places(), self._clock.wall()
         return flow.begin(self.provider, places, redirect_uri=redirect_uri, next=next, now=now, adds_to=adds_to)
 
-    async def code(self, pending: Pending | None, answer: Mapping[str, str]) -> str:
+    async def code(self, pending: Pending | None, answer: Mapping[str, str]) -> Secret:
         """As ``flow.answered``. Raises CallError as well."""
         return flow.answered(pending, answer, self.provider, await self.places(), self._clock.wall())
 
-    async def finish(self, pending: Pending, code: str) -> Identity:
+    async def finish(self, pending: Pending, code: Secret) -> Identity:
         """Who has signed in. Raises SignInFailed, CallError, ConfigurationError."""
         provider, places = self.provider, await self.places()
         request = flow.exchange(provider, places, pending, code)
         try:
             got: Exchanged = await self._host(places.token).exchanged(request, openid=provider.openid)
         except CallError as error:
-            if error.code and error.status is not None and not error.retryable:
+            error.detail = None  # the provider's own words: they may repeat a code, a verifier, a token
+            if error.code and error.status is not None and error.status < 500 and not error.retryable:
                 word = flow.word(error.code)
                 raise SignInFailed(
                     f"the provider does not take the code: {word}", reason="provider", code=word

@@ -127,8 +127,8 @@ class SigningIn:
             session, renewed = await routes.renewed(scope)
 
             async def sending(message: MutableMapping[str, Any]) -> None:
-                if renewed and message["type"] == "http.response.start":
-                    message = {**message, "headers": _with_cookie(message.get("headers", ()), renewed)}
+                if renewed is not None and message["type"] == "http.response.start":
+                    message = {**message, "headers": _with_cookie(message.get("headers", ()), renewed())}
                 await send(message)
 
             await inner({**scope, SESSION: session}, receive, sending)
