@@ -319,6 +319,9 @@ HS = {"alg": "HS256"}
 PEM_LIKE = json.dumps(tokens.jwk("RSA")).encode()
 BENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "alg=none": ({}, {"alg": "none"}),
+    "alg=nOnE": ({}, {"header": {"alg": "nOnE"}}),
+    "no algorithm": ({}, {"header": {"alg": None}}),
+    "HS512 with the public key": ({}, {"alg": "HS512", "key": PEM_LIKE}),
     "HS256 with the client secret": ({}, {**HS, "key": SECRET.encode()}),
     "HS256 with the public key": ({}, {**HS, "key": PEM_LIKE}),
     "a key of another's": ({}, {"key": tokens.private("RSA", "evil")}),
@@ -330,6 +333,15 @@ BENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {},
         {"key": tokens.private("RSA", "evil"), "header": {"jku": "https://evil.example/keys"}},
     ),
+    "certificates that it points to": (
+        {},
+        {"key": tokens.private("RSA", "evil"), "header": {"x5u": "https://evil.example/certificates"}},
+    ),
+    "certificates that it brings itself": (
+        {},
+        {"key": tokens.private("RSA", "evil"), "header": {"x5c": ["MIIB"]}},
+    ),
+    "an id that is a path": ({}, {"name": "evil", "header": {"kid": "../../../dev/null"}}),
     "an id of no key": ({}, {"name": "evil"}),
     "a critical extension": ({}, {"header": {"crit": ["b64"], "b64": False}}),
     "another issuer": ({"iss": "https://evil.example"}, {}),
@@ -360,6 +372,7 @@ BENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a subject with a line end": ({"sub": "u-1\nx"}, {}),
     "a long subject": ({"sub": "x" * 256}, {}),
     "a token of another kind": ({}, {"header": {"typ": "logout+jwt"}}),
+    "an access token": ({}, {"header": {"typ": "at+jwt"}}),
 }
 
 

@@ -271,8 +271,12 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("form", ["json", "console"])
-@pytest.mark.parametrize("name", WAYS)
+BY_CONSOLE = ("it succeeds", "the provider repeats", "the application breaks")
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [*((name, "json") for name in WAYS), *((name, "console") for name in BY_CONSOLE)]
+)
 async def test_no_canary_is_found(
     name: str,
     form: Literal["json", "console"],

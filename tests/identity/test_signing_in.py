@@ -161,6 +161,39 @@ async def test_signing_out(shop: Moorline, browser: Browser, idp: Idp) -> None:
     assert await who(shop, copy) is None
 
 
+async def test_all_sessions_of_a_user_end(shop: Moorline, idp: Idp, clock: ManualClock) -> None:
+    """In every browser at once, and nobody else's; who signs in afterwards is signed in."""
+    ada, phone, other = Browser(shop), Browser(shop), Browser(shop)
+    for browser in (ada, phone):
+        await browser.sign_in(idp)
+    idp.claims = {"sub": "bob", "email": "bob@example.com"}
+    await other.sign_in(idp)
+    session = await who(shop, ada)
+    assert session is not None
+    await shop.end_sessions(session.user)
+    assert [await who(shop, one) for one in (ada, phone)] == [None, None]
+    assert await who(shop, other) is not None
+    clock.advance(1)
+    idp.claims = {}
+    await ada.sign_in(idp)
+    assert await who(shop, ada) is not None
+    assert await who(shop, phone) is None
+    shop.end_sessions_sync(session.user)
+    assert await who(shop, ada) is None
+
+
+async def test_all_sessions_end_without_a_browser(database: str, clock: ManualClock, idp: Idp) -> None:
+    """A process that signs nobody in, and has not opened its database yet, ends them as well; ids may be numbers."""
+    async with shop_of(database, clock, idp) as app:
+        app.on_sign_in(lambda _: 42)
+        browser = Browser(app)
+        await browser.sign_in(idp)
+        elsewhere = Moorline(database, clock=clock)
+        await elsewhere.end_sessions(42)
+        await elsewhere.close()
+        assert await who(app, browser) is None
+
+
 async def test_sessions_end_when_idle_and_when_old(
     shop: Moorline, browser: Browser, idp: Idp, clock: ManualClock
 ) -> None:

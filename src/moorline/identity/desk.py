@@ -23,7 +23,7 @@ from moorline.identity.flow import Exchanged, Pending, TokenRequest
 from moorline.identity.keys import KeyCache
 from moorline.identity.provider import Identity, Places, Provider
 from moorline.identity.ready import GitHub
-from moorline.identity.tokens import Claims, read, unproven_claims
+from moorline.identity.tokens import Claims, is_access_token, read, unproven_claims
 from moorline.identity.tokens import Rules as TokenRules
 from moorline.identity.verification import Steps, Verification, checked
 from moorline.policies.policy import Policy
@@ -207,6 +207,8 @@ class Desk:
         client, text = self.provider.client(), token.reveal()
         # What it says of itself chooses among the issuers that are let in; nothing of it is believed yet.
         told = unproven_claims(read(text, TokenRules.of("any", None)))
+        if is_access_token(text):
+            raise SignInFailed("what came as an ID token is an access token", reason="token")
         rules = self.provider.rules(client, told)
         return (yield from checked(text, self._cache(places.keys), rules, self._clock, nonce=pending.nonce))
 

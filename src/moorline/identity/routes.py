@@ -224,7 +224,7 @@ class SignInRoutes:
 
     async def _session(self, ask: Ask) -> Session | None:
         found = self.sessions.read(ask.headers.get("cookie", ""), secure=ask.secure)
-        if found is None or await self.store.read(identities.is_spent, found.spent_key):
+        if found is None or await self.store.read(identities.is_ended, found):
             return None
         return found
 

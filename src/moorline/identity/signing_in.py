@@ -111,6 +111,22 @@ class SigningIn:
             await self.open()
         return await routes.session(scope)
 
+    async def end_sessions(self, user: str | int) -> None:
+        """Sign a user out everywhere: in each browser they have to sign in again. For a device that was lost, an
+        account that was taken over, a user who may not come back. Raises StoreError.
+        """
+        from moorline.identity import identities
+
+        if not self.store.is_open:
+            await self.open()
+        await self.store.write(identities.end_all, identities.Ending(str(user), self.clock.wall()))
+
+    def end_sessions_sync(self, user: str | int) -> None:
+        """As ``end_sessions``, blocking, in an application that is open."""
+        from moorline.identity import identities
+
+        self.store.write_sync(identities.end_all, identities.Ending(str(user), self.clock.wall()))
+
     def signed_in(self, inner: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application around *inner*: the session is in its scope, as ``moorline.session`` (None: nobody is
         signed in), and its cookie is renewed while it is used; an answer that renews it is kept by no cache, whatever
