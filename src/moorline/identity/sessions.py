@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -20,7 +20,7 @@ from moorline.errors import ConfigurationError, DecryptionFailed
 from moorline.secrets.keyring import KeyRing
 from moorline.store.ids import new_id
 
-__all__ = ["LONGEST", "Session", "Sessions", "all_of", "cookie", "cookies"]
+__all__ = ["LONGEST", "Session", "Sessions", "all_of", "cookie", "cookies", "with_session"]
 
 LONGEST: Final = 366 * 86_400.0
 """Seconds that no session outlasts."""
@@ -150,3 +150,9 @@ def cookie(name: str, value: str, *, secure: bool, lasts: int) -> str:
     """
     marks = "; Secure" if secure else ""
     return f"{name}={value}; Path=/; Max-Age={lasts}; HttpOnly{marks}; SameSite=Lax"
+
+
+def with_session(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
+    """*headers* of an answer and a session, which no cache may give to whoever asks next (RFC 9111, section 7.3)."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+    return [*kept, (b"cache-control", b"no-store"), (b"set-cookie", cookie.encode("latin-1"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
@@ -132,6 +132,8 @@ class SigningIn:
         signed in), and its cookie is renewed while it is used; an answer that renews it is kept by no cache, whatever
         *inner* says. Raises ConfigurationError without ``sign_in``.
         """
+        from moorline.identity.sessions import with_session
+
         routes = self._routes()
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +146,7 @@ class SigningIn:
 
             async def sending(message: MutableMapping[str, Any]) -> None:
                 if renewed is not None and message["type"] == "http.response.start":
-                    message = {**message, "headers": _with_cookie(message.get("headers", ()), renewed())}
+                    message = {**message, "headers": with_session(message.get("headers", ()), renewed())}
                 await send(message)
 
             await inner({**scope, SESSION: session}, receive, sending)
@@ -190,12 +192,6 @@ class SigningIn:
                 known = ", ".join(ready)
                 raise ConfigurationError(f"sign_in.providers: {name!r} is none of {known}, and has no sign_in.issuers")
         self.sign_in(*chosen, **options)
-
-
-def _with_cookie(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
-    """*headers* with a session, which no cache may give to whoever asks next (RFC 9111, section 7.3)."""
-    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-    return [*kept, (b"cache-control", b"no-store"), (b"set-cookie", cookie.encode("latin-1"))]
 
 
 def encryption_keys() -> KeyRing:
