@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from tests import oracle_programs
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser
@@ -49,10 +51,11 @@ async def chromium() -> AsyncIterator[Browser]:
     """
     from playwright.async_api import async_playwright
 
+    program = await asyncio.to_thread(oracle_programs.browser)
     async with async_playwright() as playwright:
         options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-software-rasterizer"]
         options.append("--host-resolver-rules=MAP *.example 127.0.0.1")
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        browser = await playwright.chromium.launch(executable_path=program, args=options)
         try:
             yield browser
         finally:
