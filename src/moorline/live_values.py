@@ -89,10 +89,12 @@ def _forms(value: str) -> Iterator[str]:
     yield value
     if len(value) < _WINDOW:
         return
-    for form in _encoded(value):
-        if len(form) >= _WINDOW and form not in seen:
-            seen.add(form)
-            yield form
+    for encoded in _encoded(value):
+        # What is sent in UTF-8 as a header is read in Latin-1.
+        for form in (encoded, *(() if encoded.isascii() else (_as_latin(encoded),))):
+            if len(form) >= _WINDOW and form not in seen:
+                seen.add(form)
+                yield form
 
 
 def _encoded(value: str) -> Iterator[str]:
@@ -106,17 +108,33 @@ def _encoded(value: str) -> Iterator[str]:
         yield written
         yield written.replace("/", "\\/")
         yield json.dumps(written)[1:-1]  # JSON within JSON
-    yield repr(value)[1:-1]
+        yield from _in_repr(written)
+    yield from _in_repr(value)
     yield repr(raw)[2:-1]
     escaped = html.escape(value)
-    yield escaped
-    yield escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")
-    yield html.escape(value, quote=False)
+    for marked in (
+        escaped,
+        escaped.replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+        html.escape(value, quote=False),
+    ):
+        yield marked
+        yield json.dumps(marked)[1:-1]
     yield raw.hex()
     yield raw.hex().upper()
     yield from _inside_base64(raw)
     # A key of several lines is shown in part as well, and with other line ends.
     yield from _LINE_OF_A_KEY.findall(value)
+
+
+def _as_latin(text: str) -> str:
+    return text.encode("utf-8", "surrogatepass").decode("latin-1")
+
+
+def _in_repr(text: str) -> Iterator[str]:
+    """Which quotes ``repr`` takes, and so which of them are escaped, depends on all of the text around it."""
+    within = repr('"' + text)[2:-1]
+    yield within
+    yield within.replace("\\'", "'")
 
 
 def _inside_base64(raw: bytes) -> Iterator[str]:

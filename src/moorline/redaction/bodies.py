@@ -22,11 +22,13 @@ __all__ = ["body"]
 # Escapes that nothing asks for and that hide a name or an address: letters by number, and PHP's slashes.
 _HIDING: Final = r"\\/|\\u00[2-7]"
 _may_hide: Final = Gate(_HIDING)
-_may_be_secret_json: Final = Gate(rf"{SECRETS}|{_HIDING}|grant_type")
+_may_be_secret_json: Final = Gate(rf"{SECRETS}|{_HIDING}")
 _ESCAPE: Final = re.compile(r"\\(?:u(00[2-7][0-9A-Fa-f])|(.))", re.DOTALL)
-_GRANT_CODE: Final = re.compile(r"(\"(?:device_)?code\"\s*:\s*)\"[^\"]*\"?")
+# Beside what any text may hold: the marks that a form escapes, where a rule needs them.
 _may_be_secret_form: Final = Gate(
-    rf"{SECRETS}|grant_type|(?i:%3a%2f%2f|%(?:[46][1-9a-f]|5[0-9a]|7[0-9a])|%3d|%22|%27|\+bearer|\+basic)"
+    rf"{SECRETS}|(?i:%3a%2f%2f|%(?:[46][1-9a-f]|5[0-9a]|7[0-9a])|%3d|%22|%27|\+bearer|\+basic)"
+    r"|1%2[fF]%2[fF]0|00D[A-Za-z0-9]{12,15}%21|PRIVATE(?:\+|%20)KEY|%3[cC]%2[fF]|--[A-Za-z0-9_.-]+(?:\+|%20)"
+    r"|(?i:%2f(?:api%2fwebhooks|bot|services|workflows|triggers|commands|actions|app|upload))"
     r"|(?i:(?:%[0-9a-f]{2}|[+ -])(?:(?:%[0-9a-f]{2}|[+ -])*[0-9]){14})"
 )
 
@@ -67,7 +69,7 @@ def _json(content: str) -> str:
     if not _may_be_secret_json(content):
         return mask_if_asked(content)
     plain = _ESCAPE.sub(_unescaped, content) if _may_hide(content) else content
-    masked = text(_without_codes(plain))
+    masked = text(plain)
     return content if masked == plain else masked
 
 
@@ -77,11 +79,6 @@ def _unescaped(match: re.Match[str]) -> str:
         return "/" if letter == "/" else match[0]
     plain = chr(int(number, 16))
     return match[0] if plain in '"\\\x7f' else plain
-
-
-def _without_codes(content: str) -> str:
-    """*content* without the code that a token is asked for with; elsewhere a code says what went wrong."""
-    return _GRANT_CODE.sub(rf'\1"{MASK}"', content) if '"grant_type"' in content else content
 
 
 def _form(content: str) -> str:
@@ -98,7 +95,7 @@ def _pair(pair: str, *, grant: bool) -> str:
     plain_name = unquote_plus(name)
     if value and (is_sensitive(plain_name) or (grant and plain_name in {"code", "device_code"})):
         return f"{name}={MASK}"
-    if "%" not in pair:
+    if "%" not in pair and "+" not in pair:
         return pair
     plain = unquote_plus(value)
     shown = text(plain)

@@ -22,9 +22,14 @@ _URL: Final = re.compile(r":(?://|\\/\\/)[^\s\"'<>`]+")
 _SCHEME: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
 _HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\*[\"']?\s*[:=]\s*\\*[\"']?)([^\"'\\\r\n]+)")
 _CODE: Final = re.compile(r"(?<=[?&])(code|state|sig)=([^&\s\"'<>]{10,})")
+# Of a request for a token, in JSON, in a repr or as a form; elsewhere a code says what went wrong.
+_GRANT_CODE: Final = re.compile(
+    r"(?:(?<=device_)|(?<![A-Za-z0-9_]))(code)(?:(\\*[\"']\s*:\s*\\*[\"'])([^\"'\\]+)|(=)([^&\s\"']+))"
+)
 _CAPITALS: Final = re.compile("[A-Z]+")
 # Text of which each letter was written as an escape.
-_NUMBERED: Final = re.compile(r"(?:\\u00[2-7][0-9A-Fa-f]){4,}")
+_NUMBERED: Final = re.compile(r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4,}")
+_NUMBER: Final = re.compile(r"u(00[2-7][0-9A-Fa-f])")
 _QUOTED: Final = re.compile(r"(?:%[2-7][0-9A-Fa-f]){6,}")
 _IN_SCHEME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 _LONGEST_SCHEME: Final = 40
@@ -35,7 +40,8 @@ SECRETS: Final = "|".join(
         r":(?://|\\/\\/)[^\s\"'<>`]*[@=]",
         r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}",
         r"[?&](?:code|state|sig)=",
-        r"(?:\\u00[2-7][0-9A-Fa-f]){4}",
+        "grant_type",
+        r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4}",
         r"(?:%[2-7][0-9A-Fa-f]){6}",
         CARDS,
         NAMED,
@@ -70,7 +76,7 @@ def shown(line: str) -> str:
 
 
 def _unnumbered(run: re.Match[str]) -> str:
-    return "".join(chr(int(number, 16)) for number in run[0].split("\\u")[1:])
+    return "".join(chr(int(number, 16)) for number in _NUMBER.findall(run[0]))
 
 
 def _masked(line: str) -> str:
@@ -84,6 +90,9 @@ def _masked(line: str) -> str:
         lowered = _lowered(line)
     if "code=" in line or "state=" in line or "sig=" in line:
         line = _jump(line, line, ("code=", "state=", "sig="), _CODE, _mask_code)
+        lowered = _lowered(line)
+    if "grant_type" in line:
+        line = _jump(line, line, ("code",), _GRANT_CODE, _mask_grant_code)
         lowered = _lowered(line)
     return mask_cards(mask_named(line, lowered))
 
@@ -132,6 +141,10 @@ def _without_urls(line: str) -> str:
             line = "".join((*parts, line[done:]))
             parts, done = [], 0
     return line
+
+
+def _mask_grant_code(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2] or match[4]}{MASK}"
 
 
 def _mask_header(match: re.Match[str]) -> str:
