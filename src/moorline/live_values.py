@@ -99,6 +99,16 @@ def _forms(value: str) -> Iterator[str]:
 
 def _encoded(value: str) -> Iterator[str]:
     raw = value.encode("utf-8", "surrogatepass")
+    if _SAME_EVERYWHERE.fullmatch(value) is None:
+        yield from _escaped(value, raw)
+    yield raw.hex()
+    yield raw.hex().upper()
+    yield from _inside_base64(raw)
+    # A key of several lines is shown in part as well, and with other line ends.
+    yield from _LINE_OF_A_KEY.findall(value)
+
+
+def _escaped(value: str, raw: bytes) -> Iterator[str]:
     yield value.strip()  # services send it so
     for quoted in (quote(raw, safe=""), quote(raw), quote_plus(raw)):
         yield quoted
@@ -119,11 +129,6 @@ def _encoded(value: str) -> Iterator[str]:
     ):
         yield marked
         yield json.dumps(marked)[1:-1]
-    yield raw.hex()
-    yield raw.hex().upper()
-    yield from _inside_base64(raw)
-    # A key of several lines is shown in part as well, and with other line ends.
-    yield from _LINE_OF_A_KEY.findall(value)
 
 
 def _as_latin(text: str) -> str:
@@ -151,6 +156,7 @@ def _inside_base64(raw: bytes) -> Iterator[str]:
 
 
 _URL_SAFE: Final = str.maketrans("+/", "-_")
+_SAME_EVERYWHERE: Final = re.compile(r"[A-Za-z0-9_.~-]+")  # most keys: no encoding of text escapes any of it
 _ESCAPED: Final = re.compile("%[0-9A-F]{2}")
 _LINE_OF_A_KEY: Final = re.compile(r"^[A-Za-z0-9+/=]{40,}$", re.MULTILINE)
 

@@ -6,9 +6,12 @@ import asyncio
 import json
 import logging
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,20 @@ import pytest
 from tests.redaction.canaries import CANARIES, leaks, register
 from typer.testing import CliRunner
 
-from moorline import Moorline, redaction, telemetry
+from moorline import Money, Moorline, Policy, errors, redaction, telemetry
+from moorline.calls import story
 from moorline.cli.root import cli
-from moorline.jobs import current
-from moorline.services import GitHub
+from moorline.jobs import current, process_child
+from moorline.sandbox import server
+from moorline.services import GitHub, Stripe
+from moorline.services.envelopes import event_of
+from moorline.services.reports import report
+from moorline.transport import Transport
 
 SECRET = "canaries-webhook-secret"
 KINDS = list(CANARIES)
 # Several at a time where each costs a command; one by one they are looked for above.
-PLANTED = ["\n".join(CANARIES[kind].text for kind in KINDS[start::3]) for start in range(3)]
+PLANTED = ["\n".join(CANARIES[kind].text for kind in KINDS[start::2]) for start in range(2)]
 # What senders and applications hand over to be kept is kept as it is; only what is *shown* of it is redacted.
 VERBATIM = {("events", "body"), ("events", "headers"), ("jobs", "payload")}
 
@@ -193,6 +201,63 @@ def test_a_bad_day_leaks_nothing(shop: Shop, tmp_path: Path, capsys: pytest.Capt
     for one in refused:
         shown["events", "rejected", one["id"]] = _cli("events", "rejected", one["id"])
     assert {command: leaks(text) for command, text in shown.items() if leaks(text)} == {}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[str]:
+    """Its address."""
+    with server.running() as url:
+        yield url
+
+
+@pytest.mark.parametrize("kind", KINDS[::3])
+def test_a_failing_call_leaks_nothing(sandbox: str, kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A service that repeats what it was sent, key included: in the error, its causes as Python itself prints them, what
+    is told of the call, and what is told to a monitor.
+    """
+    key = "sk_test_CanaryKeyOfTheCall"
+    register()
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)
+    planted = CANARIES[kind].text
+    said = {
+        "error": {"message": f"{planted} for {key}", "code": planted, "type": "invalid_request_error", "x": [planted]}
+    }
+    fault = {"kind": "status", "service": "stripe", "status": 400, "count": 1, "body": said}
+    told: list[Any] = []
+    stop = story.watch(told.append)
+    try:
+        with httpx2.Client(base_url=sandbox, trust_env=False) as control:
+            assert control.post("/_sandbox/faults", json=fault).status_code == 201
+            stripe = Stripe(key)
+            with pytest.raises(errors.CallError) as caught:
+                stripe.create_payment(Money(1000, "eur"), metadata={"note": planted}).result()
+            transport = Transport(Policy(retry=None))
+            with httpx2.Client(transport=transport) as lone, pytest.raises(errors.NetworkFault) as lost:
+                lone.get(f"http://ann:{key}@127.0.0.1:9/x?token={key}")
+            stripe.close()
+            noted = control.get("/_sandbox/requests").text
+    finally:
+        stop()
+    for error in (caught.value, lost.value):
+        vars(error).pop("_request", None)  # the caller's own, which httpx hands back with the error
+        raw = "".join(traceback.format_exception(error))  # as it is, for whoever does not ask the redactor
+        out = [str(error), repr(error), str(error.args), str(vars(error)), raw, str([one.to_dict() for one in told])]
+        out += [json.dumps(event_of(report(error)))]
+        assert [leaks(text) for text in out if leaks(text)] == []
+        assert not any(key in text for text in (*out, noted))
+
+
+def test_a_job_in_another_process_leaks_nothing():
+    """What it raised there is redacted there, where the secrets that it loaded are known."""
+    register()
+    sent: list[Any] = []
+    for planted in PLANTED:
+        error = ValueError(planted, 7)
+        process_child._send_failure(lambda *answer: sent.append(answer), error)
+    for _failed, pickled, told in sent:
+        again = pickle.loads(pickled)
+        assert again.args[1] == 7
+        assert leaks(str(again) + told) == []
 
 
 CRASH = """

@@ -13,22 +13,23 @@ from moorline.redaction.names import ENDS, MASK, SHOWN_VALUES, is_count, is_sens
 
 __all__ = ["NAMED", "mask_named"]
 
-_FURTHER: Final = ("verifier", "plaintext", "otp", "pan", "pass", "session")
+_FURTHER: Final = ("verifier", "plaintext", "otp", "pass", "session")
 _WORDS: Final = tuple(dict.fromkeys((*(end for end in ENDS if not end.startswith("session")), *_FURTHER)))
 _ENDING: Final = r"(?:s|[-_. ]?id|[-_]?string|[-_]?binary)?(?:[-_.\[\]0-9]|%5[bBdD]){0,12}"
 _SPACE: Final = r"(?:\s|%20|\+)"
 _QUOTE: Final = r"(?:[\"']|%22|%27|&quot;|&#34;|&#39;|&#x27;)?"
 _MARK: Final = r"(?:[=:]|%3[aAdD])"
+_NO_COMPARISON: Final = "(?!=)"  # of two strings, in a line of code
 
 NAMED: Final = (
     rf"(?i:(?:{'|'.join(_WORDS)}){_ENDING}(?:\\*{_QUOTE}(?:{_SPACE}|[\x1c-\x1f])*{_MARK}|>|\\*[\"'],))"
-    rf"|(?i:--?[\w.-]*(?:{'|'.join(_WORDS)})[ ])"
+    rf"|(?i:--[\w.-]*(?:{'|'.join(_WORDS)})[ ])"
 )
 """What opens a gate for these rules, in the syntax that Rust's regular expressions share with Python's."""
 
 # What may follow the name: a mark of assignment, the end of an XML tag, the comma of a pair, the space of an argument.
 _AFTER: Final = re.compile(
-    rf"(?i){_ENDING}(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_SPACE}*)|(?P<tag>>)(?P<inner>[^<>]+)</"
+    rf"(?i){_ENDING}(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_NO_COMPARISON}{_SPACE}*)|(?P<tag>>)(?P<inner>[^<>]+)</"
     rf"|(?P<comma>\\*[\"'],\s*)(?:b?\\*[\"'])|(?P<space>[ ])[^\s-])"
 )
 _OPENING: Final = re.compile(r"(?:[bBrRuUfF]{1,2})?(\\*)([\"'])|(%22|%27|&quot;|&#34;|&#39;|&#x27;)")
@@ -98,7 +99,7 @@ def _paired(line: str, start: int, _name: str, after: re.Match[str]) -> tuple[in
     """Of ``(b'x-api-key', b'…')`` the second, as lists of headers are shown; but not of a list of words."""
     before = line[max(start - 12, 0) : start].rstrip("\\\"'").removesuffix("b").rstrip()
     opening = _OPENING.match(line, after.end("comma"))
-    if opening is None or not before.endswith(("(", "[")):
+    if opening is None or not before.endswith(("(", "[[", "],[", "], [", MASK)):
         return None
     begin = opening.end()
     end = _closing(line, begin, len(opening[1] or ""), opening[2] or "'")
@@ -108,7 +109,7 @@ def _paired(line: str, start: int, _name: str, after: re.Match[str]) -> tuple[in
 
 def _argument(line: str, start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:
     """Of ``--token …`` what follows."""
-    if not name.startswith("-") or line[max(start - 1, 0) : start].strip("\"'([= "):
+    if not name.startswith("--") or line[max(start - 1, 0) : start].strip("\"'([= "):
         return None
     begin = after.end("space")
     end = begin

@@ -52,9 +52,7 @@ ENDS: Final = (
 
 _SENSITIVE_ENDS: Final = (*(end + plural for end in ENDS if end != "key" for plural in ("", "s")), "apikey", "apikeys")
 # Whole names. AWS Secrets Manager answers the value as SecretString or SecretBinary, KMS as Plaintext.
-_SENSITIVE: Final = frozenset(
-    {"codeverifier", "otp", "pan", "pass", "plaintext", "secretbinary", "secretstring", "totp"}
-)
+_SENSITIVE: Final = frozenset({"codeverifier", "otp", "pass", "plaintext", "secretbinary", "secretstring", "totp"})
 # Names that end like a secret and hold none; an operator needs to see them.
 _HARMLESS: Final = frozenset(
     {
@@ -109,6 +107,9 @@ def _is_sensitive(name: str) -> bool:
     )
 
 
+_PLURALS: Final = (*(f"{end}s" for end in ENDS), "pass")
+
+
 def is_count(name: str, value: object) -> bool:
     """Whether it is a number of tokens, and no token."""
-    return isinstance(value, int | float) and name.lower().rstrip(_DIGITS).endswith("tokens")
+    return isinstance(value, int | float) and name.lower().endswith(_PLURALS)

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from moorline import live_values
 from moorline.redaction.assignments import NAMED, mask_named
 from moorline.redaction.gate import Gate
-from moorline.redaction.names import MASK
+from moorline.redaction.names import MASK, SHOWN_VALUES
 from moorline.redaction.personal import mask_if_asked
 from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
 
@@ -27,10 +27,13 @@ _GRANT_CODE: Final = re.compile(
     r"(?:(?<=device_)|(?<![A-Za-z0-9_]))(code)(?:(\\*[\"']\s*:\s*\\*[\"'])([^\"'\\]+)|(=)([^&\s\"']+))"
 )
 _CAPITALS: Final = re.compile("[A-Z]+")
-# Text of which each letter was written as an escape.
-_NUMBERED: Final = re.compile(r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4,}")
-_NUMBER: Final = re.compile(r"u(00[2-7][0-9A-Fa-f])")
-_QUOTED: Final = re.compile(r"(?:%[2-7][0-9A-Fa-f]){6,}")
+# Text of which each letter was written as an escape: what says so, and all that belongs to it.
+_NUMBERED: Final = r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4}"
+_QUOTED: Final = r"(?:%[2-7][0-9A-Fa-f]){6}"
+_ESCAPED: Final = re.compile(f"{_NUMBERED}|{_QUOTED}")
+_NUMBERS: Final = re.compile(r"(?:\\{1,8}u[0-9A-Fa-f]{4}){4,}")
+_NUMBER: Final = re.compile(r"u([0-9A-Fa-f]{4})")
+_QUOTES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}){6,}")
 _IN_SCHEME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 _LONGEST_SCHEME: Final = 40
 _LONG: Final = 20
@@ -41,8 +44,8 @@ SECRETS: Final = "|".join(
         r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}",
         r"[?&](?:code|state|sig)=",
         "grant_type",
-        r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4}",
-        r"(?:%[2-7][0-9A-Fa-f]){6}",
+        _NUMBERED,
+        _QUOTED,
         CARDS,
         NAMED,
         SHAPES,
@@ -67,8 +70,8 @@ def text(line: str) -> str:
 def shown(line: str) -> str:
     """As ``text``, for a line without live values of which a gate has said that there may be something in it."""
     line = _masked(line)
-    if "\\u00" in line or "%" in line:
-        plain = _QUOTED.sub(lambda run: unquote(run[0]), _NUMBERED.sub(_unnumbered, line))
+    if ("u00" in line or "%" in line) and _ESCAPED.search(line):
+        plain = _QUOTES.sub(lambda run: unquote(run[0]), _NUMBERS.sub(_unnumbered, line))
         if plain != line:
             masked = _masked(live_values.mask(plain, MASK))
             line = line if masked == plain else masked
@@ -76,7 +79,8 @@ def shown(line: str) -> str:
 
 
 def _unnumbered(run: re.Match[str]) -> str:
-    return "".join(chr(int(number, 16)) for number in _NUMBER.findall(run[0]))
+    letters = "".join(chr(int(number, 16)) for number in _NUMBER.findall(run[0]))
+    return letters.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs become one
 
 
 def _masked(line: str) -> str:
@@ -148,6 +152,8 @@ def _mask_grant_code(match: re.Match[str]) -> str:
 
 
 def _mask_header(match: re.Match[str]) -> str:
+    if match[3].strip().lower() in SHOWN_VALUES:
+        return match[0]
     return f"{match[1]}{match[2]}{MASK}"
 
 
