@@ -74,7 +74,7 @@ class Shop:
 
     def __init__(self) -> None:
         self.app = Moorline()
-        self.jobs = [
+        self.jobs: list[Any] = [
             self.app.job(retries=0)(self.fail),
             self.app.job(keep_result=True)(self.tell),
             self.app.job(retries=0)(self.carry),

@@ -22,7 +22,7 @@ from moorline.redaction.crashes import trace, watch_crashes
 from moorline.redaction.names import MASK, SENSITIVE_HEADERS, is_sensitive
 from moorline.redaction.personal import mask_personal
 from moorline.redaction.plain import text
-from moorline.redaction.structures import data, headers
+from moorline.redaction.structures import data, headers, show
 
 __all__ = [
     "MASK",
@@ -33,6 +33,7 @@ __all__ = [
     "is_sensitive",
     "mask_personal",
     "register",
+    "show",
     "text",
     "trace",
     "url",

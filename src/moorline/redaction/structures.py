@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from moorline.redaction.names import MASK, SENSITIVE_HEADERS, is_count, is_sensitive
 from moorline.redaction.plain import text
 
-__all__ = ["data", "headers"]
+__all__ = ["data", "headers", "show"]
 
 _DEPTH: Final = 8
 _SHORTEST_CARD: Final = 10**13
@@ -42,6 +43,19 @@ def data(value: Any, *, depth: int = _DEPTH) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [data(item, depth=depth - 1) for item in value] if depth else "..."
     return text(str(value))
+
+
+def show(value: object) -> str:
+    """*value* as a page shows it: redacted text; JSON, indented, for what has parts.
+
+    For templates: as a filter, or as Jinja's ``finalize``, which all that a template prints goes through. What is
+    marked as safe HTML (it has ``__html__``) is redacted and stays marked.
+    """
+    if isinstance(value, str) and hasattr(value, "__html__"):
+        return type(value)(text(value))
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        return json.dumps(data(value), indent=2, ensure_ascii=False, default=str)
+    return text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
 
 
 def _fields(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
