@@ -19,8 +19,12 @@ __all__ = ["CARDS", "SHAPES", "mask_cards", "mask_shapes"]
 _EDGE: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4}))"
 
 
+_NEAR: Final = 72
+_FAR: Final = 512
+
+
 class _Shape(NamedTuple):
-    """*hint* stands in every secret of the shape, *back* characters after its beginning (-1: anywhere)."""
+    """*hint* stands in every secret of the shape, *back* characters after its beginning (-1: anywhere; -2: near it)."""
 
     hint: str
     pattern: re.Pattern[str]
@@ -38,7 +42,7 @@ _SHAPES: Final = (
     _shape("k_live_", r"[sr]k_live_[A-Za-z0-9_]+", back=1, gate="[sr]k_live_"),
     _shape("k_test_", r"[sr]k_test_[A-Za-z0-9_]+", back=1, gate="[sr]k_test_"),
     _shape("whsec_", r"whsec_[A-Za-z0-9+/=_-]+"),
-    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=-1),
+    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=-2),
     _shape("sb_secret_", r"sb_secret_[A-Za-z0-9_-]+"),
     _shape("SG.", r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?", gate=r"SG\.[A-Za-z0-9_-]{7}"),
     *(_shape(f"gh{kind}_", rf"gh{kind}_[A-Za-z0-9]{{8,}}") for kind in "oprsu"),
@@ -51,7 +55,7 @@ _SHAPES: Final = (
     _shape("slack.com/", _SLACK_HOOK, back=-1, gate=r"hooks\.slack\.com/", edge=""),
     _shape("slack.com/", r"(?<=files\.slack\.com/upload/v1/)[A-Za-z0-9_-]+", back=-1, gate=r"slack\.com/upl", edge=""),
     _shape("/api/webhooks/", r"(?<=/api/webhooks/)(?:[0-9]+|\*\*\*)/[A-Za-z0-9_-]+", back=-1, edge=""),
-    _shape("/bot", r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}", back=-4, gate="/bot[0-9]{6}", edge=""),
+    _shape("/bot", r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}", back=-2, gate="/bot[0-9]{6}", edge=""),
     _shape("AKIA", r"AKIA[A-Z0-9]{12,}"),
     _shape("ASIA", r"ASIA[A-Z0-9]{12,}", gate="ASIA[A-Z0-9]{12}"),
     _shape("AIza", r"AIza[A-Za-z0-9_-]{30,}"),
@@ -87,7 +91,7 @@ def mask_shapes(line: str) -> str:
         return line
     for shape in _SHAPES:
         if shape.hint in line:
-            line = shape.pattern.sub(MASK, line) if shape.back < 0 else _masked(line, shape)
+            line = shape.pattern.sub(MASK, line) if shape.back == -1 else _masked(line, shape)
     return line
 
 
@@ -98,7 +102,10 @@ def _masked(line: str, shape: _Shape) -> str:
     done = 0
     at = line.find(hint)
     while at >= 0:
-        found = pattern.match(line, at - back) if at - back >= done else None
+        if back < 0:
+            found = pattern.search(line, max(at - _NEAR, done), at + _FAR)
+        else:
+            found = pattern.match(line, at - back) if at - back >= done else None
         if found is not None:
             parts += (line[done : found.start()], MASK)
             done = found.end()
