@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from moorline.calls.dialects import Credentials, Endpoints, base_address
 from moorline.calls.parameters import parameters_of
 from moorline.errors import ConfigurationError
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 
 if TYPE_CHECKING:
     from moorline.calls.renewal import FetchedKey
@@ -49,7 +49,7 @@ class Account:
         self._key = self._checked_key(api_key)
         self._base_url = None if base_url is None else base_address(base_url, f"{self.name}.base_url")
         self._region = self._checked_region(region)
-        self._known_key: tuple[str, Secret] | None = None
+        self._sandbox_key: tuple[str, Secret] | None = None
 
     @property
     def base_url(self) -> str:
@@ -105,19 +105,22 @@ class Account:
         if given is not None:
             return given if isinstance(given, Secret) else self._fetched(given())
         name = self._key_variable()
-        raw = os.environ.get(name, "")
-        if self._known_key is not None and self._known_key[0] == raw:
-            return self._known_key[1]
-        found = environment.load(name)
-        if found is None and self.in_sandbox and self.credentials.sandbox:
-            made = self.credentials.sandbox.replace("{sandbox}", os.environ[_SANDBOX].rstrip("/"))
-            found = Secret(made, name=f"the sandbox key of {self.name}")
-        if found is None:
-            raise ConfigurationError(
-                f"{self.name} has no key: set {name} in the environment, or pass api_key to {type(self).__name__}()"
-            )
-        self._known_key = (raw, found)
-        return found
+        found = secrets().load(name)
+        if found is not None:
+            return found
+        if self.in_sandbox and self.credentials.sandbox:
+            return self._of_sandbox(os.environ[_SANDBOX])
+        where = secrets().where(name)
+        raise ConfigurationError(
+            f"{self.name} has no key: set {name} in {where}, or pass api_key to {type(self).__name__}()"
+        )
+
+    def _of_sandbox(self, sandbox: str) -> Secret:
+        known = self._sandbox_key
+        if known is None or known[0] != sandbox:
+            made = self.credentials.sandbox.replace("{sandbox}", sandbox.rstrip("/"))
+            known = self._sandbox_key = sandbox, Secret(made, name=f"the sandbox key of {self.name}")
+        return known[1]
 
     @property
     def key_ends(self) -> tuple[str, float] | None:

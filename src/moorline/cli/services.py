@@ -75,12 +75,12 @@ def _operations(service: type[Service | Sender]) -> list[str]:
 def _missing(service: type[Service | Sender]) -> list[str]:
     """The variables that it needs and that are not there."""
     from moorline.calls.parameters import missing_of
-    from moorline.secrets.sources import environment
+    from moorline.secrets.locker import secrets
 
     if service.credentials is None:
-        return [] if environment.load(service.webhooks.env) is not None else [service.webhooks.env]
+        return [] if secrets().load(service.webhooks.env) is not None else [service.webhooks.env]
     needed = missing_of(service)
-    if environment.load(service.credentials.env) is None:
+    if secrets().load(service.credentials.env) is None:
         needed.insert(0, service.credentials.env)
     return needed
 

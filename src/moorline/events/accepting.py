@@ -1,13 +1,12 @@
-"""Which secrets a service's deliveries may be signed by: what the environment holds, looked at for each delivery."""
+"""Which secrets a service's deliveries may be signed by: what is found, looked at for each delivery."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from moorline.errors import ConfigurationError
-from moorline.secrets.sources import environment
+from moorline.secrets.locker import secrets as of_process
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ log = logger("events")
 class EnvironmentSecrets:
     """The secrets of a service by its name: those of its scheme's variable, else those that ``otherwise`` gives.
 
-    Making Secrets costs more than the rest of a request: they are made again when a variable holds something else.
+    They are those of this process (``moorline.secrets.locker``): the environment's, unless it is told otherwise.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class EnvironmentSecrets:
     ) -> None:
         self._schemes = schemes
         self._otherwise = otherwise
-        self._known: dict[str, tuple[tuple[str | None, ...], Sequence[Key], Sequence[ConfigurationError]]] = {}
+        self._told: dict[str, Sequence[ConfigurationError]] = {}
 
     def __call__(self, service: str) -> Sequence[Key]:
         """Raises ConfigurationError when a variable holds something, and nothing of it can be used."""
@@ -47,20 +46,14 @@ class EnvironmentSecrets:
 
         Raises ConfigurationError when nothing of what is set can be used.
         """
-        held = (
-            os.environ.get(variable),
-            os.environ.get(variable + environment.PREVIOUS),
-            os.environ.get(variable + environment.UNTIL),
-        )
-        known = self._known.get(variable)
-        if known is None or known[0] != held:
-            found, problems = environment.load_usable(variable)
-            for problem in problems:
+        found = of_process().found(variable)
+        if found.problems and self._told.get(variable) is not found.problems:
+            self._told[variable] = found.problems
+            for problem in found.problems:
                 log.warning("secret_unusable", variable=variable, reason=str(problem))
-            known = self._known[variable] = (held, found, problems)
-        if known[2] and not known[1]:
-            raise ConfigurationError(str(known[2][0]))
-        return known[1]
+        if found.problems and not found.secrets:
+            raise ConfigurationError(str(found.problems[0]))
+        return found.secrets
 
 
 def named(secrets: Sequence[Key], index: int) -> str:

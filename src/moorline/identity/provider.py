@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from moorline.calls.dialects import base_address
 from moorline.errors import BadAnswer, ConfigurationError, SignInFailed
 from moorline.identity.tokens import LEEWAY, Rules
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 
 __all__ = ["Identity", "OpenID", "Places", "Provider", "TokenAuthentication", "text_of"]
 
@@ -151,11 +151,11 @@ class Provider:
         if isinstance(self.client_secret, Secret):
             return self.client_secret
         variable = self.variables[1]
-        found = environment.load(variable)
+        found = secrets().load(variable)
         if found is None and self.in_sandbox:
             found = Secret("sandbox-secret", name=f"the sandbox secret of {self.name}")
         if found is None:
-            raise ConfigurationError(f"{self.name} has no client secret: set {variable} in the environment")
+            raise ConfigurationError(f"{self.name} has no client secret: set {variable} in {secrets().where(variable)}")
         return found
 
     @property

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, SignInFailed
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 
 if TYPE_CHECKING:
     from moorline.identity.provider import Identity, Provider
@@ -195,13 +195,13 @@ class SigningIn:
 
 
 def encryption_keys() -> KeyRing:
-    """The keys in the environment; beside the sandbox one that lasts as long as this process.
+    """The keys in ``MOORLINE_ENCRYPTION_KEY``; beside the sandbox one that lasts as long as this process.
 
     Raises ConfigurationError where there are none.
     """
     from moorline.secrets.keyring import KeyRing, new_key
 
-    found = environment.load_all(ENCRYPTION_KEY)
+    found = secrets().load_all(ENCRYPTION_KEY)
     if not found and os.environ.get("MOORLINE_SANDBOX_URL"):
         found = (Secret(new_key(), name="the sandbox's encryption key"),)
     if not found:

@@ -12,17 +12,50 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Any, Final
 
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
+from moorline.secrets.versions import NOTHING, Found, Version, fingerprint
 
-__all__ = ["PREVIOUS", "UNTIL", "load", "load_all", "load_usable"]
+__all__ = ["PREVIOUS", "UNTIL", "Variable", "load", "load_all", "load_usable"]
 
 PREVIOUS = "_PREVIOUS"
 UNTIL = "_PREVIOUS_UNTIL"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BETWEEN = re.compile(r"(?:\s|(?<!\bv1)(?<!\bv1a),)+")
+# Each call asks, and os.environ encodes and decodes, and raises and catches for what is not there: that is a twentieth
+# of a call. What is in the dictionary behind it, where there is one, is compared as it is.
+_held: Final[dict[Any, Any] | None] = getattr(os.environ, "_data", None)
+_get: Final = os.environ.get if _held is None else _held.get
+_key: Final = str if _held is None else os.environ.encodekey
+
+
+class Variable:
+    """Where a variable of this process, and those beside it, are looked at each time: a ``Place``.
+
+    Making Secrets costs more than the rest of a request: they are made again when a variable holds something else.
+    Raises ConfigurationError when *name* is not the name of a variable.
+    """
+
+    __slots__ = ("_known", "_name", "_previous", "_until", "_variable")
+
+    where = "the environment"
+
+    def __init__(self, name: str) -> None:
+        _checked(name)
+        self._variable = name
+        self._name, self._previous, self._until = (_key(f"{name}{end}") for end in ("", PREVIOUS, UNTIL))
+        self._known: tuple[tuple[Any, Any, Any], Found] = (None, None, None), NOTHING
+
+    def now(self) -> Found:
+        """What the environment holds."""
+        held = _get(self._name), _get(self._previous), _get(self._until)
+        known = self._known
+        if known[0] != held:
+            known = self._known = held, found(self._variable)
+        return known[1]
 
 
 def load(name: str, environ: Mapping[str, str] | None = None) -> Secret | None:
@@ -76,6 +109,29 @@ def load_usable(
     return tuple(dict.fromkeys(found)), problems
 
 
+def found(name: str, environ: Mapping[str, str] | None = None, origin: str = "env:") -> Found:
+    """What ``load_usable`` gives, as versions; *origin* is where they are said to be from."""
+    usable, problems = load_usable(name, environ)
+    failure = None
+    try:
+        current = load(name, environ)
+    except ConfigurationError as error:
+        current, failure = None, error
+    versions, before = [], dict.fromkeys((name, f"{name}{PREVIOUS}"), 0)
+    for secret in usable:
+        before[secret.name] += 1
+        number = f"#{before[secret.name]}" if before[secret.name] > 1 else ""
+        versions.append(
+            Version(
+                secret,
+                fingerprint(secret),
+                "current" if current is not None and secret == current else "previous",
+                origin=f"{origin}{secret.name}{number}",
+            )
+        )
+    return Found(versions, problems, failure=failure)
+
+
 def _moment(name: str, environ: Mapping[str, str]) -> float | None:
     text = environ.get(name, "").strip()
     if not text:
@@ -91,9 +147,13 @@ def _moment(name: str, environ: Mapping[str, str]) -> float | None:
     return moment.timestamp()
 
 
-def _values(name: str, environ: Mapping[str, str]) -> list[str]:
+def _checked(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is not the name of an environment variable")
+
+
+def _values(name: str, environ: Mapping[str, str]) -> list[str]:
+    _checked(name)
     held = environ.get(name, "").strip()
     if held.startswith("-----BEGIN"):
         return [held]

@@ -31,8 +31,8 @@ from moorline.events.schemes.standard_webhooks import StandardWebhooks
 from moorline.identity.keyset import KeySet
 from moorline.identity.tokens import Claims, Rules, header_of
 from moorline.identity.verification import Steps, Verification, checked
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 from moorline.services.answers import items, moment, optional_text, record, text
 from moorline.services.auth.protocol import (
     AuthEvent,
@@ -340,7 +340,7 @@ print(user.id, [one.email for one in supabase.list_users()])
         """The secrets that the project shares with us, for HS256 alone."""
         if self._shared is not None:
             return self._shared
-        found = environment.load_all("SUPABASE_JWT_SECRET")
+        found = secrets().load_all("SUPABASE_JWT_SECRET")
         if not found and self.in_sandbox:
             found = (Secret(_SANDBOX_SECRET, name="the sandbox's JWT secret"),)
         if not found:

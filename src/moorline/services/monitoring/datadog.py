@@ -30,8 +30,8 @@ from moorline.calls.service import (
 from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 from moorline.services.answers import flag, record
 from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.limits import at_most, refused
@@ -202,7 +202,7 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
         """The application key, if there is one, only where it is asked for."""
         found = super().authorized(key, method, url, headers, body)
         if url.endswith("/api/v2/events"):
-            own = self._application_key or environment.load(_APPLICATION_KEY)
+            own = self._application_key or secrets().load(_APPLICATION_KEY)
             if own is None and self.in_sandbox:
                 own = Secret(self.credentials.sandbox, name="the sandbox key of datadog")
             found |= {} if own is None else _APPLICATION.headers(own)
