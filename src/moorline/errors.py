@@ -4,6 +4,7 @@
 
     MoorlineError
     ├── ConfigurationError            a setting, an argument or a registration is wrong (also a ValueError)
+    │   └── SecretUnavailable         the place where a secret is kept does not give it
     ├── Misuse                        right thing, wrong moment: blocking inside a running loop, … (also a RuntimeError)
     ├── CallError                     a Call did not give its answer
     │   ├── CallerFault               the service says that we are wrong; the same request will fail again
@@ -78,6 +79,10 @@ class MoorlineError(Exception):
 
 class ConfigurationError(MoorlineError, ValueError):
     """A setting, an argument or a registration is wrong. The message names it and says what is accepted."""
+
+
+class SecretUnavailable(ConfigurationError):
+    """The place where a secret is kept is down, or refuses it. The message names the place, and shows no value."""
 
 
 class Misuse(MoorlineError, RuntimeError):

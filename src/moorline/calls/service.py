@@ -38,6 +38,7 @@ from moorline.errors import BadAnswer, CallError, ConfigurationError, UnknownJob
 from moorline.policies.checks import check_count
 from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
+from moorline.secrets.locker import KeyOf
 
 if TYPE_CHECKING:
     import threading
@@ -142,7 +143,7 @@ class Service(Account):
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
         self.fetched = self._fetching()
-        self.renewal = self.fetched or Renewal(self.name, self._key, self.key, self.clock)
+        self.renewal = self.fetched or Renewal(self.name, self._key or KeyOf(self._key_variable), self.key, self.clock)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
 from moorline.secrets.versions import NOTHING, Found, Version, fingerprint
 
-__all__ = ["PREVIOUS", "UNTIL", "Variable", "load", "load_all", "load_usable"]
+__all__ = ["PREVIOUS", "UNTIL", "Variable", "found", "load", "load_all", "load_usable", "moment"]
 
 PREVIOUS = "_PREVIOUS"
 UNTIL = "_PREVIOUS_UNTIL"
@@ -56,6 +56,9 @@ class Variable:
         if known[0] != held:
             known = self._known = held, found(self._variable)
         return known[1]
+
+    def refresh(self) -> None:
+        """It is looked at each time."""
 
 
 def load(name: str, environ: Mapping[str, str] | None = None) -> Secret | None:
@@ -101,7 +104,7 @@ def load_usable(
     take(_values(name, where), name)
     older = _values(previous, where)
     try:
-        until = _moment(f"{name}{UNTIL}", where) if older else None
+        until = moment(f"{name}{UNTIL}", where) if older else None
     except ConfigurationError as error:
         problems.append(error)
     else:
@@ -132,7 +135,8 @@ def found(name: str, environ: Mapping[str, str] | None = None, origin: str = "en
     return Found(versions, problems, failure=failure)
 
 
-def _moment(name: str, environ: Mapping[str, str]) -> float | None:
+def moment(name: str, environ: Mapping[str, str]) -> float | None:
+    """The moment that the variable holds, in seconds since the epoch. Raises ConfigurationError for what is none."""
     text = environ.get(name, "").strip()
     if not text:
         return None
