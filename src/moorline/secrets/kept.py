@@ -28,6 +28,7 @@ _SLOWEST: Final = 60.0  # seconds between two attempts at a source that is down
 _WARN_EVERY: Final = 60.0
 _MISSING_TTL: Final = 30.0  # what is not there may be put there
 _LONGEST_WAIT: Final = 60.0
+_TENDED: Final = 15.0
 _EARLY: Final = 0.75
 _EMPTY: Final[tuple[Content, ...]] = ()
 
@@ -272,7 +273,9 @@ class Keeper:
     def run_once(self) -> float:
         """Tend all; how many seconds until something is due."""
         now = self._clock.monotonic()
-        due = now + _SLOWEST
+        due = now + _TENDED
+        for source in {kept.source for kept in self._kept}:
+            source.tend()
         for kept in list(self._kept):
             due = min(due, kept.tend(self._clock.monotonic()))
         return max(due - self._clock.monotonic(), 0.05)

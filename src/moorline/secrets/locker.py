@@ -259,7 +259,8 @@ class Secrets:
             return attached
         at = str(address._replace(field=None)), whole
         if at not in self._made:
-            self._made[at] = kind(address.scheme)(address, whole=whole)
+            made = self._made[at] = kind(address.scheme)(address, whole=whole)
+            made.clock = self._clock
         return self._made[at]
 
     def _in_order(self, name: str, found: Found, arrange: Arrange) -> Found:

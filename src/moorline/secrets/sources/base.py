@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple, Protocol, Self
 
+from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
 from moorline.secrets.versions import Found, Stage, Version, fingerprint
@@ -101,6 +102,9 @@ class Source(ABC):
     look: ClassVar[float | None] = None
     """Seconds between two looks at ``stamp``, for sources that can be watched."""
 
+    clock: Clock = SYSTEM
+    """The clock of those who look here."""
+
     def __init__(self, address: Address, *, whole: bool = False) -> None:
         self.address = address._replace(field=None)
         self.whole = whole
@@ -147,6 +151,9 @@ class Source(ABC):
         first = next(iter(versions.values()), None)
         failure = problems[0] if problems and (first is None or first.stage != "current") else None
         return Found(versions.values(), problems, failure=failure)
+
+    def tend(self) -> None:  # noqa: B027 (most need nothing)
+        """Do what keeps the way there open: called at least every 15 seconds. Failures are its own business."""
 
     def close(self) -> None:  # noqa: B027 (most have none)
         """Let go of connections."""
