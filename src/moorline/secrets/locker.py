@@ -89,6 +89,9 @@ class Secrets:
         """Let *source* be what the URL ``scheme:`` of its scheme means here."""
         with self._lock:
             self._attached[source.scheme] = source
+            source.clock = self._clock
+            if isinstance(source, Writable):
+                source.changed = self.refresh
             for name, places in list(self._places.items()):
                 if any(not isinstance(one, Variable) for one in places):
                     del self._places[name]

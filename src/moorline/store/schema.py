@@ -26,11 +26,12 @@ __all__ = [
     "metadata",
     "rejected",
     "replays",
+    "secrets",
     "spent",
     "workers",
 ]
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -350,4 +351,24 @@ spent = sa.Table(
     sa.Column("until", sa.Double, nullable=False),
     # Forgetting those that are over, oldest first.
     sa.Index("spent_until", "until"),
+)
+
+# Versions of credentials that the application keeps itself. The value is encrypted, and bound to the row's name and id.
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    # pending, current or previous; of a name one is current.
+    sa.Column("stage", sa.Text, nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    # Which key has encrypted it.
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("not_before", sa.Double),
+    sa.Column("not_after", sa.Double),
+    sa.Column("created_at", sa.Double, nullable=False),
+    # All versions of a name.
+    sa.Index("secrets_name", "name"),
+    # Encrypting anew what an older key has encrypted.
+    sa.Index("secrets_key", "key_id"),
 )

@@ -8,7 +8,7 @@ its business: see ``moorline.secrets.kept``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, NamedTuple, Protocol, Self
 
@@ -162,10 +162,17 @@ class Source(ABC):
 class Writable(Source):
     """A source that values can be put into."""
 
-    @abstractmethod
-    def put(self, name: str, secret: Secret, *, stage: Stage = "current") -> str:
-        """Keep another version; its id. Raises SecretUnavailable."""
+    changed: Callable[[str], None] = staticmethod(lambda _: None)
+    """Told of a name whose versions have changed here."""
 
     @abstractmethod
-    def remove(self, name: str, id: str) -> bool:
-        """Let go of a version; whether there was one. Raises SecretUnavailable."""
+    def put_sync(self, name: str, secret: Secret, *, stage: Stage = "current", not_before: float | None = None) -> str:
+        """Keep another version, blocking; its id. One that is *current* makes the one that was the previous one."""
+
+    @abstractmethod
+    def mark_sync(self, name: str, id: str, stage: Stage) -> bool:
+        """Give a version another stage, blocking; whether there is one of that id."""
+
+    @abstractmethod
+    def remove_sync(self, name: str, id: str) -> bool:
+        """Let go of a version, blocking; whether there was one of that id."""
