@@ -26,6 +26,7 @@ from moorline.events.inbox import Inbox
 from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
+from moorline.identity.loading import Loading
 from moorline.identity.signing_in import SigningIn
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.foreign.messages import Messages, Messaging
@@ -55,7 +56,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline(Messaging, Using, Working, SigningIn):
+class Moorline(Messaging, Using, Working, SigningIn, Loading):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -80,6 +81,7 @@ class Moorline(Messaging, Using, Working, SigningIn):
             auto_migrate=self.settings.migrate,
             statement_timeout=self.settings.statement_timeout,
         )
+        self._look_for_secrets(self.settings.secrets)
         self.sources = Sources()
         for name, source in self.settings.webhooks.sources.items():
             self.sources.add(name, source.build(name))
@@ -172,7 +174,10 @@ class Moorline(Messaging, Using, Working, SigningIn):
     # --- opening and closing
 
     async def open(self) -> Self:
-        """Connect to the database and bring it up to date. Opening twice is harmless. Raises StoreError.
+        """Connect to the database and bring it up to date. Opening twice is harmless.
+
+        What ``[secrets]`` says is loaded, so that a credential that is missing is found out now. Raises StoreError, and
+        ConfigurationError that names each credential that is missing.
 
         With a ``queue_url`` it also begins to relay the jobs of events there; one process does it at a time.
         """
@@ -182,6 +187,11 @@ class Moorline(Messaging, Using, Working, SigningIn):
                 # One try for all who wait: a database that hangs is not asked by each request in turn.
                 self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
             await asyncio.shield(self._opening)
+        try:
+            await self._load_secrets(self.settings.secrets)
+        except ConfigurationError:
+            await asyncio.to_thread(self.store.close)
+            raise
         if self.relay is not None and (
             self._relaying is None or self._relaying.done() or self._relaying.get_loop() is not loop
         ):
@@ -210,6 +220,7 @@ class Moorline(Messaging, Using, Working, SigningIn):
         if self._broadcast is not None:
             await asyncio.to_thread(self._broadcast.close)
         await asyncio.to_thread(self.jobs.broker.close)
+        await self._close_secrets(self.settings.secrets)
         await asyncio.to_thread(self.store.close)
 
     async def __aenter__(self) -> Self:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from moorline.errors import StoreError
+from moorline.errors import ConfigurationError, StoreError
 from moorline.events.delivery import Reply
 from moorline.events.receiver import send_reply
 from moorline.events.refused import ERRORS
@@ -38,7 +38,7 @@ async def lifespan(app: Moorline, receive: Receive, send: Send) -> None:
             else:
                 await watching.aclose()
                 await app.close()
-        except StoreError as error:
+        except (ConfigurationError, StoreError) as error:
             log.error("lifespan_failed", phase=message["type"], reason=str(error))
             await send({"type": f"{message['type']}.failed", "message": str(error)})
             return
@@ -61,7 +61,7 @@ async def _ready(app: Moorline) -> bool:
     try:
         await app.open()
         await asyncio.to_thread(app.store.ping)
-    except StoreError as error:
+    except (ConfigurationError, StoreError) as error:
         log.warning("not_ready", reason=str(error))
         return False
     return True

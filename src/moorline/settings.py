@@ -33,6 +33,7 @@ from moorline.policies.bulkhead import Bulkhead
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.policies.retry import Retry
+from moorline.secrets.secret_settings import SecretSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlertSettings",
     "LogSettings",
+    "SecretSettings",
     "ServiceSettings",
     "Settings",
     "SignInSettings",
@@ -380,6 +382,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     sign_in: SignInSettings = SignInSettings()
     log: LogSettings = LogSettings()
+    secrets: SecretSettings = SecretSettings()
     services: dict[str, ServiceSettings] = {}
 
     @field_validator("database_url")

@@ -130,6 +130,23 @@ class Account:
             return None
         return given.name or f"{self.name}.api_key", given.not_after
 
+    @property
+    def needed_variable(self) -> str | None:
+        """The variable that has to hold the credential; None where one was given, or can be had elsewhere."""
+        return None if self._key is not None or self.in_sandbox else self._key_variable()
+
+    @property
+    def key_origin(self) -> str:
+        """Where the configured credential was found, such as ``env:STRIPE_SECRET_KEY``; "" where it is not known.
+
+        Raises SecretUnavailable where a source does not answer.
+        """
+        given = self._key
+        if given is not None:
+            return getattr(given, "url", "") or "api_key"
+        found = secrets().versions(self._key_variable())
+        return found[0].origin if found else "the sandbox" if self.in_sandbox else ""
+
     def _key_variable(self) -> str:
         """The variable that holds the credential. A service that takes several kinds overrides it."""
         return self.credentials.env

@@ -357,6 +357,11 @@ class AwsService(Service):
     def _fetching(self) -> FetchedKey:
         return Keys(self, self._key)
 
+    @property
+    def needed_variable(self) -> None:
+        """AWS's own tools may find keys elsewhere."""
+        return
+
     def own_keys(self) -> Pair | None:
         """Those that were given or stand in the environment; None where AWS's own tools have to look."""
         name = self.access_key_id

@@ -75,14 +75,24 @@ def _operations(service: type[Service | Sender]) -> list[str]:
 def _missing(service: type[Service | Sender]) -> list[str]:
     """The variables that it needs and that are not there."""
     from moorline.calls.parameters import missing_of
-    from moorline.secrets.locker import secrets
 
     if service.credentials is None:
-        return [] if secrets().load(service.webhooks.env) is not None else [service.webhooks.env]
+        return [] if _is_there(service.webhooks.env) else [service.webhooks.env]
     needed = missing_of(service)
-    if secrets().load(service.credentials.env) is None:
+    if not _is_there(service.credentials.env):
         needed.insert(0, service.credentials.env)
     return needed
+
+
+def _is_there(name: str) -> bool:
+    """Whether the credential is there, or nobody can say: then asking with it tells why."""
+    from moorline.errors import SecretUnavailable
+    from moorline.secrets.locker import secrets
+
+    try:
+        return secrets().load(name) is not None
+    except SecretUnavailable:
+        return True
 
 
 def doctor(
@@ -111,20 +121,28 @@ def doctor(
 
 
 async def _examined(app: Moorline, names: list[str] | None, timeout: float) -> list[dict[str, Any]]:
-    """A verdict for each, the database first."""
+    """A verdict for each, the database first; credentials may lie in it."""
     from moorline import registry
     from moorline.calls.service import Service
 
     kinds = [registry.service(name) for name in names or registry.names()]
     called = [one for one in kinds if issubclass(one, Service)]
-    chosen = [one for one in called if names is not None or not _missing(one) or one.name in app.services]
     limit = asyncio.Semaphore(_AT_ONCE)
+
+    def there() -> list[type[Service]]:
+        return [one for one in called if names is not None or not _missing(one) or one.name in app.services]
 
     async def one_of(kind: type[Service]) -> dict[str, Any]:
         async with limit:
             return await _asked(app, kind, timeout)
 
-    return [await asyncio.to_thread(_database, app), *await asyncio.gather(*(one_of(kind) for kind in chosen))]
+    try:
+        database = await asyncio.to_thread(_database, app)
+        keys = await asyncio.to_thread(_keys, app)
+        chosen = await asyncio.to_thread(there)
+        return [database, *keys, *await asyncio.gather(*(one_of(kind) for kind in chosen))]
+    finally:
+        await asyncio.to_thread(app.store.close)
 
 
 def _database(app: Moorline) -> dict[str, Any]:
@@ -138,9 +156,29 @@ def _database(app: Moorline) -> dict[str, Any]:
         app.store.ping()
     except MoorlineError as error:
         row |= {"ok": False, "says": str(error), "error": type(error).__name__}
-    finally:
-        app.store.close()
     return row | {"ms": round((time.perf_counter() - begun) * 1000, 1)}
+
+
+def _keys(app: Moorline) -> list[dict[str, Any]]:
+    """A row for each credential that ``[secrets]`` names: where it was found, and nothing of it."""
+    from moorline.errors import MoorlineError
+    from moorline.secrets.locker import secrets
+
+    rows = []
+    for name in dict.fromkeys((*app.settings.secrets.names, *app.settings.secrets.required)):
+        begun = time.perf_counter()
+        row: dict[str, Any] = {"name": name, "at": secrets().where(name), "ok": False}
+        try:
+            found = secrets().versions(name)
+            if found:
+                row |= {"ok": True, "says": f"it is there ({', '.join(one.stage for one in found)})"}
+                row["key_from"] = found[0].origin
+            else:
+                row["says"] = "it is not there"
+        except MoorlineError as error:
+            row |= {"says": str(error), "error": type(error).__name__}
+        rows.append(row | {"ms": round((time.perf_counter() - begun) * 1000, 1)})
+    return rows
 
 
 async def _asked(app: Moorline, kind: type[Service], timeout: float) -> dict[str, Any]:
@@ -152,6 +190,7 @@ async def _asked(app: Moorline, kind: type[Service], timeout: float) -> dict[str
         service: Any = app.services.get(kind.name) or app.service(kind)
         try:
             row["at"] = service.base_url
+            row["key_from"] = service.key_origin
             good = await service.check().using(timeout=timeout, attempt_timeout=timeout, retry=None)
         finally:
             await service.aclose()
@@ -177,12 +216,13 @@ def _advice(error: Exception, kind: type[Service]) -> str:
 
 
 def _printed(found: list[dict[str, Any]]) -> None:
-    table = Table("", "what", "where", "it says", "ms")
+    table = Table("", "what", "where", "key from", "it says", "ms")
     for one in found:
         mark = Text("ok", style="green") if one["ok"] else Text("no", style="bold red")
         said = f"{one.get('error', '')}: {one['says']}" if one.get("error") else one["says"]
         advice = f"\n{one['advice']}" if one.get("advice") else ""
-        table.add_row(mark, one["name"], safe(one["at"]), safe(said + advice), f"{one['ms']:g}")
+        key = safe(one.get("key_from", ""))
+        table.add_row(mark, one["name"], safe(one["at"]), key, safe(said + advice), f"{one['ms']:g}")
     Console().print(table)
     if len(found) == 1:
         typer.echo("No service is configured here; `moorline services` says which variables each needs.")

@@ -138,6 +138,11 @@ class Handlers:
 
         return register
 
+    @property
+    def senders(self) -> list[str]:
+        """The names of those whose events are handled, sorted."""
+        return sorted(self._subscribed)
+
     def matching(self, service: str, type: str, action: str | None = None) -> list[Handler]:
         """The handlers of an event, in the order of their registration for ``*``, the type, the type and action."""
         patterns = self._subscribed.get(service)

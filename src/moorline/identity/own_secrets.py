@@ -58,7 +58,7 @@ class OwnSecrets(Writable):
 
     def __init__(
         self, store: Store | Address, ring: KeyRing | Callable[[], KeyRing] | None = None, *, whole: bool = False
-    ):
+    ) -> None:
         if not isinstance(store, Store) or ring is None:
             raise ConfigurationError("store: is the database of an application; there is none here")
         super().__init__(Address("store", ""), whole=whole)

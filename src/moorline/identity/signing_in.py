@@ -76,7 +76,7 @@ class SigningIn:
             if made.name in desks:
                 raise ConfigurationError(f"sign_in: {made.name} is there twice")
             made.client()
-            if made.authentication != "none":
+            if made.authentication != "none" and not secrets().configured:  # else it is loaded when the app opens
                 made.secret()
             desks[made.name] = Desk(made, clock=self.clock, **options)
         if not desks:

@@ -5,13 +5,13 @@ Facts: services/business/slack.md; contract: slack.json; slack_sdk 3.47.0 (``oau
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Final
 
 from moorline.calls.exchange import Exchange
 from moorline.calls.service import BearerKey, Endpoints, Parameter, RateLimitHeaders
 from moorline.calls.tokens import Grant, RefreshToken, Token, TokenService, token_of
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.services.slack_rules import ERRORS
 
@@ -59,7 +59,8 @@ class SlackAccount(TokenService):
         return headers
 
     def _key_variable(self) -> str:
-        return _REFRESH if not os.environ.get(_TOKEN) and os.environ.get(_REFRESH) else _TOKEN
+        held = secrets()
+        return _REFRESH if held.load(_TOKEN) is None and held.load(_REFRESH) is not None else _TOKEN
 
     def _grant(self) -> Grant | None:
         """The refresh of a token that rotates, if the credential is for that. A function is asked for tokens as they
@@ -68,5 +69,6 @@ class SlackAccount(TokenService):
         given = self._key
         if callable(given):
             return _ROTATION if hasattr(given, "rotated") else None
-        shown = os.environ.get(self._key_variable(), "").strip() if given is None else given.reveal()
+        found = secrets().load(self._key_variable()) if given is None else given
+        shown = "" if found is None else found.reveal()
         return _ROTATION if shown.startswith(_ROTATES) else None

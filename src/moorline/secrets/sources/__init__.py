@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from moorline.secrets.sources.base import Source
 
-__all__ = ["GROUP", "KINDS", "kind"]
+__all__ = ["GROUP", "KINDS", "kind", "known"]
 
 GROUP: Final = "moorline.secret_sources"
 KINDS: Final = {
@@ -34,12 +36,21 @@ def kind(scheme: str) -> type[Source]:
     if named is not None:
         module, _, name = named.partition(":")
         found: Any = getattr(importlib.import_module(module), name)
+    elif scheme in _foreign():
+        found = _foreign()[scheme].load()
     else:
-        from importlib import metadata
-
-        points = {point.name: point for point in metadata.entry_points(group=GROUP)}
-        if scheme not in points:
-            known = ", ".join(f"{one}:" for one in ("env", *KINDS, *sorted(points)))
-            raise ConfigurationError(f"no source of secrets is called {scheme!r}; known: {known}")
-        found = points[scheme].load()
+        listed = ", ".join(f"{one}:" for one in known())
+        raise ConfigurationError(f"no source of secrets is called {scheme!r}; known: {listed}")
     return found  # type: ignore[no-any-return]
+
+
+def known() -> tuple[str, ...]:
+    """The schemes of all sources that can be had here."""
+    return ("env", *KINDS, *sorted(_foreign()))
+
+
+@cache
+def _foreign() -> dict[str, EntryPoint]:
+    from importlib import metadata
+
+    return {point.name: point for point in metadata.entry_points(group=GROUP)}

@@ -18,7 +18,7 @@ from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
 from moorline.secrets.versions import NOTHING, Found, Version, fingerprint
 
-__all__ = ["PREVIOUS", "UNTIL", "Variable", "found", "load", "load_all", "load_usable", "moment"]
+__all__ = ["PREVIOUS", "UNTIL", "Variable", "check_name", "found", "load", "load_all", "load_usable", "moment"]
 
 PREVIOUS = "_PREVIOUS"
 UNTIL = "_PREVIOUS_UNTIL"
@@ -44,7 +44,7 @@ class Variable:
     where = "the environment"
 
     def __init__(self, name: str) -> None:
-        _checked(name)
+        check_name(name)
         self._variable = name
         self._name, self._previous, self._until = (_key(f"{name}{end}") for end in ("", PREVIOUS, UNTIL))
         self._known: tuple[tuple[Any, Any, Any], Found] = (None, None, None), NOTHING
@@ -151,13 +151,14 @@ def moment(name: str, environ: Mapping[str, str]) -> float | None:
     return moment.timestamp()
 
 
-def _checked(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise ConfigurationError for what is not the name of a variable."""
     if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{name!r} is not the name of an environment variable")
 
 
 def _values(name: str, environ: Mapping[str, str]) -> list[str]:
-    _checked(name)
+    check_name(name)
     held = environ.get(name, "").strip()
     if held.startswith("-----BEGIN"):
         return [held]

@@ -9,7 +9,6 @@ ours.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -317,7 +316,9 @@ print(user.id, [one.email for one in supabase.list_users()])
 
     def _key_variable(self) -> str:
         older = "SUPABASE_SERVICE_ROLE_KEY"
-        return older if os.environ.get(older) and not os.environ.get(self.credentials.env) else self.credentials.env
+        held = secrets()
+        known = held.load(self.credentials.env) is not None
+        return older if not known and held.load(older) is not None else self.credentials.env
 
     def _endpoint(self) -> str:
         return f"{self.url.rstrip('/')}/auth/v1"

@@ -8,7 +8,6 @@ the types and limits alone. Sentry has no idempotency key: an event's id, made o
 from __future__ import annotations
 
 import json
-import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from moorline.events.delivery import Delivers
 from moorline.events.scheme import Scheme
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.policies.policy import Policy
+from moorline.secrets.locker import secrets
 from moorline.services.answers import moment, optional_text, record, text
 from moorline.services.batches import BatchService, Caps, Clean, compressed, encoded, scrubbed
 from moorline.services.envelopes import Dsn, DsnKey, event_of, log_of, metric_of
@@ -177,7 +177,12 @@ except ZeroDivisionError as error:
     @property
     def switched_off(self) -> bool:
         """Whether there is no DSN, or an empty one, which is the customary way to send nothing."""
-        return self._key is None and not os.environ.get(self.credentials.env) and not self.in_sandbox
+        return self._key is None and secrets().load(self.credentials.env) is None and not self.in_sandbox
+
+    @property
+    def needed_variable(self) -> None:
+        """Without a DSN nothing is sent, which is no mistake."""
+        return
 
     @property
     def dsn(self) -> Dsn:
