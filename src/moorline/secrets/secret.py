@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from moorline import redaction
@@ -33,7 +34,7 @@ class Secret:
     Raises ConfigurationError, naming *name*, for an empty value or one that is not text.
     """
 
-    __slots__ = ("__value", "name", "not_after")
+    __slots__ = ("__reveal", "name", "not_after")
 
     def __init__(self, value: str, *, name: str = "", not_after: float | None = None) -> None:
         what = name or "the secret"
@@ -46,14 +47,15 @@ class Secret:
         except UnicodeEncodeError:
             # "from None": the original error carries the value.
             raise ConfigurationError(f"{what} is not valid UTF-8") from None
-        self.__value = value
+        # Not the value itself: what lists the attributes of an object, or its state, would show it.
+        self.__reveal: Callable[[], str] = lambda: value
         self.name = name
         self.not_after = not_after
         redaction.register(value)
 
     def reveal(self) -> str:
         """The value itself. Keep it local: what is derived from it is masked only where redaction recognises it."""
-        return self.__value
+        return self.__reveal()
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +63,7 @@ class Secret:
         return self._digest().hex()[:6]
 
     def _digest(self) -> bytes:
-        return hmac.digest(_PROCESS_KEY, self.__value.encode(), hashlib.sha256)
+        return hmac.digest(_PROCESS_KEY, self.__reveal().encode(), hashlib.sha256)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
@@ -91,6 +93,8 @@ class Secret:
             "a Secret cannot be pickled, as its value would be written in the clear; "
             "load it again in the other process instead"
         )
+
+    __reduce__ = __getstate__ = __reduce_ex__  # type: ignore[assignment]  # who calls them by hand is told the same
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -57,6 +57,9 @@ class Found:
     ) -> None:
         self.versions = tuple(versions)
         self.problems = tuple(problems)
+        for one in (*self.problems, failure):
+            if one is not None:
+                one.__traceback__ = None  # its frames hold what was read
         self.secrets = tuple(one.secret for one in self.versions)
         self.failure = failure
         first = self.versions[0] if self.versions else None
