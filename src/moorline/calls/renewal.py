@@ -140,7 +140,7 @@ class Renewal:
         if self._waiting is None or self._waiting[0] is not loop:
             self._waiting = loop, asyncio.Lock()
         async with self._waiting[1]:
-            refresh = self._refresh(refused)
+            refresh = self._refresh(refused, "arefresh") or self._refresh(refused)
             if refresh is not None:
                 made = refresh()
                 if inspect.isawaitable(made):
@@ -148,9 +148,9 @@ class Renewal:
                 self._asked = self._clock.monotonic()
             return self._key() != refused
 
-    def _refresh(self, refused: Secret) -> Callable[[], Any] | None:
-        """The source's ``refresh``, if it has one and it is time to call it."""
-        refresh = getattr(self.source, "refresh", None)
+    def _refresh(self, refused: Secret, name: str = "refresh") -> Callable[[], Any] | None:
+        """The source's ``refresh``, if it has one and it is time to call it; on a loop ``arefresh`` goes before it."""
+        refresh = getattr(self.source, name, None)
         if not callable(refresh) or self._key() != refused or self._clock.monotonic() < self._asked + _AGAIN_AFTER:
             return None
         return refresh  # type: ignore[no-any-return]

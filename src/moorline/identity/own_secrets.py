@@ -18,7 +18,7 @@ from moorline.identity.own_secrets_sql import Mark, Row
 from moorline.secrets.keyring import KeyRing
 from moorline.secrets.secret import Secret
 from moorline.secrets.sources.base import LARGEST, Address, Content, Writable
-from moorline.secrets.versions import Stage
+from moorline.secrets.versions import Found, Stage
 from moorline.store.ids import new_id
 from moorline.store.steps import Read, Steps, Write, perform, perform_sync
 from moorline.store.store import Store
@@ -64,6 +64,7 @@ class OwnSecrets(Writable):
         super().__init__(Address("store", ""), whole=whole)
         self.store = store
         self._ring = ring
+        self._unreadable: dict[str, str] = {}
 
     @property
     def ring(self) -> KeyRing:
@@ -74,24 +75,42 @@ class OwnSecrets(Writable):
 
     # --- as a source
 
-    def fetch(self, unit: str) -> Sequence[Content]:
-        """All versions of the name, the current one first, then the newer ones before the older."""
+    def unit(self, name: str) -> str:
+        """All that are kept: one question for all names."""
+        del name
+        return ""
+
+    def where(self, name: str) -> str:
+        """The table, and the name in it."""
+        return f"store:#{name}" if name else "store:"
+
+    def fetch(self, unit: str) -> Sequence[Content]:  # noqa: ARG002 (there is one)
+        """All versions, those that are current first, then the newer ones before the older."""
         try:
-            rows = self.store.read_sync(sql.of, unit)
+            rows = self.store.read_sync(sql.every)
         except (StoreError, Misuse) as error:  # one that is not open
-            raise SecretUnavailable(f"{self.where(unit)}: {error}") from error
+            raise SecretUnavailable(f"store: {error}") from error
         found = [content for row in rows if (content := self._content(row)) is not None]
-        if rows and not found:
-            raise SecretUnavailable(f"{self.where(unit)}: no key of {self.ring!r} decrypts it")
         return sorted(found, key=lambda one: _ORDER[one.stage])
+
+    def picked(self, contents: Sequence[Content], name: str, called: str) -> Found:
+        """What is kept under that name; that it cannot be decrypted is an error."""
+        found = super().picked(contents, name, called)
+        if found or name not in self._unreadable.values():
+            return found
+        problem = ConfigurationError(f"{self.where(name)}: no key of {self.ring!r} decrypts it")
+        return Found(problems=[problem], failure=problem)
 
     def _content(self, row: Row) -> Content | None:
         try:
             plain = self.ring.decrypt(row.sealed, purpose=_PURPOSE, place=_place(row.name, row.id))
         except DecryptionFailed as error:
-            log.error("secret_unreadable", variable=row.name, version=row.id, reason=str(error))
+            if row.id not in self._unreadable:
+                self._unreadable[row.id] = row.name
+                log.error("secret_unreadable", variable=row.name, version=row.id, reason=str(error))
             return None
-        return Content(row.id, row.stage, plain.decode(), not_before=row.not_before, not_after=row.not_after)
+        fields = {row.name: plain.decode()}
+        return Content(row.id, row.stage, fields=fields, not_before=row.not_before, not_after=row.not_after)
 
     # --- keeping
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from moorline.secrets.versions import Stage
 
-__all__ = ["MOST", "Mark", "Row", "delete", "mark", "names", "of", "put", "reseal", "stale"]
+__all__ = ["MOST", "Mark", "Row", "delete", "every", "mark", "names", "of", "put", "reseal", "stale"]
 
 MOST = 20
 """Versions of one name that are kept."""
@@ -46,6 +46,12 @@ def of(database: Database, name: str) -> list[Row]:
     """All versions of a name, newest first."""
     query = sa.select(secrets).where(secrets.c.name == name).order_by(secrets.c.id.desc())
     return [Row(**row._mapping) for row in database.execute(query)]  # noqa: SLF001 (SQLAlchemy's own name for it)
+
+
+def every(database: Database) -> list[Row]:
+    """All versions of all names, newest first."""
+    query = sa.select(secrets).order_by(secrets.c.id.desc())
+    return [Row(**row._mapping) for row in database.execute(query)]  # noqa: SLF001 (likewise)
 
 
 def names(database: Database) -> list[str]:

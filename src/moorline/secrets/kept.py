@@ -114,7 +114,7 @@ class Kept:
             return
         try:
             if self._fetches == before:
-                self._fetch()
+                self._elsewhere()
         finally:
             self._lock.release()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.clock import SYSTEM, Clock
@@ -288,7 +290,7 @@ def _arranged(found: Found, versions: tuple[Version, ...]) -> Found:
 
 
 class SecretAt:
-    """A credential at a URL, as a service takes it in place of a key: what is there now, and anew after a 401.
+    """A credential at a URL, as a service takes it in place of a key: what is there now, and asked anew after a 401.
 
     Raises ConfigurationError for a URL that is none.
     """
@@ -318,6 +320,10 @@ class SecretAt:
         """Fetch it anew, blocking."""
         self._place().refresh()
 
+    async def arefresh(self) -> None:
+        """As ``refresh``, without blocking the loop."""
+        await asyncio.to_thread(self.refresh)
+
     def _place(self) -> Place:
         among = self._among or secrets()
         known = self._known
@@ -341,6 +347,11 @@ class KeyOf:
     def refresh(self) -> Callable[[], Any] | None:
         """None where the environment is all: it is looked at each time."""
         return self._anew if secrets().configured else None
+
+    @property
+    def arefresh(self) -> Callable[[], Any] | None:
+        """As ``refresh``, without blocking the loop."""
+        return partial(asyncio.to_thread, self._anew) if secrets().configured else None
 
     def _anew(self) -> None:
         secrets().refresh(self._name())
