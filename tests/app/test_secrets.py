@@ -151,6 +151,17 @@ async def test_an_application_keeps_credentials_itself(tmp_path: Path, monkeypat
         assert stripe.key().reveal() == "sk_test_environment"
 
 
+async def test_the_end_of_a_key_that_is_found_by_name_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts tell of it ahead."""
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    app = looking(tmp_path, sources=["env:", "store:"])
+    async with app:
+        stripe = app.service(Stripe)
+        assert stripe.key_ends is None
+        await app.own_secrets.put("STRIPE_SECRET_KEY", Secret("sk_test_first", not_after=2e9))
+        assert stripe.key_ends == ("STRIPE_SECRET_KEY", 2e9)
+
+
 @pytest.mark.parametrize("by_url", [True, False], ids=["by url", "by name"])
 @pytest.mark.parametrize("colour", ["sync", "async"])
 async def test_a_refused_key_is_asked_for_anew(held: Secrets, by_url: bool, colour: str) -> None:

@@ -16,9 +16,10 @@ from tests.secrets.places import Told, among, texts
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, SecretUnavailable
+from moorline.secrets import sources
 from moorline.secrets.locker import SecretAt, Secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources.base import Content
+from moorline.secrets.sources.base import Address, Content
 
 DOWN = SecretUnavailable("told: it is down")
 
@@ -258,6 +259,38 @@ def test_an_unknown_kind_of_source_names_those_that_there_are():
         held.load("KEY")
     with pytest.raises(ConfigurationError, match="belongs to a name"):
         held.configure(["told:x#y"])
+
+
+def test_a_source_of_another_package_is_known_by_its_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an entry point of the group ``moorline.secret_sources``."""
+
+    class Elsewhere(Told):
+        scheme = "elsewhere"
+
+        def __init__(self, address: Address, *, whole: bool = False) -> None:
+            super().__init__(KEY=f"of {address.path}, {whole}")
+
+    class Point:
+        def load(self) -> type[Elsewhere]:
+            return Elsewhere
+
+    monkeypatch.setattr(sources, "_foreign", lambda: {"elsewhere": Point()})
+    sources.kind.cache_clear()
+    held = Secrets(background=False)
+    held.configure(["elsewhere:there"], {"OTHER": "elsewhere:else#KEY"})
+    assert texts([*held.load_all("KEY"), *held.load_all("OTHER")]) == ["of there, False", "of else, False"]
+    assert "elsewhere" in sources.known()
+    sources.kind.cache_clear()
+
+
+def test_a_value_that_is_too_large_is_named():
+    """And what is beside it is there."""
+    place = Told(KEY="x")
+    place.contents["KEY"] = (Content("2", text="x" * 70_000), Content("1", "previous", text="old-value-1"))
+    held = among(place)
+    with pytest.raises(ConfigurationError, match=r"KEY is larger than 65536 bytes \(in told:#KEY\)"):
+        held.load("KEY")
+    assert [one.secret.reveal() for one in held.versions("KEY")] == ["old-value-1"]
 
 
 def test_a_secret_at_a_url_is_asked_anew_when_told():

@@ -190,6 +190,33 @@ def test_we_log_in_by_approle_renew_and_log_in_again(
     assert asked.count("log_in") == 3
 
 
+def test_a_token_that_has_expired_is_replaced(
+    bao: OpenBao, path: str, monkeypatch: pytest.MonkeyPatch, asked: list[str]
+) -> None:
+    """At the server, by its own clock, of which ours knows nothing: it says 403, and there is no other sign."""
+    put(bao, path, key="value-1")
+    monkeypatch.delenv("VAULT_TOKEN")
+    name, secret = role(bao, path, token_ttl="1s", token_max_ttl="1h")
+    monkeypatch.setenv("VAULT_ROLE_ID", name)
+    monkeypatch.setenv("VAULT_SECRET_ID", secret)
+    held = keeping(KEY=f"vault:secret/{path}#key")
+    held.load("KEY")
+    source = next(iter(held._made.values()))
+    assert isinstance(source, Vault)
+    assert source._session is not None
+    token = source._session._shown().reveal()
+    put(bao, path, key="value-2")
+
+    def over() -> bool:
+        headers = {"X-Vault-Token": token}
+        return httpx2.get(f"{bao.url}/v1/auth/token/lookup-self", headers=headers).status_code == 403
+
+    until(over, seconds=30)
+    held.refresh("KEY")
+    assert texts(held.load_all("KEY")) == ["value-2", "value-1"]
+    assert asked.count("log_in") == 2
+
+
 @pytest.mark.parametrize("kind", ["service", "batch"])
 def test_a_token_that_cannot_be_renewed_is_replaced_in_time(
     bao: OpenBao, path: str, monkeypatch: pytest.MonkeyPatch, asked: list[str], kind: str

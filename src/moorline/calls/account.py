@@ -125,7 +125,12 @@ class Account:
     @property
     def key_ends(self) -> tuple[str, float] | None:
         """What the configured credential is called, and when it ends (seconds since the epoch), where that is known."""
-        given = self._key
+        given: object = self._key
+        if given is None:
+            try:
+                given = secrets().load(self._key_variable())
+            except ConfigurationError:
+                return None  # a call says what is wrong with it
         if not isinstance(given, Secret) or given.not_after is None:
             return None
         return given.name or f"{self.name}.api_key", given.not_after

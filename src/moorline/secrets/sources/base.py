@@ -141,6 +141,8 @@ class Source(ABC):
             if value is None:
                 continue
             try:
+                if len(value.encode(errors="replace")) > LARGEST:
+                    raise ConfigurationError(f"{called} is larger than {LARGEST} bytes")  # noqa: TRY301
                 secret = Secret(value, name=called, not_after=content.not_after)
             except ConfigurationError as error:
                 problems.append(ConfigurationError(f"{error} (in {self.where(name)})"))
