@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.secrets.places import Told, among, texts
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, SecretUnavailable
+from moorline.policies.deadline import deadline, remaining
 from moorline.secrets import sources
 from moorline.secrets.locker import SecretAt, Secrets
 from moorline.secrets.secret import Secret
@@ -207,6 +209,24 @@ def test_on_an_event_loop_the_first_question_is_asked_in_a_thread():
     assert loops == [None]
 
 
+def test_the_deadline_of_one_who_asks_is_not_that_of_the_fetch():
+    """What fails for want of time would be the failure of all."""
+    place = Told(KEY="good-value-1")
+    held = among(place)
+    left: list[float | None] = []
+    fetch = place.fetch
+
+    def fetched(unit: str) -> Sequence[Content]:
+        left.append(remaining())
+        return fetch(unit)
+
+    place.fetch = fetched  # type: ignore[method-assign]
+    with deadline(0.5):
+        assert remaining() is not None
+        held.load("KEY")
+    assert left == [None]
+
+
 def test_a_source_is_not_asked_for_what_it_needs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own key is looked for in the others."""
     monkeypatch.setenv("OWN_KEY", "of-the-environment")
@@ -257,6 +277,8 @@ def test_an_unknown_kind_of_source_names_those_that_there_are():
     held.configure(["azure:x"])
     with pytest.raises(ConfigurationError, match=r"azure.*known: env:, dotenv:, file:"):
         held.load("KEY")
+    with pytest.raises(ConfigurationError, match="azure"):
+        held.check({})
     with pytest.raises(ConfigurationError, match="belongs to a name"):
         held.configure(["told:x#y"])
 

@@ -167,8 +167,9 @@ def _keys(app: Moorline) -> list[dict[str, Any]]:
     rows = []
     for name in dict.fromkeys((*app.settings.secrets.names, *app.settings.secrets.required)):
         begun = time.perf_counter()
-        row: dict[str, Any] = {"name": name, "at": secrets().where(name), "ok": False}
+        row: dict[str, Any] = {"name": name, "at": "-", "ok": False}
         try:
+            row["at"] = secrets().where(name)
             found = secrets().versions(name)
             if found:
                 row |= {"ok": True, "says": f"it is there ({', '.join(one.stage for one in found)})"}

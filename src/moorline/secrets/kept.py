@@ -12,6 +12,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,7 +139,8 @@ class Kept:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._fetch()
+            # The deadline of one who asks is not that of all who wait for it.
+            Context().run(self._fetch)
             return
         schemes = _asking.schemes
         thread = threading.Thread(target=lambda: self._fetch(schemes), name="moorline-secrets-first", daemon=True)

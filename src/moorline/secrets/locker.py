@@ -194,8 +194,12 @@ class Secrets:
         """Load each name of *wanted*, blocking; the values say what it is for.
 
         Raises ConfigurationError for all that are not there, or cannot be had: each with what it is for, and where it
-        was looked for.
+        was looked for. And for a source that cannot be.
         """
+        with self._lock:
+            for address in map(Address.of, self._sources):
+                if address.scheme != "env":
+                    self._source(address, whole=False)
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="moorline-secrets-check") as threads:
