@@ -37,8 +37,16 @@ def told(held: Secrets, name: str = "KEY") -> list[tuple[str, str]]:
     return [(one.secret.reveal(), one.stage) for one in held.versions(name)]
 
 
-async def test_versions_are_kept_found_and_removed(own: OwnSecrets):
+@pytest.fixture
+def on_each(database_url: str) -> Iterator[OwnSecrets]:
+    """On SQLite and on PostgreSQL."""
+    with Store(database_url, clock=ManualClock()) as opened:
+        yield OwnSecrets(opened, KeyRing([OLD]))
+
+
+async def test_versions_are_kept_found_and_removed(on_each: OwnSecrets):
     """In both colours; what changes here is seen at once by who looks here."""
+    own = on_each
     held = among(own)
     assert held.load("KEY") is None
     first = await own.put("KEY", Secret("value-1"))
@@ -93,6 +101,15 @@ def test_a_stolen_database_shows_none_and_a_moved_row_is_none(tmp_path: Path, st
         ConfigurationError, match=r"store:#KEY: no key of <KeyRing of 1, current [0-9a-f]+> decrypts it"
     ):
         among(own).load("KEY")
+
+
+def test_of_two_that_are_current_the_newer_counts(tmp_path: Path, own: OwnSecrets):
+    """As two processes may leave them."""
+    own.put_sync("KEY", Secret("value-1"))
+    own.put_sync("KEY", Secret("value-2"))
+    with sqlite3.connect(tmp_path / "m.db") as database:
+        database.execute("UPDATE secrets SET stage = 'current'")
+    assert told(among(own)) == [("value-2", "current"), ("value-1", "previous")]
 
 
 async def test_keys_rotate(store: Store, own: OwnSecrets):

@@ -90,7 +90,14 @@ class OwnSecrets(Writable):
             rows = self.store.read_sync(sql.every)
         except (StoreError, Misuse) as error:  # one that is not open
             raise SecretUnavailable(f"store: {error}") from error
-        found = [content for row in rows if (content := self._content(row)) is not None]
+        found, current = [], set[str]()
+        for row in rows:
+            # Two processes may make one current at the same moment: the newer one counts.
+            late = row.stage == "current" and row.name in current
+            content = self._content(row._replace(stage="previous") if late else row)
+            if content is not None:
+                found.append(content)
+                current |= {row.name} if content.stage == "current" else set()
         return sorted(found, key=lambda one: _ORDER[one.stage])
 
     def picked(self, contents: Sequence[Content], name: str, called: str) -> Found:
