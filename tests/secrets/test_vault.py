@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
 import httpx2
 import pytest
+from tests.calls.tls_server import tls_server
 from tests.openbao import ROOT, OpenBao
 from tests.secrets.places import texts
 from tests.servers import until
@@ -275,53 +279,79 @@ def test_the_token_of_the_program_counts_where_nothing_else_is_set(
     assert texts(keeping(KEY=f"vault:secret/{path}#key").load_all("KEY")) == ["value-1"]
 
 
+class Reviews(BaseHTTPRequestHandler):
+    """As much of Kubernetes as Vault asks whose token it is (``TokenReview``): that of ``web`` in ``shop``."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))["spec"]
+        groups = ["system:serviceaccounts", "system:serviceaccounts:shop", "system:authenticated"]
+        user = {"username": "system:serviceaccount:shop:web", "uid": "u-1", "groups": groups}
+        status = {"authenticated": True, "user": user, "audiences": asked.get("audiences", [])}
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}
+        sent = json.dumps(review).encode()
+        self.send_response(201)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(sent)))
+        self.end_headers()
+        self.wfile.write(sent)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def of_the_pod() -> str:
+    """The token of a service account, as far as Vault reads it by itself: Kubernetes checks who signed it."""
+    now = int(SYSTEM.wall())
+    claims = {
+        "iat": now - 60, "nbf": now - 60, "iss": "kubernetes/serviceaccount", "sub": "system:serviceaccount:shop:web", "exp": now + 600,
+        "kubernetes.io": {"namespace": "shop", "serviceaccount": {"name": "web", "uid": "u-1"}},
+    }  # fmt: skip
+    parts = [json.dumps({"alg": "RS256", "typ": "JWT"}).encode(), json.dumps(claims).encode(), b"x" * 256]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
 def test_a_service_account_of_kubernetes_logs_in_with_its_file(
-    path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bao: OpenBao, path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The request has the role and what the file holds at that time, as the contract has it."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-    from threading import Thread
-
-    said: list[tuple[str, Any, Any]] = []
-
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            said.append((self.path, body, self.headers.get("x-vault-token")))
-            self.answer({"auth": {"client_token": "hvs.pod", "lease_duration": 60, "renewable": True}})
-
-        def do_GET(self) -> None:
-            said.append((self.path, None, self.headers.get("x-vault-token")))
-            self.answer({"data": {"data": {"key": "of-the-pod"}, "metadata": {"version": 1, "deletion_time": ""}}})
-
-        def answer(self, body: Any) -> None:
-            sent = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Server)
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("VAULT_KUBERNETES_ROLE", "shop")
-    monkeypatch.setenv("VAULT_KUBERNETES_MOUNT", "k8s")
+    """With what the file holds at that time; OpenBao asks Kubernetes whose it is."""
+    put(bao, path, key="value-1")
+    name, mount = f"r{uuid4().hex[:8]}", f"k{uuid4().hex[:8]}"
+    cluster = HTTPServer(("127.0.0.1", 0), Reviews)
+    Thread(target=cluster.serve_forever, daemon=True).start()
+    with tls_server(tmp_path) as (_, authority):
+        held = {"kubernetes_ca_cert": authority.read_text(), "disable_local_ca_jwt": True}
+    host = f"http://127.0.0.1:{cluster.server_port}"
+    bao.ask("POST", f"sys/auth/{mount}", {"type": "kubernetes"})
+    reviewer = {"kubernetes_host": host, "token_reviewer_jwt": of_the_pod(), **held}
+    bao.ask("POST", f"auth/{mount}/config", reviewer)
+    rule = f'path "secret/data/{path}" {{ capabilities = ["read"] }}'
+    bao.ask("PUT", f"sys/policies/acl/{name}", {"policy": rule})
+    bound = {"bound_service_account_names": "web", "bound_service_account_namespaces": "shop", "token_policies": name}
+    bao.ask("POST", f"auth/{mount}/role/{name}", bound)
+    monkeypatch.delenv("VAULT_TOKEN")
+    monkeypatch.setenv("VAULT_KUBERNETES_ROLE", name)
+    monkeypatch.setenv("VAULT_KUBERNETES_MOUNT", mount)
     monkeypatch.setenv("VAULT_KUBERNETES_TOKEN_FILE", str(tmp_path / "token"))
-    held = keeping(KEY="vault:secret/pay?version=2#key")
     with pytest.raises(ConfigurationError, match=r"token cannot be read \(FileNotFoundError\)"):
-        held.load("KEY")
-    (tmp_path / "token").write_text("jwt-of-the-pod\n")
-    held = keeping(KEY="vault:secret/pay?version=2#key")
-    assert texts(held.load_all("KEY")) == ["of-the-pod"]
-    server.shutdown()
-    server.server_close()
-    assert said == [
-        ("/v1/auth/k8s/login", {"role": "shop", "jwt": "jwt-of-the-pod"}, None),
-        ("/v1/secret/data/pay", None, "hvs.pod"),
-    ]
+        keeping(KEY=f"vault:secret/{path}#key").load("KEY")
+    (tmp_path / "token").write_text(f"{of_the_pod()}\n")
+    assert texts(keeping(KEY=f"vault:secret/{path}#key").load_all("KEY")) == ["value-1"]
+    cluster.shutdown()
+    cluster.server_close()
+
+
+def test_an_authority_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """``VAULT_CACERT`` names it; without it the server is nobody whom we know."""
+    monkeypatch.setenv("VAULT_TOKEN", "hvs.some-token")
+    with tls_server(tmp_path) as (port, authority):
+        url = f"vault:secret/pay?address=https://localhost:{port}&version=2#key"
+        with pytest.raises(SecretUnavailable, match=r"vault:secret/pay: .*certificate"):
+            keeping(KEY=url).load("KEY")
+        monkeypatch.setenv("VAULT_CACERT", str(authority))
+        assert keeping(KEY=url).load("KEY") is None  # it answers, with something else
+        monkeypatch.setenv("VAULT_CACERT", str(tmp_path / "none"))
+        with pytest.raises(ConfigurationError, match=r"VAULT_CACERT: .*FileNotFoundError"):
+            keeping(KEY=url).load("KEY")
 
 
 def test_refusals_name_the_path_and_show_no_proof(bao: OpenBao, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
