@@ -245,6 +245,16 @@ def test_the_environment_says_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not chosen.uses("store")
 
 
+def test_services_are_configured_by_any_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``moorline services`` looks where the settings say."""
+    url = folder(tmp_path, STRIPE_SECRET_KEY="sk_test_canary")
+    Path("moorline.toml").write_text(f'[secrets]\nsources = ["env:", "{url}"]\n')
+    done = CliRunner().invoke(cli, ["services", "stripe", "sendgrid", "--json"])
+    assert {one["name"]: one["configured"] for one in json.loads(done.stdout)} == {"stripe": True, "sendgrid": False}
+    monkeypatch.setenv("STRIPE_WEBHOOK_SECRET_PREVIOUS", "x")
+    assert CliRunner().invoke(cli, ["events", "alerts", "--json"]).exit_code in (0, 1)
+
+
 def test_doctor_says_where_each_key_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And shows nothing of it."""
     url = folder(tmp_path, NAMED_KEY="canary-value-0123", STRIPE_SECRET_KEY="sk_test_canary")

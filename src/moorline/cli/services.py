@@ -29,6 +29,7 @@ def services(names: Named = None, as_json: AsJson = False) -> None:
     """List the services: what they can do, what is received from them, and whether they are configured here."""
     from moorline import registry
 
+    _look_for_secrets()
     rows = [_described(registry.service(name)) for name in names or registry.names()]
     if as_json:
         print_json(rows)
@@ -44,6 +45,21 @@ def services(names: Named = None, as_json: AsJson = False) -> None:
             "yes" if row["configured"] else f"no: set {', '.join(row['missing'])}",
         )
     Console().print(table)
+
+
+def _look_for_secrets() -> None:
+    """Look where the settings say; what lies in the database is taken for there."""
+    from moorline.settings import load
+
+    settings = load()
+    if settings.secrets.configured:
+        from moorline.identity.loading import look_for_secrets
+        from moorline.identity.own_secrets import OwnSecrets
+        from moorline.identity.signing_in import encryption_keys
+        from moorline.store import Store
+
+        store = Store(settings.database_url)
+        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_keys))
 
 
 def _described(service: type[Service | Sender]) -> dict[str, Any]:

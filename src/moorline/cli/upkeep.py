@@ -58,14 +58,19 @@ def alerts(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
     from moorline.events.alert_watch import AlertWatch
     from moorline.events.ending import ending_secrets, senders
     from moorline.events.sources import Sources
+    from moorline.identity.loading import look_for_secrets
+    from moorline.identity.own_secrets import OwnSecrets
+    from moorline.identity.signing_in import encryption_keys
     from moorline.settings import load
 
-    webhooks = load(database_url=database_url).webhooks
+    settings = load(database_url=database_url)
+    webhooks = settings.webhooks
     sources = Sources()
     for name, source in webhooks.sources.items():
         sources.add(name, source.build(name))
     secrets = EnvironmentSecrets(sources.scheme)
     with opened_store(database_url) as store:
+        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_keys))
         watch = AlertWatch(store, webhooks.alerts.config(), secrets=lambda: ending_secrets(senders(sources), secrets))
         firing = watch.firing_sync()
     if as_json:

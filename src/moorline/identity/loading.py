@@ -11,7 +11,7 @@ from moorline.identity.signing_in import encryption_keys
 from moorline.secrets.locker import secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from moorline.calls.service import Service
     from moorline.events.handlers import Handlers
@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from moorline.secrets.secret_settings import SecretSettings
     from moorline.store.store import Store
 
-__all__ = ["Loading"]
+__all__ = ["Loading", "look_for_secrets"]
+
+
+def look_for_secrets(chosen: SecretSettings, own: Callable[[], OwnSecrets]) -> None:
+    """Let this process look where the settings say; nothing is asked yet. *own* gives what ``store:`` stands for."""
+    if chosen.configured:
+        secrets().configure(chosen.sources, chosen.names, keep=chosen.keep, ttl=chosen.refresh)
+        if chosen.uses("store"):
+            secrets().attach(own())
 
 
 class Loading:
@@ -46,11 +54,7 @@ class Loading:
         return self._own_secrets
 
     def _look_for_secrets(self, chosen: SecretSettings) -> None:
-        """Let this process look where the settings say; nothing is asked yet."""
-        if chosen.configured:
-            secrets().configure(chosen.sources, chosen.names, keep=chosen.keep, ttl=chosen.refresh)
-            if chosen.uses("store"):
-                secrets().attach(self.own_secrets)
+        look_for_secrets(chosen, lambda: self.own_secrets)
 
     async def _load_secrets(self, chosen: SecretSettings) -> None:
         """Load what is wanted, so that what is missing is found out now. Raises ConfigurationError that names it."""
