@@ -427,7 +427,7 @@ def test_sealed_killed_and_back(
         with pytest.raises(SecretUnavailable, match=r"vault:secret/pay: .*503"):
             keeping(KEY="vault:secret/pay#key").load("KEY")
         unseal()
-        assert written(server, root, "value-2")
+        until(lambda: written(server, root, "value-2"), seconds=30)
         still(["value-2", "value-1"], 1)
         server.kill()
         still(["value-2", "value-1"], 2)
