@@ -15,10 +15,12 @@ from tests.services.recorder import Recorder, answered
 from moorline import errors
 from moorline.calls.call import Call
 from moorline.calls.guards import Guards
+from moorline.calls.minting import KnowsKeys, MintsKeys
 from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.sandbox.services.sendgrid import STAND_IN
 from moorline.sandbox.standin import Emission, Surroundings
+from moorline.secrets.secret import Secret
 from moorline.services.email.protocol import Address, Attachment, Email, EmailEventKind
 from moorline.services.email.sendgrid import SendGrid
 
@@ -59,6 +61,9 @@ CALLS: list[Callable[[SendGrid], Any]] = [
     lambda s: s.send(plain()),
     lambda s: s.send_batch(plain()),
     lambda s: s.check(),
+    lambda s: s.mint_key("moorline"),
+    lambda s: s.find_keys("moorline"),
+    lambda s: s.revoke_key("abc"),
 ]
 
 
@@ -97,6 +102,29 @@ def test_typed_errors(box: Box, run: Run):
         run(box.service(SendGrid).send(plain(), surprise=1))
     assert (caught.value.code, caught.value.status) == ("surprise", 400)
     assert run(box.service(SendGrid).check()) is True
+
+
+def test_a_key_makes_another_one_and_revokes_it(box: Box, run: Run):
+    """A minted key has the rights of the one that it was asked with, works until it is revoked, and is found by its
+    label and by itself.
+    """
+    service = box.service(SendGrid, "SG.first.0123456789abcdef")
+    assert isinstance(service, MintsKeys)
+    assert isinstance(service, KnowsKeys)
+    minted = run(service.mint_key("moorline r-17"))
+    [made] = box.state("sendgrid")["api_keys"]
+    assert made["scopes"] == run(service.request("GET", "/v3/scopes"))["scopes"]
+    assert service.key_id(minted.secret) == minted.id == made["api_key_id"]
+    assert minted.secret.reveal() not in repr(minted)
+    other = box.service(SendGrid, minted.secret.reveal())
+    assert run(other.check()) is True
+    assert run(service.find_keys("moorline r-17")) == [minted.id]
+    assert run(service.revoke_key(minted.id)) is True
+    assert run(service.revoke_key(minted.id)) is False
+    assert run(service.find_keys("moorline r-17")) == []
+    with pytest.raises(errors.AuthenticationFailed):
+        run(other.check())
+    assert service.key_id(Secret("SG.sandbox")) is None
 
 
 def test_unanswered_send_is_unknown_and_not_repeated(box: Box, run: Run):

@@ -81,6 +81,7 @@ _EVENTS = (
 )  # fmt: skip
 _LIMIT = 600
 _MOST_BYTES = 30 * 1024 * 1024
+_MOST_KEYS = 100
 _WORDS = {list: "an array", dict: "an object", str: "a string", int: "an integer"}
 
 
@@ -96,6 +97,7 @@ class SendGridStandIn:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._messages: list[dict[str, Any]] = []
+        self._made: dict[str, dict[str, Any]] = {}  # keys by their ids
         self._window = (0, _LIMIT)
 
     async def handle(self, ask: Ask) -> Answer:
@@ -109,8 +111,8 @@ class SendGridStandIn:
         return Answer(answer.status, answer.content, {**self._limits(), **answer.headers})
 
     def snapshot(self) -> dict[str, Any]:
-        """The accepted messages as they came, each with its id."""
-        return {"messages": self._messages}
+        """The accepted messages as they came, each with its id; the keys that were made, without their values."""
+        return {"messages": self._messages, "api_keys": list(self._made.values())}
 
     def failure(self, status: int) -> Answer:
         """SendGrid's error body for an injected status."""
@@ -192,12 +194,42 @@ class SendGridStandIn:
         scheme, _, key = ask.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.startswith("SG.") or key.endswith("wrong"):
             raise _Refused(401, "The provided authorization grant is invalid, expired, or revoked")
+        if self._made.get(key.split(".")[1], {}).get("deleted"):
+            raise _Refused(401, "The provided authorization grant is invalid, expired, or revoked")
         if "accept" not in ask.headers:
             raise _Refused(406, "The request needs an Accept header")
         if key.startswith("SG.read"):
             raise _Refused(403, "access forbidden")
 
+    def _keys(self, ask: Ask) -> Answer:
+        """Keys that make keys: all but those for reading, here. Facts: sendgrid-oai, security/api_keys.json."""
+        if ask.path == "/v3/scopes":
+            return Answer(200, {"scopes": ["mail.send", "mail.batch.create", "api_keys.create", "api_keys.delete"]})
+        found = [one for one in self._made.values() if not one["deleted"]]
+        if ask.path == "/v3/api_keys" and ask.method == "GET":
+            return Answer(200, {"result": [{"name": one["name"], "api_key_id": one["api_key_id"]} for one in found]})
+        if ask.path == "/v3/api_keys" and ask.method == "POST":
+            given = json.loads(ask.body)
+            if not given.get("name"):
+                raise _Refused(400, "missing required argument", "name")
+            if len(found) >= _MOST_KEYS:
+                raise _Refused(403, "Cannot create more than 100 API Keys", None)
+            name = self._around.id("", 22)
+            told = {"api_key_id": name, "name": given["name"], "scopes": given.get("scopes", ["all"])}
+            self._made[name] = {**told, "deleted": False}
+            return Answer(201, {"api_key": f"SG.{name}.{self._around.id('', 43)}", **told})
+        name = ask.path.rpartition("/")[2]
+        if ask.method != "DELETE":
+            raise _Refused(405, "method not allowed")
+        if name in self._made and self._made[name]["deleted"]:
+            raise _Refused(404, "unable to find API Key")
+        # One that was there before: each that begins with SG. is.
+        self._made.setdefault(name, {"api_key_id": name, "name": "", "scopes": []})["deleted"] = True
+        return Answer(204)
+
     def _routed(self, ask: Ask) -> Answer:
+        if ask.path == "/v3/scopes" or ask.path.partition("/v3/api_keys")[:2] == ("", "/v3/api_keys"):
+            return self._keys(ask)
         if ask.path not in ("/v3/mail/send", "/v3/mail/batch"):
             raise _Refused(404, "Not Found")
         if ask.method != "POST":

@@ -9,14 +9,27 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moorline.calls.dialects import LimitFields
-from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Plan, RateLimitHeaders, Service, operation
+from moorline.calls.minting import Minted
+from moorline.calls.service import (
+    BearerKey,
+    Endpoints,
+    ErrorMap,
+    Exchange,
+    Plan,
+    RateLimitHeaders,
+    Service,
+    operation,
+    segment,
+)
+from moorline.errors import BadAnswer, NotFound
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.ecdsa_signature import ECDSASignature
-from moorline.services.answers import moment, optional_text, record, text
+from moorline.secrets.secret import Secret
+from moorline.services.answers import items, moment, optional_text, record, text
 from moorline.services.email.protocol import (
     Address,
     Attachment,
@@ -162,6 +175,41 @@ print(sent.id)
         """True if the key is good and may send mail: asks for a batch id, which does nothing by itself."""
         return self.post("/v3/mail/batch", parse=_checked, repeatable=True)
 
+    @operation
+    def mint_key(self, label: str) -> Plan[Minted]:
+        """Make another key with the rights of this one, which needs ``api_keys.create`` among them; up to 100 may be
+        at once. For ``moorline keys rotate``.
+
+        Facts: sendgrid/sendgrid-oai, spec/paths/security/api_keys.json; of GET /v3/scopes, sendgrid/sendgrid-go,
+        rest/api/v3/scopes. Raises PermissionDenied without that right, and when there are 100.
+        """
+
+        def like_this_one(scopes: list[str]) -> Plan[Minted]:
+            # Without scopes SendGrid makes a key that may do everything.
+            body = {"name": label, "scopes": scopes}
+            return self.post("/v3/api_keys", json=body, parse=_minted)
+
+        return self.post_after(self.get("/v3/scopes", parse=_scopes), like_this_one, parse=_minted)
+
+    @operation
+    def revoke_key(self, id: str) -> Plan[bool]:
+        """Delete the key of that id: it is refused from now on. False where there is none."""
+        path = f"/v3/api_keys/{segment(id, 'id')}"
+        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
+        return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
+
+    @operation
+    def find_keys(self, label: str) -> Plan[Sequence[str]]:
+        """The ids of the keys that are called so, which need not be one."""
+        return self.get("/v3/api_keys", parse=lambda exchange: _called(exchange, label))
+
+    def key_id(self, secret: Secret) -> str | None:
+        """The middle one of the three parts of a key, ``SG.id.secret``, as the example of the API's description has
+        it.
+        """
+        parts = secret.reveal().split(".")
+        return parts[1] if len(parts) == 3 and parts[0] == "SG" and parts[1] else None
+
     @classmethod
     def read_event(cls, event: Event) -> EmailEvent | None:
         """What an event means; None for a word that is newer than this program.
@@ -297,3 +345,20 @@ def _sent(exchange: Exchange) -> SentEmail:
 
 def _checked(exchange: Exchange) -> bool:
     return bool(text(record(exchange.data), "batch_id"))
+
+
+def _scopes(exchange: Exchange) -> list[str]:
+    found = items(record(exchange.data).get("scopes"), "scopes")
+    if not found or not all(isinstance(one, str) for one in found):
+        raise BadAnswer("the answer names no scopes")
+    return found
+
+
+def _minted(exchange: Exchange) -> Minted:
+    answer = record(exchange.data)
+    return Minted(Secret(text(answer, "api_key"), name="SENDGRID_API_KEY"), text(answer, "api_key_id"))
+
+
+def _called(exchange: Exchange, label: str) -> list[str]:
+    found = [record(one, "a key") for one in items(record(exchange.data).get("result"), "result")]
+    return [text(one, "api_key_id") for one in found if one.get("name") == label]
