@@ -56,6 +56,7 @@
     │   ├── MessageRefused            a queue or exchange of others does not take the message
     │   └── StoreNotMigrated          the schema is older or newer than this program
     ├── ConnectionNotFound            nobody has connected such an account
+    ├── RotationRefused               a key cannot be added, promoted or retired now: somebody would be left without
     ├── DecryptionFailed              what was encrypted was changed or moved, or its key is gone
     ├── InvalidToken                  a token that must not be believed
     └── SignInFailed                  nobody was signed in: the answer was forged, too late, refused, …
@@ -465,6 +466,13 @@ class StoreNotMigrated(StoreError):
 
 class ConnectionNotFound(MoorlineError):
     """No such account is connected, or not by that owner."""
+
+
+class RotationRefused(MoorlineError):
+    """A version of a credential is not promoted, retired, …: somebody would be left without one, or still uses it.
+
+    The message says who and since when, and what to do instead.
+    """
 
 
 class DecryptionFailed(MoorlineError):
