@@ -179,3 +179,24 @@ async def test_unknown_service(box: httpx2.AsyncClient):
     response = await box.get("/paypol/x")
     assert response.status_code == 404
     assert ", ".join(sorted(registrations())) in response.json()["error"]
+
+
+async def test_keys_that_are_accepted(box: httpx2.AsyncClient):
+    """A list narrows what a service accepts, whatever scheme shows the key; the refusal is the service's own."""
+    accepted = {"service": "stripe", "accepted": ["sk_test_new"]}
+    assert (await box.post("/_sandbox/keys", json=accepted)).status_code == 200
+    refused = await box.get("/stripe/v1/payment_intents", headers=KEY)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (401, "invalid_request_error")
+    for headers in ({"Authorization": "Bearer sk_test_new"}, {"Authorization": "Basic c2tfdGVzdF9uZXc6"}):
+        assert (await box.get("/stripe/v1/payment_intents", headers=headers)).status_code == 200
+    told = (await box.get("/_sandbox/keys")).json()
+    assert told == {"stripe": {"accepted": ["sk_test_new"], "refused": 1}}
+    assert (await box.delete("/_sandbox/keys", params={"service": "stripe"})).json() == {"removed": 1}
+    assert (await box.get("/stripe/v1/payment_intents", headers=KEY)).status_code == 200
+    wrongs: list[Any] = [
+        {"accepted": []},
+        {"service": "nobody", "accepted": []},
+        {"service": "stripe", "accepted": [1]},
+    ]
+    for wrong in [*wrongs, []]:
+        assert (await box.post("/_sandbox/keys", json=wrong)).status_code == 400

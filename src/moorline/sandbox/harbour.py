@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing, wire
+from moorline.sandbox.accepted import Accepted
 from moorline.sandbox.deliveries import Deliveries, Target, parse_target
 from moorline.sandbox.faults import Fault, Faults, Ruling, broken_json
 from moorline.sandbox.standin import Answer, Ask, Emission, StandIn, Surroundings, registrations
@@ -41,6 +42,7 @@ class Harbour:
         self.registrations = registrations()
         self.deliveries = Deliveries(clock)
         self.faults = Faults(seed)
+        self.accepted = Accepted()
         self.requests: deque[dict[str, Any]] = deque(maxlen=5000)
         self.stand_ins: dict[str, StandIn] = {}
         self._ids = itertools.count(1)
@@ -49,6 +51,7 @@ class Harbour:
     def reset(self) -> None:
         """Forget everything but the seed."""
         self.faults = Faults(self.seed)
+        self.accepted = Accepted()
         self.requests.clear()
         self.deliveries.targets.clear()
         self.deliveries.log.clear()
@@ -66,6 +69,7 @@ class Harbour:
         control = [
             Route("/", _guarded(self._about), methods=["GET"]),
             Route("/faults", _guarded(self._faults), methods=["GET", "POST", "DELETE"]),
+            Route("/keys", _guarded(self._keys), methods=["GET", "POST", "DELETE"]),
             Route("/webhooks", _guarded(self._webhooks), methods=["GET", "POST", "DELETE"]),
             Route("/deliver", _guarded(self._deliver), methods=["POST"]),
             Route("/deliveries", _guarded(self._deliveries), methods=["GET"]),
@@ -113,7 +117,10 @@ class Harbour:
             body=body,
             base=f"{scope['scheme']}://{request.headers.get('host', 'sandbox')}/{name}",
         )
-        answer = await self._answer(stand_in, ask, ruling)
+        if self.accepted.refuses(name, ask.headers):
+            answer = stand_in.failure(401)
+        else:
+            answer = await self._answer(stand_in, ask, ruling)
         entry["status"] = answer.status
         await _transmit(scope, receive, send, ruling, answer)
 
@@ -154,6 +161,17 @@ class Harbour:
             service = self._known(request.query_params.get("service"))
             return JSONResponse({"removed": self.faults.clear(service, _number(request, "number"))})
         return JSONResponse({"faults": self.faults.listing()})
+
+    async def _keys(self, request: Request) -> Response:
+        if request.method == "POST":
+            record = await _json(request)
+            service = self._known(record.get("service") if isinstance(record, dict) else None)
+            if service is None:
+                raise ConfigurationError("keys: 'service' is needed")
+            self.accepted.narrow(service, record)
+        elif request.method == "DELETE":
+            return JSONResponse({"removed": self.accepted.widen(self._known(request.query_params.get("service")))})
+        return JSONResponse(self.accepted.listing())
 
     async def _webhooks(self, request: Request) -> Response:
         targets = self.deliveries.targets

@@ -8,6 +8,9 @@ the sandbox on loopback:
 ``POST   /_sandbox/faults``      arm one fault or a list of them (keys: :mod:`moorline.sandbox.faults`) -> their numbers
 ``GET    /_sandbox/faults``      the armed faults and how often each struck
 ``DELETE /_sandbox/faults``      disarm all; ``?service=`` or ``?number=`` for some
+``POST   /_sandbox/keys``        accept only these: ``{"service": "stripe", "accepted": ["sk_test_new"]}``
+``GET    /_sandbox/keys``        these lists, and how often each refused a request
+``DELETE /_sandbox/keys``        accept what each stand-in does by itself; ``?service=`` for one
 ``POST   /_sandbox/webhooks``    register a target: ``service``, ``url``, and if wanted ``secret`` or ``secrets``,
                                  ``events``, ``repeat``, ``broken_signature``, ``id``, ``ping`` (false: no first ping)
                                  -> the target
