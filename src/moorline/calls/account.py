@@ -12,9 +12,11 @@ from moorline.calls.parameters import parameters_of
 from moorline.errors import ConfigurationError
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
+from moorline.secrets.tally import instead, refused
 
 if TYPE_CHECKING:
     from moorline.calls.renewal import FetchedKey
+    from moorline.clock import Clock
 
 __all__ = ["Account", "KeySource"]
 
@@ -37,6 +39,7 @@ class Account:
     endpoints: ClassVar[Endpoints]
     credentials: ClassVar[Credentials]
     fetched: FetchedKey | None = None
+    clock: Clock
 
     def __init__(
         self,
@@ -107,13 +110,25 @@ class Account:
         name = self._key_variable()
         found = secrets().load(name)
         if found is not None:
-            return found
+            tally = found.tally
+            if tally is None or not tally.shunned_until:
+                return found
+            return instead(found, secrets().versions(name), self.clock.monotonic())
         if self.in_sandbox and self.credentials.sandbox:
             return self._of_sandbox(os.environ[_SANDBOX])
         where = secrets().where(name)
         raise ConfigurationError(
             f"{self.name} has no key: set {name} in {where}, or pass api_key to {type(self).__name__}()"
         )
+
+    def refused(self, key: Secret) -> bool:
+        """The service has refused the configured *key*: whether there is another accepted version of it, which is then
+        sent for some minutes, until the first is tried again. Keys that were given as an argument have no others.
+        """
+        name, now = self._key_variable(), self.clock.monotonic()
+        if self._key is not None or not name:
+            return False
+        return refused(name, key, secrets().versions(name), service=self.name, now=now, at=self.clock.wall())
 
     def _of_sandbox(self, sandbox: str) -> Secret:
         known = self._sandbox_key

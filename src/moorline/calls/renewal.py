@@ -58,13 +58,22 @@ class Renewal:
 
     Callers of one service come one after another; who finds that the key is another than the one that was refused
     asks for nothing. A source is told to refresh at most once in 30 s, so that a key that is really revoked does not
-    become a storm at the place where keys are kept.
+    become a storm at the place where keys are kept. *others* is told which key was refused, and says whether there is
+    another accepted version of it; then nothing else is asked.
     """
 
-    __slots__ = ("_asked", "_blocking", "_clock", "_key", "_name", "_waiting", "source")
+    __slots__ = ("_asked", "_blocking", "_clock", "_key", "_name", "_others", "_waiting", "source")
 
-    def __init__(self, name: str, source: Any, key: Callable[[], Secret], clock: Clock) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Any,
+        key: Callable[[], Secret],
+        clock: Clock,
+        others: Callable[[Secret], bool] | None = None,
+    ) -> None:
         self.source = source
+        self._others = others
         self._name = name
         self._key = key
         self._clock = clock
@@ -76,6 +85,8 @@ class Renewal:
         """Whether the key is now another than *refused*; after *timeout* seconds it is not. Raises what the source
         raises.
         """
+        if self._others is not None and self._others(refused):
+            return True
         until = None if timeout is None else time.monotonic() + timeout
         if not self._blocking.acquire(timeout=-1 if timeout is None else timeout):
             return False
@@ -136,6 +147,8 @@ class Renewal:
 
     async def newer_async(self, refused: Secret) -> bool:
         """As ``newer``, for sources whose ``refresh`` may be asynchronous."""
+        if self._others is not None and self._others(refused):
+            return True
         loop = asyncio.get_running_loop()
         if self._waiting is None or self._waiting[0] is not loop:
             self._waiting = loop, asyncio.Lock()

@@ -14,7 +14,7 @@ from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
 from moorline.calls.forms import encode_form
 from moorline.calls.guards import Guard
 from moorline.calls.upload import Upload
-from moorline.errors import Attempt, BadAnswer, CallError, ConfigurationError, InvalidRequest
+from moorline.errors import Attempt, BadAnswer, CallerFault, CallError, ConfigurationError, InvalidRequest
 from moorline.policies.policy import Policy
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         answer.request_id = errors.request_id_of(answer)
         if not 200 <= answer.status <= 299:
             error = errors.error(answer)
+            if isinstance(error, CallerFault) and self._key.tally is not None:  # the key was good, and the request not
+                self._key.tally.worked(self.clock.wall())
             if self._plan.accept is not None and self._plan.accept(error) is not None:
                 return None
             error.retryable = False
@@ -235,6 +237,9 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         attempts: tuple[Attempt, ...],
     ) -> Exchange:
         """The answer is read: nothing is held any longer."""
+        tally = self._key.tally
+        if tally is not None:
+            tally.worked(attempts[-1].at)
         # A large body that is sent is no slow service.
         elapsed = attempts[-1].elapsed if self._plan.upload is None else 0.0
         lease.settle(worked=True, elapsed=elapsed)

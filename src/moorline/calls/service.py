@@ -143,7 +143,8 @@ class Service(Account):
         self.clock = clock or (self.guards.clock if guards else SYSTEM)
         self.max_body = max_body
         self.fetched = self._fetching()
-        self.renewal = self.fetched or Renewal(self.name, self._key or KeyOf(self._key_variable), self.key, self.clock)
+        source = self._key or KeyOf(self._key_variable)
+        self.renewal = self.fetched or Renewal(self.name, source, self.key, self.clock, self.refused)
         self._known_guard: tuple[str, Policy, Guards, Guard] | None = None
 
     def __repr__(self) -> str:

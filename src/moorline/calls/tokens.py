@@ -433,7 +433,14 @@ class Tokens:
                 return
             try:
                 secret, call = self._asking()
-                self._keep(secret, call.result())
+                try:
+                    token = call.result()
+                except AuthenticationFailed:
+                    if not self._owner.refused(secret):
+                        raise
+                    secret, call = self._asking()  # with another accepted version of the credential
+                    token = call.result()
+                self._keep(secret, token)
             except CallError as error:
                 self._endure(error)
 
@@ -446,7 +453,14 @@ class Tokens:
                 return
             try:
                 secret, call = self._asking()
-                self._keep(secret, await call)
+                try:
+                    token = await call
+                except AuthenticationFailed:
+                    if not self._owner.refused(secret):
+                        raise
+                    secret, call = self._asking()  # with another accepted version of the credential
+                    token = await call
+                self._keep(secret, token)
             except CallError as error:
                 self._endure(error)
 
@@ -509,6 +523,8 @@ class Tokens:
         return secret, self._endpoints[origin].asked(request)
 
     def _keep(self, secret: Secret, token: Token) -> None:
+        if secret.tally is not None:
+            secret.tally.worked(self._owner.clock.wall())
         early = min(_EARLY, token.lasts / 10)
         self._held = _Held(token, secret, self._tried + token.lasts, early)
         if token.successor is None or token.successor == secret:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
+    from moorline.secrets.tally import Tally
+
 __all__ = ["Secret"]
 
 # Fingerprints tell two secrets of one run apart; made with a key of this process they cannot be used to guess a value.
@@ -29,12 +31,13 @@ class Secret:
     ``reveal()`` gives the value. Two secrets are equal if their values are, compared in constant time. The value is
     registered with :mod:`moorline.redaction`, which masks it in all that moorline logs, stores and shows.
 
-    ``not_after`` (seconds since the epoch) is when it stops being accepted, None if it does not.
+    ``not_after`` (seconds since the epoch) is when it stops being accepted, None if it does not. ``tally`` counts its
+    uses, where somebody wants to know.
 
     Raises ConfigurationError, naming *name*, for an empty value or one that is not text.
     """
 
-    __slots__ = ("__reveal", "name", "not_after")
+    __slots__ = ("__reveal", "name", "not_after", "tally")
 
     def __init__(self, value: str, *, name: str = "", not_after: float | None = None) -> None:
         what = name or "the secret"
@@ -51,6 +54,7 @@ class Secret:
         self.__reveal: Callable[[], str] = lambda: value
         self.name = name
         self.not_after = not_after
+        self.tally: Tally | None = None
         redaction.register(value)
 
     def reveal(self) -> str:
