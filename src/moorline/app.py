@@ -27,6 +27,7 @@ from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
 from moorline.identity.loading import Loading
+from moorline.identity.rotation.keys import Keys
 from moorline.identity.signing_in import SigningIn
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.foreign.messages import Messages, Messaging
@@ -82,6 +83,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
             statement_timeout=self.settings.statement_timeout,
         )
         self._look_for_secrets(self.settings.secrets)
+        self.keys = Keys(self.store, lambda: self.own_secrets)
         self.sources = Sources()
         for name, source in self.settings.webhooks.sources.items():
             self.sources.add(name, source.build(name))
@@ -185,7 +187,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
         if not self.store.is_open:
             if self._opening is None or self._opening.done() or self._opening.get_loop() is not loop:
                 # One try for all who wait: a database that hangs is not asked by each request in turn.
-                self._opening = asyncio.ensure_future(asyncio.to_thread(self.store.open))
+                self._opening = asyncio.ensure_future(asyncio.to_thread(self._opened_store))
             await asyncio.shield(self._opening)
         try:
             await self._load_secrets(self.settings.secrets)
@@ -201,6 +203,15 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
             self._tapped = True
             open_tap()
         return self
+
+    def _opened_store(self) -> Store:
+        store = self.store.open()
+        try:
+            self.keys.begin()
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     async def close(self) -> None:
         """Write what waits, disconnect, close the services' connections."""
@@ -232,7 +243,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
     @contextlib.contextmanager
     def opened(self) -> Iterator[Inbox]:
         """Open for the length of a block, blocking: for scripts and commands."""
-        with self.store:
+        with self._opened_store():
             try:
                 yield self.inbox
             finally:

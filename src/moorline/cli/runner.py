@@ -54,6 +54,7 @@ def loop_run(main: Coroutine[Any, Any, R]) -> R:
 
 async def _both(app: Moorline, listener: socket.socket | None, worker: Worker | None) -> None:
     stop = asyncio.Event()
+    app.keys.watch.role = "run" if listener and worker else "worker" if worker else "serve"
     await app.open()
     try:
         with _signals(stop, worker):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
-__all__ = ["EnvironmentSecrets", "named"]
+__all__ = ["EnvironmentSecrets", "named", "used"]
 
 log = logger("events")
 
@@ -43,6 +43,7 @@ class EnvironmentSecrets:
 
     def of(self, variable: str) -> Sequence[Key]:
         """The secrets that the variable holds, and those before them, without what cannot be used; that is logged once.
+        None that is retired: nothing is believed for its sake, even where no other is left.
 
         Raises ConfigurationError when nothing of what is set can be used.
         """
@@ -53,6 +54,8 @@ class EnvironmentSecrets:
                 log.warning("secret_unusable", variable=variable, reason=str(problem))
         if found.problems and not found.secrets:
             raise ConfigurationError(str(found.problems[0]))
+        if found.versions and found.versions[0].stage == "retired":
+            return ()
         return found.secrets
 
 
@@ -65,3 +68,11 @@ def named(secrets: Sequence[Key], index: int) -> str:
         return ""
     before = sum(getattr(secret, "name", "") == name for secret in secrets[:index])
     return f"{name}#{before + 1}" if before else name
+
+
+def used(secrets: Sequence[Key], at: float) -> None:
+    """Count that a delivery was signed with these, where a rotation wants to know."""
+    for secret in secrets:
+        tally = getattr(secret, "tally", None)
+        if tally is not None:
+            tally.worked(at)

@@ -22,6 +22,7 @@ from moorline.events.alerts import (
     Counts,
     Expiring,
     Facts,
+    RefusedKey,
     Stuck,
     decide,
     readings,
@@ -29,7 +30,7 @@ from moorline.events.alerts import (
 from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.jobs.brokers.sql_outbox import oldest_since
 from moorline.store.leases import Lease, compare_and_set, take_leases
-from moorline.store.schema import event_counts, jobs, meta
+from moorline.store.schema import event_counts, jobs, key_uses, key_versions, meta
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _KEY: Final = "alerts"
 _LEASE: Final = 90.0
 _HOOK_SECONDS: Final = 40.0
 _MOST_DEAD: Final = 10_000
+_REFUSED: Final = 3_600.0
 
 log = logger("events")
 
@@ -177,7 +179,22 @@ def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
 
 def _facts(connection: Connection, now: float, counting: bool) -> Facts:  # noqa: FBT001 (as reads are passed)
     counts, oldest = _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now)
-    return Facts(now, counts, oldest, dead=_dead(connection) if counting else 0)
+    return Facts(now, counts, oldest, dead=_dead(connection) if counting else 0, refused=_refused(connection, now))
+
+
+def _refused(connection: Connection, now: float) -> list[RefusedKey]:
+    """Versions of credentials that were refused in the last hour, and not accepted since; none that is retired."""
+    own = (key_uses.c.name == key_versions.c.name) & (key_uses.c.version == key_versions.c.version)
+    retired = sa.exists(sa.select(sa.literal(1)).where(own, key_versions.c.status == "retired"))
+    query = sa.select(key_uses).where(key_uses.c.refused_at >= now - _REFUSED, sa.not_(retired))
+    found: dict[tuple[str, str], RefusedKey] = {}
+    for row in connection.execute(query.order_by(key_uses.c.refused_at)):
+        if row.last_at is None or row.last_at < row.refused_at:
+            before = found.get((row.name, row.version))
+            times = row.refused + (0 if before is None else before.times)
+            by = f"{row.role} {row.pid} on {row.host}"
+            found[row.name, row.version] = RefusedKey(row.name, row.version, row.refused_at, times, by)
+    return list(found.values())
 
 
 def _dead(connection: Connection) -> int:

@@ -10,7 +10,9 @@ silent    no event of a service for ``silent_minutes``                          
                                                                                      sent nothing yet
 failures  more than ``failures_percent`` of a service's requests were forged          of at least ten in 15 minutes
 backlog   the oldest event that is due has waited for ``backlog_seconds``
-secret    a signing secret ends within ``secret_days``                                 ends when it is gone
+secret    a signing secret, or a key, ends within ``secret_days``                      ends when it is gone
+refused   a service has refused a key within ``refused_minutes``, and not taken it    ends when it is taken again, or no
+          since                                                                      longer sent
 breaker   the breaker of a service has not been closed for ``breaker_minutes``        as the process that looks knows it
 dead      ``dead_letters`` jobs in the database are dead                              ends when they were acted on
 ========  =========================================================================  ===============================
@@ -26,9 +28,21 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from moorline.errors import ConfigurationError
 
-__all__ = ["Alert", "AlertConfig", "Counts", "Expiring", "Facts", "Limits", "Reading", "Stuck", "decide", "readings"]
+__all__ = [
+    "Alert",
+    "AlertConfig",
+    "Counts",
+    "Expiring",
+    "Facts",
+    "Limits",
+    "Reading",
+    "RefusedKey",
+    "Stuck",
+    "decide",
+    "readings",
+]
 
-Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead"]
+Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead", "refused"]
 Key: TypeAlias = str
 
 _OVER: Final = 0.8  # of the limit: below it an alert is over
@@ -58,9 +72,10 @@ class AlertConfig:
     secret_days: float | None = 14.0
     breaker_minutes: float | None = None
     dead_letters: float | None = None
+    refused_minutes: float | None = 15.0
 
     def __post_init__(self) -> None:
-        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters"):
+        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters", "refused_minutes"):
             _check(name, getattr(self, name))
 
 
@@ -91,6 +106,18 @@ class Stuck(NamedTuple):
     reason: str
 
 
+class RefusedKey(NamedTuple):
+    """A version of a credential that a service has refused, and not taken since: its variable, its fingerprint, when it
+    was refused last (seconds since the epoch), how often, and by whom it was sent.
+    """
+
+    name: str
+    version: str
+    at: float
+    times: int
+    by: str
+
+
 class Facts(NamedTuple):
     """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits.
 
@@ -104,6 +131,7 @@ class Facts(NamedTuple):
     awaited: Mapping[str, float] = MappingProxyType({})
     breakers: Sequence[Stuck] = ()
     dead: int = 0
+    refused: Sequence[RefusedKey] = ()
 
 
 class Reading(NamedTuple):
@@ -157,6 +185,7 @@ def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
     found += _secrets(facts, config)
     found += _breakers(facts, config)
     found += _dead(facts, config)
+    found += _refused(facts, config)
     return found
 
 
@@ -249,6 +278,16 @@ def _dead(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
         return
     some = "1 job is dead" if facts.dead == 1 else f"{facts.dead} jobs are dead"
     yield Reading("dead", "", "", facts.dead / limit, facts.dead, limit, f"{some} (limit {limit:g})")
+
+
+def _refused(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.refused_minutes
+    for one in facts.refused if limit is not None else ():
+        minutes = max(facts.at - one.at, 0.0) / 60
+        message = f"{one.name}: the service refuses version {one.version} ({one.times} times, last by {one.by})"
+        message += f"; see: moorline keys status {one.name}"
+        level = 1.0 if minutes < (limit or 0.0) else 0.0
+        yield Reading("refused", one.name, one.version, level, round(minutes, 1), limit or 0.0, message)
 
 
 def _check(name: str, value: object) -> None:

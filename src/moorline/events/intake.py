@@ -24,7 +24,7 @@ from moorline.errors import (
     StoreOverloaded,
     UnusableEvent,
 )
-from moorline.events.accepting import EnvironmentSecrets, named
+from moorline.events.accepting import EnvironmentSecrets, named, used
 from moorline.events.certificates import Certificates
 from moorline.events.delivery import Delivery, Reply
 from moorline.events.handshakes import Confirm
@@ -213,10 +213,11 @@ class Intake:
             if entry.encoding in _COMPRESSED:
                 delivery = _inflated(delivery, entry.max_body, ask, entry.token)
             proof = scheme.check(delivery, entry.secrets, now=now, certificates=self.certificates)
+            signing = entry.secrets[proof.secret_index : proof.secret_index + 1]
+            used(signing, now)
             if scheme.handshakes:
                 # What is answered with a signature of ours is signed as the question was.
-                asking = entry.secrets[proof.secret_index : proof.secret_index + 1]
-                reply = self._asked(scheme, delivery, asking)
+                reply = self._asked(scheme, delivery, signing)
                 if reply is not None:
                     return reply
             if scheme.signs_query:

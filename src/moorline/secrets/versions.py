@@ -12,7 +12,7 @@ from moorline.secrets.secret import Secret
 
 __all__ = ["NOTHING", "Found", "Stage", "Version", "fingerprint"]
 
-Stage = Literal["pending", "current", "previous"]
+Stage = Literal["pending", "current", "previous", "retired"]
 _DIGITS: Final = 8
 
 

@@ -22,6 +22,10 @@ __all__ = [
     "job_permits",
     "job_windows",
     "jobs",
+    "key_names",
+    "key_rotations",
+    "key_uses",
+    "key_versions",
     "meta",
     "metadata",
     "rejected",
@@ -31,7 +35,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -371,4 +375,74 @@ secrets = sa.Table(
     sa.Index("secrets_name", "name"),
     # Encrypting anew what an older key has encrypted.
     sa.Index("secrets_key", "key_id"),
+)
+
+# The rotation of credentials: what was decided of each version, which is known by its fingerprint.
+key_versions = sa.Table(
+    "key_versions",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("since", sa.Double, nullable=False),
+    # Where it is found beside the places where the credential is usually looked for: a URL.
+    sa.Column("source", sa.Text, nullable=False, server_default=""),
+)
+
+# Counts the decisions on a credential: who wants to make the next one has to know it. ``before`` is, in JSON, how all
+# stood before the last one.
+key_names = sa.Table(
+    "key_names",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("before", sa.Text),
+)
+
+# Which process has which version, and what has become of using it.
+key_uses = sa.Table(
+    "key_uses",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Text, primary_key=True),
+    sa.Column("process", Id, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("not_before", sa.Double),
+    sa.Column("not_after", sa.Double),
+    sa.Column("told_at", sa.Double, nullable=False),
+    sa.Column("first_at", sa.Double),
+    sa.Column("last_at", sa.Double),
+    sa.Column("accepted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refused", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refused_at", sa.Double),
+    # Forgetting processes that are gone, oldest first.
+    sa.Index("key_uses_told", "told_at"),
+)
+
+# How far ``moorline keys rotate`` is with a credential, so that the next run goes on after a crash.
+key_rotations = sa.Table(
+    "key_rotations",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("service", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double),
+)
+_UNDER_WAY = sa.text("ended_at IS NULL")
+# A credential has one rotation that is under way.
+sa.Index(
+    "key_rotations_open",
+    key_rotations.c.name,
+    unique=True,
+    sqlite_where=_UNDER_WAY,
+    postgresql_where=_UNDER_WAY,
 )

@@ -1,0 +1,312 @@
+"""Rotation in an application: what is decided holds, is kept, and shows who uses what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx2
+import pytest
+import sqlalchemy as sa
+from tests.calls.ledger import Ledger
+from tests.databases import migrated_sqlite
+
+from moorline import Moorline
+from moorline.calls.guards import Guards
+from moorline.clock import ManualClock
+from moorline.errors import AuthenticationFailed, ConfigurationError, Misuse, RotationRefused
+from moorline.identity.rotation import sql
+from moorline.secrets.keyring import new_key
+from moorline.secrets.locker import secrets
+from moorline.secrets.secret import Secret
+from moorline.store.schema import meta
+
+NEW, OLD = "new-key-0123456789", "old-key-0123456789"
+NAME = "LEDGER_KEY"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("MOORLINE_ENCRYPTION_KEY", "MOORLINE_SANDBOX_URL", "MOORLINE_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(NAME, f"{OLD},{NEW}")
+    monkeypatch.chdir(tmp_path)
+    migrated_sqlite(tmp_path / "app.db")
+    for version in secrets().versions(NAME):
+        version.secret.tally = None
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def application(clock: ManualClock) -> Moorline:
+    return Moorline("sqlite:///app.db", clock=clock)
+
+
+class Bank:
+    """Accepts some keys, and notes with which it was asked."""
+
+    def __init__(self, *accepted: str) -> None:
+        self.accepted = set(accepted or (OLD, NEW))
+        self.asked: list[str] = []
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked.append(request.headers["authorization"].removeprefix("Bearer "))
+        good = self.asked[-1] in self.accepted
+        return httpx2.Response(200 if good else 401, json={"id": "b_1"})
+
+
+def ledger(app: Moorline, bank: Bank) -> Ledger:
+    return app.service(Ledger, wire=httpx2.MockTransport(bank), clock=app.clock, guards=Guards(app.clock))
+
+
+async def test_a_rotation_of_keys_in_the_environment(clock: ManualClock):
+    """Promoted the second one is sent at once; the first is retired when it was not used for a day, and comes back."""
+    bank = Bank()
+    async with application(clock) as app:
+        service = ledger(app, bank)
+        await service.read("x")
+        old, new = [one.version for one in await app.keys.versions(NAME)]
+        app.keys.watch.flush()
+        status = await app.keys.promote(NAME, new[:6], actor="ada@example.com", why="yearly")
+        assert [(one.version, one.status, one.place) for one in status.versions] == [(new, "first", 1), (old, "old", 2)]
+        await service.read("x")
+        assert bank.asked == [OLD, NEW]
+        with pytest.raises(RotationRefused, match="was used within"):
+            await app.keys.retire(NAME, old)
+        clock.advance(86_401)
+        await service.read("x")
+        app.keys.watch.flush()
+        status = await app.keys.retire(NAME, old, actor="ada@example.com")
+        assert [one.secret.reveal() for one in secrets().versions(NAME)] == [NEW]
+        assert status.versions[1].status == "retired"
+        with pytest.raises(RotationRefused, match="only one"):
+            await app.keys.retire(NAME, new, force=True)
+        await app.keys.rollback(NAME)
+        assert [one.secret.reveal() for one in secrets().versions(NAME)] == [NEW, OLD]
+        trail = (await app.keys.status(NAME)).trail
+        assert [one["action"] for one in trail] == ["rollback", "retire", "promote"]
+        assert (trail[2]["actor"], trail[2]["why"], trail[2]["version"]) == ("ada@example.com", "yearly", new)
+    assert [one.secret.reveal() for one in secrets().versions(NAME)] == [OLD, NEW]
+
+
+def test_what_was_decided_is_kept_and_blocking_works(clock: ManualClock):
+    """The next process begins with it; nothing of the keys is in the database in the clear."""
+    app = application(clock)
+    with app.opened():
+        bank = Bank()
+        ledger(app, bank).read("x").result()
+        new = app.keys.versions_sync(NAME)[1].version
+        app.keys.promote_sync(NAME, new)
+    with application(clock).opened():
+        assert secrets().load(NAME).reveal() == NEW  # type: ignore[union-attr]
+    content = Path("app.db").read_bytes() + Path("app.db-wal").read_bytes() if Path("app.db-wal").exists() else b""
+    content = content or Path("app.db").read_bytes()
+    assert NEW.encode() not in content
+    assert OLD.encode() not in content
+
+
+async def test_another_process_follows_and_its_uses_are_seen(clock: ManualClock):
+    """What one application decides, another one reads when it looks again; each sees what the other has used."""
+    one = application(clock)
+    async with one:
+        ledger(one, Bank())
+        assert len(one.keys.watch.held(NAME)) == 2
+        one.keys.watch.flush()
+        one.keys.watch.role = "serve"
+        other = application(clock)
+        async with other:
+            service = ledger(other, Bank())
+            await service.read("x")
+            other.keys.watch.flush()
+            status = await one.keys.status(NAME)
+            assert [use.accepted for use in status.versions[0].uses] == [1, 0]
+            assert status.versions[0].last_at == clock.wall()
+            # Decided by the first, which has no hook here now: the second one follows at its next look.
+            await one.keys.promote(NAME, status.versions[1].version)
+            assert secrets().load(NAME).reveal() == OLD  # type: ignore[union-attr]
+            other.keys.watch.refresh()
+            assert secrets().load(NAME).reveal() == NEW  # type: ignore[union-attr]
+
+
+async def test_what_a_running_process_lacks_is_not_promoted(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """A deployment that has not reached all is named; once it has, or the process is gone, it goes on."""
+    old = application(clock)
+    monkeypatch.setenv(NAME, OLD)
+    async with old:
+        old.keys.watch.role = "worker"
+        assert len(old.keys.watch.held(NAME)) == 1
+        old.keys.watch.flush()
+        monkeypatch.setenv(NAME, f"{OLD},{NEW}")
+        async with application(clock) as app:
+            new = [one.version for one in await app.keys.versions(NAME)][1]
+            with pytest.raises(RotationRefused, match="not yet at worker"):
+                await app.keys.promote(NAME, new)
+            assert "deploy" not in (await app.keys.status(NAME)).next
+            clock.advance(200)
+            await app.keys.promote(NAME, new)
+
+
+async def test_a_refused_key_says_what_to_do(clock: ManualClock):
+    """The status of a first version that the service refuses names the one that stands in, and the way back."""
+    async with application(clock) as app:
+        bank = Bank(OLD)
+        service = ledger(app, bank)
+        new = [one.version for one in await app.keys.versions(NAME)][1]
+        await app.keys.promote(NAME, new)
+        assert await service.read("x") == "b_1"
+        assert await service.read("x") == "b_1"
+        assert bank.asked == [NEW, OLD, OLD]
+        app.keys.watch.flush()
+        status = await app.keys.status(NAME)
+        assert f"refuses {new}" in status.next
+        assert "rollback" in status.next
+        assert (status.versions[0].refused, status.versions[1].accepted) == (1, 2)
+
+
+async def test_only_retired_ones_left(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """A deployment that brings back a retired key alone: it is sent, as there is no other, but nothing is believed for
+    its sake.
+    """
+    from moorline.events.accepting import EnvironmentSecrets
+
+    async with application(clock) as app:
+        service = ledger(app, Bank(NEW))
+        old, new = [one.version for one in await app.keys.versions(NAME)]
+        await app.keys.promote(NAME, new)
+        await app.keys.retire(NAME, old, force=True)
+        received = EnvironmentSecrets(lambda _: None)
+        assert [one.reveal() for one in received.of(NAME)] == [NEW]  # type: ignore[union-attr]
+        monkeypatch.setenv(NAME, OLD)
+        assert received.of(NAME) == ()
+        with pytest.raises(AuthenticationFailed):
+            await service.read("x")
+
+
+async def test_fingerprints_stay_when_the_ring_is_rotated(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """They are sealed with the ring once there is one, and anew with its newest key; without it they are not read."""
+
+    def kept(app: Moorline) -> str:
+        query = sa.select(meta.c.value).where(meta.c.key == "key fingerprints")
+        found: str = app.store.read_sync(lambda connection: connection.execute(query).scalar_one())
+        return found
+
+    marks, seen = [], []
+    first, second = new_key(), new_key()
+    for keys in ("", first, f"{second},{first}", second):
+        monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", keys)
+        async with application(clock) as app:
+            marks.append([one.version for one in await app.keys.versions(NAME)])
+            seen.append(kept(app))
+            if not keys:
+                await app.keys.promote(NAME, marks[0][1])
+    assert marks == [marks[0], marks[0][::-1], marks[0][::-1], marks[0][::-1]]
+    assert [one.partition(":")[0] for one in seen] == ["clear", "sealed", "sealed", "sealed"]
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    with pytest.raises(ConfigurationError, match="MOORLINE_ENCRYPTION_KEY"):
+        await application(clock).open()
+
+
+async def test_misuse_is_named(clock: ManualClock):
+    """A closed application, an unknown version, one that may be several, and the application's own keys."""
+    app = application(clock)
+    with pytest.raises(Misuse, match="not open"):
+        await app.keys.status(NAME)
+    async with app:
+        with pytest.raises(ConfigurationError, match="has no version 'ffff'"):
+            await app.keys.promote(NAME, "ffff")
+        with pytest.raises(ConfigurationError, match="set MOORLINE_ENCRYPTION_KEY"):
+            await app.keys.add(NAME, "another-0123456789")
+        with pytest.raises(ConfigurationError, match="keys master"):
+            await app.keys.add("MOORLINE_ENCRYPTION_KEY", new_key())
+        with pytest.raises(ConfigurationError, match="actor"):
+            await app.keys.rollback(NAME, actor="")
+        with pytest.raises(RotationRefused, match="nothing to be undone"):
+            await app.keys.rollback(NAME)
+
+
+async def test_two_who_decide_at_once(clock: ManualClock):
+    """The second one decides anew on what the first has left: nothing is overwritten."""
+    async with application(clock) as app:
+        old, new = [one.version for one in await app.keys.versions(NAME)]
+        stale = app.store.read_sync(sql.load, NAME)
+        await app.keys.promote(NAME, new)
+        decision = sql.Decision(NAME, stale.revision, stale.record, clock.wall(), "eve", "promote", {})
+        assert app.store.write_sync(sql.decide, decision) is False
+        assert (await app.keys.versions(NAME))[0].version == new
+        assert json.loads(json.dumps((await app.keys.status(NAME)).to_dict()))["name"] == NAME
+        del old
+
+
+async def test_a_value_that_is_added(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """It is kept where the application keeps values, used last, and first once it is promoted: with no deployment."""
+    monkeypatch.setenv(NAME, OLD)
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    bank = Bank()
+    async with application(clock) as app:
+        service = ledger(app, bank)
+        await service.read("x")
+        new = await app.keys.add(NAME, NEW, actor="ada@example.com")
+        assert await app.keys.add(NAME, NEW) == new
+        assert [one.secret.reveal() for one in secrets().versions(NAME)] == [OLD, NEW]
+        assert len(await app.own_secrets.kept(NAME)) == 1
+        status = await app.keys.status(NAME)
+        assert [one.status for one in status.versions] == ["first", "added"]
+        assert status.next == f"use the new one first: moorline keys promote {NAME} {new}"
+        await app.keys.promote(NAME, new)
+        await service.read("x")
+        assert bank.asked == [OLD, NEW]
+        with pytest.raises(ConfigurationError, match="a value, or the source"):
+            await app.keys.add(NAME)
+
+
+def test_a_version_at_another_place(clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """``source`` names where it is; what is not there is an error that names the place."""
+    monkeypatch.setenv(NAME, OLD)
+    (tmp_path / "ledger").write_text(NEW)
+    app = application(clock)
+    with app.opened():
+        new = app.keys.add_sync(NAME, source=f"file:{tmp_path}/ledger")
+        app.keys.promote_sync(NAME, new)
+        assert secrets().load(NAME).reveal() == NEW  # type: ignore[union-attr]
+        with pytest.raises(ConfigurationError, match="nothing"):
+            app.keys.add_sync(NAME, source=f"file:{tmp_path}/nowhere")
+
+
+async def test_a_refused_key_is_an_alert(clock: ManualClock):
+    """It begins when the service refuses the first version, names it, and is over when the key is taken again."""
+    async with application(clock) as app:
+        bank = Bank(OLD)
+        service = ledger(app, bank)
+        new = [one.version for one in await app.keys.versions(NAME)][1]
+        await app.keys.promote(NAME, new)
+        await service.read("x")
+        app.keys.watch.flush()
+        watch = app.alerts()
+        [alert] = await watch.run_once("one")
+        assert (alert.rule, alert.service, alert.label, alert.state) == ("refused", NAME, new, "firing")
+        assert f"keys status {NAME}" in alert.message
+        bank.accepted.add(NEW)
+        clock.advance(400)
+        await service.read("x")
+        app.keys.watch.flush()
+        [over] = await watch.run_once("one")
+        assert (over.rule, over.state) == ("refused", "resolved")
+
+
+async def test_a_key_that_ends_is_an_alert(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """Of whatever source: the version that is sent, not an older one beside it."""
+    monkeypatch.setenv(NAME, OLD)
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    async with application(clock) as app:
+        ledger(app, Bank())
+        ends = Secret(NEW, name=NAME, not_after=clock.wall() + 86_400)
+        new = await app.keys.add(NAME, ends)
+        watch = app.alerts()
+        assert await watch.run_once("one") == []
+        status = await app.keys.promote(NAME, new)
+        assert status.next.startswith("wait") or "retire" in status.next
+        [alert] = await watch.run_once("one")
+        assert (alert.rule, alert.service, alert.label) == ("secret", "ledger", NAME)
