@@ -72,12 +72,13 @@ def test_a_rotation_by_hand():
     new = added["versions"][1]["version"]
     assert added["next"] == f"use the new one first: moorline keys promote {NAME} {new}"
     said = moorline("promote", NAME, new[:5], "--why", "yearly", "--actor", "ada@example.com")
-    assert f"next: nobody has used {old}" in said
+    assert f"next: wait: {old} was used first until 0 s ago" in said
+    assert "wait" in moorline("retire", NAME, old, expect=1)
     said = moorline("status", NAME)
     assert "ada@example.com" in said
     assert "yearly" in said
     assert "store:" in said
-    moorline("retire", NAME, old)
+    moorline("retire", NAME, old, "--unused", "0s")
     assert [one["status"] for one in told("list", NAME)[0]["versions"]] == ["first", "retired"]
     moorline("rollback", NAME)
     assert [one["status"] for one in told("status", NAME)["versions"]] == ["first", "old"]
@@ -88,6 +89,7 @@ def test_what_is_in_use_is_not_retired():
     """A process that has used the key today is named, with exit code 1; --force retires it all the same."""
     app = Moorline()
     app.keys.watch.role = "worker"
+    app.keys.watch.every = 1_000.0  # it looks when it is told
     with app.opened():
         old = app.keys.versions_sync(NAME)[0].version
         secrets().versions(NAME)[0].secret.tally.worked(app.clock.wall())  # type: ignore[union-attr]

@@ -129,3 +129,5 @@ def test_a_key_that_is_not_accepted_is_not_promoted(sandbox: str, monkeypatch: p
         assert service.check().result() is True
         with pytest.raises(ConfigurationError, match="makes no keys"):
             app.keys.rotate_sync(app.service(Stripe))
+        with pytest.raises(ConfigurationError, match="as an argument"):
+            app.keys.rotate_sync(SendGrid(FIRST))

@@ -54,7 +54,11 @@ def test_a_whole_rotation():
     assert order(record, "old", "new") == ("new", "old")
     with pytest.raises(RotationRefused, match=r"serve 17 on web-1, 2 hours ago"):
         retire(record, "old", at("old", "new", uses=(use("old", ago=7_300), use("new", place=1))))
-    record = retire(record, "old", at("old", "new", uses=(use("old", ago=UNUSED + 1), use("new", place=1))))
+    with pytest.raises(RotationRefused, match="until 10 minutes ago"):
+        retire(record, "old", at("old", "new", now=NOW + 600))
+    later = NOW + UNUSED
+    uses = (use("old", ago=1, told_at=later), use("new", place=1, told_at=later))
+    record = retire(record, "old", at("old", "new", uses=uses, now=later))
     assert (order(record, "old", "new"), record.status("old")) == (("new",), "retired")
     undone = rollback(record, at("old", "new"))
     assert order(undone, "old", "new") == ("new", "old")

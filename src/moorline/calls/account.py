@@ -151,6 +151,11 @@ class Account:
         return given.name or f"{self.name}.api_key", given.not_after
 
     @property
+    def variable(self) -> str | None:
+        """The variable by whose name the credential is found; None where one was given as an argument."""
+        return None if self._key is not None else self._key_variable()
+
+    @property
     def needed_variable(self) -> str | None:
         """The variable that has to hold the credential; None where one was given, or can be had elsewhere."""
         return None if self._key is not None or self.in_sandbox else self._key_variable()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from moorline.app import Moorline
     from moorline.identity.rotation import Keys, KeyStatus, KeyVersion
+    from moorline.secrets.rotation import Use
 
 __all__ = ["cli"]
 
@@ -31,6 +32,7 @@ cli.add_typer(master, name="master")
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST: Final = 65_536
+_GONE: Final = 5
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The credential's customary variable.")]
 Version = Annotated[str, typer.Argument(metavar="VERSION", help="Its fingerprint, or the first digits of it.")]
@@ -278,6 +280,12 @@ def _done(keys: Keys, name: str, said: str, as_json: bool) -> None:
     console.print(f"next: {found.next}", markup=False)
 
 
+def _shown(one: KeyVersion, now: float) -> list[Use]:
+    """The processes that run, and of those that are gone the last ones that have used it."""
+    running = [use for use in one.uses if use.alive(now)]
+    return running + [use for use in one.uses if not use.alive(now) and use.last_at is not None][:_GONE]
+
+
 def _show(found: KeyStatus) -> None:
     """All of one credential: its versions, who has them, who decided what, and the next step."""
     rows(
@@ -296,7 +304,7 @@ def _show(found: KeyStatus) -> None:
             when(use.refused_at),
         )
         for one in found.versions
-        for use in one.uses
+        for use in _shown(one, found.at)
     ]
     if lines:
         columns = ("version", "process", "running", "last used (UTC)", "accepted", "refused", "last refused (UTC)")

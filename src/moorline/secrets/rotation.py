@@ -242,18 +242,25 @@ def retire(record: Record, version: str, situation: Situation, *, force: bool = 
         if any(use.version == version for use in held) and not _any_good(map(_as_found, held), out, situation.now):
             raise RotationRefused(f"{held[0].who} has no other one that is good; deploy another one there, or stop it")
     if not force:
-        order, _ = arranged(adopted, situation.seen, situation.now)
-        if order[:1] == (version,):
-            raise RotationRefused(f"{version} is used first; promote another one before it is retired")
-        lately = [one for one in situation.uses if one.version == version and _used(one, situation)]
-        if lately:
-            told = "; ".join(
-                f"{one.who}, {ago(situation.now - (one.last_at or 0.0))} ago" for one in _latest(lately)[:3]
-            )
-            raise RotationRefused(
-                f"{version} was used within {ago(situation.unused)}: {told}; wait until nobody does, or use force"
-            )
+        _check_unused(adopted, version, situation)
     return _changed(adopted, {version: "retired"}, situation.now, record)
+
+
+def _check_unused(record: Record, version: str, situation: Situation) -> None:
+    """Raise RotationRefused unless nobody has used it for so long, and it was so long that nobody had to."""
+    now, unused = situation.now, situation.unused
+    if arranged(record, situation.seen, now)[0][:1] == (version,):
+        raise RotationRefused(f"{version} is used first; promote another one before it is retired")
+    lately = [one for one in situation.uses if one.version == version and _used(one, situation)]
+    if lately:
+        told = "; ".join(f"{one.who}, {ago(now - (one.last_at or 0.0))} ago" for one in _latest(lately)[:3])
+        raise RotationRefused(f"{version} was used within {ago(unused)}: {told}; wait until nobody does, or use force")
+    since = next((one.since for one in record.standings if one.version == version and one.status == "old"), None)
+    if since is not None and now - since < unused:
+        raise RotationRefused(
+            f"{version} was used first until {ago(now - since)} ago: whether somebody still needs it is known after "
+            f"{ago(unused)}; wait, or use force"
+        )
 
 
 def rollback(record: Record, situation: Situation) -> Record:

@@ -130,8 +130,8 @@ class Keys(Deciding):
         why: str = "",
         force: bool = False,
     ) -> KeyStatus:
-        """Accept that version no more. Refused, saying who and when, if it was used within *unused* seconds; with
-        *force* it is refused only where somebody would be left without a key.
+        """Accept that version no more. Refused, saying who and when, if it was used within *unused* seconds, or was
+        used first until then; with *force* it is refused only where somebody would be left without a key.
         """
         return await perform(self.store, self.retire_steps(name, version, unused, actor, why, force=force))
 

@@ -99,6 +99,8 @@ def rotate(
     """
     if not isinstance(service, MintsKeys):
         raise ConfigurationError(f"{service.name} makes no keys by its API; add one by hand: moorline keys add")
+    if service.variable is None:
+        raise ConfigurationError(f"{service.name} was given its key as an argument, and not found by its name")
     run = _Run(keys, service, with_key, actor, unused, force=force)
     at = yield from run.begun()
     while at.ended_at is None:
@@ -129,7 +131,7 @@ class _Run:
         self._unused = unused
         self._force = force
         self._clock = keys.store.clock
-        self._name = service.credentials.env
+        self._name = service.variable or service.credentials.env
         self.told: list[str] = []
         self.waiting = ""
 

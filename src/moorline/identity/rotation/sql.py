@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-__all__ = ["Decision", "Kept", "Told", "decide", "load", "load_all", "told", "trail", "uses"]
+__all__ = ["Decision", "Kept", "Told", "decide", "forget", "gone", "load", "load_all", "told", "trail", "uses"]
 
 ACTION: Final = "keys."
 """What the actions of a rotation begin with in the audit."""
@@ -154,20 +154,24 @@ _TELL: Final = sa.text(
 
 
 def told(connection: Connection, payloads: list[Sequence[Told]]) -> list[None]:
-    """Add what processes tell; forget those of which nothing was heard for a month."""
+    """Add what processes tell."""
     for payload in payloads:
         # In the order of their keys: two processes must not lock rows in a ring.
         rows = sorted(payload, key=lambda one: (one.name, one.use.version, one.use.process))
         if rows:
             connection.execute(_TELL, [_row(one) for one in rows])
-            old = key_uses.c.told_at < rows[0].use.told_at - _FORGOTTEN
-            connection.execute(sa.delete(key_uses).where(old))
     return [None] * len(payloads)
 
 
 def _row(one: Told) -> dict[str, Any]:
     use = {name: getattr(one.use, name) for name in _COLUMNS if name not in ("name", "origin")}
     return {"name": one.name, "origin": one.origin, **use}
+
+
+def forget(connection: Connection, payloads: list[float]) -> list[None]:
+    """Forget processes of which nothing was heard for a month before each of these times."""
+    connection.execute(sa.delete(key_uses).where(key_uses.c.told_at < max(payloads) - _FORGOTTEN))
+    return [None] * len(payloads)
 
 
 def gone(connection: Connection, payloads: list[str]) -> list[None]:
