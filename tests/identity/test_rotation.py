@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from pathlib import Path
 
@@ -42,7 +44,9 @@ def clock() -> ManualClock:
 
 
 def application(clock: ManualClock) -> Moorline:
-    return Moorline("sqlite:///app.db", clock=clock)
+    app = Moorline("sqlite:///app.db", clock=clock)
+    app.keys.watch.every = 1_000.0  # it looks when it is told
+    return app
 
 
 class Bank:
@@ -310,3 +314,34 @@ async def test_a_key_that_ends_is_an_alert(clock: ManualClock, monkeypatch: pyte
         assert status.next.startswith("wait") or "retire" in status.next
         [alert] = await watch.run_once("one")
         assert (alert.rule, alert.service, alert.label) == ("secret", "ledger", NAME)
+
+
+async def test_who_still_signs_with_a_retired_secret(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """The delivery is refused, and the operator is told by which secret it was signed; the event of an accepted one
+    says by which, and counts.
+    """
+    monkeypatch.setenv("GITHUB_WEBHOOK_SECRET", f"{OLD},{NEW}")
+    async with application(clock) as app:
+        client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test")
+
+        async def deliver(secret: str, id: str) -> int:
+            body = json.dumps({"action": "opened", "number": id}).encode()
+            mark = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+            headers = {"X-Hub-Signature-256": f"sha256={mark}", "X-GitHub-Event": "issues", "X-GitHub-Delivery": id}
+            return (await client.post("/webhooks/github", content=body, headers=headers)).status_code
+
+        assert [await deliver(OLD, "1"), await deliver(NEW, "2")] == [200, 200]
+        name = "GITHUB_WEBHOOK_SECRET"
+        old, new = [one.version for one in await app.keys.versions(name)]
+        assert [one.accepted for one in await app.keys.versions(name)] == [1, 1]
+        assert [one.secret for one in await app.events()] == [f"{name}#2", name]
+        await app.keys.promote(name, new)
+        await app.keys.retire(name, old, force=True)
+        clock.advance(1)
+        assert [await deliver(OLD, "3"), await deliver(NEW, "4"), await deliver("forged", "5")] == [401, 200, 401]
+        assert (await app.events())[0].secret == f"{name}#2"
+        app.keys.watch.flush()
+        status = await app.keys.status(name)
+        assert status.next == f"somebody still signs with {old}, which is retired: change it there, or add it again"
+        assert [one.refused for one in status.versions] == [0, 1]
+        await client.aclose()

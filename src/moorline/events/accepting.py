@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
     from moorline.events.signatures import Key
 
-__all__ = ["EnvironmentSecrets", "named", "used"]
+__all__ = ["EnvironmentSecrets", "named", "retired", "used"]
 
 log = logger("events")
 
@@ -60,9 +60,15 @@ class EnvironmentSecrets:
 
 
 def named(secrets: Sequence[Key], index: int) -> str:
-    """What the secret at that place is called: its variable, and which of several in it."""
+    """What the secret at that place is called: its variable, and which of several in it; where it was found elsewhere,
+    the place and the version there.
+    """
     if index >= len(secrets):
         return ""
+    tally = getattr(secrets[index], "tally", None)
+    if tally is not None and tally.called:
+        found: str = tally.called  # by its source, whatever the order of use is
+        return found
     name: str = getattr(secrets[index], "name", "")
     if not name:
         return ""
@@ -76,3 +82,17 @@ def used(secrets: Sequence[Key], at: float) -> None:
         tally = getattr(secret, "tally", None)
         if tally is not None:
             tally.worked(at)
+
+
+def retired(variable: str, signed_by: Callable[[Sequence[Key]], int | None], at: float) -> str:
+    """The fingerprint of the retired secret that a delivery was signed with, which *signed_by* says the place of; empty
+    where it was none. It is counted: the sender has still to be told of the new one.
+    """
+    known = of_process().retired(variable)
+    place = signed_by(known) if known else None
+    tally = None if place is None else known[place].tally
+    if tally is None:
+        return ""
+    tally.refused += 1
+    tally.refused_at = at
+    return tally.version

@@ -24,7 +24,7 @@ from moorline.errors import (
     StoreOverloaded,
     UnusableEvent,
 )
-from moorline.events.accepting import EnvironmentSecrets, named, used
+from moorline.events.accepting import EnvironmentSecrets, named, retired, used
 from moorline.events.certificates import Certificates
 from moorline.events.delivery import Delivery, Reply
 from moorline.events.handshakes import Confirm
@@ -227,7 +227,8 @@ class Intake:
             else:
                 parts = [(scheme.read(delivery, proof.secret_index, proof.timestamp), delivery.body)]
         except InvalidSignature as error:
-            raise Refused(scheme.unsigned if error.reason == "missing" else 401, error.reason, forged=True) from error
+            why = self._by_retired(scheme, delivery, now) or error.reason
+            raise Refused(scheme.unsigned if error.reason == "missing" else 401, why, forged=True) from error
         except UnusableEvent as error:
             raise Refused(400, str(error)) from error
         except ConfigurationError as error:
@@ -240,6 +241,18 @@ class Intake:
             secret = named(entry.secrets, verified.secret_index)
             events.append(event_from(entry.service, headers, part, verified, received_at=now, secret=secret))
         return Found(events)
+
+    def _by_retired(self, scheme: Scheme, delivery: Delivery, now: float) -> str:
+        """That it was signed by a secret that is accepted no more, for the operator."""
+
+        def signed_by(secrets: Sequence[Key]) -> int | None:
+            try:
+                return scheme.check(delivery, secrets, now=now, certificates=self.certificates).secret_index
+            except (InvalidSignature, UnusableEvent, NeedsCertificate, ConfigurationError):
+                return None
+
+        version = retired(scheme.env, signed_by, now)
+        return f"signed by {version} of {scheme.env}, which is retired" if version else ""
 
     def _asked(self, scheme: Scheme, delivery: Delivery, secrets: Sequence[Key]) -> Found | None:
         for handshake in scheme.handshakes:

@@ -34,12 +34,14 @@ class Secrets:
 
     ``arrange(name, versions)`` may put the versions of a credential in another order, leave some out and add others:
     the first is sent, all are accepted. It is asked at each call, and gives back the same tuple where nothing changes.
+    ``retired(name)`` gives those that it leaves out as they are retired, so that it can be said who still uses one.
 
     With *background* threads fetch anew what is about to be too old; without, ``tend`` does.
     """
 
     def __init__(self, *, clock: Clock = SYSTEM, background: bool = True) -> None:
         self.arrange: Arrange | None = None
+        self.retired: Callable[[str], tuple[Secret, ...]] = lambda _: ()
         self._clock = clock
         self._background = background
         self._lock = threading.RLock()

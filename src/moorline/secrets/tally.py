@@ -25,14 +25,25 @@ log = logger("secrets")
 
 class Tally:
     """Uses that were *accepted* and *refused*; seconds since the epoch, but ``shunned_until`` is on the monotonic clock
-    (0: it is not).
+    (0: it is not). ``called`` is where the version was found, as its source has it; "" where nobody follows it.
     """
 
-    __slots__ = ("accepted", "first_at", "last_at", "name", "refused", "refused_at", "shunned_until", "version")
+    __slots__ = (
+        "accepted",
+        "called",
+        "first_at",
+        "last_at",
+        "name",
+        "refused",
+        "refused_at",
+        "shunned_until",
+        "version",
+    )
 
     def __init__(self, name: str, version: str) -> None:
         self.name = name
         self.version = version
+        self.called = ""
         self.accepted = self.refused = 0
         self.first_at: float | None = None
         self.last_at: float | None = None

@@ -125,6 +125,9 @@ def _next(name: str, record: Record, versions: Sequence[KeyVersion], situation: 
                 f"mend it, or go back: moorline keys rollback {name}"
             )
         return f"the service refuses {first.version}, and there is no other: moorline keys add {name}"
+    late = [one for one in versions if one.status == "retired" and _lately(one, now)]
+    if late:
+        return f"somebody still signs with {late[0].version}, which is retired: change it there, or add it again"
     if first.not_after is not None and first.not_after - now < _SOON and not any(_better(one, first) for one in others):
         left = first.not_after - now
         when = f"ends in {ago(left)}" if left > 0 else f"ended {ago(-left)} ago"
@@ -138,6 +141,10 @@ def _next(name: str, record: Record, versions: Sequence[KeyVersion], situation: 
     if others:
         return f"{first.version} is used first, {others[0].version} is accepted too; nothing needs to be done"
     return "nothing needs to be done"
+
+
+def _lately(one: KeyVersion, now: float) -> bool:
+    return one.refused_at is not None and one.since is not None and max(one.since, now - _REFUSED) < one.refused_at
 
 
 def _better(one: KeyVersion, first: KeyVersion) -> bool:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -83,7 +83,7 @@ class Watch:
         self.process = ""
         self.own: Writable | None = None
         self._locker: Secrets | None = None
-        self._before: Arrange | None = None
+        self._before: tuple[Arrange | None, Callable[[str], tuple[Secret, ...]]] = None, lambda _: ()
         self._marks: Marks | None = None
         self._kept: dict[str, sql.Kept] = {}
         self._known: dict[str, _Known] = {}
@@ -109,8 +109,11 @@ class Watch:
             return
         self.process = new_id(self.store.clock.wall())
         self._kept = self.store.read_sync(sql.load_all)
+        for name, kept in self._kept.items():  # while nobody waits: a call must not have to ask another machine
+            list(self._beside(kept.record, name))
         self._closing = threading.Event()
-        self._before, secrets().arrange = secrets().arrange, self.arrange
+        self._before = secrets().arrange, secrets().retired
+        secrets().arrange, secrets().retired = self.arrange, self.retired
 
     def attach(self, own: Writable) -> None:
         """Keep added versions where the application keeps credentials itself, and find them there. Wherever else that
@@ -127,7 +130,7 @@ class Watch:
         if self._marks is None:
             return
         if secrets().arrange == self.arrange:
-            secrets().arrange = self._before
+            secrets().arrange, secrets().retired = self._before
         with self._lock:
             thread, self._thread = self._thread, None
             self._closing.set()
@@ -224,6 +227,7 @@ class Watch:
         tally = self._tallies.get((name, mark))
         if tally is None:
             tally = self._tallies[name, mark] = Tally(name, mark)
+        tally.called = version.origin.removeprefix("env:")
         before = version.secret.tally
         if before is not None and before is not tally and before.shunned_until:
             tally.shunned_until = before.shunned_until
@@ -239,6 +243,11 @@ class Watch:
             log.warning("secret_unusable", variable=name, reason=str(error))
         known = self._known.get(name)
         return () if known is None else known.held
+
+    def retired(self, name: str) -> tuple[Secret, ...]:
+        """The values that this process has, and that are accepted no more."""
+        known, out = self._known.get(name), self._record(name).retired
+        return () if known is None else tuple(one.version.secret for one in known.held if one.mark in out)
 
     @property
     def names(self) -> list[str]:
@@ -261,6 +270,8 @@ class Watch:
                 self._thread.start()
 
     def _run(self, closing: threading.Event) -> None:
+        if self.tells:
+            self._write(sql.forget, self.store.clock.wall())
         while not closing.wait(self.every):
             self.flush()
             self.refresh()
