@@ -266,6 +266,21 @@ async def test_a_value_that_is_added(clock: ManualClock, monkeypatch: pytest.Mon
             await app.keys.add(NAME)
 
 
+async def test_a_first_value_without_a_deployment(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """A process that has no key at all follows, too: what is added elsewhere is there at its next look."""
+    monkeypatch.delenv(NAME)
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    async with application(clock) as app:
+        service = ledger(app, Bank())
+        with pytest.raises(ConfigurationError, match="has no key"):
+            await service.read("x")
+        async with application(clock) as other:
+            assert await other.keys.names() == []
+            await other.keys.add(NAME, NEW)
+        app.keys.watch.refresh()
+        assert await service.read("x") == "b_1"
+
+
 def test_a_version_at_another_place(clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """``source`` names where it is; what is not there is an error that names the place."""
     monkeypatch.setenv(NAME, OLD)

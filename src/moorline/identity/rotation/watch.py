@@ -162,11 +162,9 @@ class Watch:
             return known.result
         if name.startswith(OURS) or self._marks is None:
             return versions
-        known = self._arranged(name, versions)
-        if known.held:
-            self._known[name] = known
-            if self._thread is None:
-                self._start()
+        known = self._known[name] = self._arranged(name, versions)
+        if self._thread is None:
+            self._start()
         return known.result
 
     def _arranged(self, name: str, versions: tuple[Version, ...]) -> _Known:
@@ -251,8 +249,8 @@ class Watch:
 
     @property
     def names(self) -> list[str]:
-        """The credentials that were asked for in this process."""
-        return sorted(self._known)
+        """The credentials that were asked for in this process, and found."""
+        return sorted(name for name, known in self._known.items() if known.held)
 
     def decided(self, name: str, kept: sql.Kept) -> None:
         """Something was decided in this process: it holds at once."""
