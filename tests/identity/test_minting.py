@@ -79,7 +79,7 @@ def test_a_run_that_dies_anywhere_is_gone_on_with(sandbox: str):
     app = Moorline("sqlite:///app.db", clock=ManualClock())
     with app.opened():
         deaths = 0
-        for after in range(0, 200, 2):
+        for after in range(0, 200, 3):
             service = SendGrid(clock=app.clock, guards=Guards(app.clock))  # the sandbox has limits, and time stands
             ended = _run(app, service, after)
             deaths += not ended

@@ -164,6 +164,7 @@ def test_nothing_is_lost_in_a_rotation(drill: Drill):
 
 
 @pytest.mark.crash
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_key_that_is_not_good_yet_costs_no_call(drill: Drill):
     """Promoted too early, the new key is refused: each process goes on with the old one, and the status says so."""
     drill.accepts(OLD[KEY])
