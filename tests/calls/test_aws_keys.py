@@ -9,14 +9,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+import httpx2
 import pytest
 from tests.calls.aws import ID, KEY, Mail, Script, nobodys_aws
 from tests.calls.ledger import both, run
 
 from moorline import Secret, errors, redaction
 from moorline.calls.aws_keys import Pair
+from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.policies.policy import Policy
+from moorline.secrets.locker import secrets
+from moorline.secrets.tally import Tally
 
 DENIED = (403, b'{"message": "expired"}', {"x-amzn-ErrorType": "ExpiredTokenException"})
 
@@ -346,3 +350,34 @@ def test_nothing_shows_a_secret(role: Role):
     )
     assert "temporary-" not in shown
     assert "temporary-" not in redaction.text("x temporary-secret-1 temporary-token-1 y")
+
+
+class Both(Mail):
+    """Keys that are one value, so that two versions of both may stand side by side."""
+
+    def own_keys(self) -> Pair | None:
+        name, _, secret = self.secret().reveal().partition(":")
+        return Pair(name, secret)
+
+
+@both
+def test_another_version_of_both_keys(colour: str, environment: pytest.MonkeyPatch):
+    """What AWS refuses is sent with the other accepted version of id and secret, once, and then for a while."""
+    environment.setenv("AWS_SECRET_ACCESS_KEY", f"AKIANEW0000000000000:{KEY},{ID}:{KEY}")
+    for version in secrets().versions("AWS_SECRET_ACCESS_KEY"):
+        version.secret.tally = None
+    script = Script((403, b'{"message": "no"}', {"x-amzn-ErrorType": "InvalidClientTokenId"}), (200, b"{}", {}))
+    service = Both(wire=httpx2.MockTransport(script), guards=Guards(), policy=Policy(retry=None))
+    run(colour, service.invoke("GetAccount"))
+    run(colour, service.invoke("GetAccount"))
+    assert names(script) == ["AKIANEW0000000000000", ID, ID]
+
+
+def test_uses_of_keys_that_sign_are_counted(environment: pytest.MonkeyPatch):
+    """A signature with a secret key is a use of it, for who follows its versions."""
+    environment.setenv("AWS_ACCESS_KEY_ID", ID)
+    environment.setenv("AWS_SECRET_ACCESS_KEY", KEY)
+    tally = secrets().versions("AWS_SECRET_ACCESS_KEY")[0].secret.tally = Tally("AWS_SECRET_ACCESS_KEY", "1")
+    service = Mail(wire=httpx2.MockTransport(Script((200, b"{}", {}))), guards=Guards())
+    service.invoke("GetAccount").result()
+    assert tally.accepted == 1

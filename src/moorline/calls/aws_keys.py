@@ -83,7 +83,10 @@ class Keys:
         own = self._owner.own_keys()
         if own is None and self._found is None:
             self.ready()
-        return self._kept(own or self._found)
+        kept = self._kept(own or self._found)
+        if own is not None and self._owner.variable is not None:
+            kept.tally = self._owner.secret().tally  # a use of them is a use of that
+        return kept
 
     def ready(self) -> None:
         """Have keys. Raises ConfigurationError where there are none, CallError where they cannot be had now."""
@@ -108,7 +111,7 @@ class Keys:
     def newer(self, refused: Secret, timeout: float | None = None) -> bool:
         """Whether other keys are there than those that were refused."""
         if self._owner.own_keys() is not None:
-            return self._renewal.newer(refused, timeout)
+            return self._other(refused) or self._renewal.newer(refused, timeout)
         self._doubt()
         self.ready()
         return self.current() != refused
@@ -116,7 +119,7 @@ class Keys:
     async def newer_async(self, refused: Secret) -> bool:
         """As ``newer``."""
         if self._owner.own_keys() is not None:
-            return await self._renewal.newer_async(refused)
+            return self._other(refused) or await self._renewal.newer_async(refused)
         self._doubt()
         await self.ready_async()
         return self.current() != refused
@@ -126,6 +129,13 @@ class Keys:
 
     async def aclose(self) -> None:
         """Nothing is open."""
+
+    def _other(self, refused: Secret) -> bool:
+        """Whether there is another accepted version of them: only where both are one value, ``ID:SECRET``, as an id
+        goes with no other secret.
+        """
+        pair = self._known.get(refused)
+        return pair is not None and self._owner.refused(Secret(f"{pair.access_key}:{pair.secret_key}"))
 
     def _doubt(self) -> None:
         """Look for others, though not again and again: what is really refused must not become a storm elsewhere."""
