@@ -58,6 +58,7 @@
     ├── ConnectionNotFound            nobody has connected such an account
     ├── RotationRefused               a key cannot be added, promoted or retired now: somebody would be left without
     ├── DecryptionFailed              what was encrypted was changed or moved, or its key is gone
+    ├── KeyUnavailable                an encryption key that is kept wrapped cannot be unwrapped
     ├── InvalidToken                  a token that must not be believed
     └── SignInFailed                  nobody was signed in: the answer was forged, too late, refused, …
 
@@ -477,6 +478,10 @@ class RotationRefused(MoorlineError):
 
 class DecryptionFailed(MoorlineError):
     """What is stored encrypted cannot be read: it was changed, comes from another place, or its key is gone."""
+
+
+class KeyUnavailable(MoorlineError):
+    """An encryption key that is kept wrapped cannot be unwrapped: what wrapped it is down, or refuses. It is named."""
 
 
 class InvalidToken(MoorlineError):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, SignInFailed
-from moorline.secrets.locker import secrets
-from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
     from moorline.identity.provider import Identity, Provider
@@ -20,10 +17,8 @@ if TYPE_CHECKING:
     from moorline.secrets.keyring import KeyRing
     from moorline.store.store import Store
 
-__all__ = ["ENCRYPTION_KEY", "SESSION", "SigningIn", "encryption_keys"]
+__all__ = ["SESSION", "SigningIn"]
 
-ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
-"""The variable with the keys of an application: 32 bytes in base64 each, newest first."""
 SESSION: Final = "moorline.session"
 """Where ``signed_in`` puts the Session into the scope."""
 
@@ -60,12 +55,14 @@ class SigningIn:
         and *longest* at all. *options* are those of a Service (``guards``, ``wire``, ``policy``) for the requests to
         the providers. The public address is that of ``[webhooks]``: ``public_url``, or ``trusted_proxies``.
 
-        Raises ConfigurationError: no provider, one twice, no client id or secret, no key.
+        Raises ConfigurationError: no provider, one twice, no client id or secret, no key; KeyUnavailable while a key
+        cannot be unwrapped.
         """
         from moorline.identity.desk import Desk
         from moorline.identity.provider import Provider
         from moorline.identity.routes import SignInRoutes
         from moorline.identity.sessions import Sessions
+        from moorline.secrets.rings import encryption_ring
 
         desks: dict[str, Desk] = {}
         for one in providers:
@@ -81,7 +78,7 @@ class SigningIn:
             desks[made.name] = Desk(made, clock=self.clock, **options)
         if not desks:
             raise ConfigurationError("sign_in: which providers?")
-        sessions = Sessions(keys or encryption_keys(), self.clock, idle=idle, longest=longest)
+        sessions = Sessions(keys or encryption_ring(), self.clock, idle=idle, longest=longest)
         users = None if self._user_of is None else self._user
         self._signing = SignInRoutes(desks, sessions, self.store, self.receiver.intake.origin, users)
 
@@ -192,18 +189,3 @@ class SigningIn:
                 known = ", ".join(ready)
                 raise ConfigurationError(f"sign_in.providers: {name!r} is none of {known}, and has no sign_in.issuers")
         self.sign_in(*chosen, **options)
-
-
-def encryption_keys() -> KeyRing:
-    """The keys in ``MOORLINE_ENCRYPTION_KEY``; beside the sandbox one that lasts as long as this process.
-
-    Raises ConfigurationError where there are none.
-    """
-    from moorline.secrets.keyring import KeyRing, new_key
-
-    found = secrets().load_all(ENCRYPTION_KEY)
-    if not found and os.environ.get("MOORLINE_SANDBOX_URL"):
-        found = (Secret(new_key(), name="the sandbox's encryption key"),)
-    if not found:
-        raise ConfigurationError(f"sign-in encrypts its cookies: set {ENCRYPTION_KEY} to 32 random bytes in base64")
-    return KeyRing(found)

@@ -21,7 +21,7 @@ from moorline.secrets.secret import Secret
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-__all__ = ["KeyRing", "new_key"]
+__all__ = ["KeyRing", "key_id", "new_key"]
 
 _VERSION: Final = b"\x01"
 _KEY: Final = 32
@@ -35,6 +35,11 @@ _MOST_KEYS: Final = 64
 def new_key() -> str:
     """A new key, as a ring takes it: 32 random bytes in URL-safe base64."""
     return base64.urlsafe_b64encode(os.urandom(_KEY)).decode("ascii")
+
+
+def key_id(key: Secret) -> str:
+    """The id of *key*, which is no secret. Raises ConfigurationError for what is no key."""
+    return _id(_raw(key, 1)).hex()
 
 
 class KeyRing:

@@ -1,0 +1,77 @@
+"""The one place that makes the application's ``KeyRing``: for its cookies, for the tokens of connected accounts, and
+for whatever else is kept encrypted.
+
+``MOORLINE_ENCRYPTION_KEY`` holds the keys, newest first and separated by commas: 32 bytes in base64, or such a key
+wrapped by a key service (see ``moorline.secrets.wrapped``). Both kinds may stand side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from moorline.errors import ConfigurationError
+from moorline.secrets import wrapped
+from moorline.secrets.keyring import KeyRing, key_id, new_key
+from moorline.secrets.locker import secrets
+from moorline.secrets.secret import Secret
+from moorline.secrets.wrapped import Wrapped
+
+__all__ = ["ENCRYPTION_KEY", "RingKey", "encryption_ring", "ring_keys"]
+
+ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
+"""The variable with the keys of an application, newest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingKey:
+    """A key of the ring: as it stands in the variable (*kept*), itself (*secret*), its *id*, what wraps it (None for
+    a plain one).
+    """
+
+    kept: Secret
+    secret: Secret
+    id: str
+    wrapped_by: str | None = None
+
+
+def encryption_ring() -> KeyRing:
+    """The application's ring; beside the sandbox, where none is set, one that lasts as long as this process.
+
+    Raises ConfigurationError where there is none, KeyUnavailable while a key cannot be unwrapped.
+    """
+    return KeyRing([one.secret for one in ring_keys()])
+
+
+def ring_keys() -> tuple[RingKey, ...]:
+    """The keys of the ring, the one that encrypts first. Raises as ``encryption_ring``."""
+    # Keys and their wrappings have no comma, whereas the sources take one behind "v1" for a part of the value.
+    kept = [
+        Secret(part, name=one.name)
+        for one in secrets().load_all(ENCRYPTION_KEY)
+        for part in one.reveal().split(",")
+        if part.strip()
+    ]
+    if not kept and os.environ.get("MOORLINE_SANDBOX_URL"):
+        kept = [_sandbox_key()]
+    if not kept:
+        raise ConfigurationError(
+            f"nothing can be encrypted: set {ENCRYPTION_KEY} in {secrets().where(ENCRYPTION_KEY)} to 32 random bytes in "
+            "base64 (`moorline keys master new` makes them)"
+        )
+    return tuple(_opened(one) for one in kept)
+
+
+def _opened(kept: Secret) -> RingKey:
+    found = Wrapped.read(kept.reveal())
+    if found is None:
+        return RingKey(kept, kept, key_id(kept))
+    secret = wrapped.unwrap(found)
+    return RingKey(kept, secret, key_id(secret), found.by)
+
+
+@cache
+def _sandbox_key() -> Secret:
+    return Secret(new_key(), name="the sandbox's encryption key")
