@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 from moorline.errors import DecryptionFailed
 from moorline.secrets.secret import Secret
 
-__all__ = ["Connection", "Granted", "State", "Tokens", "refresh_at"]
+__all__ = ["Connection", "Granted", "State", "Tokens", "place_of", "refresh_at"]
 
 State: TypeAlias = Literal["good", "ended"]
 
@@ -87,7 +87,7 @@ class Connection:
     @property
     def place(self) -> str:
         """What its tokens are bound to."""
-        return f"{self.id}\0{self.owner}\0{self.service}\0{self.account}"
+        return place_of(self)
 
     def wants_refresh(self, now: float) -> bool:
         """Whether its access token is over, or soon will be."""
@@ -96,6 +96,11 @@ class Connection:
     def is_over(self, now: float) -> bool:
         """Whether its access token is of no more use."""
         return self.expires_at is not None and now >= self.expires_at
+
+
+def place_of(row: Any) -> str:
+    """What the tokens of a connection, or of its row, are bound to."""
+    return f"{row.id}\0{row.owner}\0{row.service}\0{row.account}"
 
 
 def refresh_at(id: str, since: float, until: float) -> float:

@@ -7,31 +7,27 @@ encrypts anew what an older key has encrypted, batch by batch, while all goes on
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from moorline.errors import ConfigurationError, ConnectionNotFound, DecryptionFailed
+from moorline.errors import ConfigurationError, ConnectionNotFound
 from moorline.identity import vault_sql
-from moorline.identity.connection import Connection, Granted, Tokens
+from moorline.identity.connection import Connection, Granted, Tokens, place_of
 from moorline.identity.vault_sql import Change, Sealed, Which
 from moorline.secrets.keyring import KeyRing
+from moorline.store.encrypted import Encrypted, Resealed, reseal
 from moorline.store.ids import new_id
+from moorline.store.schema import connections
 from moorline.store.steps import Read, Steps, Write, perform, perform_sync
 from moorline.store.store import Store
 
-__all__ = ["Resealed", "Vault"]
+__all__ = ["ENCRYPTED", "Resealed", "Vault"]
 
 _PURPOSE: Final = "connections"
 _LONGEST: Final = 500
-_BATCH: Final = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Resealed:
-    """How many connections were encrypted anew, and the ids of those that no key of the ring decrypts."""
-
-    changed: int = 0
-    unreadable: tuple[str, ...] = ()
+ENCRYPTED: Final = Encrypted("connected accounts", connections, _PURPOSE, place_of)
 
 
 class Vault:
@@ -155,31 +151,11 @@ class Vault:
 
     async def reseal(self, *, progress: Callable[[Resealed], None] | None = None) -> Resealed:
         """Encrypt with the newest key whatever another one has encrypted; after that the others can be taken out."""
-        return await perform(self.store, self._reseal(progress))
+        return await perform(self.store, reseal(ENCRYPTED, self.ring, progress))
 
     def reseal_sync(self, *, progress: Callable[[Resealed], None] | None = None) -> Resealed:
         """As ``reseal``, blocking."""
-        return perform_sync(self.store, self._reseal(progress))
-
-    def _reseal(self, progress: Callable[[Resealed], None] | None) -> Steps[Resealed]:
-        done, after = Resealed(), ""
-        while True:
-            found: list[Connection] = yield Read(vault_sql.stale, self.ring.current_id, after, _BATCH)
-            if not found:
-                return done
-            for row in found:
-                try:
-                    plain = self.ring.decrypt(row.sealed, purpose=_PURPOSE, place=row.place)
-                except DecryptionFailed:
-                    done = replace(done, unreadable=(*done.unreadable, row.id))
-                    continue
-                sealed = self.ring.encrypt(plain, purpose=_PURPOSE, place=row.place)
-                # One that was changed meanwhile is encrypted with the newest key by that.
-                changed: int = yield Write(vault_sql.reseal, (row, sealed, self.ring.current_id))
-                done = replace(done, changed=done.changed + changed)
-            after = found[-1].id
-            if progress is not None:
-                progress(done)
+        return perform_sync(self.store, reseal(ENCRYPTED, self.ring, progress))
 
 
 def _first(found: list[Connection], owner: str, service: str) -> Connection:

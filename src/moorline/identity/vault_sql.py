@@ -26,8 +26,6 @@ __all__ = [
     "give_back",
     "load",
     "put",
-    "reseal",
-    "stale",
 ]
 
 
@@ -160,23 +158,6 @@ def give_back(database: Database, payloads: Sequence[Begin]) -> list[None]:
 def delete(database: Database, payloads: Sequence[str]) -> list[bool]:
     """Delete each; False for one that is not there."""
     return [bool(database.execute(sa.delete(connections).where(connections.c.id == one)).rowcount) for one in payloads]
-
-
-def stale(database: Database, key_id: str, after: str, limit: int) -> list[Connection]:
-    """Those that another key than that one has encrypted, in the order of their ids, after *after*."""
-    other = (connections.c.key_id != key_id) & (connections.c.id > after)
-    query = sa.select(connections).where(other).order_by(connections.c.id).limit(limit)
-    return [_made(row) for row in database.execute(query)]
-
-
-def reseal(database: Database, payloads: Sequence[tuple[Connection, bytes, str]]) -> list[int]:
-    """Put what was encrypted anew in the place of the old, where that is still there; how many of each were changed."""
-    done = []
-    for row, sealed, key_id in payloads:
-        same = (connections.c.id == row.id) & (connections.c.sealed == row.sealed)
-        update = sa.update(connections).where(same).values(sealed=sealed, key_id=key_id)
-        done.append(database.execute(update).rowcount)
-    return done
 
 
 def _one(row: Any) -> Connection | None:
