@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from moorline.cli import master_keys
 from moorline.cli.replays import Actor, user
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, print_json, rows, when
 from moorline.errors import ConfigurationError
@@ -27,8 +28,7 @@ cli = typer.Typer(
     "customary variable, such as STRIPE_SECRET_KEY; VERSION a fingerprint that `list` shows, or its first digits.",
     no_args_is_help=True,
 )
-master = typer.Typer(help="Make encryption keys.", no_args_is_help=True)
-cli.add_typer(master, name="master")
+cli.add_typer(master_keys.cli, name="master")
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST: Final = 65_536
@@ -195,17 +195,6 @@ def rotate(
     for line in done.told:
         console.print(line, markup=False)
     console.print(f"next: {done.next}", markup=False)
-
-
-@master.command()
-def new() -> None:
-    """Print a new encryption key, for MOORLINE_ENCRYPTION_KEY. It is kept nowhere else.
-
-    To rotate, put the new key before the old one, separated by a comma: the first encrypts, all of them decrypt.
-    """
-    from moorline.secrets.keyring import new_key
-
-    typer.echo(new_key())
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.secrets.wrapped import Wrapped
 
-__all__ = ["ENCRYPTION_KEY", "RingKey", "encryption_ring", "ring_keys"]
+__all__ = ["ENCRYPTION_KEY", "RingKey", "encryption_ring", "opened", "ring_keys"]
 
 ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
 """The variable with the keys of an application, newest first."""
@@ -58,13 +58,14 @@ def ring_keys() -> tuple[RingKey, ...]:
         kept = [_sandbox_key()]
     if not kept:
         raise ConfigurationError(
-            f"nothing can be encrypted: set {ENCRYPTION_KEY} in {secrets().where(ENCRYPTION_KEY)} to 32 random bytes in "
-            "base64 (`moorline keys master new` makes them)"
+            f"nothing can be encrypted: set {ENCRYPTION_KEY} in {secrets().where(ENCRYPTION_KEY)} to 32 random bytes "
+            "in base64 (`moorline keys master new` makes them)"
         )
-    return tuple(_opened(one) for one in kept)
+    return tuple(opened(one) for one in kept)
 
 
-def _opened(kept: Secret) -> RingKey:
+def opened(kept: Secret) -> RingKey:
+    """What stands in the variable as *kept*. Raises as ``encryption_ring``."""
     found = Wrapped.read(kept.reveal())
     if found is None:
         return RingKey(kept, kept, key_id(kept))
