@@ -42,6 +42,9 @@ CALLS: list[Callable[[Datadog], Any]] = [
     lambda s: s.send_events([EVENT]),
     lambda s: s.create_event("alert", "Down", {"status": "error"}, message="x", tags={"quay": "3"}, group="g"),
     lambda s: s.check(),
+    lambda s: s.mint_key("moorline"),
+    lambda s: s.find_keys("moorline"),
+    lambda s: s.revoke_key("abc"),
 ]
 
 

@@ -40,6 +40,9 @@ CALLS: list[Callable[[OneSignal], Any]] = [
     lambda s: s.get_notification("b15ba6e5-2223-49d6-9eda-684b9051f5a8"),
     lambda s: s.cancel_notification("b15ba6e5-2223-49d6-9eda-684b9051f5a8"),
     lambda s: s.check(),
+    lambda s: s.mint_key("moorline"),
+    lambda s: s.find_keys("moorline"),
+    lambda s: s.revoke_key("abc"),
 ]
 SENT = b'{"id": "b15ba6e5-2223-49d6-9eda-684b9051f5a8"}'
 

@@ -62,6 +62,9 @@ CALLS: list[Callable[[Resend], Any]] = [
     lambda s: s.get_email("49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"),
     lambda s: s.cancel_email("49a3999c-0ce1-4ea6-ab68-afcd6dc2e794"),
     lambda s: s.check(),
+    lambda s: s.mint_key("moorline"),
+    lambda s: s.find_keys("moorline"),
+    lambda s: s.revoke_key("abc"),
 ]
 
 

@@ -28,6 +28,8 @@ FROM, TO = "Moorline", "+447700900000"
 CALLS: list[Callable[[VonageSMS], Any]] = [
     lambda s: s.send(SMS(TO, "Hi", FROM)),
     lambda s: s.check(),
+    lambda s: s.mint_key("moorline"),
+    lambda s: s.revoke_key("abc"),
 ]
 
 

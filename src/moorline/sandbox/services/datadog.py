@@ -14,6 +14,7 @@ from typing import Any
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.services._intake import Refused, inflated, read_json
+from moorline.sandbox.services._made_keys import MadeKeys
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -44,11 +45,13 @@ class DatadogStandIn:
         self._events: list[dict[str, Any]] = []
         self._dropped = {"points": 0, "logs": 0, "cut": 0}
         self._alerting = False
+        self._made = MadeKeys()
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
         try:
-            if ask.headers.get("dd-api-key") != _KEY:
+            key = ask.headers.get("dd-api-key", "")
+            if key != _KEY and not self._made.is_good(key):
                 raise _texts(403, "Forbidden")
             await ask.work()
             return self._routed(ask)
@@ -56,8 +59,9 @@ class DatadogStandIn:
             return refused.answer
 
     def snapshot(self) -> dict[str, Any]:
-        """What was taken, and how much was dropped without a word."""
-        return {"series": self._series, "logs": self._logs, "events": self._events, "dropped": self._dropped}
+        """What was taken, and how much was dropped without a word; the keys that were made."""
+        taken = {"series": self._series, "logs": self._logs, "events": self._events, "dropped": self._dropped}
+        return {**taken, "api_keys": self._made.shown()}
 
     def failure(self, status: int) -> Answer:
         """Datadog's error body for an injected status."""
@@ -92,6 +96,8 @@ class DatadogStandIn:
     def _routed(self, ask: Ask) -> Answer:
         if (ask.method, ask.path) == ("GET", "/api/v1/validate"):
             return Answer(200, {"valid": True})
+        if ask.path.partition("/api/v2/api_keys")[:2] == ("", "/api/v2/api_keys"):
+            return self._api_keys(ask)
         if ask.method != "POST" or ask.path not in _MOST:
             raise _texts(404, "Not found")
         try:
@@ -107,6 +113,30 @@ class DatadogStandIn:
             "/api/v2/events": self._take_new_event,
         }
         return take[ask.path](ask, given)
+
+    def _api_keys(self, ask: Ask) -> Answer:
+        if ask.headers.get("dd-application-key") != _KEY:
+            raise _texts(403, "Forbidden")
+        if ask.path == "/api/v2/api_keys" and ask.method == "GET":
+            named = dict(ask.parameters).get("filter", "")
+            held = self._made.listed().items()
+            found = [{"type": "api_keys", "id": one, "attributes": told} for one, told in held if named in told["name"]]
+            return Answer(200, {"data": found})
+        if ask.path == "/api/v2/api_keys" and ask.method == "POST":
+            try:
+                data = read_json(ask.body)["data"]
+                kind, label = data["type"], data["attributes"]["name"]
+            except (ValueError, KeyError, TypeError):
+                raise _texts(400, "Bad Request") from None
+            if kind != "api_keys" or not isinstance(label, str) or not label:
+                raise _texts(400, "Bad Request")
+            name, key = (f"{self._around.random.getrandbits(128):032x}" for _ in range(2))
+            told = {"name": label, "last4": key[-4:]}
+            self._made.add(name, key, **told)
+            return Answer(201, {"data": {"type": "api_keys", "id": name, "attributes": {**told, "key": key}}})
+        if ask.method != "DELETE" or not self._made.delete(ask.path.rpartition("/")[2]):
+            raise _texts(404, "API Key not found")
+        return Answer(204)
 
     @staticmethod
     def _refused(ask: Ask, status: int, why: str) -> Refused:

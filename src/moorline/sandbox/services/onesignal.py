@@ -1,8 +1,9 @@
 """OneSignal's stand-in: notifications with their rules, idempotency keys, looking and cancelling.
 
 Facts: services/push/onesignal.md and onesignal.json. The app is ``8250eaf6-1a58-489e-b136-7c74a864b434``, its key
-``os_v2_app_sandbox``; a key that begins with ``os_v2_org`` is refused (403), all others too (401). The sandbox's own,
-by how a subscription's or a user's id begins: ``dead`` is no longer subscribed; all others get what is sent.
+``os_v2_app_sandbox``, the organization's ``os_v2_org_sandbox``: with it alone keys of the app are made, and nothing
+else is done; a key that begins with ``os_v2_org`` is refused (403) elsewhere, and unknown ones are (401). The sandbox's
+own, by how a subscription's or a user's id begins: ``dead`` is no longer subscribed; all others get what is sent.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 
 from moorline.errors import ConfigurationError
 from moorline.sandbox.idempotency import Keys
+from moorline.sandbox.services._made_keys import MadeKeys
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
 
 _APP = "8250eaf6-1a58-489e-b136-7c74a864b434"
 _KEY = "os_v2_app_sandbox"
+_ORGANIZATION = "os_v2_org_sandbox"
 _FAMILIES = (
     ("include_subscription_ids",),
     ("include_aliases",),
@@ -44,12 +47,17 @@ class OneSignalStandIn:
         self._around = around
         self._keys = Keys(around.clock, window=_MONTH)
         self._notifications: dict[str, dict[str, Any]] = {}
+        self._tokens = MadeKeys()
+        tokens = f"/apps/{_APP}/auth/tokens"
         one = r"/notifications/([0-9a-f-]{36})"
         self._routes: list[tuple[str, str, Callable[..., Answer]]] = [
             ("POST", "/notifications", self._create),
             ("GET", "/notifications", self._list),
             ("GET", one, self._fetch),
             ("DELETE", one, self._cancel),
+            ("POST", tokens, self._make_key),
+            ("GET", tokens, self._list_keys),
+            ("DELETE", tokens + "/([^/]+)", self._delete_key),
         ]
 
     async def handle(self, ask: Ask) -> Answer:
@@ -62,8 +70,8 @@ class OneSignalStandIn:
             return refused.answer
 
     def snapshot(self) -> dict[str, Any]:
-        """The notifications by id, as they came."""
-        return {"notifications": self._notifications}
+        """The notifications by id, as they came; the keys that were made."""
+        return {"notifications": self._notifications, "tokens": self._tokens.shown()}
 
     def failure(self, status: int) -> Answer:
         """OneSignal's error body for an injected status."""
@@ -81,9 +89,11 @@ class OneSignalStandIn:
 
     def _authorise(self, ask: Ask) -> None:
         scheme, _, key = ask.headers.get("authorization", "").partition(" ")
-        if scheme.lower() not in ("key", "basic", "bearer") or key != _KEY:
+        keys = "/auth/tokens" in ask.path
+        good = key == _ORGANIZATION if keys else key == _KEY or self._tokens.is_good(key)
+        if scheme.lower() not in ("key", "basic", "bearer") or not good:
             told = "Access denied.  Please include an 'Authorization: ...' header with a valid API key"
-            raise _Refused(403 if key.startswith("os_v2_org") else 401, told)
+            raise _Refused(403 if key.startswith("os_v2_org") or keys else 401, told)
 
     def _routed(self, ask: Ask) -> Answer:
         for method, pattern, action in self._routes:
@@ -91,6 +101,26 @@ class OneSignalStandIn:
             if method == ask.method and found:
                 return action(ask, *found.groups())
         raise _Refused(404, "Not found")
+
+    def _make_key(self, ask: Ask) -> Answer:
+        try:
+            given = json.loads(ask.body)
+        except ValueError:
+            raise _Refused(400, "Invalid JSON") from None
+        if not isinstance(given, dict) or not 1 <= len(str(given.get("name", ""))) <= 128:
+            raise _Refused(400, "name is required, and has up to 128 characters")
+        name = str(uuid.UUID(int=self._around.random.getrandbits(128), version=4))
+        token = self._around.id("os_v2_app_", 40)
+        self._tokens.add(name, token, name=given["name"], ip_allowlist_mode=given.get("ip_allowlist_mode", "disabled"))
+        return Answer(200, {"token_id": name, "formatted_token": token})
+
+    def _list_keys(self, ask: Ask) -> Answer:
+        return Answer(200, {"tokens": [{"token_id": one, **told} for one, told in self._tokens.listed().items()]})
+
+    def _delete_key(self, ask: Ask, id: str) -> Answer:
+        if not self._tokens.delete(id):
+            raise _Refused(404, "Token not found")
+        return Answer(200, {})
 
     def _create(self, ask: Ask) -> Answer:
         try:

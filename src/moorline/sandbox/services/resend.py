@@ -22,6 +22,7 @@ from typing import Any
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.idempotency import Keys
+from moorline.sandbox.services._made_keys import MadeKeys
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -83,6 +84,7 @@ class ResendStandIn:
         self._around = around
         self._keys = Keys(around.clock, _WINDOW)
         self._emails: dict[str, dict[str, Any]] = {}
+        self._made = MadeKeys()
         self._second = (0, _LIMIT)
 
     async def handle(self, ask: Ask) -> Answer:
@@ -95,8 +97,10 @@ class ResendStandIn:
         return Answer(answer.status, answer.content, {**self._limits(), **answer.headers})
 
     def snapshot(self) -> dict[str, Any]:
-        """The mails that were taken, oldest first, each with its id and last event, and as it was sent."""
-        return {"emails": list(self._emails.values())}
+        """The mails that were taken, oldest first, each with its id and last event, and as it was sent; the keys that
+        were made.
+        """
+        return {"emails": list(self._emails.values()), "api_keys": self._made.shown()}
 
     def failure(self, status: int) -> Answer:
         """Resend's error body for an injected status."""
@@ -134,7 +138,7 @@ class ResendStandIn:
         scheme, _, key = ask.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise _Refused(401, "missing_api_key", "Missing API Key")
-        if not key.startswith("re_") or key.endswith("wrong"):
+        if not key.startswith("re_") or key.endswith("wrong") or self._made.is_gone(key):
             raise _Refused(403, "invalid_api_key", "API key is invalid")
         sends = ask.method == "POST" and ask.path in ("/emails", "/emails/batch")
         if key.startswith("re_send") and not sends:
@@ -149,6 +153,8 @@ class ResendStandIn:
         if sends is not None and ask.method == "POST":
             return await self._once(ask, sends)
         await ask.work()
+        if ask.path.partition("/api-keys")[:2] == ("", "/api-keys"):
+            return self._api_keys(ask)
         if sends is None and found is None:
             raise _Refused(404, "not_found", "The requested endpoint does not exist")
         if found is None or ask.method != ("POST" if found[2] else "GET"):
@@ -157,6 +163,26 @@ class ResendStandIn:
         if mail is None:
             raise _Refused(404, "not_found", "Email not found")
         return self._cancelled(mail) if found[2] else Answer(200, _shown(mail))
+
+    def _api_keys(self, ask: Ask) -> Answer:
+        if ask.path == "/api-keys" and ask.method == "GET":
+            found = [{"id": name, **told} for name, told in self._made.listed().items()]
+            return Answer(200, {"object": "list", "has_more": False, "data": found})
+        if ask.path == "/api-keys" and ask.method == "POST":
+            given = _json(ask)
+            if not isinstance(given, dict) or not given.get("name"):
+                raise _unfit("Missing `name` field.", "missing_required_field")
+            if given.get("permission", "full_access") not in ("full_access", "sending_access"):
+                raise _unfit("The `permission` must be full_access or sending_access.")
+            start = "re_send_" if given.get("permission") == "sending_access" else "re_"
+            name, token = self._id(), self._around.id(start, 24)
+            self._made.add(name, token, name=given["name"], created_at=self._now())
+            return Answer(201, {"id": name, "token": token})
+        if ask.method != "DELETE":
+            raise _Refused(405, "method_not_allowed", "This endpoint does not support the specified HTTP method")
+        if not self._made.delete(ask.path.removeprefix("/api-keys/")):
+            raise _Refused(404, "not_found", "API key not found")
+        return Answer(200)
 
     async def _once(self, ask: Ask, send: Any) -> Answer:
         """Send, or answer again what was answered to the same key."""

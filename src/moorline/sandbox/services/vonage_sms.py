@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,6 +21,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
+from moorline.sandbox.services._made_keys import MadeKeys
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -48,6 +50,7 @@ _WORDS: Final = {
 }
 _CODES: Final = {"rejected": "6", "failed": "3", "expired": "1"}
 _BECOMES: Final = {"0098": "rejected", "0099": "failed"}
+_MOST_SECRETS: Final = 2
 _PRICE: Final = "0.03330000"
 _RULES: Final = {
     "to": r"[1-9][0-9]{6,14}",
@@ -77,6 +80,8 @@ class VonageSMSStandIn:
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._messages: dict[str, dict[str, Any]] = {}
+        self._made = MadeKeys()
+        self._made.add("first", _SECRET)
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
@@ -85,6 +90,9 @@ class VonageSMSStandIn:
         if (ask.method, ask.path) == ("GET", "/account/get-balance"):
             await ask.work()
             return Answer(200, {"value": 15.5359, "autoReload": False}) if known else _denied()
+        if ask.path.startswith(f"/accounts/{_ACCOUNT}/secrets"):
+            await ask.work()
+            return self._secrets(ask) if known else _denied()
         if (ask.method, ask.path) != ("POST", "/sms/json"):
             return Answer(404, {"error-code": "404", "error-code-label": "not found"})
         if not known:
@@ -96,8 +104,8 @@ class VonageSMSStandIn:
             return _answer([refused.part])
 
     def snapshot(self) -> dict[str, Any]:
-        """The messages, each a part of a text, by id."""
-        return {"messages": self._messages}
+        """The messages, each a part of a text, by id; the secrets of the account, without their values."""
+        return {"messages": self._messages, "secrets": self._made.shown()}
 
     def failure(self, status: int) -> Answer:
         """The error body that Vonage's own package expects for an injected status."""
@@ -129,11 +137,34 @@ class VonageSMSStandIn:
     def _known(self, ask: Ask, fields: dict[str, str]) -> bool:
         scheme, _, shown = ask.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "basic":
-            return (fields.get("api_key"), fields.get("api_secret")) == (_ACCOUNT, _SECRET)
+            return fields.get("api_key") == _ACCOUNT and self._made.is_good(fields.get("api_secret", ""))
         try:
-            return base64.b64decode(shown, validate=True) == f"{_ACCOUNT}:{_SECRET}".encode()
+            account, _, secret = base64.b64decode(shown, validate=True).decode("utf-8", "replace").partition(":")
         except binascii.Error:
             return False
+        return account == _ACCOUNT and self._made.is_good(secret)
+
+    def _secrets(self, ask: Ask) -> Answer:
+        """By vonage-account 1.1 and the answers in its tests."""
+        held = self._made.listed()
+        if ask.method == "GET":
+            return Answer(200, {"_embedded": {"secrets": [{"id": one, **told} for one, told in held.items()]}})
+        if ask.method == "DELETE":
+            name = ask.path.rpartition("/")[2]
+            if name in held and len(held) == 1:
+                return _problem(403, "delete-last-secret", "Can not delete the last secret.")
+            return Answer(204) if self._made.delete(name) else _problem(404, "", "The secret is unknown")
+        try:
+            secret = json.loads(ask.body)["secret"]
+        except (ValueError, KeyError, TypeError):
+            secret = ""
+        if not isinstance(secret, str) or not re.fullmatch(r"(?=.*[a-z])(?=.*[A-Z])(?=.*[0-9]).{8,25}", secret):
+            return _problem(400, "validation", "Does not meet complexity requirements")
+        if len(held) == _MOST_SECRETS:
+            return _problem(403, "add-excess-secret", "Account reached maximum number [2] of allowed secrets")
+        name, told = self._id().lower(), {"created_at": self._now()}
+        self._made.add(name, secret, **told)
+        return Answer(201, {"id": name, **told})
 
     def _send(self, fields: dict[str, str]) -> Answer:
         _check(fields)
@@ -185,6 +216,11 @@ class VonageSMSStandIn:
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._around.now(), UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _problem(status: int, kind: str, detail: str) -> Answer:
+    place = f"https://developer.nexmo.com/api-errors/account/secret-management#{kind}"
+    return Answer(status, {"type": place, "title": "Secret Management", "detail": detail})
 
 
 def _check(fields: dict[str, str]) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from moorline.calls.minting import Minted
 from moorline.calls.service import (
     BearerKey,
     Endpoints,
@@ -38,6 +39,7 @@ from moorline.errors import (
 )
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.standard_webhooks import StandardWebhooks
+from moorline.secrets.secret import Secret
 from moorline.services.answers import items, moment, optional_text, record, text, whole
 from moorline.services.email.protocol import (
     Address,
@@ -205,6 +207,32 @@ print(sent.id, Resend().get_email(sent.id).result().status)
         """
         return self.get(f"/emails/{_NOBODY}", parse=_there, accept=_known_key)
 
+    @operation
+    def mint_key(self, label: str) -> Plan[Minted]:
+        """Make another key that may do all, as this one may: one that may only send can make none. For ``moorline keys
+        rotate``.
+
+        Facts: services/email/resend.md; resend 2.52 (api_keys). Raises PermissionDenied for a key that may only send.
+        """
+        body = {"name": label, "permission": "full_access"}
+        return self.post("/api-keys", json=body, parse=_minted, keyed=False)
+
+    @operation
+    def revoke_key(self, id: str) -> Plan[bool]:
+        """Delete the key of that id: it is refused from now on. False where there is none."""
+        path = f"/api-keys/{segment(id, 'id')}"
+        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
+        return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
+
+    @operation
+    def find_keys(self, label: str) -> Plan[Sequence[str]]:
+        """The ids of the keys that are called so."""
+        return self.get("/api-keys", parse=lambda exchange: _called(exchange, label))
+
+    def key_id(self, secret: Secret) -> str | None:  # noqa: ARG002 (of others it can be told)
+        """None: a key of Resend's does not tell."""
+        return None
+
     @classmethod
     def read_event(cls, event: Event) -> EmailEvent | InboundEmail | None:
         """What an event means: all of ``email.*``; None for contacts, domains and words newer than this program.
@@ -239,6 +267,16 @@ print(sent.id, Resend().get_email(sent.id).result().status)
             metadata={name: value for name, value in tags.items() if name != value},
             raw=told,
         )
+
+
+def _minted(exchange: Exchange) -> Minted:
+    answer = record(exchange.data)
+    return Minted(Secret(text(answer, "token"), name="RESEND_API_KEY"), text(answer, "id"))
+
+
+def _called(exchange: Exchange, label: str) -> list[str]:
+    found = [record(one, "a key") for one in items(record(exchange.data).get("data"), "data")]
+    return [text(one, "id") for one in found if one.get("name") == label]
 
 
 def _there(exchange: Exchange) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from moorline.calls.account import KeySource
 from moorline.calls.dialects import LimitFields
+from moorline.calls.minting import Minted
 from moorline.calls.service import (
     BearerKey,
     Endpoints,
@@ -26,13 +27,14 @@ from moorline.calls.service import (
     Plan,
     RateLimitHeaders,
     operation,
+    segment,
 )
-from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError
+from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError, NotFound
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.services.answers import flag, record
+from moorline.services.answers import flag, items, record, text
 from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
@@ -111,7 +113,7 @@ class Datadog(BatchService):
     An accepted request means no more than that: what is too old or too new is dropped there without a word, so that it
     is refused here (metrics: an hour back, 10 minutes ahead; logs and events: 18 hours back). *host*, *application*
     and *environment* (``DD_HOSTNAME``, ``DD_SERVICE``, ``DD_ENV``) are on all that is sent. An *application_key*
-    (``DD_APP_KEY``) is needed by ``create_event`` alone.
+    (``DD_APP_KEY``) is needed by ``create_event`` and for keys alone.
 
     Webhooks are not signed, and their body is your template. The secret goes into a custom header (``{"Authorization":
     "Bearer …"}``), into the address as ``user:password@``, or at the end of its path. Put these into the template:
@@ -201,7 +203,7 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
     ) -> dict[str, str]:
         """The application key, if there is one, only where it is asked for."""
         found = super().authorized(key, method, url, headers, body)
-        if url.endswith("/api/v2/events"):
+        if url.endswith("/api/v2/events") or "/api/v2/api_keys" in url:
             own = self._application_key or secrets().load(_APPLICATION_KEY)
             if own is None and self.in_sandbox:
                 own = Secret(self.credentials.sandbox, name="the sandbox key of datadog")
@@ -283,6 +285,34 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
     def check(self) -> Plan[bool]:
         """True if the API key is good at this site. Raises AuthenticationFailed."""
         return self.get("/api/v1/validate", parse=lambda exchange: flag(record(exchange.data), "valid"))
+
+    @operation
+    def mint_key(self, label: str) -> Plan[Minted]:
+        """Make another API key of the organisation: they are all alike. For ``moorline keys rotate``. An application
+        key of a user who may ``api_keys_write`` is needed.
+
+        Facts: datadog-api-client (v2, key_management); docs.datadoghq.com/api/latest/key-management. Raises
+        AuthenticationFailed without an application key, or without that right.
+        """
+        body = {"data": {"type": "api_keys", "attributes": {"name": label}}}
+        return self.post("/api/v2/api_keys", json=body, parse=_minted)
+
+    @operation
+    def revoke_key(self, id: str) -> Plan[bool]:
+        """Delete the key of that id: it is refused from now on. False where there is none."""
+        path = f"/api/v2/api_keys/{segment(id, 'id')}"
+        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
+        return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
+
+    @operation
+    def find_keys(self, label: str) -> Plan[Sequence[str]]:
+        """The ids of the keys that are called so."""
+        query = {"filter": label, "page[size]": 100}
+        return self.get("/api/v2/api_keys", query=query, parse=lambda exchange: _called(exchange, label))
+
+    def key_id(self, secret: Secret) -> str | None:  # noqa: ARG002 (of others it can be told)
+        """None: a key of Datadog's does not tell."""
+        return None
 
     @classmethod
     def read_event(cls, event: Event) -> Alarm | None:
@@ -376,6 +406,18 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
 
 
 _GZIP: Final = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+
+
+def _minted(exchange: Exchange) -> Minted:
+    made = record(record(exchange.data).get("data"), "data")
+    value = text(record(made.get("attributes"), "attributes"), "key")
+    return Minted(Secret(value, name="DD_API_KEY"), text(made, "id"))
+
+
+def _called(exchange: Exchange, label: str) -> list[str]:
+    """Datadog's filter finds parts of names too."""
+    found = [record(one, "a key") for one in items(record(exchange.data).get("data"), "data")]
+    return [text(one, "id") for one in found if record(one.get("attributes"), "attributes").get("name") == label]
 
 
 def _posted(exchange: Exchange) -> Shipped:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from moorline.calls.group import Group
+from moorline.calls.minting import Minted
 from moorline.calls.service import (
     BearerKey,
     Endpoints,
@@ -24,8 +25,9 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.errors import BadAnswer, CallError, InvalidRequest
-from moorline.services.answers import optional_text, record
+from moorline.errors import BadAnswer, CallError, InvalidRequest, NotFound
+from moorline.secrets.secret import Secret
+from moorline.services.answers import items, optional_text, record, text
 from moorline.services.limits import at_most, refused
 from moorline.services.push.protocol import Push, PushReport, PushResult, merged, one_each
 
@@ -36,6 +38,7 @@ _DATA: Final = 2048
 _COLLAPSE: Final = 64
 _NOBODY: Final = "All included players are not subscribed"
 _UUID: Final = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_TOKENS: Final = "/auth/tokens"
 _PRIORITIES: Final = {"high": 10, "normal": 5}
 
 
@@ -51,8 +54,10 @@ class OneSignal(Service):
     """Notifications by OneSignal. A *target* is a subscription's id; users go by your own ids for them (external ids).
 
     The key is an app's REST API key, of which it may have several at once, so that they are rotated without a gap: add,
-    deploy, delete. There is no sandbox: use a second app. OneSignal retires dead tokens itself; what is dead here is a
-    subscription that it no longer has. Ids that it never knew it drops without a word, and the report has them as sent.
+    deploy, delete. ``moorline keys rotate`` does that with the *organization_key* (``ONESIGNAL_ORGANIZATION_KEY``,
+    ``os_v2_org_…``), which goes with nothing else. There is no sandbox: use a second app. OneSignal retires dead tokens
+    itself; what is dead here is a subscription that it no longer has. Ids that it never knew it drops without a word,
+    and the report has them as sent.
 
     Facts: services/push/onesignal.md; contract: onesignal.json.
     """
@@ -62,6 +67,7 @@ class OneSignal(Service):
     endpoints = Endpoints("https://api.onesignal.com")
     credentials = BearerKey(env="ONESIGNAL_REST_API_KEY", sandbox="os_v2_app_sandbox", scheme="Key")
     app_id = Parameter("ONESIGNAL_APP_ID", sandbox="8250eaf6-1a58-489e-b136-7c74a864b434", like=_UUID)
+    organization_key = Parameter("ONESIGNAL_ORGANIZATION_KEY", sandbox="os_v2_org_sandbox", default="", secret=True)
     idempotency = IdempotencyKey(field="idempotency_key", window=hours(24 * 30), max_length=36, like=_UUID)
     errors = ErrorMap(
         code="errors.0.code",
@@ -79,6 +85,14 @@ from moorline.services.push.protocol import Push
 report = OneSignal().send_many(Push("Shipped", "Order 17 is on its way"), ["sub-1", "dead-2"]).result()
 print(report.sent, "sent; to delete:", report.dead)
 """
+
+    def authorized(
+        self, key: Secret, method: str, url: str, headers: dict[str, str], body: bytes | None
+    ) -> dict[str, str]:
+        """Keys are made and deleted with the organization's key."""
+        if _TOKENS in url and self.organization_key:
+            key = Secret(self.organization_key, name="ONESIGNAL_ORGANIZATION_KEY")
+        return super().authorized(key, method, url, headers, body)
 
     @operation
     def send(self, /, push: Push, target: str, *, send_at: datetime | None = None, **extra: object) -> Plan[PushResult]:
@@ -161,6 +175,34 @@ print(report.sent, "sent; to delete:", report.dead)
         query = {"app_id": self.app_id, "limit": 1}
         return self.get("/notifications", query=query, parse=lambda exchange: bool(record(exchange.data)))
 
+    @operation
+    def mint_key(self, label: str) -> Plan[Minted]:
+        """Make another key of the app: they may all do the same. For ``moorline keys rotate``. A list of networks that
+        the present one is bound to is not taken over. *label* is up to 128 characters.
+
+        Facts: services/push/onesignal.md; documentation.onesignal.com/reference/create-api-key. Raises
+        AuthenticationFailed or PermissionDenied without the organization's key.
+        """
+        return self.post(self._tokens(), json={"name": label}, parse=_minted, keyed=False)
+
+    @operation
+    def revoke_key(self, id: str) -> Plan[bool]:
+        """Delete the key of that id: it is refused from now on. False where there is none."""
+        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
+        return self.delete(self._tokens(id), parse=lambda _: True, blank=True, accept=gone)
+
+    @operation
+    def find_keys(self, label: str) -> Plan[Sequence[str]]:
+        """The ids of the keys that are called so."""
+        return self.get(self._tokens(), parse=lambda exchange: _called(exchange, label))
+
+    def key_id(self, secret: Secret) -> str | None:  # noqa: ARG002 (of others it can be told)
+        """None: a key of OneSignal's does not tell."""
+        return None
+
+    def _tokens(self, id: str | None = None) -> str:
+        return f"/apps/{self.app_id}{_TOKENS}" + ("" if id is None else f"/{segment(id, 'id')}")
+
     def _body(
         self, push: Push, send_at: datetime | None, extra: Mapping[str, object], target: Mapping[str, object]
     ) -> dict[str, Any]:
@@ -192,6 +234,16 @@ print(report.sent, "sent; to delete:", report.dead)
         for theirs in (push.android, push.ios, push.web, extra):
             body = merged(body, theirs)
         return body
+
+
+def _minted(exchange: Exchange) -> Minted:
+    answer = record(exchange.data)
+    return Minted(Secret(text(answer, "formatted_token"), name="ONESIGNAL_REST_API_KEY"), text(answer, "token_id"))
+
+
+def _called(exchange: Exchange, label: str) -> list[str]:
+    found = [record(one, "a key") for one in items(record(exchange.data).get("tokens"), "tokens")]
+    return [text(one, "token_id") for one in found if one.get("name") == label]
 
 
 def _unsubscribed(errors: object) -> bool:

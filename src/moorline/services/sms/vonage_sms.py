@@ -1,40 +1,56 @@
 """Vonage's older SMS API: send text messages, and what it tells of them.
 
-Facts: services/sms/vonage.md; contract: vonage.json; vonage-sms 1.2, vonage-account 1.1 (get_balance),
-vonage-http-client 1.5 (auth, check_signature).
+Facts: services/sms/vonage.md; contract: vonage.json; vonage-sms 1.2, vonage-account 1.1 (get_balance,
+create_secret, revoke_secret), vonage-http-client 1.5 (auth, check_signature).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from moorline import redaction
 from moorline.calls.dialects import basic
-from moorline.calls.service import BearerKey, Endpoints, ErrorMap, Exchange, Parameter, Plan, Service, operation
+from moorline.calls.minting import Minted
+from moorline.calls.service import (
+    BearerKey,
+    Endpoints,
+    ErrorMap,
+    Exchange,
+    Parameter,
+    Plan,
+    Service,
+    operation,
+    segment,
+)
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
+    NotFound,
     OutcomeUnknown,
     PermissionDenied,
     ServiceUnavailable,
 )
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.signed_fields import SignedFields
+from moorline.secrets.secret import Secret
 from moorline.services.answers import items, moment, optional_text, record, text
 from moorline.services.limits import at_most, refused
 from moorline.services.sms.protocol import SMS, InboundSMS, SentSMS, SMSEvent, SMSStatus, international
 
 if TYPE_CHECKING:
     from moorline.events.event import Event
-    from moorline.secrets.secret import Secret
 
 __all__ = ["VonageSMS"]
 
 _SHORT: Final = 100  # of client-ref and callback: vonage-sms 1.2; the contract of 2021 has 40 for the former
 _TTL: Final = range(20, 604_801)
 _TAKEN: Final = "0"
+_LONGEST: Final = 25
+_LETTERS: Final = ascii_lowercase + ascii_uppercase + digits
 _STATUSES: Final = {
     "accepted": SMSStatus.SENT,
     "buffered": SMSStatus.SENT,
@@ -59,7 +75,7 @@ class _Errors(ErrorMap):
         if not isinstance(found, dict):
             return found
         first = next(iter(_messages(found)), {})
-        said = (first.get("error-text"), *map(found.get, ("error-code-label", "error_title", "Error")))
+        said = (first.get("error-text"), *map(found.get, ("error-code-label", "error_title", "Error", "detail")))
         return {**found, "message": next((one for one in said if one), None)}
 
 
@@ -82,8 +98,8 @@ class VonageSMS(Service):
 
     The key is the account's API secret, for the API key ``account_key``; they go as a Basic pair, as in Vonage's own
     package, not as fields. Requests are not signed (``sig``): an account that demands it cannot be used. There is no
-    test mode; trial accounts reach only the numbers on their list. Unconfirmed: that an account has two secrets at a
-    time, so that they are rotated without a gap.
+    test mode; trial accounts reach only the numbers on their list. An account has up to two secrets at a time, so that
+    they are rotated without a gap, which ``moorline keys rotate`` does.
 
     A long text is several messages, each with an id, a price and a receipt of its own; SentSMS has the first id and
     the sum, ``raw`` has all of them. Inbound messages come in parts too (``concat-part`` in ``raw``).
@@ -98,7 +114,7 @@ class VonageSMS(Service):
 
     name, category = "vonage_sms", "sms"
     docs = "services/sms/vonage.md, vonage.json"
-    endpoints = Endpoints("https://rest.nexmo.com")
+    endpoints = Endpoints("https://rest.nexmo.com", hosts={"account": Endpoints("https://api.nexmo.com")})
     credentials = BearerKey(env="VONAGE_API_SECRET", sandbox="sandbox-Secret-0123456789")
     account_key = Parameter("VONAGE_API_KEY", sandbox="abcd1234", like="[0-9A-Za-z]{1,32}")
     sender = Parameter("VONAGE_SENDER", like="[!-~]+(?: [!-~]+)*", sandbox="Moorline", default="")
@@ -184,6 +200,30 @@ print(sent.id, sent.segments, sent.price)
         """True if the pair is good: asks for the account's balance. Whether that is enough is not told."""
         return self.get("/account/get-balance", parse=lambda exchange: bool(record(exchange.data)))
 
+    @operation
+    def mint_key(self, label: str) -> Plan[Minted]:  # noqa: ARG002 (Vonage gives secrets no names)
+        """Add a second secret of the account, which may do the same. For ``moorline keys rotate``. At Vonage the caller
+        chooses it, so it is drawn here.
+
+        Facts: vonage-account 1.1 (create_secret): 8 to 25 characters with a capital, a small letter and a figure.
+        Raises PermissionDenied where the account has two already.
+        """
+        secret = Secret(_drawn(), name="VONAGE_API_SECRET")
+
+        def parse(exchange: Exchange) -> Minted:
+            return Minted(secret, text(record(exchange.data), "id"))
+
+        return self.post(self._secrets(), json={"secret": secret.reveal()}, host="account", parse=parse)
+
+    @operation
+    def revoke_key(self, id: str) -> Plan[bool]:
+        """Take the secret of that id back. False where there is none. Raises PermissionDenied for the last one."""
+        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
+        return self.delete(self._secrets(id), host="account", parse=lambda _: True, blank=True, accept=gone)
+
+    def _secrets(self, id: str | None = None) -> str:
+        return f"/accounts/{self.account_key}/secrets" + ("" if id is None else f"/{segment(id, 'id')}")
+
     @classmethod
     def read_event(cls, event: Event) -> SMSEvent | InboundSMS | None:
         """What a webhook means: a delivery receipt, or (a part of) an inbound message.
@@ -209,6 +249,14 @@ print(sent.id, sent.segments, sent.price)
             at=at,
             raw=told,
         )
+
+
+def _drawn() -> str:
+    """A secret that Vonage takes: 25 characters, of all three kinds."""
+    while True:
+        found = "".join(secrets.choice(_LETTERS) for _ in range(_LONGEST))
+        if all(any(one in kind for one in found) for kind in (ascii_lowercase, ascii_uppercase, digits)):
+            return found
 
 
 def _sent(exchange: Exchange) -> SentSMS:

@@ -1,0 +1,158 @@
+"""Services that make their own keys, all in one table: each key that they make is good until it is taken back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from tests.services.conftest import Box
+from tests.services.recorder import Recorder
+
+from moorline import errors, registry
+from moorline.calls.minting import KnowsKeys, MintsKeys
+from moorline.calls.service import Service
+
+Run = Callable[[Any], Any]
+MINTS: list[type[Service]] = [one for one in map(registry.service, registry.names()) if hasattr(one, "mint_key")]
+OPTIONS: dict[str, dict[str, Any]] = {"datadog": {"application_key": "5a17d80e5a17d80e5a17d80e5a17d80e"}}
+FIRST = {"sendgrid": "SG.first.0123456789abcdef"}
+# By the vendors' own examples: what is sent, and what is answered.
+WIRE: dict[str, tuple[str, Any, Any]] = {
+    "datadog": (
+        "https://api.datadoghq.com/api/v2/api_keys",
+        {"data": {"type": "api_keys", "attributes": {"name": "moorline"}}},
+        {"data": {"type": "api_keys", "id": "id-1", "attributes": {"key": "value-canary-0001", "name": "moorline"}}},
+    ),
+    "onesignal": (
+        "https://api.onesignal.com/apps/8250eaf6-1a58-489e-b136-7c74a864b434/auth/tokens",
+        {"name": "moorline"},
+        {"token_id": "id-1", "formatted_token": "value-canary-0001"},
+    ),
+    "resend": (
+        "https://api.resend.com/api-keys",
+        {"name": "moorline", "permission": "full_access"},
+        {"id": "id-1", "token": "value-canary-0001"},
+    ),
+}
+
+
+def named(kind: type[Service]) -> str:
+    return kind.name
+
+
+def made(box: Box, kind: type[Service], key: str | None = None) -> Any:
+    return box.service(kind, key or FIRST.get(kind.name), **OPTIONS.get(kind.name, {}))
+
+
+def _knows(service: Any) -> bool:
+    return isinstance(service, KnowsKeys)
+
+
+def test_who_can_is_known():
+    """A service that gets the two operations is in this table by that alone."""
+    assert {kind.name for kind in MINTS} >= {"datadog", "onesignal", "resend", "sendgrid", "vonage_sms"}
+
+
+@pytest.mark.parametrize("kind", MINTS, ids=named)
+def test_a_key_is_made_used_and_taken_back(box: Box, run: Run, kind: type[Service], caplog: pytest.LogCaptureFixture):
+    """It is good, and another than the one that it was made with, which stays good; it is found by its name; taken back
+    it is refused, and taking it back again is harmless. Nobody shows it.
+    """
+    caplog.set_level(logging.DEBUG)
+    service: Any = made(box, kind)
+    fulfils = isinstance(service, MintsKeys)
+    assert fulfils
+    minted = run(service.mint_key("moorline 17"))
+    value = minted.secret.reveal()
+    assert value != service.key().reveal()
+    assert minted.secret.name == service.credentials.env
+    other = made(box, kind, value)
+    assert run(other.check())
+    assert run(service.check())
+    shown = repr(minted) + caplog.text + json.dumps(box.state(kind.name)) + json.dumps(box.seen())
+    assert value not in shown
+    if _knows(service):
+        another = run(service.mint_key("moorline 18"))
+        assert list(run(service.find_keys("moorline 17"))) == [minted.id]
+        assert list(run(service.find_keys("moorline"))) == []
+        assert service.key_id(minted.secret) in (minted.id, None)
+        assert run(service.revoke_key(another.id)) is True
+    assert run(service.revoke_key(minted.id)) is True
+    assert run(service.revoke_key(minted.id)) is False
+    with pytest.raises(errors.CredentialFault):
+        run(other.check())
+    assert run(service.check())
+
+
+@pytest.mark.parametrize("kind", MINTS, ids=named)
+def test_a_key_can_take_back_the_one_that_made_it(box: Box, run: Run, kind: type[Service]):
+    """As a rotation does: the new one makes the next, and takes back the one before."""
+    first = run(made(box, kind).mint_key("first"))
+    service = made(box, kind, first.secret.reveal())
+    if kind.name == "vonage_sms":  # two at a time are all that there may be
+        assert run(service.revoke_key("first")) is True
+    second = run(service.mint_key("second"))
+    last = made(box, kind, second.secret.reveal())
+    assert run(last.revoke_key(first.id)) is True
+    assert run(last.check())
+    with pytest.raises(errors.CredentialFault):
+        run(service.check())
+
+
+@pytest.mark.parametrize("kind", MINTS, ids=named)
+def test_a_lost_answer_is_no_second_key(box: Box, run: Run, kind: type[Service]):
+    """None of these vendors honours an idempotency key here: it is not made again by itself, and found by its name."""
+    service = made(box, kind)
+    path = "/v3/api_keys" if kind.name == "sendgrid" else None
+    box.arm(kind="dropped", processed=True, **({} if path is None else {"path": path}))
+    with pytest.raises(errors.OutcomeUnknown):
+        run(service.mint_key("lost"))
+    if _knows(service):
+        assert len(run(service.find_keys("lost"))) == 1
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_what_is_sent_is_the_vendors_example(name: str, run: Run):
+    """Place, body and the key that it is asked with; what is answered is read; a deletion names the id."""
+    place, body, answer = WIRE[name]
+    recorder = Recorder(201, json.dumps(answer).encode())
+    kind = registry.service(name)
+    options = {"onesignal": {"organization_key": "the-other-key"}, "datadog": {"application_key": "the-other-key"}}
+    service = recorder.service(kind, key="the-key", **options.get(name, {}))
+    minted = run(service.mint_key("moorline"))
+    assert (minted.id, minted.secret.reveal()) == ("id-1", "value-canary-0001")
+    run(service.revoke_key("id/1"))
+    asked, deleted = recorder.requests
+    assert (asked.method, str(asked.url), json.loads(asked.content)) == ("POST", place, body)
+    assert (deleted.method, deleted.url.raw_path.decode()) == ("DELETE", f"{urlsplit(place).path}/id%2F1")
+    keys = {value for header, value in asked.headers.items() if header in ("authorization", "dd-api-key")}
+    keys |= {value for header, value in asked.headers.items() if header == "dd-application-key"}
+    expected: dict[str, set[str]] = {
+        "datadog": {"the-key", "the-other-key"},
+        "onesignal": {"Key the-other-key"},
+        "resend": {"Bearer the-key"},
+    }
+    assert keys == expected[name]
+
+
+def test_vonage_draws_the_secret_here(run: Run):
+    """Vonage has the caller choose it: 25 characters with a capital, a small letter and a figure, another each time."""
+    from moorline.services.sms.vonage_sms import VonageSMS
+
+    recorder = Recorder(201, b'{"id": "ad6dc56f-07b5-46e1-a527-85530e625800", "created_at": "2017-03-02T16:34:49Z"}')
+    service = recorder.service(VonageSMS, key="the-Secret-0", account_key="abcd1234")
+    first, second = run(service.mint_key("a")), run(service.mint_key("a"))
+    assert first.id == "ad6dc56f-07b5-46e1-a527-85530e625800"
+    assert first.secret != second.secret
+    request: httpx2.Request = recorder.requests[0]
+    assert str(request.url) == "https://api.nexmo.com/accounts/abcd1234/secrets"
+    assert json.loads(request.content) == {"secret": first.secret.reveal()}
+    value = first.secret.reveal()
+    assert len(value) == 25
+    assert all(any(test(one) for one in value) for test in (str.islower, str.isupper, str.isdigit))
+    assert value not in repr(service.mint_key("a").plan)
