@@ -20,7 +20,7 @@ from tests.sqs_servers import REGION, MotoServer, aws_environment
 
 from moorline import redaction
 from moorline.calls.key_management import KeyManagement
-from moorline.calls.transit import Transit
+from moorline.calls.secret_sources import vault_session
 from moorline.errors import ConfigurationError, KeyUnavailable
 from moorline.policies.retry import Retry
 from moorline.secrets import rings, wrapped
@@ -73,11 +73,12 @@ def transit(engine: OpenBao, request: pytest.FixtureRequest, monkeypatch: pytest
 def _as_after_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is unwrapped yet, and a failure is tried again soon."""
     monkeypatch.setattr(wrapped, "_unwrapped", {})
-    for kind in (KeyManagement, Transit):
+    for kind in (KeyManagement, vault_session._Api):
         quick = replace(kind.default_policy, retry=Retry(retries=2, base=0.01))
         monkeypatch.setattr(kind, "default_policy", quick)
-    for name in (ENCRYPTION_KEY, "MOORLINE_SANDBOX_URL"):
+    for name in (ENCRYPTION_KEY, "MOORLINE_SANDBOX_URL", "VAULT_ROLE_ID", "VAULT_KUBERNETES_ROLE", "VAULT_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
 
 
 def forget() -> None:
@@ -161,20 +162,20 @@ def test_the_key_in_transit_is_rotated(engine: OpenBao, transit: str) -> None:
 
 def test_transit_is_asked_in_its_namespace(engine: OpenBao, monkeypatch: pytest.MonkeyPatch) -> None:
     """``VAULT_NAMESPACE``: the same mount elsewhere."""
-    engine.ask("POST", "sys/namespaces/team")
-    engine.ask("POST", f"team/sys/mounts/{MOUNT}", {"type": "transit"})
-    engine.ask("POST", f"team/{MOUNT}/keys/other")
+    engine.ask("POST", "sys/namespaces/envelope-team")
+    engine.ask("POST", f"envelope-team/sys/mounts/{MOUNT}", {"type": "transit"})
+    engine.ask("POST", f"envelope-team/{MOUNT}/keys/other")
     monkeypatch.setenv("VAULT_ADDR", engine.url)
     monkeypatch.setenv("VAULT_TOKEN", ROOT)
     with pytest.raises(KeyUnavailable):
         held(*_other(monkeypatch))
-    monkeypatch.setenv("VAULT_NAMESPACE", "team")
+    monkeypatch.setenv("VAULT_NAMESPACE", "envelope-team")
     assert held(*_other(monkeypatch)).ids
 
 
 def _other(monkeypatch: pytest.MonkeyPatch) -> list[Wrapped]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAULT_NAMESPACE", "team")
+        patch.setenv("VAULT_NAMESPACE", "envelope-team")
         return [wrap_new(f"vault-transit:{MOUNT}/other")[0]]
 
 
@@ -225,6 +226,20 @@ def test_a_service_that_is_down_is_named(
     text = str(caught.value) + repr(caught.value) + caplog.text
     assert secret.reveal().rstrip("=") not in text
     assert kept.rest.rpartition(":")[2] not in text
+
+
+def test_transit_knows_us_by_approle(engine: OpenBao, transit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As secrets in Vault do: no token has to stand in the environment."""
+    engine.ask("POST", "sys/auth/envelope-approle", {"type": "approle"})
+    engine.ask("POST", "auth/envelope-approle/role/app", {"token_policies": [transit.rpartition("/")[2]]})
+    monkeypatch.delenv("VAULT_TOKEN")
+    monkeypatch.setenv("VAULT_APPROLE_MOUNT", "envelope-approle")
+    monkeypatch.setenv("VAULT_ROLE_ID", engine.ask("GET", "auth/envelope-approle/role/app/role-id")["data"]["role_id"])
+    monkeypatch.setenv(
+        "VAULT_SECRET_ID", engine.ask("POST", "auth/envelope-approle/role/app/secret-id")["data"]["secret_id"]
+    )
+    kept, secret = wrap_new(f"vault-transit:{transit}")
+    assert held(kept).current_id == KeyRing([secret]).current_id
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ class _Api(Service):
         return self.get(f"/v1/{path}", query=query, headers=headers, parse=_object, accept=accept)
 
     @operation
+    def write(self, path: str, body: Mapping[str, object], headers: Mapping[str, str]) -> Plan[Any]:
+        # What it is for (Transit) gives an answer and keeps nothing: it may be asked again.
+        return self.post(f"/v1/{path}", json=dict(body), headers=headers, parse=_object, repeatable=True)
+
+    @operation
     def renew(self, headers: Mapping[str, str]) -> Plan[Any]:
         return self.post("/v1/auth/token/renew-self", json={}, headers=headers, parse=_object, repeatable=True)
 
@@ -135,6 +140,10 @@ class Session:
     def read(self, path: str, *, query: Mapping[str, object] | None = None, accept: Any = None) -> Any:
         """The answer to a GET, blocking; *accept* is a Plan's. Raises CallError, ConfigurationError."""
         return self._asked(lambda: self._api.read(path, query or {}, self.headers, accept or _nothing))
+
+    def write(self, path: str, body: Mapping[str, object]) -> Any:
+        """The answer to a POST that changes nothing there, blocking. Raises as ``read``."""
+        return self._asked(lambda: self._api.write(path, body, self.headers))
 
     def tend(self) -> None:
         """Renew the token when it is time; failures are logged, and mended by who asks next."""
