@@ -270,6 +270,12 @@ def test_the_key_cannot_lie_behind_itself(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigurationError, match="cannot be kept encrypted with that key"):
         encryption_ring()
 
+    async def on_a_loop() -> None:
+        encryption_ring()
+
+    with pytest.raises(ConfigurationError, match="cannot be kept encrypted with that key"):
+        asyncio.run(on_a_loop())
+
 
 @pytest.mark.parametrize(
     "text",
@@ -322,6 +328,14 @@ def test_a_wrapping_that_ends_in_v1_is_no_part_of_the_next(monkeypatch: pytest.M
     one, two = "A" * 40 + "/v1", new_key()
     monkeypatch.setenv(ENCRYPTION_KEY, f"{one},{two}")
     assert [key.kept.reveal() for key in ring_keys()] == [one, two]
+
+
+def test_a_key_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a source makes of the value: lines, a previous value beside it."""
+    old, new = new_key(), new_key()
+    monkeypatch.setenv(ENCRYPTION_KEY, f"{new},\n {old}\n")
+    monkeypatch.setenv(f"{ENCRYPTION_KEY}_PREVIOUS", f"{old},{new}")
+    assert [key.kept.reveal() for key in ring_keys()] == [new, old]
 
 
 def test_what_is_unwrapped_is_masked(transit: str) -> None:

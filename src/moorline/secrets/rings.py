@@ -8,6 +8,8 @@ wrapped by a key service (see ``moorline.secrets.wrapped``). Both kinds may stan
 from __future__ import annotations
 
 import os
+import re
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -23,6 +25,9 @@ __all__ = ["ENCRYPTION_KEY", "RingKey", "encryption_ring", "opened", "ring_keys"
 
 ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
 """The variable with the keys of an application, newest first."""
+_BETWEEN: Final = re.compile(r"[,\s]+")
+
+_looking: Final = ContextVar("moorline_ring", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +51,29 @@ def encryption_ring() -> KeyRing:
 
 
 def ring_keys() -> tuple[RingKey, ...]:
-    """The keys of the ring, the one that encrypts first. Raises as ``encryption_ring``."""
-    # Keys and their wrappings have no comma, whereas the sources take one behind "v1" for a part of the value.
+    """The keys of the ring, the one that encrypts first, each once. Raises as ``encryption_ring``."""
+    # What holds secrets encrypted with the ring, or needs such a one to get there, asks for the ring in its turn.
+    if _looking.get():
+        raise ConfigurationError(
+            f"{ENCRYPTION_KEY}, and what is needed to get it, cannot be kept encrypted with that key itself"
+        )
+    token = _looking.set(True)
+    try:
+        keys: dict[str, RingKey] = {}
+        for one in map(opened, _kept()):
+            keys.setdefault(one.id, one)
+    finally:
+        _looking.reset(token)
+    return tuple(keys.values())
+
+
+def _kept() -> list[Secret]:
+    # Whatever the source makes of its value: keys and their wrappings have neither a comma nor white space.
     kept = [
         Secret(part, name=one.name)
         for one in secrets().load_all(ENCRYPTION_KEY)
-        for part in one.reveal().split(",")
-        if part.strip()
+        for part in _BETWEEN.split(one.reveal())
+        if part
     ]
     if not kept and os.environ.get("MOORLINE_SANDBOX_URL"):
         kept = [_sandbox_key()]
@@ -61,7 +82,7 @@ def ring_keys() -> tuple[RingKey, ...]:
             f"nothing can be encrypted: set {ENCRYPTION_KEY} in {secrets().where(ENCRYPTION_KEY)} to 32 random bytes "
             "in base64 (`moorline keys master new` makes them)"
         )
-    return tuple(opened(one) for one in kept)
+    return kept
 
 
 def opened(kept: Secret) -> RingKey:

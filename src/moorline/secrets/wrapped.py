@@ -35,8 +35,6 @@ _KEY: Final = 32
 _LONGEST: Final = 16_384
 
 _unwrapped: dict[str, Secret] = {}
-_lock = threading.Lock()
-_opening = threading.local()
 
 
 class DataKey(NamedTuple):
@@ -126,16 +124,8 @@ def unwrap(wrapped: Wrapped) -> Secret:
     Raises KeyUnavailable, naming what should unwrap it, while that is down or refuses; ConfigurationError for what is
     no wrapped key.
     """
-    known = _unwrapped.get(str(wrapped))
-    if known is not None:
-        return known
-    if getattr(_opening, "busy", False):
-        raise ConfigurationError(
-            f"{wrapped.by} unwraps the encryption key, so what opens it cannot be kept encrypted with that key"
-        )
-    with _lock:
-        known = _unwrapped.get(str(wrapped))
-        return known or _kept(wrapped, _asked(wrapped.by, lambda: wrapper(wrapped.scheme).unwrap(wrapped.rest)))
+    known = _unwrapped.get(str(wrapped))  # without a lock: who comes at the same time asks too, and gets the same
+    return known or _kept(wrapped, _asked(wrapped.by, lambda: wrapper(wrapped.scheme).unwrap(wrapped.rest)))
 
 
 def _kept(wrapped: Wrapped, plain: bytes) -> Secret:
@@ -149,19 +139,11 @@ def _kept(wrapped: Wrapped, plain: bytes) -> Secret:
 def _asked(by: str, ask: Callable[[], T]) -> T:
     """What *ask* gives, in a thread where a loop runs in this one: applications are often imported on a loop."""
     try:
-        return _in_thread(ask) if _on_loop() else _marked(ask)
+        return _in_thread(ask) if _on_loop() else ask()
     except ConfigurationError:
         raise
     except MoorlineError as error:
         raise KeyUnavailable(f"the encryption key that {by} wraps cannot be had: {error}") from error
-
-
-def _marked(ask: Callable[[], T]) -> T:
-    _opening.busy = True
-    try:
-        return ask()
-    finally:
-        _opening.busy = False
 
 
 def _in_thread(ask: Callable[[], T]) -> T:
@@ -169,7 +151,7 @@ def _in_thread(ask: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            done.append((True, _marked(ask)))
+            done.append((True, ask()))
         except BaseException as error:  # noqa: BLE001 (raised again in the thread that waits)
             done.append((False, error))
 
