@@ -22,6 +22,7 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMIIE vQIB\n-----END PRIVATE KEY-----"
         ({"KEY": "first", "KEY_PREVIOUS": "first,older"}, ["first", "older"]),
         ({"KEY_PREVIOUS": "older"}, ["older"]),
         ({"KEY": PEM, "KEY_PREVIOUS": "older"}, [PEM, "older"]),
+        ({"KEY": ' {"a": "1", "b": "2"}\n', "KEY_PREVIOUS": "older"}, ['{"a": "1", "b": "2"}', "older"]),
     ],
 )
 def test_all_accepted_values(environ, values):

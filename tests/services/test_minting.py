@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 from collections.abc import Callable
@@ -19,8 +20,12 @@ from moorline.calls.service import Service
 
 Run = Callable[[Any], Any]
 MINTS: list[type[Service]] = [one for one in map(registry.service, registry.names()) if hasattr(one, "mint_key")]
+# What Google's services have in common is shown by one of them.
+APART = [one for one in MINTS if one.name not in ("firebase_auth", "gcs")]
 OPTIONS: dict[str, dict[str, Any]] = {"datadog": {"application_key": "5a17d80e5a17d80e5a17d80e5a17d80e"}}
 FIRST = {"sendgrid": "SG.first.0123456789abcdef"}
+# Where keys are made, for those who ask for something else before.
+BY = {"sendgrid": "/v3/api_keys", **dict.fromkeys(("fcm", "firebase_auth", "gcs"), "/v1/projects/-/*")}
 # By the vendors' own examples: what is sent, and what is answered.
 WIRE: dict[str, tuple[str, Any, Any]] = {
     "datadog": (
@@ -55,7 +60,8 @@ def _knows(service: Any) -> bool:
 
 def test_who_can_is_known():
     """A service that gets the two operations is in this table by that alone."""
-    assert {kind.name for kind in MINTS} >= {"datadog", "onesignal", "resend", "sendgrid", "vonage_sms"}
+    google = {"fcm", "firebase_auth", "gcs"}
+    assert {kind.name for kind in MINTS} >= {"datadog", "onesignal", "resend", "sendgrid", "vonage_sms", *google}
 
 
 @pytest.mark.parametrize("kind", MINTS, ids=named)
@@ -69,7 +75,7 @@ def test_a_key_is_made_used_and_taken_back(box: Box, run: Run, kind: type[Servic
     assert fulfils
     minted = run(service.mint_key("moorline 17"))
     value = minted.secret.reveal()
-    assert value != service.key().reveal()
+    assert value != service.secret().reveal()
     assert minted.secret.name == service.credentials.env
     other = made(box, kind, value)
     assert run(other.check())
@@ -85,11 +91,11 @@ def test_a_key_is_made_used_and_taken_back(box: Box, run: Run, kind: type[Servic
     assert run(service.revoke_key(minted.id)) is True
     assert run(service.revoke_key(minted.id)) is False
     with pytest.raises(errors.CredentialFault):
-        run(other.check())
+        run(made(box, kind, value).check())  # Google's tokens outlive the key that they were got with
     assert run(service.check())
 
 
-@pytest.mark.parametrize("kind", MINTS, ids=named)
+@pytest.mark.parametrize("kind", APART, ids=named)
 def test_a_key_can_take_back_the_one_that_made_it(box: Box, run: Run, kind: type[Service]):
     """As a rotation does: the new one makes the next, and takes back the one before."""
     first = run(made(box, kind).mint_key("first"))
@@ -101,15 +107,14 @@ def test_a_key_can_take_back_the_one_that_made_it(box: Box, run: Run, kind: type
     assert run(last.revoke_key(first.id)) is True
     assert run(last.check())
     with pytest.raises(errors.CredentialFault):
-        run(service.check())
+        run(made(box, kind, first.secret.reveal()).check())
 
 
-@pytest.mark.parametrize("kind", MINTS, ids=named)
+@pytest.mark.parametrize("kind", APART, ids=named)
 def test_a_lost_answer_is_no_second_key(box: Box, run: Run, kind: type[Service]):
     """None of these vendors honours an idempotency key here: it is not made again by itself, and found by its name."""
     service = made(box, kind)
-    path = "/v3/api_keys" if kind.name == "sendgrid" else None
-    box.arm(kind="dropped", processed=True, **({} if path is None else {"path": path}))
+    box.arm(kind="dropped", processed=True, method="POST", path=BY.get(kind.name, "*"))
     with pytest.raises(errors.OutcomeUnknown):
         run(service.mint_key("lost"))
     if _knows(service):
@@ -138,6 +143,30 @@ def test_what_is_sent_is_the_vendors_example(name: str, run: Run):
         "resend": {"Bearer the-key"},
     }
     assert keys == expected[name]
+
+
+@pytest.mark.parametrize("name", ["fcm", "firebase_auth", "gcs"])
+def test_google_makes_keys_of_the_account_itself(name: str, run: Run):
+    """At Google's IAM, with a token for that alone; the answer's key file is the secret, in one line, and tells its id."""
+    kind = registry.service(name)
+    file = json.loads(kind.credentials.sandbox.replace("{sandbox}", "http://127.0.0.1:1"))
+    other = {**file, "private_key_id": "f00", "token_uri": "https://oauth2.googleapis.com/token"}
+    data = base64.b64encode(json.dumps(other, indent=2).encode()).decode()
+    answer = {"name": f"projects/p/serviceAccounts/{file['client_email']}/keys/f00", "privateKeyData": data}
+    recorder = Recorder(200, json.dumps(answer).encode())
+    service = recorder.service(kind, key=json.dumps(file))
+    minted = run(service.mint_key("moorline"))
+    assert run(service.revoke_key("f00")) is True
+    asked, deleted = recorder.requests
+    place = "https://iam.googleapis.com/v1/projects/-/serviceAccounts/sandbox%40moorline-sandbox.iam.gserviceaccount.com/keys"
+    assert (asked.method, str(asked.url), deleted.method, str(deleted.url)) == ("POST", place, "DELETE", f"{place}/f00")
+    wanted = {"privateKeyType": "TYPE_GOOGLE_CREDENTIALS_FILE", "keyAlgorithm": "KEY_ALG_RSA_2048"}
+    assert json.loads(asked.content) == wanted
+    assert asked.headers["authorization"] == "Bearer token-0123456789"
+    assert json.loads(minted.secret.reveal()) == other
+    assert "\n" not in minted.secret.reveal()
+    assert (minted.id, service.key_id(minted.secret)) == ("f00", "f00")
+    assert file["private_key"].splitlines()[1] not in repr(minted)
 
 
 def test_vonage_draws_the_secret_here(run: Run):

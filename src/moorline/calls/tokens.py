@@ -43,6 +43,7 @@ __all__ = [
     "TokenService",
     "Tokens",
     "key_file",
+    "new_pair",
     "private_key",
     "sandbox_kid",
     "sandbox_pair",
@@ -194,6 +195,11 @@ def sandbox_pair() -> tuple[str, str]:
     """A private key in PEM, made for this process, and its public half, by which the sandbox checks what it signed:
     base64 of its DER. Whatever signs with it names that as ``kid``: see ``sandbox_kid``.
     """
+    return new_pair()
+
+
+def new_pair() -> tuple[str, str]:
+    """Another such pair."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
 

@@ -83,6 +83,9 @@ class FCMStandIn:
         """Answer one request."""
         if (ask.method, ask.path) == ("POST", "/token"):
             return self._tokens.give(ask)
+        keys = self._tokens.managed(ask)
+        if keys is not None:
+            return keys
         try:
             self._authorise(ask)
             await ask.work()

@@ -75,6 +75,9 @@ class FirebaseAuthStandIn:
             return own
         if (ask.method, ask.path) == ("POST", "/token"):
             return self._google.give(ask)
+        keys = self._google.managed(ask)
+        if keys is not None:
+            return keys
         try:
             await ask.work()
             if ask.method == "GET" and ask.path in (_CERTIFICATES, _COOKIES):

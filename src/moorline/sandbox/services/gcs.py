@@ -91,6 +91,9 @@ class GCSStandIn:
         """Answer one request."""
         if (ask.method, ask.path) == ("POST", "/token"):
             return self._tokens.give(ask)
+        keys = self._tokens.managed(ask)
+        if keys is not None:
+            return keys
         xml = not ask.path.startswith(("/storage/v1/", "/upload/storage/v1/"))
         try:
             query = dict(parse_qsl(ask.query, keep_blank_values=True))

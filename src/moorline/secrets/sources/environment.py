@@ -2,8 +2,9 @@
 
 A variable may hold several values, separated by commas or white space: the first is current, all are accepted.
 ``NAME_PREVIOUS`` may hold older ones, which are accepted until ``NAME_PREVIOUS_UNTIL`` (an ISO date and time with its
-zone, or seconds since the epoch) if that is set. So a rotation is: set these, restart, remove them later. A value that
-begins with ``-----BEGIN`` (a PEM key) is one value, white space and all; the comma of ``v1,whsec_…`` belongs to it.
+zone, or seconds since the epoch) if that is set. So a rotation is: set these, restart, remove them later. What begins
+with ``-----BEGIN`` (a PEM key), or is a JSON object (a key file), is one value, white space and all; the comma of
+``v1,whsec_…`` belongs to it.
 """
 
 from __future__ import annotations
@@ -160,6 +161,6 @@ def check_name(name: str) -> None:
 def _values(name: str, environ: Mapping[str, str]) -> list[str]:
     check_name(name)
     held = environ.get(name, "").strip()
-    if held.startswith("-----BEGIN"):
+    if held.startswith("-----BEGIN") or (held.startswith("{") and held.endswith("}")):
         return [held]
     return [value for value in _BETWEEN.split(held) if value]

@@ -25,7 +25,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, TokenService, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, key_file
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
@@ -44,6 +44,7 @@ from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, milliseconds, optional_text, record, text
 from moorline.services.auth.protocol import User, VerifiedUser, check_password, given, moment_of, subject
 from moorline.services.blocking import BlockingEvent, blocking_event, claims_text, jwt_in
+from moorline.services.google_keys import ServiceAccountKeys
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.verifying import VerifyingService
 
@@ -102,7 +103,7 @@ class _Access(Tokens):
         return _OWNER if _of(self).emulated else super().current()
 
 
-class FirebaseAuth(VerifyingService, TokenService):
+class FirebaseAuth(VerifyingService, ServiceAccountKeys):
     """Users by Firebase Authentication (Identity Platform).
 
     The credential is the key file of a service account, as JSON or as a path; of its keys several may be in use at

@@ -23,7 +23,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.calls.tokens import KeyFile, ServiceAccount, TokenService, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, key_file
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
@@ -35,6 +35,7 @@ from moorline.errors import (
     ServiceUnavailable,
 )
 from moorline.services.answers import items, optional_text, record, text
+from moorline.services.google_keys import ServiceAccountKeys
 from moorline.services.limits import at_most, refused
 from moorline.services.push.protocol import Push, PushReport, PushResult, merged, one_each, report
 
@@ -73,13 +74,14 @@ class _Errors(ErrorMap):
         }
 
 
-class FCM(TokenService):
+class FCM(ServiceAccountKeys):
     """Notifications by Firebase Cloud Messaging (HTTP v1). A *target* is a registration token or an installation id.
 
     The credential is the key file of a service account, as JSON or as a path; of its keys several may be in use at
-    once, so that they are rotated without a gap: add, deploy, delete. Its project is used unless *project_id* says
-    otherwise. There is no sandbox: ``validate_only=True`` has a message checked and not delivered. FCM takes one target
-    a request: ``send_many`` makes one for each. What was delivered it tells through BigQuery only.
+    once, so that they are rotated without a gap: add, deploy, delete, which ``moorline keys rotate`` does where it may
+    make keys of its own. Its project is used unless *project_id* says otherwise. There is no sandbox:
+    ``validate_only=True`` has a message checked and not delivered. FCM takes one target a request: ``send_many`` makes
+    one for each. What was delivered it tells through BigQuery only.
 
     Facts: services/push/fcm.md; contract: fcm.json.
     """

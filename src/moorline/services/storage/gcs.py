@@ -14,7 +14,7 @@ from urllib.parse import quote
 from moorline.calls.checksums import encoded, md5
 from moorline.calls.exchange import Exchange
 from moorline.calls.service import Endpoints, Page, Parameter, Plan, listing, operation
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, TokenService, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, key_file
 from moorline.calls.upload import Upload
 from moorline.calls.work import Home, Work
 from moorline.errors import (
@@ -28,6 +28,7 @@ from moorline.errors import (
 )
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, optional_text, record, text
+from moorline.services.google_keys import ServiceAccountKeys
 from moorline.services.google_objects import (
     GoogleErrors,
     entry_of,
@@ -93,7 +94,7 @@ class _Tokens(Tokens):
         return self._owner
 
 
-class GCS(Objects, TokenService):
+class GCS(Objects, ServiceAccountKeys):
     """Objects by Google Cloud Storage, in one *bucket*.
 
     The credential is the key file of a service account, as JSON or as a path; of its keys several may be in use at
