@@ -18,9 +18,11 @@ from typer.testing import CliRunner, Result
 
 from moorline.cli.root import cli
 from moorline.identity.connection import Granted, Tokens
+from moorline.identity.own_secrets import OwnSecrets
 from moorline.identity.vault import Vault
 from moorline.secrets import wrapped
 from moorline.secrets.keyring import KeyRing, new_key
+from moorline.secrets.locker import secrets
 from moorline.secrets.rings import ENCRYPTION_KEY, encryption_ring
 from moorline.secrets.secret import Secret
 from moorline.store import Store
@@ -125,7 +127,7 @@ def test_a_rotation_step_by_step(lite: str, operator: Operator) -> None:
     assert KeyRing([Secret(old)]).current_id in said
     assert old not in said
     assert operator.keys == [new]
-    assert operator.status("--check")["unreadable"] == {"connected accounts": []}
+    assert operator.status("--check")["unreadable"] == {"connected accounts": [], "kept values": []}
     assert "over" in operator.rotate()
     assert operator.status()["next"] == "make"
 
@@ -137,7 +139,7 @@ def test_one_process_saves_a_step(lite: str, operator: Operator) -> None:
     assert "Step 2 of 4" in operator.rotate("--at-once")
     assert operator.keys[1:] == [old]
     assert "3 encrypted anew" in operator.rotate()
-    assert operator.status("--check")["ring"][0]["rows"] == {"connected accounts": 3}
+    assert operator.status("--check")["ring"][0]["rows"] == {"connected accounts": 3, "kept values": 0}
 
 
 def test_a_dry_run_changes_nothing(lite: str, operator: Operator) -> None:
@@ -170,7 +172,7 @@ def test_a_key_that_is_missing_stops_all(lite: str, operator: Operator) -> None:
     assert (done.exit_code, done.stdout) == (1, "")
     assert "Put it back" in done.stderr
     found = operator.status()
-    assert (found["next"], found["lost"][0]["rows"]) == ("missing", {"connected accounts": 2})
+    assert (found["next"], found["lost"][0]["rows"]) == ("missing", {"connected accounts": 2, "kept values": 0})
 
 
 def test_rows_that_no_key_decrypts_are_told(lite: str, operator: Operator) -> None:
@@ -246,6 +248,36 @@ def test_what_cannot_be_is_said(operator: Operator, arguments: tuple[str, ...], 
     done = operator.run(*arguments)
     assert done.exit_code == 1
     assert said in str(done.exception)
+
+
+def test_what_the_application_keeps_itself_is_rotated_too(lite: str, operator: Operator) -> None:
+    """Its own secrets, beside the tokens of connected accounts."""
+    filled(lite, 2)
+    with Store(lite) as store:
+        OwnSecrets(store, encryption_ring()).put_sync("STRIPE_SECRET_KEY", Secret("sk_test_canary"))
+    operator.rotate("--at-once")
+    said = operator.rotate()
+    assert "connected accounts: 2 encrypted anew" in said
+    assert "kept values: 1 encrypted anew" in said
+    assert operator.status("--check")["ring"][0]["rows"] == {"connected accounts": 2, "kept values": 1}
+    with Store(lite) as store:
+        (kept,) = OwnSecrets(store, encryption_ring()).fetch("STRIPE_SECRET_KEY")
+    assert kept.text == "sk_test_canary"
+
+
+def test_the_key_is_where_the_settings_say(
+    lite: str, operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file, as a container has it: one key a line. What the application keeps itself is left out."""
+    (tmp_path / "secrets").mkdir()
+    file = tmp_path / "secrets" / ENCRYPTION_KEY
+    file.write_text(f"{new_key()}\n{operator.value}\n")
+    monkeypatch.delenv(ENCRYPTION_KEY)
+    monkeypatch.setenv("MOORLINE_SECRETS__SOURCES", f"store:,file:{file.parent}")
+    try:
+        assert len(operator.status()["ring"]) == 2
+    finally:
+        secrets().configure()
 
 
 @pytest.mark.crash

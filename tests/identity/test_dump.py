@@ -19,6 +19,7 @@ from moorline import Moorline
 from moorline.clock import ManualClock
 from moorline.errors import ReauthorizationRequired
 from moorline.identity.connection import Granted, Tokens
+from moorline.identity.own_secrets import OwnSecrets
 from moorline.identity.refreshing import FreshToken
 from moorline.identity.vault import Vault
 from moorline.secrets.keyring import KeyRing, key_id, new_key
@@ -97,8 +98,12 @@ async def lived(app: Moorline, idp: Idp, clock: ManualClock) -> list[bytes]:
     clock.advance(7_200.0)
     with pytest.raises(ReauthorizationRequired):
         await fresh.ready_async()
+    stripe = Secret("sk_live_own_secret_canary+/1")
+    await OwnSecrets(app.store, old).put("STRIPE_SECRET_KEY", stripe)
+    secret.add(stripe.reveal())
     await app.store.write(mark, key_id(Secret(KEYS[1])))
     await Vault(app.store, new).reseal()
+    await OwnSecrets(app.store, new).reseal()
     raw = [base64.urlsafe_b64decode(key) for key in KEYS]
     return [*(one.encode() for one in secret), *raw]
 

@@ -167,11 +167,11 @@ def test_a_store_that_is_down_leaves_the_last_good_value(tmp_path: Path):
 
 def test_the_keys_of_the_ring_are_not_looked_for_in_what_they_encrypt(store: Store, monkeypatch: pytest.MonkeyPatch):
     """They are where they were before: in the environment, or another source."""
-    from moorline.identity.signing_in import encryption_keys
     from moorline.secrets import locker
+    from moorline.secrets.rings import encryption_ring
 
     monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", OLD.reveal())
-    own = OwnSecrets(store, encryption_keys)
+    own = OwnSecrets(store, encryption_ring)
     held = among(own)
     held.configure(["store:", "env:"])
     monkeypatch.setattr(locker, "_PROCESS", held)

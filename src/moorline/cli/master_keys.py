@@ -57,6 +57,7 @@ def new(kms: Kms = None, transit: InTransit = None) -> None:
     With --kms or --transit it is a data key that is wrapped by a key there, and opens nothing without it.
     In place of a key that is in use: moorline keys master rotate.
     """
+    _look()
     typer.echo(_made(_by(kms, transit)).reveal())
 
 
@@ -71,6 +72,7 @@ def status(
     from moorline.store.encrypted import all_encrypted, unreadable
     from moorline.store.steps import perform_sync
 
+    _look(database_url)
     keys = ring_keys()
     kept = all_encrypted()
     with opened_store(database_url) as store:
@@ -128,6 +130,7 @@ def rotate(
 
     if to is not None and to.exists():
         raise ConfigurationError(f"--to: {to} is there already")
+    _look(database_url)
     keys = ring_keys()
     kept = all_encrypted()
     with opened_store(database_url) as store:
@@ -162,6 +165,7 @@ def rewrap(to: To = None) -> None:
     from moorline.secrets.secret import Secret
     from moorline.secrets.wrapped import Wrapped
 
+    _look()
     values: list[Secret] = []
     count = 0
     for one in ring_keys():
@@ -272,6 +276,18 @@ def _close(store: Store, key: str, *, dry_run: bool) -> None:
 
 
 # --- what they are made of
+
+
+def _look(database_url: str | None = None) -> None:
+    """Let credentials be looked for where the settings say, but not where this very key would be needed for it."""
+    from moorline.secrets.locker import secrets
+    from moorline.secrets.sources.base import Address
+    from moorline.settings import load
+
+    chosen = load(database_url=database_url).secrets
+    if chosen.configured:
+        sources = tuple(url for url in chosen.sources if Address.of(url).scheme != "store") or ("env:",)
+        secrets().configure(sources, chosen.names, keep=chosen.keep, ttl=chosen.refresh)
 
 
 def _by(kms: str | None, transit: str | None) -> str | None:

@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from moorline.identity.own_secrets import OwnSecrets
-from moorline.identity.signing_in import encryption_keys
 from moorline.secrets.locker import secrets
+from moorline.secrets.rings import encryption_ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +50,7 @@ class Loading:
         them. Raises ConfigurationError when something is encrypted and there are none.
         """
         if self._own_secrets is None:
-            self._own_secrets = OwnSecrets(self.store, encryption_keys)
+            self._own_secrets = OwnSecrets(self.store, encryption_ring)
         return self._own_secrets
 
     def _look_for_secrets(self, chosen: SecretSettings) -> None:

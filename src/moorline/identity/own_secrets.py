@@ -19,15 +19,16 @@ from moorline.secrets.keyring import KeyRing
 from moorline.secrets.secret import Secret
 from moorline.secrets.sources.base import LARGEST, Address, Content, Writable
 from moorline.secrets.versions import Found, Stage
+from moorline.store.encrypted import Encrypted, reseal
 from moorline.store.ids import new_id
-from moorline.store.steps import Read, Steps, Write, perform, perform_sync
+from moorline.store.schema import secrets
+from moorline.store.steps import Steps, Write, perform, perform_sync
 from moorline.store.store import Store
 from moorline.telemetry import logger
 
-__all__ = ["Kept", "OwnSecrets"]
+__all__ = ["ENCRYPTED", "Kept", "OwnSecrets"]
 
 _PURPOSE: Final = "secrets"
-_BATCH: Final = 100
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,199}")
 _ORDER: Final[dict[Stage, int]] = {"current": 0, "previous": 1, "pending": 2}
 
@@ -207,24 +208,16 @@ class OwnSecrets(Writable):
         return perform_sync(self.store, self._reseal())
 
     def _reseal(self) -> Steps[tuple[int, tuple[str, ...]]]:
-        changed, unreadable, after = 0, list[str](), ""
-        while rows := (yield Read(sql.stale, self.ring.current_id, after, _BATCH)):
-            for row in rows:
-                after = row.id
-                place = _place(row.name, row.id)
-                try:
-                    plain = self.ring.decrypt(row.sealed, purpose=_PURPOSE, place=place)
-                except DecryptionFailed:
-                    unreadable.append(row.id)
-                    continue
-                sealed = self.ring.encrypt(plain, purpose=_PURPOSE, place=place)
-                changed += yield Write(sql.reseal, row._replace(sealed=sealed, key_id=self.ring.current_id))
-        return changed, tuple(unreadable)
+        done = yield from reseal(ENCRYPTED, self.ring)
+        return done.changed, done.unreadable
 
 
 def _place(name: str, id: str) -> str:
     """Where a value belongs: lengths keep ("a", "bc") and ("ab", "c") apart."""
     return f"{len(name)}:{name}:{id}"
+
+
+ENCRYPTED: Final = Encrypted("kept values", secrets, _PURPOSE, lambda row: _place(row.name, row.id))
 
 
 def _checked(mark: Mark) -> Mark:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from moorline.secrets.versions import Stage
 
-__all__ = ["MOST", "Mark", "Row", "delete", "every", "mark", "names", "of", "put", "reseal", "stale"]
+__all__ = ["MOST", "Mark", "Row", "delete", "every", "mark", "names", "of", "put"]
 
 MOST = 20
 """Versions of one name that are kept."""
@@ -100,20 +100,4 @@ def delete(database: Database, payloads: Sequence[tuple[str, str]]) -> list[bool
     for name, version in payloads:
         same = (secrets.c.name == name) & (secrets.c.id == version)
         found.append(bool(database.execute(sa.delete(secrets).where(same)).rowcount))
-    return found
-
-
-def stale(database: Database, key_id: str, after: str, limit: int) -> list[Row]:
-    """Those that another key than that one has encrypted, in the order of their ids, after *after*."""
-    other = (secrets.c.key_id != key_id) & (secrets.c.id > after)
-    query = sa.select(secrets).where(other).order_by(secrets.c.id).limit(limit)
-    return [Row(**row._mapping) for row in database.execute(query)]  # noqa: SLF001 (likewise)
-
-
-def reseal(database: Database, payloads: Sequence[Row]) -> list[bool]:
-    """Replace what is sealed; False for one that is not there any more."""
-    found = []
-    for one in payloads:
-        update = sa.update(secrets).where(secrets.c.id == one.id).values(sealed=one.sealed, key_id=one.key_id)
-        found.append(bool(database.execute(update).rowcount))
     return found

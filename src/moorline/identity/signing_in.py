@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, SignInFailed
+from moorline.secrets.locker import secrets
 
 if TYPE_CHECKING:
     from moorline.identity.provider import Identity, Provider

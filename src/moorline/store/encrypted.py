@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encrypted", "Resealed", "all_encrypted", "counts", "mark", "marked", "reseal", "unreadable"]
 
-_ROOMS: Final = ("moorline.identity.vault",)
+_ROOMS: Final = ("moorline.identity.vault", "moorline.identity.own_secrets")
 """The modules that keep something encrypted: ``ENCRYPTED`` of each describes it."""
 _BATCH: Final = 100
 _MARK: Final = "encryption:new"
