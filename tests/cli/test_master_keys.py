@@ -240,6 +240,7 @@ def test_a_ring_moves_into_transit(
     [
         (("new", "--kms", "alias/x", "--transit", "t/x"), "not both"),
         (("new", "--transit", "x"), "MOUNT/KEY"),
+        (("rotate", "--kms", "alias/x", "--plain"), "not several"),
         (("rewrap",), "no key of the ring is wrapped"),
     ],
 )

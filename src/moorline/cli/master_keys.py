@@ -128,6 +128,8 @@ def rotate(
     from moorline.secrets.rings import ring_keys
     from moorline.store.encrypted import all_encrypted
 
+    if sum((plain, kms is not None, transit is not None)) > 1:
+        raise ConfigurationError("--kms, --transit or --plain, not several")
     if to is not None and to.exists():
         raise ConfigurationError(f"--to: {to} is there already")
     _look(database_url)
