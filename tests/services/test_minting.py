@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx2
 import pytest
@@ -17,12 +18,14 @@ from tests.services.recorder import Recorder
 from moorline import errors, registry
 from moorline.calls.minting import KnowsKeys, MintsKeys
 from moorline.calls.service import Service
+from moorline.secrets.secret import Secret
 
 Run = Callable[[Any], Any]
 MINTS: list[type[Service]] = [one for one in map(registry.service, registry.names()) if hasattr(one, "mint_key")]
-# What Google's services have in common is shown by one of them.
-APART = [one for one in MINTS if one.name not in ("firebase_auth", "gcs")]
+# What Google's services have in common is shown by one of them, and what AWS's have by another.
+APART = [one for one in MINTS if one.name not in ("firebase_auth", "gcs", "s3", "sns", "sns_push")]
 OPTIONS: dict[str, dict[str, Any]] = {"datadog": {"application_key": "5a17d80e5a17d80e5a17d80e5a17d80e"}}
+ONLY = {"vonage_sms": "first", "ses": "AKIASANDBOX000000000"}
 FIRST = {"sendgrid": "SG.first.0123456789abcdef"}
 # Where keys are made, for those who ask for something else before.
 BY = {"sendgrid": "/v3/api_keys", **dict.fromkeys(("fcm", "firebase_auth", "gcs"), "/v1/projects/-/*")}
@@ -60,8 +63,8 @@ def _knows(service: Any) -> bool:
 
 def test_who_can_is_known():
     """A service that gets the two operations is in this table by that alone."""
-    google = {"fcm", "firebase_auth", "gcs"}
-    assert {kind.name for kind in MINTS} >= {"datadog", "onesignal", "resend", "sendgrid", "vonage_sms", *google}
+    several = {"fcm", "firebase_auth", "gcs", "s3", "ses", "sns", "sns_push"}
+    assert {kind.name for kind in MINTS} == {"datadog", "onesignal", "resend", "sendgrid", "vonage_sms", *several}
 
 
 @pytest.mark.parametrize("kind", MINTS, ids=named)
@@ -100,8 +103,8 @@ def test_a_key_can_take_back_the_one_that_made_it(box: Box, run: Run, kind: type
     """As a rotation does: the new one makes the next, and takes back the one before."""
     first = run(made(box, kind).mint_key("first"))
     service = made(box, kind, first.secret.reveal())
-    if kind.name == "vonage_sms":  # two at a time are all that there may be
-        assert run(service.revoke_key("first")) is True
+    if kind.name in ONLY:  # two at a time are all that there may be
+        assert run(service.revoke_key(ONLY[kind.name])) is True
     second = run(service.mint_key("second"))
     last = made(box, kind, second.secret.reveal())
     assert run(last.revoke_key(first.id)) is True
@@ -167,6 +170,44 @@ def test_google_makes_keys_of_the_account_itself(name: str, run: Run):
     assert "\n" not in minted.secret.reveal()
     assert (minted.id, service.key_id(minted.secret)) == ("f00", "f00")
     assert file["private_key"].splitlines()[1] not in repr(minted)
+
+
+@pytest.mark.parametrize(
+    ("region", "place", "signed"),
+    [
+        ("eu-west-1", "https://iam.amazonaws.com/", "us-east-1"),
+        ("cn-north-1", "https://iam.cn-north-1.amazonaws.com.cn/", "cn-north-1"),
+    ],
+)
+def test_aws_makes_keys_of_the_user_who_asks(run: Run, region: str, place: str, signed: str):
+    """At IAM, which signs for a region of its own; both halves are one value, which goes before AWS_ACCESS_KEY_ID."""
+    body = (
+        '<CreateAccessKeyResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><CreateAccessKeyResult><AccessKey>'
+        "<UserName>Bob</UserName><AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><Status>Active</Status>"
+        "<SecretAccessKey>wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY</SecretAccessKey></AccessKey></CreateAccessKeyResult>"
+        "<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></CreateAccessKeyResponse>"
+    )
+    recorder = Recorder(200, body.encode())
+    service = recorder.service(registry.service("ses"), key="AKIDEXAMPLE:the/secret", access_key_id=None, region=region)
+    minted = run(service.mint_key("moorline"))
+    assert minted.secret.reveal() == "AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+    assert (minted.id, service.key_id(minted.secret)) == ("AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE")
+    assert service.key_id(Secret("a secret alone")) is None
+    [asked] = recorder.requests
+    assert str(asked.url) == place
+    assert dict(parse_qsl(asked.content.decode())) == {"Action": "CreateAccessKey", "Version": "2010-05-08"}
+    assert f"AKIDEXAMPLE/{time.strftime('%Y%m%d', time.gmtime())}/{signed}/iam/" in asked.headers["authorization"]
+
+
+def test_keys_of_aws_are_one_value_in_the_environment(box: Box, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """``AWS_SECRET_ACCESS_KEY=ID:SECRET``: whatever else says which id it is."""
+    kind = registry.service("ses")
+    minted = run(box.service(kind).mint_key("moorline"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", minted.secret.reveal())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIASANDBOX000000000")
+    assert run(kind(base_url=f"{box.url}/ses").check())
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    assert run(kind(base_url=f"{box.url}/ses").check())
 
 
 def test_vonage_draws_the_secret_here(run: Run):

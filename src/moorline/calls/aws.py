@@ -31,6 +31,7 @@ from moorline.errors import (
     PermissionDenied,
     ServiceUnavailable,
 )
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class AwsService(Service):
         given = session_token if isinstance(session_token, Secret) or session_token is None else Secret(session_token)
         self._session_token = given
         super().__init__(api_key, **options)
-        if api_key is not None and not self.parameters.get("access_key_id"):
+        if api_key is not None and not self.parameters.get("access_key_id") and _both(self._key) is None:
             raise ConfigurationError(f"{self.name}: api_key is the secret key, and needs access_key_id beside it")
         if given is not None and api_key is None:
             raise ConfigurationError(f"{self.name}: session_token belongs to keys: pass access_key_id and api_key too")
@@ -365,13 +366,25 @@ class AwsService(Service):
     def own_keys(self) -> Pair | None:
         """Those that were given or stand in the environment; None where AWS's own tools have to look."""
         name = self.access_key_id
+        held = self.secret() if name or self._key is not None else secrets().load(self._key_variable())
+        if held is None:
+            return None
+        both = _both(held)
+        if both is not None and self._session_token is None:
+            return both
         if not name:
             return None
         token = None if self._session_token is None else self._session_token.reveal()
         # A token in the environment belongs to the keys there.
         if self._key is None and not self.parameters.get("access_key_id") and os.environ.get("AWS_ACCESS_KEY_ID"):
             token = os.environ.get(TOKEN, "").strip() or None
-        return Pair(name, self.secret().reveal(), token)
+        return Pair(name, held.reveal(), token)
+
+
+def _both(held: Any) -> Pair | None:
+    """Keys that are one value, ``ID:SECRET``, so that both change together: see ``AccessKeys``."""
+    name, colon, secret = (held.reveal() if isinstance(held, Secret) else "").partition(":")
+    return Pair(name, secret) if colon else None
 
 
 def _check(operation: str, wanted: Mapping[str, Any], found: Any) -> None:

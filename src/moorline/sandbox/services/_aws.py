@@ -1,8 +1,8 @@
 """What the stand-ins of AWS have in common: signatures, requests and answers by botocore's model of the service.
 
-Keys: only the sandbox's own pair, of which any correct signature is taken (``AwsService``); all else is refused with
-AWS's common errors (wordings unconfirmed). A model's own limits are told in the words of AWS's framework ("1 validation
-error detected: …").
+Keys: the sandbox's own pair (``AwsService``) and one that was made with it, of which any correct signature is taken;
+all else is refused with AWS's common errors (wordings unconfirmed). A model's own limits are told in the words of AWS's
+framework ("1 validation error detected: …").
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from moorline.calls.aws_keys import need_botocore
 from moorline.sandbox import signing
 from moorline.sandbox.standin import Answer, Ask, Emission, Signed, Surroundings
 
-__all__ = ["ACCOUNT", "REGION", "Api", "Refused", "notification", "signed_notification"]
+__all__ = ["ACCOUNT", "REGION", "AccessKeys", "Api", "Refused", "notification", "signed_notification"]
 
 ACCOUNT: Final = "123456789012"
 REGION: Final = "us-east-1"
@@ -35,6 +35,8 @@ _AUTHORIZATION: Final = re.compile(
 )
 _DATE: Final = "%Y%m%dT%H%M%SZ"
 _SKEW: Final = 15 * 60
+_IAM: Final = b"Version=2010-05-08"
+_MOST_KEYS: Final = 2
 _WRONG: Final = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
     "and signing method. Consult the service documentation for details."
@@ -56,10 +58,54 @@ class Refused(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-class Api:
-    """One service's API, by the *model* of that name. *invalid* is its code for what the model does not allow."""
+class AccessKeys:
+    """The access keys of one IAM user, by their ids, and what of IAM makes and deletes them."""
 
-    def __init__(self, model: str, around: Surroundings, *, invalid: str) -> None:
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._secrets = {AwsService.access_key_id.sandbox: AwsService.credentials.sandbox}
+        self._iam: Api | None = None
+
+    def secret(self, key: str) -> str | None:
+        """The secret of a key that is good."""
+        return self._secrets.get(key)
+
+    def managed(self, ask: Ask) -> Answer | None:
+        """The answer to a request to IAM; None to all others."""
+        if ask.method != "POST" or ask.path != "/" or _IAM not in ask.body:
+            return None
+        if self._iam is None:
+            self._iam = Api("iam", self._around, invalid="ValidationError", keys=self)
+        try:
+            self._iam.authorise(ask)
+            name, given = self._iam.asked(ask)
+            return self._iam.answered(name, self._done(name, given))
+        except Refused as refused:
+            return self._iam.refused(refused)
+
+    def _done(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        if name == "DeleteAccessKey":
+            if self._secrets.pop(given["AccessKeyId"], None) is None:
+                raise Refused(404, "NoSuchEntity", "The Access Key with that id cannot be found.")
+            return {}
+        if name != "CreateAccessKey":
+            raise Refused(403, "AccessDenied", f"The sandbox's user is not authorized to perform: iam:{name}")
+        if len(self._secrets) == _MOST_KEYS:
+            raise Refused(409, "LimitExceeded", "Cannot exceed quota for AccessKeysPerUser: 2")
+        letters = self._around.random
+        key = "AKIA" + "".join(letters.choices("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", k=16))
+        self._secrets[key] = base64.b64encode(letters.randbytes(30)).decode()
+        made = {"UserName": "sandbox", "AccessKeyId": key, "Status": "Active", "SecretAccessKey": self._secrets[key]}
+        return {"AccessKey": made}
+
+
+class Api:
+    """One service's API, by the *model* of that name. *invalid* is its code for what the model does not allow, *keys*
+    are those that it takes.
+    """
+
+    def __init__(self, model: str, around: Surroundings, *, invalid: str, keys: AccessKeys | None = None) -> None:
+        self.keys = keys or AccessKeys(around)
         self._model = model
         self._around = around
         self._invalid = invalid
@@ -76,12 +122,13 @@ class Api:
         if found is None or at is None or "host" not in found[5].split(";"):
             raise self._denied("incomplete", "The Authorization header is not of the form of Signature Version 4.")
         key, date, region, named, signed, signature = found.groups()
-        if key != AwsService.access_key_id.sandbox or "x-amz-security-token" in ask.headers:
+        secret = self.keys.secret(key)
+        if secret is None or "x-amz-security-token" in ask.headers:
             raise self._denied("key", "The security token included in the request is invalid.")
         expected = service.metadata.get("signingName") or service.metadata["endpointPrefix"]
         if named != expected or date != stamp[:8]:
             raise self._denied("wrong", f"Credential should be scoped to correct service: '{expected}'.")
-        if not hmac.compare_digest(signature, _signature(ask, region, named, stamp, signed.split(";"))):
+        if not hmac.compare_digest(signature, _signature(ask, (key, secret), region, named, stamp, signed.split(";"))):
             raise self._denied("wrong", _WRONG)
         self._check_time(stamp, at)
 
@@ -191,7 +238,7 @@ def _time(stamp: str) -> float | None:
         return None
 
 
-def _signature(ask: Ask, region: str, service: str, stamp: str, signed: list[str]) -> str:
+def _signature(ask: Ask, pair: tuple[str, str], region: str, service: str, stamp: str, signed: list[str]) -> str:
     """The signature that this request must have."""
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
@@ -202,8 +249,7 @@ def _signature(ask: Ask, region: str, service: str, stamp: str, signed: list[str
     headers = {name: ask.headers.get(name, "") for name in signed}
     request = AWSRequest(method=ask.method, url=url, data=ask.body, headers=headers)
     request.context["timestamp"] = stamp
-    keys = Credentials(AwsService.access_key_id.sandbox, AwsService.credentials.sandbox)
-    signer = SigV4Auth(keys, service, region)
+    signer = SigV4Auth(Credentials(*pair), service, region)
     found: str = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request)
     return found
 

@@ -22,7 +22,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from moorline.errors import ConfigurationError
-from moorline.sandbox.services._aws import Refused
+from moorline.sandbox.services._aws import AccessKeys, Refused
 from moorline.sandbox.services._objects import BUCKETS, Bucket, Full, Kept, cut, hashed, http_date, md5_of
 from moorline.sandbox.services._s3_auth import authorise
 from moorline.sandbox.standin import Answer, Ask, Emission, Signed, Surroundings
@@ -78,13 +78,17 @@ class S3StandIn:
         used = [0]
         self._buckets = {name: Bucket(around, used) for name in BUCKETS}
         self._uploads: dict[str, _Upload] = {}
+        self._keys = AccessKeys(around)
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
+        keys = self._keys.managed(ask) if self._rules.name == "S3" else None
+        if keys is not None:
+            return keys
         headers = {"x-amz-request-id": self._around.id("", 16)}
         try:
             expired = Refused(*self._rules.expired)
-            authorise(ask, self._around, region=self._rules.region, expired=expired)
+            authorise(ask, self._around, self._keys, region=self._rules.region, expired=expired)
             await ask.work()
             answer = self._routed(ask)
         except Full:

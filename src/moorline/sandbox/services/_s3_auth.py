@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from moorline.calls.aws import AwsService
 from moorline.calls.aws_keys import need_botocore
-from moorline.sandbox.services._aws import Refused
+from moorline.sandbox.services._aws import AccessKeys, Refused
 from moorline.sandbox.standin import Ask, Surroundings
 
 __all__ = ["authorise"]
@@ -31,14 +30,14 @@ _WRONG: Final = (
 _IN_QUERY: Final = ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
 
 
-def authorise(ask: Ask, around: Surroundings, *, region: str | None, expired: Refused) -> None:
-    """Raises Refused unless the request is signed with the sandbox's keys, now; *expired* for an address whose time is
+def authorise(ask: Ask, around: Surroundings, keys: AccessKeys, *, region: str | None, expired: Refused) -> None:
+    """Raises Refused unless the request is signed with one of *keys*, now; *expired* for an address whose time is
     over. *region* is the only one that is taken, if given.
     """
     need_botocore("the sandbox's S3")
     query = dict(parse_qsl(ask.query, keep_blank_values=True))
     if "X-Amz-Signature" in query:
-        _in_query(ask, query, around, region, expired)
+        _in_query(ask, query, around, keys, region, expired)
         return
     header = ask.headers.get("authorization")
     if header is None:
@@ -52,10 +51,10 @@ def authorise(ask: Ask, around: Surroundings, *, region: str | None, expired: Re
     if told is None:
         raise Refused(400, "InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
     key, date, named, signed, signature = found.groups()
-    _check(key, date, stamp, named, region)
+    secret = _check(keys, key, date, stamp, named, region)
     if told != _UNSIGNED and told != hashlib.sha256(ask.body).hexdigest():
         raise Refused(400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match.")
-    expected = _signature(ask, named, stamp, signed.split(";"), ask.query, told)
+    expected = _signature(ask, (key, secret), named, stamp, signed.split(";"), ask.query, told)
     if not hmac.compare_digest(signature, expected):
         raise Refused(403, "SignatureDoesNotMatch", _WRONG)
     if abs(at - around.clock.wall()) > _SKEW:
@@ -64,7 +63,9 @@ def authorise(ask: Ask, around: Surroundings, *, region: str | None, expired: Re
         )
 
 
-def _in_query(ask: Ask, query: dict[str, str], around: Surroundings, region: str | None, expired: Refused) -> None:
+def _in_query(
+    ask: Ask, query: dict[str, str], around: Surroundings, keys: AccessKeys, region: str | None, expired: Refused
+) -> None:
     algorithm, credential, stamp, seconds, signed, signature = (query.get(f"X-Amz-{name}", "") for name in _IN_QUERY)
     found, at = _CREDENTIAL.fullmatch(credential), _time(stamp)
     if algorithm != "AWS4-HMAC-SHA256" or found is None or at is None or not seconds.isdecimal():
@@ -73,10 +74,11 @@ def _in_query(ask: Ask, query: dict[str, str], around: Surroundings, region: str
         raise Refused(
             400, "AuthorizationQueryParametersError", "X-Amz-Expires must be less than a week (in seconds) and positive"
         )
-    _check(found[1], found[2], stamp, found[3], region)
+    secret = _check(keys, found[1], found[2], stamp, found[3], region)
     rest = [(name, value) for name, value in parse_qsl(ask.query, keep_blank_values=True) if name != "X-Amz-Signature"]
+    pair = found[1], secret
     expected = _signature(
-        ask, found[3], stamp, signed.split(";"), urlencode(rest, quote_via=quote, safe="-_.~"), _UNSIGNED
+        ask, pair, found[3], stamp, signed.split(";"), urlencode(rest, quote_via=quote, safe="-_.~"), _UNSIGNED
     )
     if not hmac.compare_digest(signature, expected):
         raise Refused(403, "SignatureDoesNotMatch", _WRONG)
@@ -84,13 +86,16 @@ def _in_query(ask: Ask, query: dict[str, str], around: Surroundings, region: str
         raise expired
 
 
-def _check(key: str, date: str, stamp: str, named: str, region: str | None) -> None:
-    if key != AwsService.access_key_id.sandbox:
+def _check(keys: AccessKeys, key: str, date: str, stamp: str, named: str, region: str | None) -> str:
+    """The secret of that key."""
+    secret = keys.secret(key)
+    if secret is None:
         raise Refused(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records.")
     if date != stamp[:8] or (region is not None and named != region):
         raise Refused(
             400, "AuthorizationHeaderMalformed", f"The authorization header is malformed; expecting '{region or date}'"
         )
+    return secret
 
 
 def _time(stamp: str) -> float | None:
@@ -100,7 +105,9 @@ def _time(stamp: str) -> float | None:
         return None
 
 
-def _signature(ask: Ask, region: str, stamp: str, signed: list[str], query: str, payload: str) -> str:
+def _signature(
+    ask: Ask, pair: tuple[str, str], region: str, stamp: str, signed: list[str], query: str, payload: str
+) -> str:
     """The signature that this request must have."""
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
@@ -111,9 +118,7 @@ def _signature(ask: Ask, region: str, stamp: str, signed: list[str], query: str,
     headers = {name: ask.headers.get(name, "") for name in signed}
     request: Any = AWSRequest(method=ask.method, url=url, headers=headers)
     request.context["timestamp"] = stamp
-    signer: Any = S3SigV4Auth(
-        Credentials(AwsService.access_key_id.sandbox, AwsService.credentials.sandbox), "s3", region
-    )
+    signer: Any = S3SigV4Auth(Credentials(*pair), "s3", region)
     canonical = signer.canonical_request(request)
     # The hash of the content, which is in a header, or (of an address) is not known.
     canonical = canonical[: canonical.rindex("\n") + 1] + payload

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from email.utils import formataddr
 from typing import TYPE_CHECKING, Any, Final
 
-from moorline.calls.aws import AwsErrors, AwsService
+from moorline.calls.aws import AwsErrors
 from moorline.calls.service import Endpoints, Plan, operation
 from moorline.errors import BadAnswer, Conflict, InvalidRequest, PermissionDenied
 from moorline.services.answers import flag, items, moment, optional_text, record, text
+from moorline.services.aws_access_keys import AccessKeys
 from moorline.services.email.protocol import (
     Address,
     Attachment,
@@ -100,7 +101,7 @@ class SESAccount:
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
-class SES(AwsService):
+class SES(AccessKeys):
     """E-mail by Amazon SES, and its notifications and event publishing, delivered by SNS.
 
     There is no test mode: new accounts are restricted in each region until AWS lifts it (see ``get_account``), and mail

@@ -13,11 +13,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from moorline.calls.aws import AwsErrors, AwsService
+from moorline.calls.aws import AwsErrors
 from moorline.calls.group import Group
 from moorline.calls.service import Endpoints, Parameter, Plan, operation
 from moorline.errors import CallError
 from moorline.services.answers import items, moment, optional_text, record, text, texts
+from moorline.services.aws_access_keys import AccessKeys
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.push.protocol import Push, PushReport, PushResult, merged, one_each, report
 from moorline.services.topics import content, is_topic, message_attributes, topic
@@ -85,7 +86,7 @@ _EVENTS: Final = {
 }
 
 
-class SNSPush(AwsService):
+class SNSPush(AccessKeys):
     """Notifications by Amazon SNS. A *target* is the ARN of an endpoint: a device's token in a platform application,
     which holds the credentials for Apple or Google and is made once, in the region that is called.
 

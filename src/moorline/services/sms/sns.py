@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from moorline.calls.aws import AwsErrors, AwsService
+from moorline.calls.aws import AwsErrors
 from moorline.calls.service import Endpoints, Plan, operation
 from moorline.errors import BadAnswer, PermissionDenied
 from moorline.services.answers import flag, moment, optional_text, record, text
+from moorline.services.aws_access_keys import AccessKeys
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.sms.protocol import SMS, InboundSMS, SentSMS, SMSStatus, phone_number
 from moorline.services.topics import content, is_topic, message_attributes, topic
@@ -32,7 +33,7 @@ _SUBJECT: Final = 99
 _KINDS: Final = ("Transactional", "Promotional")
 
 
-class SNS(AwsService):
+class SNS(AccessKeys):
     """Text messages by Amazon SNS, and its topics.
 
     There is no test mode: in each region a new account reaches verified numbers only, until AWS lifts it. A number that

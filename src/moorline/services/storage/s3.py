@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 
 from moorline.calls.service import Endpoints, Parameter
 from moorline.errors import ConfigurationError
+from moorline.services.aws_access_keys import AccessKeys
 from moorline.services.s3_api import S3Api
 
 __all__ = ["S3"]
@@ -18,7 +19,7 @@ __all__ = ["S3"]
 _BUCKET: Final = r"[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]"
 
 
-class S3(S3Api):
+class S3(S3Api, AccessKeys):
     """Objects by Amazon S3, in one *bucket*. The key pair is AWS's: the argument, the environment, or where AWS's own
     tools look; an IAM user can have two at once, so that one is rotated without a gap.
 
