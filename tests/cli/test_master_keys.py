@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from moorline.cli.root import cli
 from moorline.identity.connection import Granted, Tokens
 from moorline.identity.own_secrets import OwnSecrets
+from moorline.identity.rotation.marks import Marks
 from moorline.identity.vault import Vault
 from moorline.secrets import wrapped
 from moorline.secrets.keyring import KeyRing, new_key
@@ -263,7 +264,23 @@ def test_what_the_application_keeps_itself_is_rotated_too(lite: str, operator: O
     assert operator.status("--check")["ring"][0]["rows"] == {"connected accounts": 2, "kept values": 1}
     with Store(lite) as store:
         (kept,) = OwnSecrets(store, encryption_ring()).fetch("STRIPE_SECRET_KEY")
-    assert kept.text == "sk_test_canary"
+    assert kept.fields == {"STRIPE_SECRET_KEY": "sk_test_canary"}
+
+
+def test_fingerprints_are_known_after_it(lite: str, operator: Operator) -> None:
+    """The key that they are made with lies in the database, encrypted; the new key alone opens it."""
+    filled(lite, 1)
+    with Store(lite) as store:
+        before = Marks.of_store(store, encryption_ring())
+        assert before is not None
+        first = before.of("STRIPE_SECRET_KEY", Secret("sk_test_canary"))
+    operator.rotate("--at-once")
+    operator.rotate()
+    assert len(operator.keys) == 1
+    with Store(lite) as store:
+        after = Marks.of_store(store, encryption_ring())
+    assert after is not None
+    assert after.of("STRIPE_SECRET_KEY", Secret("sk_test_canary")) == first
 
 
 def test_the_key_is_where_the_settings_say(

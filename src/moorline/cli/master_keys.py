@@ -230,6 +230,8 @@ def _renew(store: Store, keys: Sequence[RingKey], kept: Sequence[Encrypted], *, 
         due = ", ".join(f"{sum(held[one.name].get(key, 0) for key in old):,} {one.name}" for one in kept)
         _say(f"Step 3 of 4 would encrypt anew with the key {keys[0].id}: {due}. Nothing was changed.")
         return
+    from moorline.identity.rotation.marks import reseal_marks
+
     _say(f"Step 3 of 4. What older keys have encrypted is encrypted anew with {keys[0].id}.")
     ring = _ring(keys)
     left = 0
@@ -240,11 +242,11 @@ def _renew(store: Store, keys: Sequence[RingKey], kept: Sequence[Encrypted], *, 
         _say(f"{one.name}: {done.changed:,} encrypted anew")
         if done.unreadable:
             _say(f"{one.name}: {_unreadable(done.unreadable)}")
+    if not reseal_marks(store, ring):
+        _say("No key decrypts the one of fingerprints (`moorline keys list`): find the key that does, and keep it.")
     if left:
-        _say(
-            f"{left:,} rows were encrypted with an older key meanwhile: some process still has the old value. Start it"
-        )
-        _say("anew, and call this again.")
+        _say(f"{left:,} rows were encrypted with an older key meanwhile: some process still has the old value.")
+        _say("Start it anew, and call this again.")
         raise typer.Exit(1)
     _say(f"Step 4 of 4. No row is left of the older keys ({', '.join(old)}), and they can be taken out:")
     _say(f"set {_variable()} to the value below, and start every process anew.")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from moorline.identity.rotation import sql
 from moorline.identity.rotation.deciding import Deciding
 from moorline.identity.rotation.minting import Rotated, rotate
-from moorline.identity.signing_in import ENCRYPTION_KEY, encryption_keys
 from moorline.secrets.locker import secrets
+from moorline.secrets.rings import ENCRYPTION_KEY, encryption_ring
 from moorline.secrets.rotation import UNUSED
 from moorline.store.steps import perform, perform_sync
 
@@ -207,7 +207,7 @@ def _same(service: Service) -> Callable[[Secret], Service]:
 
 def _ring() -> KeyRing | None:
     """The application's, if it has one: not the sandbox's, which each process makes for itself."""
-    return encryption_keys() if secrets().load_all(ENCRYPTION_KEY) else None
+    return encryption_ring() if secrets().load_all(ENCRYPTION_KEY) else None
 
 
 def _names(connection: Any) -> list[str]:

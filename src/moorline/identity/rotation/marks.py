@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moorline.secrets.secret import Secret
     from moorline.store.store import Store
 
-__all__ = ["Marks"]
+__all__ = ["Marks", "reseal_marks"]
 
 _KEY: Final = "key fingerprints"
 _SEALED, _CLEAR = "sealed:", "clear:"
@@ -61,6 +61,16 @@ class Marks:
                 ) from None
             if not anew or store.write_sync(_keep, (kept, _closed(key, ring))):
                 return cls(key)
+
+
+def reseal_marks(store: Store, ring: KeyRing) -> bool:
+    """Seal that key, if there is one, with the newest of *ring*; False where no key of it opens it."""
+    if store.read_sync(_kept) is None:
+        return True
+    try:
+        return Marks.of_store(store, ring) is not None
+    except ConfigurationError:
+        return False
 
 
 def _opened(kept: str | None, ring: KeyRing | None) -> tuple[bytes, bool]:
