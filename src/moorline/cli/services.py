@@ -55,11 +55,11 @@ def _look_for_secrets() -> None:
     if settings.secrets.configured:
         from moorline.identity.loading import look_for_secrets
         from moorline.identity.own_secrets import OwnSecrets
-        from moorline.identity.signing_in import encryption_keys
+        from moorline.secrets.rings import encryption_ring
         from moorline.store import Store
 
         store = Store(settings.database_url)
-        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_keys))
+        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_ring))
 
 
 def _described(service: type[Service | Sender]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def alerts(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
     from moorline.events.sources import Sources
     from moorline.identity.loading import look_for_secrets
     from moorline.identity.own_secrets import OwnSecrets
-    from moorline.identity.signing_in import encryption_keys
+    from moorline.secrets.rings import encryption_ring
     from moorline.settings import load
 
     settings = load(database_url=database_url)
@@ -70,7 +70,7 @@ def alerts(as_json: AsJson = False, database_url: DatabaseUrl = None) -> None:
         sources.add(name, source.build(name))
     secrets = EnvironmentSecrets(sources.scheme)
     with opened_store(database_url) as store:
-        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_keys))
+        look_for_secrets(settings.secrets, lambda: OwnSecrets(store, encryption_ring))
         watch = AlertWatch(store, webhooks.alerts.config(), secrets=lambda: ending_secrets(senders(sources), secrets))
         firing = watch.firing_sync()
     if as_json:
