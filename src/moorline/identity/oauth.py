@@ -173,8 +173,11 @@ class OAuth:
 
     # --- answers
 
-    def received(self, answer: Any) -> Received:
-        """What an answer of the token endpoint brings. Raises BadAnswer, which holds nothing of it."""
+    def received(self, answer: Any, *, whose: bool = True) -> Received:
+        """What an answer of the token endpoint brings. Answers to a refresh may leave out *whose* account it is.
+
+        Raises BadAnswer, which holds nothing of it.
+        """
         told = _object(answer, "the answer")
         if self.reads is not None:
             told = self.reads(told)
@@ -190,7 +193,8 @@ class OAuth:
             {name: found for name in self.keeps if (found := _at(told, name)) is not None},
         )
         scopes = _scopes(inner.get("scope", inner.get("scopes")))
-        return Received(Granted(tokens, self._lasts(inner), scopes), "" if self.whoami else self.account_in(told))
+        account = self.account_in(told) if whose and not self.whoami else ""
+        return Received(Granted(tokens, self._lasts(inner), scopes), account)
 
     def account_in(self, answer: Any) -> str:
         """Who the account is, by the answer that tells it. Raises BadAnswer where it does not."""
