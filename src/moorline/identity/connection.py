@@ -10,9 +10,11 @@ from typing import Any, Final, Literal, TypeAlias
 from moorline.errors import DecryptionFailed
 from moorline.secrets.secret import Secret
 
-__all__ = ["Connection", "Granted", "State", "Tokens", "refresh_at"]
+__all__ = ["Connection", "Granted", "State", "Tokens", "What", "refresh_at"]
 
-State: TypeAlias = Literal["good", "ended"]
+State: TypeAlias = Literal["good", "ended", "revoking"]
+What: TypeAlias = Literal["connected", "ended", "reduced", "disconnected"]
+"""What becomes of a connection: made or made again; over; good for less than before; taken back."""
 
 _EARLIEST: Final = 300.0  # seconds before its end from which a token is refreshed
 _SHARE: Final = 0.2  # of its life, if that is less
@@ -64,7 +66,8 @@ class Connection:
     """An account at a *service* that an *owner* (a user, a tenant) has connected. Times are seconds since the epoch.
 
     *account* is who it is there, as the service names it; empty where that is not known. *state* is ``good``, or
-    ``ended`` with the *reason*: then the owner has to connect it again. *version* counts the changes of its tokens,
+    ``ended`` with the *reason*: then the owner has to connect it again; or ``revoking``: its owner has disconnected it,
+    and the service is yet to be told. *version* counts the changes of its tokens,
     *refreshing_since* is when a process began to refresh them, *lost_at* when one began of which the end was never
     seen. It holds no token itself.
     """

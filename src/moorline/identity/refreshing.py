@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from moorline.errors import (
     AuthenticationFailed,
     CallError,
+    ConfigurationError,
     ConnectionNotFound,
     DeadlineExceeded,
     ReauthorizationRequired,
@@ -75,19 +76,30 @@ class FreshToken:
     """The access token of one connection. For a service's requests: see ``FetchedKey``.
 
     *refresh* makes the Call that refreshes it; without one, a token that is over ends the connection. *reconnect* is
-    the address at which the owner connects the account again.
+    the address at which the owner connects the account again; *endings* are the codes by which the provider says that
+    the grant is over.
 
     Raises, where it is asked: ReauthorizationRequired, ConnectionNotFound, DecryptionFailed, StoreUnavailable, or the
     CallError of a refresh that failed while the old token was of no more use.
     """
 
-    def __init__(self, vault: Vault, id: str, refresh: Refresh | None, *, reconnect: str | None = None) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        id: str,
+        refresh: Refresh | None,
+        *,
+        reconnect: str | None = None,
+        endings: frozenset[str] | None = None,
+    ) -> None:
         self._vault = vault
         self._id = id
         self._refresh = refresh
         self._reconnect = reconnect
+        self._endings = _GRANT_IS_OVER if endings is None else endings
         self._clock = vault.store.clock
         self._held: _Held | None = None
+        self._stale = False
         self._tried = -_AGAIN_AFTER
         self._blocking = threading.Lock()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -145,6 +157,28 @@ class FreshToken:
                 await perform(self._vault.store, self._fresh(refused))
         return self.current() != refused
 
+    def outdated(self) -> None:
+        """Read it again before it is used the next time: somebody has changed it."""
+        self._stale = True
+
+    def renew(self) -> None:
+        """Refresh it now. Raises ConfigurationError for one that cannot be, and as ``ready``."""
+        with self._blocking:
+            perform_sync(self._vault.store, self._renewed())
+
+    async def renew_async(self) -> None:
+        """As ``renew``, on an event loop."""
+        async with self._lock():
+            await perform(self._vault.store, self._renewed())
+
+    def _renewed(self) -> Generator[Any, Any, None]:
+        _, tokens = yield from self._read()
+        if self._refresh is None or tokens.refresh is None:
+            raise ConfigurationError(
+                f"connection {self._id} has no refresh token: its token is good until it is refused"
+            )
+        yield from self._fresh(tokens.access, at_once=True)
+
     def close(self) -> None:
         """Nothing: the connections to the provider are the service's that refreshes."""
 
@@ -155,15 +189,21 @@ class FreshToken:
 
     def _wanted(self) -> bool:
         held, now = self._held, self._clock.wall()
-        if held is None or held.row.is_over(now):
+        if held is None or self._stale or held.row.is_over(now):
             return True
         return held.row.wants_refresh(now) and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
 
-    def _fresh(self, refused: Secret | None) -> Generator[Any, Any, None]:
-        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*."""
+    def _fresh(self, refused: Secret | None, *, at_once: bool = False) -> Generator[Any, Any, None]:
+        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*. One that was got
+        a moment ago and is refused is not refreshed unless *at_once*: a service that refuses all would be asked anew at
+        each call.
+        """
         while True:
             row, tokens = yield from self._read()
             if not self._is_due(row, tokens, refused):
+                return
+            new = row.version > 1 and self._clock.wall() < row.updated_at + _AGAIN_AFTER
+            if refused is not None and new and not at_once:
                 return
             over = refused is not None or row.is_over(self._clock.wall())
             if self._refresh is None or tokens.refresh is None:
@@ -197,9 +237,12 @@ class FreshToken:
         row: Connection | None = yield Read(vault_sql.load, self._id)
         if row is None:
             raise ConnectionNotFound(f"connection {self._id} is there no more")
+        if row.state == "revoking":
+            raise ConnectionNotFound(f"{row.owner!r} has disconnected {row.service}")
         if row.state == "ended":
             raise self._required(row, row.reason or "it has ended")
         held = self._held = _Held(row, self._vault.tokens(row))
+        self._stale = False
         return row, held.tokens
 
     def _ask(
@@ -231,7 +274,7 @@ class FreshToken:
         if found is not None and found.version != row.version:
             yield from self._read()
             return
-        if error.code not in _GRANT_IS_OVER:  # the application's own credential, which is nothing of the connection's
+        if error.code not in self._endings:  # the application's own credential, which is nothing of the connection's
             raise error
         lost = row.lost_at is not None or row.refreshing_since is not None
         why = "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
@@ -242,6 +285,7 @@ class FreshToken:
         if ended is None:
             yield from self._read()
             return
+        self._stale = True
         log.warning("connection_ended", connection=row.id, service=row.service, reason=reason)
         raise self._required(row, reason)
 
