@@ -23,9 +23,11 @@ from moorline.events.ending import ending_secrets, senders, with_secrets
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
+from moorline.events.own import Beside, own_event
 from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
+from moorline.identity.connecting import Connecting
 from moorline.identity.signing_in import SigningIn
 from moorline.jobs.brokers.choice import broker_at
 from moorline.jobs.foreign.messages import Messages, Messaging
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.events.retention import Retention
     from moorline.events.scheme import Scheme
+    from moorline.identity.connection import Connection, What
+    from moorline.identity.vault import Teller
     from moorline.jobs.chores import Chore
     from moorline.jobs.worker import Worker
 
@@ -55,7 +59,7 @@ _SCHEDULE_SECONDS = 1.0
 log = logger("app")
 
 
-class Moorline(Messaging, Using, Working, SigningIn):
+class Moorline(Messaging, Using, Working, SigningIn, Connecting):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -121,6 +125,7 @@ class Moorline(Messaging, Using, Working, SigningIn):
         )
         if self.settings.sign_in.providers:
             self._sign_in_by_settings(**self.settings.sign_in.model_dump())
+        self._connect_by_settings(**self.settings.accounts.model_dump())
 
     def __repr__(self) -> str:
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
@@ -202,6 +207,7 @@ class Moorline(Messaging, Using, Working, SigningIn):
         for service in self._services.values():
             await service.aclose()
         await self._close_sign_in()
+        await self._close_connections()
         relaying, self._relaying = self._relaying, None
         if self.relay is not None and relaying is not None:
             self.relay.stop()
@@ -346,7 +352,9 @@ class Moorline(Messaging, Using, Working, SigningIn):
     # --- the ASGI application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in."""
+        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in, or
+        connect accounts.
+        """
         if scope["type"] == "lifespan":
             await lifespan(self, receive, send)
             return
@@ -358,10 +366,20 @@ class Moorline(Messaging, Using, Working, SigningIn):
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
+        if scope["type"] == "http" and self._connect is not None and self._connect.serves(scope, path, self._signing):
+            await self._connect(scope, receive, send, path)
+            return
         if scope["type"] == "http" and self._signing is not None and self._signing.serves(path):
             await self._signing(scope, receive, send, path)
             return
         await self.receiver(scope, receive, send)
+
+    def _connection_teller(self) -> Teller:
+        def tell(row: Connection, what: What) -> Beside:
+            payload, at = row.to_dict(), self.clock.wall()
+            return self.inbox.beside(own_event("connection", what, f"{row.id}.{row.version}.{what}", payload, at))
+
+        return tell
 
 
 def _sandbox_secrets(service: str) -> Sequence[str]:

@@ -263,6 +263,29 @@ class SignInSettings(BaseModel):
         return _split(value)
 
 
+class AccountSettings(BaseModel):
+    """``[accounts]``: where users connect accounts of theirs, at ``/auth/connections``. Nowhere unless it says so."""
+
+    model_config = _STRICT
+
+    services: Annotated[tuple[str, ...], NoDecode] = ()
+    """Services by name: ``["hubspot"]``; in the environment separated by commas."""
+    scopes: dict[str, tuple[str, ...]] = {}
+    """What is needed of each account, by service: ``{hubspot = ["crm.objects.contacts.read"]}``."""
+
+    @field_validator("services", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split(value)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.scopes:
+            if name not in self.services:
+                raise ValueError(f"scopes: {name!r} is none of the services")
+        return self
+
+
 class LogSettings(BaseModel):
     """``[log]``: what is written to standard error."""
 
@@ -379,6 +402,7 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     worker: WorkerSettings = WorkerSettings()
     sign_in: SignInSettings = SignInSettings()
+    accounts: AccountSettings = AccountSettings()
     log: LogSettings = LogSettings()
     services: dict[str, ServiceSettings] = {}
 

@@ -92,6 +92,11 @@ class Connection:
         """What its tokens are bound to."""
         return f"{self.id}\0{self.owner}\0{self.service}\0{self.account}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; no token."""
+        names = ("id", "owner", "service", "account", "state", "reason", "expires_at", "created_at", "updated_at")
+        return {**{name: getattr(self, name) for name in names}, "scopes": sorted(self.scopes)}
+
     def wants_refresh(self, now: float) -> bool:
         """Whether its access token is over, or soon will be."""
         return self.expires_at is not None and now >= refresh_at(self.id, self.updated_at, self.expires_at)

@@ -93,6 +93,7 @@ class OAuth:
     *account* is the field that tells who the account is: of the answer, or of that to a GET of *whoami* with the token.
     *ended* are the codes by which it says that a grant is over, besides ``invalid_grant``.
 
+    *service_parameters* are those that the service's object has for a connected account (``{"grant": "oauth"}``).
     *client* is whose variables name the application (``google``: GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET), *stand_in*
     the sandbox's name of the service; both are the service's own unless they are given.
 
@@ -123,6 +124,7 @@ class OAuth:
     account: str = ""
     whoami: str = ""
     ended: tuple[str, ...] = ()
+    service_parameters: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     client: str = ""
     stand_in: str = ""
 

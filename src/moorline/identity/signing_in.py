@@ -13,8 +13,9 @@ from moorline.secrets.secret import Secret
 from moorline.secrets.sources import environment
 
 if TYPE_CHECKING:
+    from moorline.identity.answering import Receive, Scope, Send
     from moorline.identity.provider import Identity, Provider
-    from moorline.identity.routes import Receive, Scope, Send, SignInRoutes
+    from moorline.identity.routes import SignInRoutes
     from moorline.identity.sessions import Session
     from moorline.secrets.keyring import KeyRing
     from moorline.store.store import Store
