@@ -55,6 +55,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CHORE_SECONDS = 60.0
 _SCHEDULE_SECONDS = 1.0
+_UPKEEP_SECONDS = 300.0
 
 log = logger("app")
 
@@ -289,6 +290,9 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting):
         retention = self.retention()
         pruning = Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))
         chores = [pruning, self._alert_chore()]
+        if self._connections is not None:
+            upkeep = self.connection_upkeep()
+            chores.append(Chore("connections", _UPKEEP_SECONDS, upkeep.run_once))
         if len(self.schedules):
             chores.append(Chore("schedules", _SCHEDULE_SECONDS, self.schedules.run_once))
         return chores

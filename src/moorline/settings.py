@@ -90,6 +90,8 @@ class AlertSettings(BaseModel):
     """Seconds that the oldest event has waited for its handler."""
     secret_days: Annotated[float, Field(ge=0)] = 14.0
     """Days before a signing secret ends, where its end is known."""
+    ended_connections: Annotated[float, Field(ge=0)] = 1.0
+    """Connected accounts at a service that have ended within a day."""
     url: Annotated[str | None, Field(repr=False)] = None
     """Where alerts are posted as JSON: https, or http on this machine."""
     sources: dict[str, SourceAlertSettings] = {}
@@ -122,6 +124,7 @@ class AlertSettings(BaseModel):
             services={service: Limits(**_without_zeros(common | given)) for service, given in own.items()},
             backlog_seconds=self.backlog_seconds or None,
             secret_days=self.secret_days or None,
+            ended_connections=self.ended_connections or None,
         )
 
 

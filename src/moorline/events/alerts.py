@@ -13,6 +13,8 @@ backlog   the oldest event that is due has waited for ``backlog_seconds``
 secret    a signing secret ends within ``secret_days``                                 ends when it is gone
 breaker   the breaker of a service has not been closed for ``breaker_minutes``        as the process that looks knows it
 dead      ``dead_letters`` jobs in the database are dead                              ends when they were acted on
+ended     ``ended_connections`` accounts at a service have ended in the last day      ends a day later, or when they are
+                                                                                     connected again
 ========  =========================================================================  ===============================
 """
 
@@ -28,12 +30,13 @@ from moorline.errors import ConfigurationError
 
 __all__ = ["Alert", "AlertConfig", "Counts", "Expiring", "Facts", "Limits", "Reading", "Stuck", "decide", "readings"]
 
-Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead"]
+Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead", "ended"]
 Key: TypeAlias = str
 
 _OVER: Final = 0.8  # of the limit: below it an alert is over
 _LEAST: Final = 10  # requests in the window, for a share of them to mean anything
 WINDOW_MINUTES: Final = 15
+_GONE: Final = {"breaker": "the breaker is closed", "ended": "none has ended in the last day"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +61,10 @@ class AlertConfig:
     secret_days: float | None = 14.0
     breaker_minutes: float | None = None
     dead_letters: float | None = None
+    ended_connections: float | None = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters"):
+        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters", "ended_connections"):
             _check(name, getattr(self, name))
 
 
@@ -94,7 +98,8 @@ class Stuck(NamedTuple):
 class Facts(NamedTuple):
     """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits.
 
-    ``awaited``: of each service that has limits of its own, since when it is watched, in seconds since the epoch.
+    ``awaited``: of each service that has limits of its own, since when it is watched, in seconds since the epoch;
+    ``ended``: how many connected accounts of each service have ended in the last day.
     """
 
     at: float
@@ -104,6 +109,7 @@ class Facts(NamedTuple):
     awaited: Mapping[str, float] = MappingProxyType({})
     breakers: Sequence[Stuck] = ()
     dead: int = 0
+    ended: Mapping[str, int] = MappingProxyType({})
 
 
 class Reading(NamedTuple):
@@ -157,6 +163,7 @@ def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
     found += _secrets(facts, config)
     found += _breakers(facts, config)
     found += _dead(facts, config)
+    found += _ended(facts, config)
     return found
 
 
@@ -179,7 +186,7 @@ def decide(firing: Mapping[Key, Alert], found: Sequence[Reading], now: float) ->
             after[reading.key] = before
     gone = firing.keys() - {reading.key for reading in found}
     for key in sorted(gone):
-        why = "the breaker is closed" if firing[key].rule == "breaker" else "no longer watched"
+        why = _GONE.get(firing[key].rule, "no longer watched")
         changed.append(replace(firing[key], state="resolved", at=now, message=why))
     return after, changed
 
@@ -249,6 +256,14 @@ def _dead(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
         return
     some = "1 job is dead" if facts.dead == 1 else f"{facts.dead} jobs are dead"
     yield Reading("dead", "", "", facts.dead / limit, facts.dead, limit, f"{some} (limit {limit:g})")
+
+
+def _ended(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.ended_connections
+    for service, count in sorted(facts.ended.items()) if limit is not None else ():
+        some = "1 connected account" if count == 1 else f"{count} connected accounts"
+        message = f"{some} of {service} ended in the last day: to be connected again by their owners"
+        yield Reading("ended", service, "", count / (limit or 1.0), count, limit or 1.0, message)
 
 
 def _check(name: str, value: object) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moorline.identity.connections import Connections
     from moorline.identity.connector import ConnectDesk, Connector
     from moorline.identity.routes import SignInRoutes
+    from moorline.identity.upkeep import Upkeep
     from moorline.identity.vault import Teller
     from moorline.secrets.keyring import KeyRing
     from moorline.store.store import Store
@@ -38,6 +39,7 @@ class Connecting:
     _connectable: dict[str, tuple[type[Service], tuple[str, ...]]]
     _connect_desks: dict[str, ConnectDesk]
     _owner_of: Callable[..., Any] | None = None
+    _upkeep: Upkeep | None = None
 
     if TYPE_CHECKING:
 
@@ -97,6 +99,17 @@ class Connecting:
                 "no accounts can be connected here: call app.connect(HubSpot, …), or set [accounts] services"
             )
         return self._connections
+
+    def connection_upkeep(self) -> Upkeep:
+        """What encrypts connections anew after a change of keys, and revokes what could not be revoked; workers run it.
+
+        Raises ConfigurationError without ``connect``.
+        """
+        from moorline.identity.upkeep import Upkeep
+
+        if self._upkeep is None:
+            self._upkeep = Upkeep(self.connections)
+        return self._upkeep
 
     def connection_owner(self, function: F) -> F:
         """Ask the function, async or plain, who connects accounts by a request, an ASGI scope: the id of a tenant, say;

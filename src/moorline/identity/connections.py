@@ -140,6 +140,10 @@ class Connections:
         """As ``list``, blocking."""
         return self.vault.connections_sync(Which(owner, _name(service), None, state, before, limit))
 
+    async def find(self, id: str) -> Connection | None:
+        """The connection of that id; None where there is none."""
+        return await self.vault.store.read(vault_sql.load, id)
+
     # --- taking back, refreshing
 
     async def revoke(self, owner: str, service: type[Service] | str, *, account: str | None = None) -> Revoked:
@@ -173,6 +177,8 @@ class Connections:
                 yield cast("Any", Ask(cast("Any", call)))
             except CallError as error:
                 log.warning("connection_not_revoked", connection=row.id, service=row.service, reason=_plain(error))
+                if row.state == "revoking":
+                    return Revoked(row, "later")
                 left = yield from self.vault.leaving(row, f"it could not be told: {_plain(error)}")
                 return None if left is None else Revoked(left, "later")
         if not (yield from self.vault.gone(row)):
@@ -186,8 +192,11 @@ class Connections:
         Raises ConnectionNotFound, ReauthorizationRequired, CallError; ConfigurationError for one without a refresh
         token.
         """
-        name = _known(service)
-        fresh = self._fresh(await self.vault.get(owner, name, account))
+        return await self.refreshed(await self.vault.get(owner, _known(service), account))
+
+    async def refreshed(self, row: Connection) -> Connection:
+        """As ``refresh``, of that connection."""
+        fresh = self._fresh(row)
         await fresh.renew_async()
         return fresh.connection
 
