@@ -12,12 +12,16 @@ from tests.identity.shop import Browser
 
 from moorline import Moorline
 from moorline.identity.connection import Connection
+from moorline.secrets.keyring import KeyRing, new_key
+from moorline.secrets.secret import Secret
+from moorline.services import HubSpot
 
 HOME = "http://127.0.0.1:8000"
 READ, WRITE = "crm.objects.contacts.read", "crm.objects.contacts.write"
 DEALS = "crm.objects.deals.read"
+RING = KeyRing([Secret(new_key())])
 
-__all__ = ["DEALS", "HOME", "READ", "WRITE", "Owner", "contact", "grants", "of", "seen"]
+__all__ = ["DEALS", "HOME", "READ", "RING", "WRITE", "Owner", "contact", "grants", "of", "query", "seen"]
 
 
 class Owner:
@@ -69,8 +73,6 @@ class Owner:
 
 def contact(app: Moorline, owner: str = "u_1", **options: Any) -> Any:
     """A Call that reads contacts with the owner's token."""
-    from moorline.services import HubSpot
-
     return app.connections.get(owner, HubSpot, **options).request("GET", "/crm/v3/objects/contacts")
 
 

@@ -4,67 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from tests.databases import migrated_sqlite
 from tests.identity.hub import DEALS, HOME, READ, WRITE, Owner, contact, grants, of, query, seen
 
 from moorline import Moorline, errors
-from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
-from moorline.sandbox import server
-from moorline.secrets.keyring import KeyRing, new_key
-from moorline.secrets.secret import Secret
 from moorline.services import HubSpot
 
-RING = KeyRing([Secret(new_key())])
 
-
-@pytest.fixture(scope="module")
-def time() -> ManualClock:
-    """One clock for the sandbox and all applications of this module; it only goes forward."""
-    return ManualClock()
-
-
-@pytest.fixture(scope="module")
-def sandbox(time: ManualClock) -> Iterator[str]:
-    with server.running(seed=7, clock=time) as url:
-        yield url
-
-
-@pytest.fixture
-async def app(
-    sandbox: str, time: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Moorline]:
-    """Owners are told by a header; HubSpot's contacts may be read."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)
-    monkeypatch.setenv("MOORLINE_TAP", "false")
-    for name in ("MOORLINE_ENCRYPTION_KEY", "HUBSPOT_CLIENT_ID", "HUBSPOT_CLIENT_SECRET", "HUBSPOT_GRANT"):
-        monkeypatch.delenv(name, raising=False)
-    httpx2.post(f"{sandbox}/_sandbox/reset", trust_env=False)
-    async with Moorline(migrated_sqlite(tmp_path / "shop.db"), clock=time) as made:
-        made.service(HubSpot, guards=Guards(clock=time))
-        made.connect(HubSpot, scopes=(READ,), keys=RING)
-
-        @made.connection_owner
-        def owner(scope: dict[str, Any]) -> str | None:
-            return dict(scope["headers"]).get(b"x-owner", b"").decode() or None
-
-        yield made
-
-
-@pytest.fixture
-def owner(app: Moorline) -> Owner:
-    return Owner(app)
-
-
-async def test_an_account_is_connected_and_used(app: Moorline, owner: Owner, sandbox: str):
+async def test_an_account_is_connected_and_used(app: Moorline, owner: Owner, hub_sandbox: str):
     """From the page through the consent to a call, in both colours; then it is on the page, and in the list."""
     page = await owner.page()
     assert (page.status_code, "Not connected." in page.text) == (200, True)
@@ -79,7 +31,7 @@ async def test_an_account_is_connected_and_used(app: Moorline, owner: Owner, san
     )  # fmt: skip
     page = await owner.page()
     assert all(word in page.text for word in ("62515", "connected", READ, "Disconnect", "Connect another account"))
-    assert seen(sandbox, "/oauth/2026-03/token") == 1
+    assert seen(hub_sandbox, "/oauth/2026-03/token") == 1
 
 
 async def test_the_request_for_consent_is_as_it_must_be(owner: Owner):
@@ -95,51 +47,57 @@ async def test_the_request_for_consent_is_as_it_must_be(owner: Owner):
     assert asked.keys().isdisjoint({"client_secret", "code_verifier", "nonce"})
 
 
-async def test_the_token_is_refreshed_ahead_of_its_end(app: Moorline, owner: Owner, time: ManualClock, sandbox: str):
+async def test_the_token_is_refreshed_ahead_of_its_end(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, hub_sandbox: str
+):
     """Half an hour after it was given, and no sooner."""
     await owner.connect()
     await contact(app)
     first = (await of(app)).expires_at
-    time.advance(1000)
+    hub_clock.advance(1000)
     await contact(app)
     assert (await of(app)).expires_at == first
-    time.advance(700)
+    hub_clock.advance(700)
     await contact(app)
     row = await of(app)
     assert first is not None
     assert row.expires_at is not None
     assert row.expires_at > first
-    assert (row.version, seen(sandbox, "/oauth/2026-03/token")) == (2, 2)
+    assert (row.version, seen(hub_sandbox, "/oauth/2026-03/token")) == (2, 2)
 
 
-async def test_a_token_that_is_refused_is_refreshed_once(app: Moorline, owner: Owner, time: ManualClock, sandbox: str):
+async def test_a_token_that_is_refused_is_refreshed_once(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, hub_sandbox: str
+):
     """The call is sent again with the new one, and succeeds."""
     await owner.connect()
     await contact(app)
-    time.advance(60)
-    grants(sandbox, expire=True)
+    hub_clock.advance(60)
+    grants(hub_sandbox, expire=True)
     assert (await contact(app))["results"] == []
     assert (await of(app)).version == 2
 
 
-async def test_a_thousand_callers_make_one_refresh(app: Moorline, owner: Owner, time: ManualClock, sandbox: str):
+async def test_a_thousand_callers_make_one_refresh(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, hub_sandbox: str
+):
     """Each with a service of its own from ``get``: on one loop, and in threads."""
     await owner.connect()
-    time.advance(1800)
+    hub_clock.advance(1800)
     made = [app.connections.get("u_1", HubSpot, scopes=(READ,)) for _ in range(1000)]
     await asyncio.gather(*(one.fetched.ready_async() for one in made if one.fetched is not None))
-    assert (seen(sandbox, "/oauth/2026-03/token"), (await of(app)).version) == (2, 2)
-    time.advance(1800)
+    assert (seen(hub_sandbox, "/oauth/2026-03/token"), (await of(app)).version) == (2, 2)
+    hub_clock.advance(1800)
     threads = [threading.Thread(target=one.fetched.ready) for one in made[:20] if one.fetched is not None]
     for thread in threads:
         thread.start()
     for thread in threads:
         await asyncio.to_thread(thread.join)
-    assert seen(sandbox, "/oauth/2026-03/token") == 3
+    assert seen(hub_sandbox, "/oauth/2026-03/token") == 3
     assert len({one.key().reveal() for one in made}) == 1
 
 
-async def test_a_grant_that_ended(app: Moorline, owner: Owner, time: ManualClock, sandbox: str):
+async def test_a_grant_that_ended(app: Moorline, owner: Owner, hub_clock: ManualClock, hub_sandbox: str):
     """ReauthorizationRequired with the link, an event, a row on the page; then it is connected again, the same row."""
     told: list[dict[str, Any]] = []
     both, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -152,8 +110,8 @@ async def test_a_grant_that_ended(app: Moorline, owner: Owner, time: ManualClock
 
     await owner.connect()
     row = await of(app)
-    grants(sandbox, revoke="acme")
-    time.advance(1800)
+    grants(hub_sandbox, revoke="acme")
+    hub_clock.advance(1800)
     with pytest.raises(errors.ReauthorizationRequired, match="it was revoked") as caught:
         await contact(app, scopes=(READ, WRITE))
     error = caught.value
@@ -161,7 +119,7 @@ async def test_a_grant_that_ended(app: Moorline, owner: Owner, time: ManualClock
     assert error.reconnect == f"/auth/hubspot/connect?account=62515&scopes={WRITE}"
     with pytest.raises(errors.ReauthorizationRequired):
         await asyncio.to_thread(contact(app).result)
-    assert seen(sandbox, "/oauth/2026-03/token") == 2  # it is not asked again
+    assert seen(hub_sandbox, "/oauth/2026-03/token") == 2  # it is not asked again
     page = await owner.page()
     assert all(word in page.text for word in ("has to be connected again", "it was revoked", "Reconnect"))
     assert (await owner.page(error.reconnect)).status_code == 200
@@ -226,7 +184,7 @@ async def test_owners_are_apart(app: Moorline, owner: Owner):
     assert "62515" not in page.text
 
 
-async def test_an_account_is_disconnected(app: Moorline, owner: Owner, sandbox: str):
+async def test_an_account_is_disconnected(app: Moorline, owner: Owner, hub_sandbox: str):
     """By the button: HubSpot is told, the tokens are gone, and no call is made any more."""
     await owner.connect()
     hubspot = contact(app)
@@ -234,7 +192,7 @@ async def test_an_account_is_disconnected(app: Moorline, owner: Owner, sandbox: 
     row = await of(app)
     answer = await owner.submit("/auth/hubspot/disconnect", id=row.id)
     assert (answer.status_code, answer.headers["location"]) == (303, "/auth/connections")
-    assert (await app.connections.list(), grants(sandbox)["grants"]) == ([], 0)
+    assert (await app.connections.list(), grants(hub_sandbox)["grants"]) == ([], 0)
     with pytest.raises(errors.ConnectionNotFound):
         await contact(app)
     events = await app.events(service="moorline")
@@ -242,31 +200,31 @@ async def test_an_account_is_disconnected(app: Moorline, owner: Owner, sandbox: 
 
 
 async def test_what_cannot_be_revoked_now_is_revoked_later(
-    app: Moorline, owner: Owner, sandbox: str, time: ManualClock
+    app: Moorline, owner: Owner, hub_sandbox: str, hub_clock: ManualClock
 ):
     """HubSpot is down: the connection is of no more use at once; a worker's chore takes it back when HubSpot is up."""
     await owner.connect()
     fault = {"service": "hubspot", "kind": "status", "path": "/oauth/2026-03/token/revoke", "status": 503, "count": 50}
-    armed = httpx2.post(f"{sandbox}/_sandbox/faults", json=fault, trust_env=False)
+    armed = httpx2.post(f"{hub_sandbox}/_sandbox/faults", json=fault, trust_env=False)
     assert armed.status_code < 300, armed.text
     done = await app.connections.revoke("u_1", HubSpot)
     assert (done.told, done.connection.state) == ("later", "revoking")
     with pytest.raises(errors.ConnectionNotFound):
         await contact(app)
     assert "is being disconnected" in (await owner.page()).text
-    httpx2.request("DELETE", f"{sandbox}/_sandbox/faults", trust_env=False)
-    time.advance(60)
+    httpx2.request("DELETE", f"{hub_sandbox}/_sandbox/faults", trust_env=False)
+    hub_clock.advance(60)
     later = await app.connection_upkeep().run_once("worker-1")
-    assert (later.revoked, await app.connections.list(), grants(sandbox)["grants"]) == (1, [], 0)
+    assert (later.revoked, await app.connections.list(), grants(hub_sandbox)["grants"]) == (1, [], 0)
     assert [one.action for one in await app.events(service="moorline")] == ["disconnected", "connected"]
 
 
-async def test_a_connection_is_refreshed_now(app: Moorline, owner: Owner, sandbox: str):
+async def test_a_connection_is_refreshed_now(app: Moorline, owner: Owner, hub_sandbox: str):
     """In both colours."""
     await owner.connect()
     assert (await app.connections.refresh("u_1", HubSpot)).version == 2
     assert (await asyncio.to_thread(app.connections.refresh_sync, "u_1", "hubspot")).version == 3
-    grants(sandbox, revoke="acme")
+    grants(hub_sandbox, revoke="acme")
     with pytest.raises(errors.ReauthorizationRequired):
         await app.connections.refresh("u_1", HubSpot)
     with pytest.raises(errors.ConnectionNotFound):

@@ -127,22 +127,18 @@ def _each(
     if not ids and which.owner is None and which.service is None and which.state in (None, "good"):
         raise ConfigurationError("which connections? Name them, or give --owner or --service")
 
-    async def chosen() -> list[Connection]:
+    async def all_of() -> list[dict[str, Any]]:
         async with app:
-            return await _chosen(app, ids, which)
-
-    async def all_of(found: list[Connection]) -> list[dict[str, Any]]:
-        async with app:
+            found = await _chosen(app, ids, which)
+            if question is not None and found:
+                typer.confirm(question.format(len(found)), abort=True)
             return [await _done(row, action) for row in found]
 
     try:
-        found = asyncio.run(chosen())
+        done = asyncio.run(all_of())
     except ConnectionNotFound as error:
         console.print(plain(str(error)), markup=False)
         raise typer.Exit(1) from None
-    if question is not None and found:
-        typer.confirm(question.format(len(found)), abort=True)
-    done = asyncio.run(all_of(found))
     if as_json:
         print_json(done)
     else:
