@@ -106,7 +106,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting):
         )
         self._services = {}
         self._tellers = []
-        self._durable = DurableCalls(self.jobs, self._services, self._service_for)
+        self._durable = DurableCalls(self.jobs, self._services, self._service_for, self._service_of)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._alert_config = self.settings.webhooks.alerts.config()
         self._opening: asyncio.Future[Store] | None = None

@@ -132,6 +132,13 @@ class Connecting:
             raise ConfigurationError("connection_owner gave no id of an owner")
         return str(found)
 
+    def _service_of(self, name: str, whose: Mapping[str, Any]) -> Service:
+        """The service of a connected account, as a Call that was stored names it."""
+        connections = self.connections
+        own = self._connect_desk(name).provider.own
+        made: Service = connections.get(whose["owner"], type(own), account=whose["account"], scopes=whose["scopes"])
+        return made
+
     def _connect_desk(self, name: str) -> ConnectDesk:
         """What asks that service. Raises ConfigurationError for one that was not named to ``connect``."""
         from moorline.identity.connector import ConnectDesk

@@ -76,7 +76,8 @@ class Connections:
 
         Calls raise ReauthorizationRequired where the grant has ended, or was not given for *scopes*: its ``reconnect``
         is the address at which the owner mends that; ConnectionNotFound where there is none, with the address that
-        connects one in ``connect``. A call that the service refuses (401) is sent once more with a new token.
+        connects one in ``connect``. A call that the service refuses (401) is sent once more with a new token. Calls can
+        be enqueued: the worker sends them with the token that is good then.
 
         Raises ConfigurationError for a service that was not named to ``app.connect``.
         """
