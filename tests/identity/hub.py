@@ -19,9 +19,10 @@ from moorline.services import HubSpot
 HOME = "http://127.0.0.1:8000"
 READ, WRITE = "crm.objects.contacts.read", "crm.objects.contacts.write"
 DEALS = "crm.objects.deals.read"
-RING = KeyRing([Secret(new_key())])
+KEY = new_key()
+RING = KeyRing([Secret(KEY)])
 
-__all__ = ["DEALS", "HOME", "READ", "RING", "WRITE", "Owner", "contact", "grants", "of", "query", "seen"]
+__all__ = ["DEALS", "HOME", "KEY", "READ", "RING", "WRITE", "Owner", "contact", "grants", "of", "query", "seen"]
 
 
 class Owner:
