@@ -35,10 +35,11 @@ async def send_page(send: Send, status: int, page: str, cookies: Iterable[str] =
 
 async def send_refusal(send: Send, refused: Refused, title: str, again: str) -> None:
     """A refusal as a page; *again* is what stands on the link to where it can be tried again."""
-    link = f'<p><a href="{escape(refused.again)}">{escape(again)}</a></p>' if refused.again else ""
+    links = [*([(refused.again, again)] if refused.again else ()), *refused.links]
+    listed = "".join(f'<p><a href="{escape(at)}">{escape(word)}</a></p>' for at, word in links)
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<p>{escape(refused.text)}</p>{link}</html>"
+        f"<p>{escape(refused.text)}</p>{listed}</html>"
     )
     more: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"text/html; charset=utf-8"),)
     if refused.status == 503:

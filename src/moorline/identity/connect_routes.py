@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from moorline.identity.connection import Connection
     from moorline.identity.connections import Connections
     from moorline.identity.connector import ConnectDesk
+    from moorline.identity.desk import Desk
     from moorline.identity.routes import SignInRoutes
 
 __all__ = ["ConnectRoutes"]
@@ -62,8 +63,8 @@ class _Answer:
 
 
 class ConnectRoutes:
-    """Connects accounts of owners: *owner* tells whose a request is, None where it is nobody's. *desk* gives the one
-    that asks a service, for each name among *names*.
+    """Connects accounts of owners: *owner* tells whose a request is, None where it is nobody's, who may sign in with
+    one of *logins* then. *desk* gives the one that asks a service, for each name among *names*.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class ConnectRoutes:
         names: Mapping[str, object],
         origin: Origin,
         owner: Callable[[Scope], Awaitable[str | None]],
+        logins: Callable[[], Mapping[str, Desk]] = dict,
     ) -> None:
         self.connections = connections
         self._desk = desk
         self._names = names
         self._origin = origin
         self._owner = owner
+        self._logins = logins
         self._vault = connections.vault
 
     def __repr__(self) -> str:
@@ -127,7 +130,7 @@ class ConnectRoutes:
         ask = ask_of(self._origin, scope, below)
         if ask.method == "POST":
             check_own(ask)
-        owner = await self._owned(scope)
+        owner = await self._owned(ask, scope, below)
         if found is None:
             return await self._page(ask, owner)
         desk, what = self._named(found[1]), found[2]
@@ -140,14 +143,21 @@ class ConnectRoutes:
             return await self._one(desk, ask, owner, given)
         return await self._begin(desk, ask, owner, given)
 
-    async def _owned(self, scope: Scope) -> str:
+    async def _owned(self, ask: Ask, scope: Scope, below: str) -> str:
         try:
             owner = await self._owner(scope)
         except ConfigurationError as error:
             log.error("owner_not_told", reason=str(error))
             owner = None
         if owner is None:
-            raise Refused(403, "Please sign in first.")
+            mount = urlsplit(ask.base).path
+            wanted = f"{mount}{below}?{ask.query}" if ask.method == "GET" and below.endswith("/connect") else ""
+            next_ = quote(_own(wanted.rstrip("?")) or f"{mount}{_ALL}", safe="")
+            links = [
+                (f"{mount}{PREFIX}{name}/login?next={next_}", f"Sign in with {desk.provider.title}")
+                for name, desk in self._logins().items()
+            ]
+            raise Refused(403, "Please sign in first.", links=links)
         return owner
 
     def _named(self, name: str) -> ConnectDesk:
@@ -287,6 +297,13 @@ def _policy(desks: list[ConnectDesk]) -> str:
 
 def _same(one: str | None, other: str) -> bool:
     return one is not None and hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other.encode())
+
+
+def _own(path: str) -> str:
+    try:
+        return own_path(path)
+    except ConfigurationError:
+        return ""
 
 
 def _next(given: Mapping[str, str], usual: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moorline.identity.connect_routes import ConnectRoutes
     from moorline.identity.connections import Connections
     from moorline.identity.connector import ConnectDesk, Connector
+    from moorline.identity.desk import Desk
     from moorline.identity.routes import SignInRoutes
     from moorline.identity.upkeep import Upkeep
     from moorline.identity.vault import Teller
@@ -81,7 +82,9 @@ class Connecting:
             vault.teller = self._connection_teller()
             self._connectable, self._connect_desks = {}, {}
             self._connections = Connections(vault, self._connect_desk, origin.public_url)
-            self._connect = ConnectRoutes(self._connections, self._connect_desk, self._connectable, origin, self._owner)
+            self._connect = ConnectRoutes(
+                self._connections, self._connect_desk, self._connectable, origin, self._owner, self._logins
+            )
         elif keys is not None:
             raise ConfigurationError("connect: the keys are given the first time")
         if owner is not None:
@@ -131,6 +134,10 @@ class Connecting:
         if isinstance(found, bool) or not isinstance(found, (str, int)):
             raise ConfigurationError("connection_owner gave no id of an owner")
         return str(found)
+
+    def _logins(self) -> Mapping[str, Desk]:
+        """Who signs users in, where the owner is the user who is signed in."""
+        return {} if self._signing is None or self._owner_of is not None else self._signing.desks
 
     def _service_of(self, name: str, whose: Mapping[str, Any]) -> Service:
         """The service of a connected account, as a Call that was stored names it."""
