@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moorline.identity.connection import Connection
+    from moorline.identity.connections import Connections, Revoked
     from moorline.identity.keys import Keeping, KeyCache
     from moorline.identity.keyset import KeySet
+    from moorline.identity.oauth import Client, OAuth, Revocation
     from moorline.identity.provider import Identity, OpenID, Provider
     from moorline.identity.ready import GitHub, Google, Microsoft
     from moorline.identity.sessions import Session
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Claims",
+    "Client",
+    "Connection",
+    "Connections",
     "GitHub",
     "Google",
     "Identity",
@@ -22,8 +28,11 @@ __all__ = [
     "KeyCache",
     "KeySet",
     "Microsoft",
+    "OAuth",
     "OpenID",
     "Provider",
+    "Revocation",
+    "Revoked",
     "Session",
     "Verification",
     "verify_token",
@@ -31,6 +40,9 @@ __all__ = [
 
 _HOMES = {
     "Claims": "tokens",
+    "Client": "oauth",
+    "Connection": "connection",
+    "Connections": "connections",
     "GitHub": "ready",
     "Google": "ready",
     "Identity": "provider",
@@ -38,8 +50,11 @@ _HOMES = {
     "KeyCache": "keys",
     "KeySet": "keyset",
     "Microsoft": "ready",
+    "OAuth": "oauth",
     "OpenID": "provider",
     "Provider": "provider",
+    "Revocation": "oauth",
+    "Revoked": "connections",
     "Session": "sessions",
     "Verification": "verification",
     "verify_token": "tokens",
