@@ -53,7 +53,7 @@ class Connecting:
     def connect(
         self,
         *services: type[Service],
-        scopes: Iterable[str] | Mapping[type[Service], Iterable[str]] = (),
+        scopes: Iterable[str] | Mapping[Any, Iterable[str]] = (),
         keys: KeyRing | None = None,
         owner: Callable[..., Any] | None = None,
     ) -> None:
