@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
+from tests.serving import served
 
 from moorline.sandbox import server
 
@@ -25,6 +23,10 @@ KEYS = (
     "GITHUB_TOKEN",
     "STRIPE_WEBHOOK_SECRET",
     "GITHUB_WEBHOOK_SECRET",
+    "GOOGLE_CLIENT_ID",
+    "GOOGLE_CLIENT_SECRET",
+    "MOORLINE_ENCRYPTION_KEY",
+    "MOORLINE_SIGN_IN__PROVIDERS",
 )
 
 
@@ -89,31 +91,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     return fresh
 
 
-@contextlib.contextmanager
-def _served(application: Any) -> Iterator[str]:
-    up = threading.Event()
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            up.set()
-
-    running = Server(uvicorn.Config(application, log_config=None, access_log=False, lifespan="on"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        try:
-            assert up.wait(30)
-            assert running.started
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            running.should_exit = True
-            thread.join(30)
-    assert not thread.is_alive()
-
-
 @pytest.fixture
 def serve() -> Iterator[Callable[[Any], str]]:
     """Serve an ASGI application with its lifespan until the test is over; gives its URL."""
     with contextlib.ExitStack() as stack:
-        yield lambda application: stack.enter_context(_served(application))
+        yield lambda application: stack.enter_context(served(application))

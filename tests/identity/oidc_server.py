@@ -58,12 +58,12 @@ provider.listen(port, '127.0.0.1');
 
 
 class OidcServer:
-    """One for a ``with`` block."""
+    """One for a ``with`` block, which sends users back to the *redirects*."""
 
-    def __init__(self, redirect: str) -> None:
+    def __init__(self, *redirects: str) -> None:
         self.port = free_port()
         self.issuer = f"http://127.0.0.1:{self.port}"
-        usual = {"redirect_uris": [redirect], "grant_types": ["authorization_code"], "response_types": ["code"]}
+        usual = {"redirect_uris": list(redirects), "grant_types": ["authorization_code"], "response_types": ["code"]}
         self._clients = [
             {"client_id": name, **usual, **({} if name == "public" else {"client_secret": SECRET}), **more}
             for name, more in CLIENTS.items()

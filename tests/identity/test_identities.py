@@ -10,7 +10,10 @@ import pytest
 from moorline.clock import ManualClock
 from moorline.errors import SignInFailed
 from moorline.identity import Identity, identities
-from moorline.identity.identities import Found, Seen, Spend
+from moorline.identity.identities import Ending, Found, Seen, Spend
+from moorline.identity.sessions import Sessions
+from moorline.secrets.keyring import KeyRing, new_key
+from moorline.secrets.secret import Secret
 from moorline.store import Store
 
 ADA = Identity("google", "1", "Ada@Example.com", email_proved=True, name="Ada")
@@ -91,6 +94,26 @@ def test_spent_once(store: Store, clock: ManualClock) -> None:
     clock.advance(601)
     store.write_sync(identities.spend, Spend("state y", clock.wall() + 600, clock.wall()))
     assert not store.read_sync(identities.is_spent, "state x")
+
+
+def test_sessions_that_end_together(store: Store, clock: ManualClock) -> None:
+    """What began until then is over, what begins later is not; an earlier note changes nothing, and the note lasts as
+    long as a session can.
+    """
+    sessions = Sessions(KeyRing([Secret(new_key())]), clock, longest=366 * 86_400)
+    before, now = sessions.new("u_1", "idp"), clock.wall()
+    store.write_sync(identities.end_all, Ending("u_1", now))
+    clock.advance(0.001)
+    after, other = sessions.new("u_1", "idp"), sessions.new("u_11", "idp")
+    store.write_sync(identities.end_all, Ending("u_1", now - 60))
+    ended = [store.read_sync(identities.is_ended, one) for one in (before, after, other)]
+    assert ended == [True, False, False]
+    store.write_sync(identities.spend, Spend(other.spent_key, clock.wall() + 60, clock.wall()))
+    assert store.read_sync(identities.is_ended, other)
+    clock.advance(366 * 86_400 - 1)
+    store.write_sync(identities.spend, Spend("x", clock.wall(), clock.wall()))
+    assert store.read_sync(identities.is_ended, before)
+    assert not store.read_sync(identities.is_ended, after)
 
 
 def test_all_at_once(database_url: str, store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -160,6 +161,39 @@ async def test_signing_out(shop: Moorline, browser: Browser, idp: Idp) -> None:
     assert await who(shop, copy) is None
 
 
+async def test_all_sessions_of_a_user_end(shop: Moorline, idp: Idp, clock: ManualClock) -> None:
+    """In every browser at once, and nobody else's; who signs in afterwards is signed in."""
+    ada, phone, other = Browser(shop), Browser(shop), Browser(shop)
+    for browser in (ada, phone):
+        await browser.sign_in(idp)
+    idp.claims = {"sub": "bob", "email": "bob@example.com"}
+    await other.sign_in(idp)
+    session = await who(shop, ada)
+    assert session is not None
+    await shop.end_sessions(session.user)
+    assert [await who(shop, one) for one in (ada, phone)] == [None, None]
+    assert await who(shop, other) is not None
+    clock.advance(1)
+    idp.claims = {}
+    await ada.sign_in(idp)
+    assert await who(shop, ada) is not None
+    assert await who(shop, phone) is None
+    shop.end_sessions_sync(session.user)
+    assert await who(shop, ada) is None
+
+
+async def test_all_sessions_end_without_a_browser(database: str, clock: ManualClock, idp: Idp) -> None:
+    """A process that signs nobody in, and has not opened its database yet, ends them as well; ids may be numbers."""
+    async with shop_of(database, clock, idp) as app:
+        app.on_sign_in(lambda _: 42)
+        browser = Browser(app)
+        await browser.sign_in(idp)
+        elsewhere = Moorline(database, clock=clock)
+        await elsewhere.end_sessions(42)
+        await elsewhere.close()
+        assert await who(app, browser) is None
+
+
 async def test_sessions_end_when_idle_and_when_old(
     shop: Moorline, browser: Browser, idp: Idp, clock: ManualClock
 ) -> None:
@@ -182,6 +216,27 @@ async def _hello(scope: Any, receive: Any, send: Any) -> None:
     body = b"nobody" if session is None else session.user.encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("told", [[], [(b"Cache-Control", b"public, max-age=60")]])
+async def test_a_renewed_session_is_kept_by_no_cache(
+    shop: Moorline, browser: Browser, idp: Idp, clock: ManualClock, told: list[tuple[bytes, bytes]]
+) -> None:
+    """An answer that anybody may keep is kept by nobody while it carries a session; without one it is as it was."""
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": told})
+        await send({"type": "http.response.body", "body": b""})
+
+    await browser.sign_in(idp)
+    used = Browser(shop.signed_in(inner))
+    used.client.cookies.set("__Host-moorline", browser.cookies["__Host-moorline"])
+    first = await used.get("/")
+    assert first.headers.get("cache-control") == (told[0][1].decode() if told else None)
+    clock.advance(61)
+    renewed = await used.get("/")
+    assert renewed.headers["set-cookie"].startswith("__Host-moorline=")
+    assert renewed.headers.get_list("cache-control") == ["no-store"]
 
 
 async def test_idle_cookies_end(shop: Moorline, browser: Browser, idp: Idp, clock: ManualClock) -> None:
@@ -226,6 +281,23 @@ async def test_the_application_finds_its_own_users(shop: Moorline, browser: Brow
     assert session is not None
     assert session.user == "42"
     assert await shop.store.read(identities.of_user, "42") == []
+
+
+async def test_a_plain_function_may_wait(shop: Moorline, browser: Browser, idp: Idp) -> None:
+    """``on_sign_in`` that is no coroutine runs beside the loop, which can serve others while it asks a database."""
+    loop = asyncio.get_running_loop()
+
+    async def served_meanwhile() -> str:
+        return "u_7"
+
+    @shop.on_sign_in
+    def find(identity: Identity) -> str:
+        return asyncio.run_coroutine_threadsafe(served_meanwhile(), loop).result(10)
+
+    await browser.sign_in(idp)
+    session = await who(shop, browser)
+    assert session is not None
+    assert session.user == "u_7"
 
 
 async def test_discovery_is_kept(shop: Moorline, browser: Browser, idp: Idp, clock: ManualClock) -> None:
@@ -600,6 +672,19 @@ async def test_github_with_less_granted(database: str, clock: ManualClock) -> No
     assert (await _github(database, clock, server))[1][0].email is None
     server.token["scope"], server.emails_status = "user:email", 404
     assert (await _github(database, clock, server))[1][0].email is None
+
+
+async def test_github_is_named_as_it_names_itself(database: str, clock: ManualClock) -> None:
+    """A page that says that it does not answer writes GitHub."""
+    server = GitHubServer()
+    server.token = {}
+    provider = GitHub(client_id="gh", client_secret="github secret")
+    async with shop_of(database, clock, server, provider) as app:
+        browser = Browser(app)
+        asked = parse_qs(urlsplit(await browser.begin(name="github")).query)
+        answer = await browser.get("/auth/github/callback", params={"code": "c0de", "state": asked["state"][0]})
+    assert answer.status_code == 503
+    assert "GitHub does not answer" in answer.text
 
 
 async def test_github_hides_errors_in_200(database: str, clock: ManualClock) -> None:

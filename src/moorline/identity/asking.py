@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,12 +40,14 @@ class Origin(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request: the address of the application as the browser sees it, with the mount, and what it sent."""
+    """A request: the address of the application as the browser sees it, with the mount, and what it sent, of which its
+    repr shows nothing: codes and sessions are in there.
+    """
 
     method: str
     base: str
-    query: str
-    headers: Mapping[str, str]
+    query: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
 
     @property
     def secure(self) -> bool:

@@ -24,6 +24,7 @@ from moorline.identity.provider import Places, Provider
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
+    from moorline.secrets.secret import Secret
 
 __all__ = ["ConnectDesk", "Connector"]
 
@@ -124,14 +125,15 @@ class ConnectDesk(Desk):
         """The record."""
         return self.provider.oauth
 
-    async def connected(self, pending: Pending, code: str) -> Received:
+    async def connected(self, pending: Pending, code: Secret) -> Received:
         """What *code* was turned into, and whose account it is. Raises SignInFailed, CallError, ConfigurationError."""
         places = self.provider.places
         request = flow.exchange(self.provider, places, pending, code)
         try:
             received = await self._grants(places.token).asked(request, self._read, as_json=self.oauth.as_json)
         except CallError as error:
-            if error.code and error.status is not None and not error.retryable:
+            error.detail = None  # the service's own words: they may repeat a code, a verifier, a token
+            if error.code and error.status is not None and error.status < 500 and not error.retryable:
                 word = flow.word(error.code)
                 raise SignInFailed(
                     f"the service does not take the code: {word}", reason="provider", code=word

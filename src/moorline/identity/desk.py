@@ -23,7 +23,7 @@ from moorline.identity.flow import Exchanged, Pending, TokenRequest
 from moorline.identity.keys import KeyCache
 from moorline.identity.provider import Identity, Places, Provider
 from moorline.identity.ready import GitHub
-from moorline.identity.tokens import Claims, read, unproven_claims
+from moorline.identity.tokens import Claims, is_access_token, read, unproven_claims
 from moorline.identity.tokens import Rules as TokenRules
 from moorline.identity.verification import Steps, Verification, checked
 from moorline.policies.policy import Policy
@@ -169,18 +169,19 @@ class Desk:
         places, now = await self.places(), self._clock.wall()
         return flow.begin(self.provider, places, redirect_uri=redirect_uri, next=next, now=now, **wanted)
 
-    async def code(self, pending: Pending | None, answer: Mapping[str, str]) -> str:
+    async def code(self, pending: Pending | None, answer: Mapping[str, str]) -> Secret:
         """As ``flow.answered``. Raises CallError as well."""
         return flow.answered(pending, answer, self.provider, await self.places(), self._clock.wall())
 
-    async def finish(self, pending: Pending, code: str) -> Identity:
+    async def finish(self, pending: Pending, code: Secret) -> Identity:
         """Who has signed in. Raises SignInFailed, CallError, ConfigurationError."""
         provider, places = self.provider, await self.places()
         request = flow.exchange(provider, places, pending, code)
         try:
             got: Exchanged = await self._host(places.token).exchanged(request, openid=provider.openid)
         except CallError as error:
-            if error.code and error.status is not None and not error.retryable:
+            error.detail = None  # the provider's own words: they may repeat a code, a verifier, a token
+            if error.code and error.status is not None and error.status < 500 and not error.retryable:
                 word = flow.word(error.code)
                 raise SignInFailed(
                     f"the provider does not take the code: {word}", reason="provider", code=word
@@ -228,6 +229,8 @@ class Desk:
         client, text = self.provider.client(), token.reveal()
         # What it says of itself chooses among the issuers that are let in; nothing of it is believed yet.
         told = unproven_claims(read(text, TokenRules.of("any", None)))
+        if is_access_token(text):
+            raise SignInFailed("what came as an ID token is an access token", reason="token")
         rules = self.provider.rules(client, told)
         return (yield from checked(text, self._cache(places.keys), rules, self._clock, nonce=pending.nonce))
 

@@ -33,6 +33,7 @@ from moorline.secrets.secret import Secret
 
 __all__ = [
     "LASTS",
+    "Answer",
     "Exchanged",
     "Pending",
     "TokenRequest",
@@ -59,6 +60,7 @@ _PURPOSE: Final = "sign-in"
 _MOST_PARAMETERS: Final = 50
 _LONGEST: Final = 4096
 _CODE: Final = re.compile(r"[a-z_]{1,60}")  # of RFC 6749 and its kin: no token is of these alone
+_KNOWN: Final = frozenset({"code", "state", "iss", "error", "id_token", "access_token"})
 _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.sha512, "EdDSA": hashlib.sha512}
 
 
@@ -180,13 +182,20 @@ def opened(ring: KeyRing, end: str, value: str) -> Pending | None:
 # --- the answer
 
 
-def read_answer(query: str) -> dict[str, str]:
+class Answer(dict[str, str]):
+    """The parameters of an answer. Its repr names them, and shows none."""
+
+    def __repr__(self) -> str:
+        return f"<Answer of {', '.join(sorted(self.keys() & _KNOWN))}>"
+
+
+def read_answer(query: str) -> Answer:
     """The parameters of an answer, each there once (RFC 6749, section 3.1). Raises SignInFailed."""
     try:
         pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=_MOST_PARAMETERS, errors="strict")
     except (ValueError, UnicodeError):
         raise SignInFailed("the answer cannot be read", reason="answer") from None
-    found = dict(pairs)
+    found = Answer(pairs)
     if len(found) != len(pairs):
         raise SignInFailed("a parameter of the answer is there twice", reason="answer")
     if not found.get("state") or len(found["state"]) > _LONGEST:
@@ -194,7 +203,9 @@ def read_answer(query: str) -> dict[str, str]:
     return found
 
 
-def answered(pending: Pending | None, answer: Mapping[str, str], provider: Provider, places: Places, now: float) -> str:
+def answered(
+    pending: Pending | None, answer: Mapping[str, str], provider: Provider, places: Places, now: float
+) -> Secret:
     """The code in *answer*, if that belongs to *pending*.
 
     In this order: it was begun in this browser, with this state and provider; the issuer is the provider (RFC 9207,
@@ -202,8 +213,7 @@ def answered(pending: Pending | None, answer: Mapping[str, str], provider: Provi
     """
     if pending is None:
         raise SignInFailed("it was not begun in this browser, or has ended already")
-    state = answer["state"].encode("utf-8", "surrogatepass")
-    if not hmac.compare_digest(state, pending.state.encode()) or pending.provider != provider.name:
+    if not _same(answer["state"], pending.state) or pending.provider != provider.name:
         raise SignInFailed("the state is not the one that was sent")
     issuer = answer.get("iss")
     if issuer is None and places.answers_issuer:
@@ -219,7 +229,7 @@ def answered(pending: Pending | None, answer: Mapping[str, str], provider: Provi
         raise SignInFailed("the answer has no code", reason="answer")
     if "id_token" in answer or "access_token" in answer:
         raise SignInFailed("the answer brings tokens that were not asked for", reason="answer")
-    return code
+    return Secret(code, name="an authorization code")
 
 
 def word(error: str) -> str:
@@ -238,9 +248,9 @@ def _refused(error: str) -> SignInFailed:
 # --- the tokens
 
 
-def exchange(provider: Provider, places: Places, pending: Pending, code: str) -> TokenRequest:
+def exchange(provider: Provider, places: Places, pending: Pending, code: Secret) -> TokenRequest:
     """The request that turns *code* into tokens. Raises ConfigurationError without a client id or secret."""
-    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": pending.redirect_uri}
+    form = {"grant_type": "authorization_code", "code": code.reveal(), "redirect_uri": pending.redirect_uri}
     if provider.pkce:
         form["code_verifier"] = pending.verifier
     return proved(provider, places.token, places.authentication, form)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from moorline.errors import SignInFailed
+from moorline.identity.sessions import LONGEST, all_of
 from moorline.store.ids import new_id
 from moorline.store.schema import identities, spent
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Database
 
     from moorline.identity.provider import Identity
+    from moorline.identity.sessions import Session
 
-__all__ = ["Found", "Seen", "Spend", "forget", "is_spent", "of_user", "spend", "users"]
+__all__ = ["Ending", "Found", "Seen", "Spend", "end_all", "forget", "is_ended", "is_spent", "of_user", "spend", "users"]
 
 _FORGOTTEN_AT_ONCE: Final = 100
 
@@ -58,6 +60,13 @@ class Spend(NamedTuple):
 
     id: str
     until: float
+    now: float
+
+
+class Ending(NamedTuple):
+    """A user whose sessions end *now*, all of them."""
+
+    user: str
     now: float
 
 
@@ -149,3 +158,23 @@ def spend(database: Database, payloads: Sequence[Spend]) -> list[bool]:
 def is_spent(database: Database, id: str) -> bool:
     """Whether it was used."""
     return database.execute(sa.select(spent.c.id).where(spent.c.id == id)).first() is not None
+
+
+def end_all(database: Database, payloads: Sequence[Ending]) -> list[None]:
+    """Note of each user that the sessions until then are over; a later note takes the place of an earlier one."""
+    for one in payloads:
+        insert = (
+            "INSERT INTO spent (id, until) VALUES (:id, :until) ON CONFLICT (id) DO UPDATE SET until = excluded.until "
+            "WHERE excluded.until > spent.until"
+        )
+        database.execute(sa.text(insert), {"id": all_of(one.user), "until": one.now + LONGEST})
+    return [None] * len(payloads)
+
+
+def is_ended(database: Database, session: Session) -> bool:
+    """Whether a session was ended: it alone, or with all of its user's."""
+    wanted = (session.spent_key, session.user_key)
+    rows = database.execute(sa.select(spent.c.id, spent.c.until).where(spent.c.id.in_(wanted)))
+    found = {row.id: row.until for row in rows}
+    ended_at = found.get(session.user_key, 0.0) - LONGEST
+    return session.spent_key in found or session.started_at <= ended_at

@@ -70,6 +70,11 @@ class GitHub(Provider):
 
     stand_in: ClassVar[str] = "github_signin"
 
+    @property
+    def title(self) -> str:
+        """As GitHub writes it."""
+        return "GitHub" if self.name == "github" else super().title
+
     def is_issuer(self, told: str) -> bool:
         """As Auth.js has it; whether GitHub sends it is unconfirmed."""
         return told == "https://github.com/login/oauth"

@@ -91,15 +91,17 @@ class SignInRoutes:
             return None
         return await self._session(ask)
 
-    async def renewed(self, scope: Scope) -> tuple[Session | None, str]:
-        """As ``session``, and the ``Set-Cookie`` that keeps it alive; empty while none is due."""
+    async def renewed(self, scope: Scope) -> tuple[Session | None, Callable[[], str] | None]:
+        """As ``session``, and what makes the ``Set-Cookie`` that keeps it alive, None while none is due. So it is no
+        variable of whoever serves the request, which a report of an error might show.
+        """
         try:
             ask = ask_of(self.origin, scope, "")
         except Refused:
-            return None, ""
+            return None, None
         session = await self._session(ask)
         again = None if session is None else self.sessions.renewed(session)
-        return session, "" if again is None else self.sessions.header(again, secure=ask.secure)
+        return session, None if again is None else lambda: self.sessions.header(again, secure=ask.secure)
 
     async def _answered(self, scope: Scope, below: str) -> tuple[str, list[str]]:
         """Where the browser is sent, with which cookies. Raises Refused."""
@@ -206,7 +208,7 @@ class SignInRoutes:
 
     async def _session(self, ask: Ask) -> Session | None:
         found = self.sessions.read(ask.headers.get("cookie", ""), secure=ask.secure)
-        if found is None or await self.store.read(identities.is_spent, found.spent_key):
+        if found is None or await self.store.read(identities.is_ended, found):
             return None
         return found
 

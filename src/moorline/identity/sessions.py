@@ -3,14 +3,15 @@
 The cookie is ``HttpOnly``, ``SameSite=Lax``, and over https ``Secure`` with the prefix ``__Host-``, so that no other
 host, a subdomain's included, can set it. Each sign-in begins a session with an id of its own and ends the one before,
 so that none can be fixed beforehand. A session ends when it was idle too long, when it is too old whatever was done
-with it, and with signing out: then its id is noted as spent, so that a copy of the cookie is of no use either.
+with it, and with signing out: then its id is noted as spent, so that a copy of the cookie is of no use either. All of a
+user's end at once by a note of the user and the time.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -19,8 +20,10 @@ from moorline.errors import ConfigurationError, DecryptionFailed
 from moorline.secrets.keyring import KeyRing
 from moorline.store.ids import new_id
 
-__all__ = ["Session", "Sessions", "cookie", "cookies"]
+__all__ = ["LONGEST", "Session", "Sessions", "all_of", "cookie", "cookies", "with_session"]
 
+LONGEST: Final = 366 * 86_400.0
+"""Seconds that no session outlasts."""
 _PURPOSE: Final = "session"
 _RENEWED_AFTER: Final = 60.0  # seconds; a cookie with each answer would be too much
 _LONGEST_HEADER: Final = 32_768
@@ -47,6 +50,11 @@ class Session:
         """What is noted of it once it has ended."""
         return f"session {self.id}"
 
+    @property
+    def user_key(self) -> str:
+        """What is noted of its user once all sessions were ended."""
+        return all_of(self.user)
+
 
 class Sessions:
     """Makes and reads the cookies, with *ring*. *idle* and *longest* are seconds: how long a session lasts without a
@@ -64,7 +72,7 @@ class Sessions:
         longest: float = 1_209_600.0,
         name: str = "moorline",
     ) -> None:
-        if not 60 <= idle <= longest <= 366 * 86_400:
+        if not 60 <= idle <= longest <= LONGEST:
             raise ConfigurationError("sessions: idle must be from 60 seconds to longest, and that at most 366 days")
         self.ring = ring
         self.idle = idle
@@ -123,6 +131,11 @@ class Sessions:
         return replace(session, seen_at=now) if now >= session.seen_at + _RENEWED_AFTER else None
 
 
+def all_of(user: str) -> str:
+    """What is noted of a user whose sessions were all ended."""
+    return f"sessions of {user}"
+
+
 def cookies(header: str) -> Iterator[tuple[str, str]]:
     """The pairs of a ``Cookie`` header (RFC 6265, section 4.2.1), those of one name in their order."""
     for part in header[:_LONGEST_HEADER].split(";"):
@@ -137,3 +150,9 @@ def cookie(name: str, value: str, *, secure: bool, lasts: int) -> str:
     """
     marks = "; Secure" if secure else ""
     return f"{name}={value}; Path=/; Max-Age={lasts}; HttpOnly{marks}; SameSite=Lax"
+
+
+def with_session(headers: Iterable[tuple[bytes, bytes]], cookie: str) -> list[tuple[bytes, bytes]]:
+    """*headers* of an answer and a session, which no cache may give to whoever asks next (RFC 9111, section 7.3)."""
+    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
+    return [*kept, (b"cache-control", b"no-store"), (b"set-cookie", cookie.encode("latin-1"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -86,8 +87,8 @@ class SigningIn:
         self._signing = SignInRoutes(desks, sessions, self.store, self.receiver.intake.origin, users)
 
     def on_sign_in(self, function: F) -> F:
-        """Ask the function, async or plain, for the user's id with each Identity that has signed in: it finds the user,
-        or makes one. None refuses. Without it the table ``identities`` keeps who is who.
+        """Ask the function, async or plain (in a thread), for the user's id with each Identity that has signed in: it
+        finds the user, or makes one. None refuses. Without it the table ``identities`` keeps who is who.
 
         Where ``identity.adds_to`` is set, the user of that id is signed in and adds this account. Never find a user by
         an e-mail address that is not ``email_proved``.
@@ -111,10 +112,29 @@ class SigningIn:
             await self.open()
         return await routes.session(scope)
 
+    async def end_sessions(self, user: str | int) -> None:
+        """Sign a user out everywhere: in each browser they have to sign in again. For a device that was lost, an
+        account that was taken over, a user who may not come back. Raises StoreError.
+        """
+        from moorline.identity import identities
+
+        if not self.store.is_open:
+            await self.open()
+        await self.store.write(identities.end_all, identities.Ending(str(user), self.clock.wall()))
+
+    def end_sessions_sync(self, user: str | int) -> None:
+        """As ``end_sessions``, blocking, in an application that is open."""
+        from moorline.identity import identities
+
+        self.store.write_sync(identities.end_all, identities.Ending(str(user), self.clock.wall()))
+
     def signed_in(self, inner: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application around *inner*: the session is in its scope, as ``moorline.session`` (None: nobody is
-        signed in), and its cookie is renewed while it is used. Raises ConfigurationError without ``sign_in``.
+        signed in), and its cookie is renewed while it is used; an answer that renews it is kept by no cache, whatever
+        *inner* says. Raises ConfigurationError without ``sign_in``.
         """
+        from moorline.identity.sessions import with_session
+
         routes = self._routes()
 
         async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,9 +146,8 @@ class SigningIn:
             session, renewed = await routes.renewed(scope)
 
             async def sending(message: MutableMapping[str, Any]) -> None:
-                if renewed and message["type"] == "http.response.start":
-                    cookie = (b"set-cookie", renewed.encode("latin-1"))
-                    message = {**message, "headers": [*message.get("headers", ()), cookie]}
+                if renewed is not None and message["type"] == "http.response.start":
+                    message = {**message, "headers": with_session(message.get("headers", ()), renewed())}
                 await send(message)
 
             await inner({**scope, SESSION: session}, receive, sending)
@@ -147,7 +166,9 @@ class SigningIn:
 
     async def _user(self, identity: Identity) -> str | None:
         assert self._user_of is not None
-        found = self._user_of(identity)
+        # A plain one may wait for a database; this loop has others to serve.
+        plain = not inspect.iscoroutinefunction(self._user_of)
+        found = await asyncio.to_thread(self._user_of, identity) if plain else self._user_of(identity)
         if inspect.isawaitable(found):
             found = await found
         if found is None or found == "":

@@ -34,6 +34,7 @@ __all__ = [
     "Unproven",
     "Words",
     "header_of",
+    "is_access_token",
     "judged",
     "part_of",
     "proven",
@@ -239,6 +240,12 @@ def header_of(token: str) -> tuple[str, str | None, list[str]]:
     if key_id is not None and (not _is(key_id, str) or not _KEY_ID.fullmatch(key_id)):
         raise InvalidToken("the id of its key is none", reason="key")
     return algorithm, key_id, parts
+
+
+def is_access_token(token: str) -> bool:
+    """Whether it says that it opens an API, and is no ID token (RFC 9068, section 2.1). Raises InvalidToken."""
+    kind = _object(part_of(token.partition(".")[0], "header"), "header").get("typ")
+    return isinstance(kind, str) and kind.lower().removeprefix("application/") == "at+jwt"
 
 
 def proven(token: Unproven, keys: KeySet, rules: Rules, *, now: float, nonce: str | None = None) -> Claims:

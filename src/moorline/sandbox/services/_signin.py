@@ -31,6 +31,10 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
+_STYLE: Final = (
+    "<style>body{font:17px/1.5 system-ui,sans-serif;max-width:28rem;margin:3rem auto;padding:0 1rem}"
+    "button{font:inherit;width:100%;padding:.5rem;cursor:pointer}</style>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +213,7 @@ class Grants:
 
 def page(title: str, content: str, status: int = 200) -> Answer:
     """A page of the provider's."""
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} (sandbox)</title>'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)} (sandbox)</title>{_STYLE}'
     return Answer(status, f"{head}<h1>{escape(title)} (sandbox)</h1>{content}</html>".encode(), _HEADERS)
 
 
