@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import re
@@ -20,6 +21,7 @@ from moorline import Moorline, errors
 from moorline.calls.guards import Guards
 from moorline.calls.service import BearerKey, Endpoints, Service
 from moorline.clock import ManualClock
+from moorline.identity import connect_routes
 from moorline.identity.oauth import OAuth
 from moorline.policies.policy import Policy
 from moorline.services import HubSpot
@@ -172,6 +174,46 @@ async def test_forms_that_cannot_be(owner: Owner, body: bytes):
     headers = {"origin": HOME, "content-type": "application/x-www-form-urlencoded"}
     answer = await owner.browser.client.post("/auth/hubspot/connect", content=body, headers=headers)
     assert answer.status_code in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([{"type": "http.request", "body": b"a=1", "more_body": True}] * 10_000, 413),
+        ([{"type": "http.request", "body": b"a=1", "more_body": True}, {"type": "http.disconnect"}], 400),
+        (
+            [{"type": "http.request", "body": b"sco", "more_body": True}, {"type": "http.request", "body": b"pes=a"}],
+            303,
+        ),
+        ([], 408),
+    ],
+    ids=["endless", "broken off", "in parts", "slow"],
+)
+async def test_forms_that_come_in_parts(
+    app: Moorline, messages: list[dict[str, Any]], status: int, monkeypatch: pytest.MonkeyPatch
+):
+    """They are read to their end, up to a limit of bytes and of time."""
+    monkeypatch.setattr(connect_routes, "_FORM_SECONDS", 0.01 if not messages else 10.0)
+    left, sent = list(messages), []
+
+    async def receive() -> Any:
+        return left.pop(0) if left else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = {
+        "host": "127.0.0.1:8000",
+        "origin": HOME,
+        "x-owner": "u_1",
+        "content-type": "application/x-www-form-urlencoded",
+    }
+    scope = {
+        "type": "http", "method": "POST", "path": "/auth/hubspot/connect", "scheme": "http", "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert sent[0]["status"] == status
 
 
 @pytest.mark.parametrize("scopes", ['a"b', "a\\b", "é", "a " * 150, "x" * 501])

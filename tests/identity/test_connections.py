@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from tests.identity.hub import DEALS, HOME, READ, WRITE, Owner, contact, grants, of, query, seen
+from tests.identity.hub import DEALS, HOME, READ, RING, WRITE, Owner, contact, grants, of, query, seen
 
 from moorline import Moorline, errors
+from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.services import HubSpot
 
@@ -229,3 +230,39 @@ async def test_a_connection_is_refreshed_now(app: Moorline, owner: Owner, hub_sa
         await app.connections.refresh("u_1", HubSpot)
     with pytest.raises(errors.ConnectionNotFound):
         await app.connections.refresh("u_2", HubSpot)
+
+
+async def test_what_two_owners_have_connected_is_not_revoked_under_one_of_them(
+    app: Moorline, owner: Owner, hub_sandbox: str
+):
+    """HubSpot would end both grants: it is told when the last of them is disconnected."""
+    await owner.connect()
+    await Owner(app, "u_2").connect()
+    assert (await app.connections.revoke("u_1", HubSpot)).told == "never"
+    assert (await contact(app, "u_2"))["results"] == []
+    assert (await app.connections.revoke("u_2", HubSpot)).told == "now"
+    assert await app.connections.list() == []
+
+
+@pytest.mark.postgres
+async def test_all_processes_make_one_refresh(
+    app: Moorline, hub_clock: ManualClock, hub_sandbox: str, migrated_postgres_url: str
+):
+    """Three applications on one PostgreSQL, with hundreds of callers each."""
+    apps = [Moorline(migrated_postgres_url, clock=hub_clock) for _ in range(3)]
+    for one in apps:
+        one.service(HubSpot, guards=Guards(clock=hub_clock))
+        one.connect(HubSpot, scopes=(READ,), keys=RING, owner=lambda _: "u_1")
+        await one.open()
+    await Owner(apps[0]).connect()
+    hub_clock.advance(1800)
+    keys: list[Any] = [one.connections.get("u_1", HubSpot).fetched for one in apps for _ in range(300)]
+    await asyncio.gather(*(key.ready_async() for key in keys))
+    assert (seen(hub_sandbox, "/oauth/2026-03/token"), {key.connection.version for key in keys}) == (2, {2})
+    assert len({key.current().reveal() for key in keys}) == 1
+    await apps[1].connections.revoke("u_1", HubSpot)
+    hub_clock.advance(31)
+    for one in apps:
+        with pytest.raises(errors.ConnectionNotFound):
+            await contact(one)
+        await one.close()

@@ -110,8 +110,8 @@ class ConnectRoutes:
             answer = await self._answered(scope, receive, below)
         except Refused as refused:
             await send_refusal(send, refused, _TITLE, _AGAIN)
-        except (StoreError, Misuse) as error:  # Misuse: it could not be opened
-            log.error("connection_not_stored", reason=str(error))
+        except (StoreError, Misuse, ConfigurationError) as error:  # Misuse: it could not be opened
+            log.error("connections_not_served", reason=str(error))
             await send_refusal(send, Refused(503, "Please try again in a moment."), _TITLE, _AGAIN)
         else:
             if answer.location:

@@ -45,7 +45,8 @@ log = logger("identity")
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """What became of a connection that was taken back. *told* is ``now`` where the service knows it, ``later`` where it
-    could not be told and will be, ``never`` where it knows no such request.
+    could not be told and will be, ``never`` where it knows no such request, or another owner has connected the same
+    account: services end all grants of an account with one of them.
     """
 
     connection: Connection
@@ -170,7 +171,8 @@ class Connections:
         """As ``revoke``, of that connection; None where it has changed meanwhile."""
         call = None
         try:
-            call = self._desk(row.service).revoked(self.vault.tokens(row))
+            if not (yield from self._shared(row)):
+                call = self._desk(row.service).revoked(self.vault.tokens(row))
         except (DecryptionFailed, ConfigurationError) as error:  # nobody can tell the service any more
             log.warning("connection_not_revoked", connection=row.id, service=row.service, reason=str(error))
         if call is not None:
@@ -186,6 +188,13 @@ class Connections:
             return None
         log.info("connection_revoked", connection=row.id, service=row.service, told=call is not None)
         return Revoked(row, "never" if call is None else "now")
+
+    def _shared(self, row: Connection) -> Steps[bool]:
+        """Whether somebody else uses the same account."""
+        if not row.account:
+            return False
+        found: Any = yield Read(vault_sql.find, Which(None, row.service, row.account, "good", limit=2))
+        return any(other.id != row.id for other in found)
 
     async def refresh(self, owner: str, service: type[Service] | str, *, account: str | None = None) -> Connection:
         """Refresh its token now; the connection as it is then.
