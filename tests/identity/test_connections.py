@@ -138,6 +138,22 @@ async def test_a_grant_that_ended(app: Moorline, owner: Owner, hub_clock: Manual
     assert ((await of(app)).id, (await of(app)).state) == (row.id, "good")
 
 
+async def test_a_grant_that_ended_before_its_token(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, hub_sandbox: str
+):
+    """HubSpot refuses the token, then the refresh token: the call in hand says so, in both colours."""
+    for colour in ("async", "blocking"):
+        await owner.connect()
+        await contact(app)
+        hub_clock.advance(60)
+        grants(hub_sandbox, revoke="acme")
+        call = contact(app)
+        with pytest.raises(errors.ReauthorizationRequired, match="it was revoked") as caught:
+            await (call if colour == "async" else asyncio.to_thread(call.result))
+        assert caught.value.reconnect == "/auth/hubspot/connect?account=62515"
+        assert (await of(app)).state == "ended"
+
+
 async def test_more_scopes_are_asked_for_when_they_are_needed(app: Moorline, owner: Owner):
     """The link asks for the missing ones beside the old; until then no call is made, after it at once."""
     await owner.connect()
