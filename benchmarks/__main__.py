@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ALL = ("calls", "fanout", "jobs", "receive", "redactor", "storage")
+ALL = ("calls", "fanout", "jobs", "receive", "redaction", "storage")
 LONG = ("crash", "depth", "fuzz", "growth", "overload")
 
 

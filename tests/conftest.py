@@ -155,7 +155,7 @@ def _logs_as_before() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _live_values_as_before() -> Iterator[None]:
     """A secret of one test (``Secret("token")``) must not mask the words of those that run after it."""
-    tables: list[dict[Any, Any]] = [live_values._values, live_values._anchors, live_values._odd]
+    tables: list[Any] = [live_values._values, live_values._anchors, live_values._keys, live_values._odd]
     kept = [(table, table.copy()) for table in tables]
     yield
     with live_values._lock:

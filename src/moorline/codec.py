@@ -19,7 +19,10 @@ from moorline.errors import ConfigurationError, InvalidArguments, PayloadFromNew
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["Codec", "Upgrade", "decode_result", "encode_result"]
+__all__ = ["STORING", "Codec", "Upgrade", "decode_result", "encode_result"]
+
+STORING: Final = {"moorline": "storing"}
+"""The context of what is written to be read again: a ``Secret``, which shows nothing of itself, refuses it."""
 
 _HEAD: Final = b'{"v":1,"args":'
 _POSITIONAL: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
@@ -131,7 +134,11 @@ class Codec:
         except ValueError as error:
             raise self._refused(error) from None
         try:
-            return self._head + model.__pydantic_serializer__.to_json(values, by_alias=True, exclude_unset=True) + b"}"
+            return (
+                self._head
+                + model.__pydantic_serializer__.to_json(values, by_alias=True, exclude_unset=True, context=STORING)
+                + b"}"
+            )
         except ValueError as error:
             from pydantic_core import PydanticSerializationError
 

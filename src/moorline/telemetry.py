@@ -112,9 +112,15 @@ def _processors() -> list[Any]:
     ]
 
 
+class _Line(str):
+    """A line that is complete and redacted."""
+
+    __slots__ = ()
+
+
 def _render(log: logging.Logger, _method: str, event: MutableMapping[str, Any]) -> str:
     """The line as text: before any handler sees it, so that no handler can see more."""
-    return _Output.current.line(log.name, event)
+    return _Line(_Output.current.line(log.name, event))
 
 
 class _Plain:
@@ -157,8 +163,8 @@ class _Formatter(logging.Formatter):
     """Our lines are complete; other libraries' records are given the same form, and redacted."""
 
     def format(self, record: logging.LogRecord) -> str:
-        if record.name.startswith("moorline."):
-            return record.getMessage()
+        if isinstance(record.msg, _Line):
+            return str(record.msg)
         event: dict[str, Any] = {
             "event": redaction.text(record.getMessage()),
             "level": record.levelname.lower(),
@@ -171,6 +177,13 @@ class _Formatter(logging.Formatter):
 
 class _Handler(logging.StreamHandler[Any]):
     """Ours, so that a second ``configure`` replaces it and touches no other."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """A line that could not be written: who wrote it and why, and not what it would have said."""
+        error = sys.exception()
+        if logging.raiseExceptions and sys.stderr is not None and error is not None:
+            where = f"{record.name} ({record.pathname}, line {record.lineno})"
+            sys.stderr.write(f"a line of {where} could not be logged:\n{redaction.trace(error)}")
 
 
 def configure(level: str = "INFO", format: Format = "auto") -> None:

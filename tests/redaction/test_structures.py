@@ -147,11 +147,11 @@ def test_data_ends_eight_levels_down():
     ("content", "kind", "shown"),
     [
         (b'{"id": 1, "client_secret": "abc", "n": [{"token": "x"}]}', "application/json; charset=utf-8",
-         '{"id":1,"client_secret":"***","n":[{"token":"***"}]}'),
+         '{"id": 1, "client_secret": "***", "n": [{"token": "***"}]}'),
         (b'{"error": "bad', "application/problem+json", '{"error": "bad'),
         (b'{"password": "abc', "application/json", '{"password": "***'),
         (b"amount=2000&card%5Bcvc%5D=123&api_key=abc", "application/x-www-form-urlencoded",
-         "amount=2000&card[cvc]=***&api_key=***"),
+         "amount=2000&card%5Bcvc%5D=***&api_key=***"),
         (b"<p>password=abc</p>", "text/html", "<p>password=***"),
         (b"\x00\x01", "application/octet-stream", "<2 bytes of application/octet-stream>"),
         (b"abc", "", "<3 bytes of unknown type>"),

@@ -18,6 +18,7 @@ from moorline import live_values, redaction
 def _own_values(monkeypatch) -> None:
     for name in ("_values", "_anchors", "_odd"):
         monkeypatch.setattr(live_values, name, {})
+    monkeypatch.setattr(live_values, "_keys", set())
 
 
 # Look like what they stand for, and were never anyone's.
@@ -233,9 +234,10 @@ def test_the_oldest_values_go_first(monkeypatch):
     for value in values:
         redaction.register(value)
     assert [redaction.text(value) for value in values] == [*values[:2], *["***"] * 3]
-    assert {form for forms in live_values._anchors.values() for form in forms} == {
+    assert {form for window in live_values._keys for form in live_values._filed(window)} == {
         form for forms in live_values._values.values() for form in forms if len(form) >= 15
     }
+    assert live_values._keys == set(live_values._anchors)
 
 
 def test_many_secrets_cost_a_clean_line_nothing_more():
@@ -243,7 +245,7 @@ def test_many_secrets_cost_a_clean_line_nothing_more():
     for number in range(3000):
         redaction.register(f"sk_live_{number:05d}_{hashlib.sha256(bytes(number)).hexdigest()}")
     assert not live_values._odd
-    assert max(len(forms) for forms in live_values._anchors.values()) < 10
+    assert max(len(live_values._filed(window)) for window in live_values._keys) < 10
     assert redaction.text("service=stripe status=200 ms=12.4") == "service=stripe status=200 ms=12.4"
 
 

@@ -12,7 +12,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; the console script's entry point."""
-    from moorline import errors
+    from moorline import errors, redaction
+
+    redaction.watch_crashes()  # before typer comes: its hook hands on to the one that it found
     from moorline.cli.root import cli
 
     try:

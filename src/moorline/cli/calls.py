@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from moorline.cli.show import AsJson, console, print_json, rows
+from moorline.cli.show import AsJson, console, print_json, rows, say
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def tail(service: Service = None, failed: Failed = False, seconds: Seconds = Non
     with contextlib.suppress(KeyboardInterrupt):
         for step in _steps(seconds):
             if _wanted(step, service, failed=failed):
-                typer.echo(json.dumps(step)) if as_json else _show(step)
+                print_json(step, indent=None) if as_json else _show(step)
 
 
 @cli.command()
@@ -196,7 +195,7 @@ def _show(step: dict[str, Any]) -> None:
     name = ".".join(part for part in (step["service"], step["operation"]) if part)
     call = f" #{step['call']}" if step["call"] else ""
     style = "red" if step.get("error") else _STYLES.get(step["kind"], "")
-    console.print(Text(f"{clock}  {name}{call}  {line_of(found)}", style=style), soft_wrap=True)
+    say(f"{clock}  {name}{call}  {line_of(found)}", style=style)
 
 
 def _status(pid: int, name: str, parts: dict[str, Any]) -> tuple[object, ...]:

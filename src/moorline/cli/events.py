@@ -64,7 +64,7 @@ def show(event_id: str, as_json: AsJson = False, database_url: DatabaseUrl = Non
         print_json({**_record(event), "headers": dict(event.headers), "payload": payload})
         return
     facts((name.replace("_", " "), value) for name, value in _record(event, people=True).items())
-    facts((name, value) for name, value in event.headers.items())
+    facts(redaction.headers(event.headers).items())
     shown = redaction.data(payload)
     console.print(plain(shown) if isinstance(shown, str) else json.dumps(shown, indent=2), markup=False)
 

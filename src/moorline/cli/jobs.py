@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from moorline import redaction
-from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, say, when
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -79,8 +78,8 @@ def show(job_id: str, as_json: AsJson = False, database_url: DatabaseUrl = None)
     facts((name.replace("_", " "), value) for name, value in known.items() if value is not None)
     for one in failures:
         console.print(f"\n[bold red]attempt {one.attempt}[/], {when(one.at)}: {one.type}")
-        console.print(redaction.text(one.message), markup=False)
-        console.print(redaction.text(one.traceback), style="dim", markup=False)
+        say(one.message)
+        say(one.traceback, style="dim")
 
 
 @cli.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moorline.cli.show import AsJson, plain, print_json
+from moorline.cli.show import AsJson, print_json, safe
 
 if TYPE_CHECKING:
     from moorline.app import Moorline
@@ -32,7 +31,7 @@ def services(names: Named = None, as_json: AsJson = False) -> None:
 
     rows = [_described(registry.service(name)) for name in names or registry.names()]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     table = Table("service", "category", "operations", "webhooks", "sandbox", "configured")
     for row in sorted(rows, key=lambda one: (one["category"], one["name"])):
@@ -183,7 +182,7 @@ def _printed(found: list[dict[str, Any]]) -> None:
         mark = Text("ok", style="green") if one["ok"] else Text("no", style="bold red")
         said = f"{one.get('error', '')}: {one['says']}" if one.get("error") else one["says"]
         advice = f"\n{one['advice']}" if one.get("advice") else ""
-        table.add_row(mark, one["name"], plain(one["at"]), plain(said + advice), f"{one['ms']:g}")
+        table.add_row(mark, one["name"], safe(one["at"]), safe(said + advice), f"{one['ms']:g}")
     Console().print(table)
     if len(found) == 1:
         typer.echo("No service is configured here; `moorline services` says which variables each needs.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from moorline.store import Store
 
-__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "plain", "print_json", "rows", "when"]
+__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "plain", "print_json", "rows", "safe", "say", "when"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DatabaseUrl = Annotated[
@@ -49,9 +49,19 @@ def when(seconds: float | None) -> str:
     return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(redaction.data(value), indent=2, default=str))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on standard output; on one line without *indent*."""
+    typer.echo(json.dumps(redaction.data(value), indent=indent, default=str))
+
+
+def say(words: str, *, style: str = "") -> None:
+    """A text for people, redacted and not read as markup; it is not folded."""
+    console.print(Text(safe(words), style=style), soft_wrap=True)
+
+
+def safe(words: object) -> str:
+    """Redacted, and without what a terminal would obey."""
+    return plain(redaction.text(str(words)))
 
 
 def rows(columns: Iterable[str], lines: Iterable[Iterable[object]], *, empty: str) -> None:
@@ -82,4 +92,4 @@ def plain(text: str) -> str:
 
 def _cell(value: object) -> Text:
     """Redacted, and not read as markup."""
-    return Text(plain(redaction.text(str(value))))
+    return Text(safe(value))

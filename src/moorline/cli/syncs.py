@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, say, when
 from moorline.cli.target import find
 from moorline.errors import CallError, ConfigurationError, StoreError
 
@@ -74,7 +74,7 @@ def run(
     try:
         done = asyncio.run(running())
     except (CallError, StoreError) as error:
-        console.print(f"stopped: {plain(str(error))}; the next run goes on from the last checkpoint", markup=False)
+        say(f"stopped: {error}; the next run goes on from the last checkpoint")
         raise typer.Exit(1) from None
     if as_json:
         print_json(asdict(done))

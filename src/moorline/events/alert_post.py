@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from moorline import redaction
 from moorline.calls.dialects import LOOPBACK
 from moorline.errors import CallError, ConfigurationError
 from moorline.policies.policy import Policy
@@ -49,7 +50,7 @@ class AlertPost:
 
         from moorline.calls.transport import AsyncTransport
 
-        body = {"text": f"{alert.state}: {alert.message}", **alert.to_dict()}
+        body = redaction.data({"text": f"{alert.state}: {alert.message}", **alert.to_dict()})
         key = hashlib.sha256(repr(alert).encode()).hexdigest()[:32]
         transport = AsyncTransport(_POLICY, name="alerts", wire=self._wire)
         async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:

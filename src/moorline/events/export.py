@@ -25,7 +25,7 @@ _FORM: Final = b"payload="
 
 
 def exported(event: Event, *, redact: bool = False) -> dict[str, Any]:
-    """The document. With ``redact`` secrets in the body are masked too, and it is written anew: other bytes.
+    """The document. With ``redact`` secrets in headers and body are masked; the body is written anew: other bytes.
 
     Raises EventPruned for an event whose body is no longer kept.
     """
@@ -41,7 +41,7 @@ def exported(event: Event, *, redact: bool = False) -> dict[str, Any]:
         "method": "POST",
         "received_at": event.received_at,
         "signed_at": event.timestamp,
-        "headers": dict(event.headers),
+        "headers": redaction.headers(event.headers) if redact else dict(event.headers),
     }
     try:
         return {**written, "body": body.decode("utf-8")}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from moorline import redaction
 from moorline.errors import Misuse, StoreNotMigrated, StoreOverloaded, StoreUnavailable
 from moorline.events.stored_headers import kept
 from moorline.store.ids import new_id
@@ -227,5 +228,6 @@ def _write(connection: Connection, pages: list[_Page]) -> list[None]:
 
 
 def _row(one: _Refusal) -> dict[str, Any]:
-    cut = {name[:_VALUE]: value[:_VALUE] for name, value in list(one.headers.items())[:_HEADERS]}
-    return {**one._asdict(), "id": new_id(one.at), "headers": kept(cut)}
+    # Redacted, then cut: half a secret has no known shape.
+    cut = {name[:_VALUE]: redaction.text(value)[:_VALUE] for name, value in list(one.headers.items())[:_HEADERS]}
+    return {**one._asdict(), "id": new_id(one.at), "reason": redaction.text(one.reason), "headers": kept(cut)}

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from moorline import redaction
 from moorline.errors import ConfigurationError, Misuse
 
 __all__ = ["JobContext", "current", "entered"]
@@ -58,7 +59,7 @@ class JobContext(msgspec.Struct, frozen=True, eq=False):
         """
         if not (0 <= done <= of < math.inf and of > 0):
             raise ConfigurationError(f"progress: {done!r} of {of!r} is no part of a whole")
-        self.tell(done / of, message[:_MESSAGE])
+        self.tell(done / of, redaction.text(message)[:_MESSAGE])
 
 
 _CURRENT: ContextVar[JobContext] = ContextVar("moorline_job")

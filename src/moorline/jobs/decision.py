@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
@@ -66,7 +65,7 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
     """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
     if isinstance(error, PayloadFromNewer):
         return _too_early(claim, error, now)
-    failure = _failure(claim, now, type(error).__name__, str(error), _tail(error))
+    failure = _failure(claim, now, type(error).__name__, str(error), redaction.trace(error))
     if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
         return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
     if isinstance(error, (ReauthorizationRequired, ConnectionNotFound)):  # only its owner can mend it; then retry it
@@ -146,10 +145,6 @@ def _named_time(error: BaseException, now: float) -> float:
 
 def _failure(claim: Claim, now: float, kind: str, message: str, trace: str) -> JobFailure:
     return JobFailure(claim.attempts, now, kind, _clean(message, _MESSAGE), _clean(trace, _TRACEBACK, tail=True))
-
-
-def _tail(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))
 
 
 def _clean(text: str, limit: int, *, tail: bool = False) -> str:

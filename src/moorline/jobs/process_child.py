@@ -13,12 +13,12 @@ import os
 import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import parent_process
 from typing import Any, NamedTuple
 
+from moorline import redaction
 from moorline.errors import ConfigurationError
 from moorline.jobs.context import JobContext, entered
 
@@ -47,6 +47,7 @@ def serve(pipe: Connection) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    redaction.watch_crashes()
     lock = threading.Lock()
 
     def send(*answer: Any) -> None:
@@ -88,12 +89,14 @@ def _found(module: str, qualname: str) -> Any:
 
 
 def _send_failure(send: Any, error: BaseException) -> None:
-    told = "".join(traceback.format_exception(error))
+    # Here, where the secrets that the function loaded are known; the parent may never have seen them.
+    told = redaction.trace(error)
+    error.args = tuple(redaction.text(one) if isinstance(one, str) else one for one in error.args)
     try:
         pickled = pickle.dumps(error)
         pickle.loads(pickled)  # noqa: S301 -- our own; many an exception can be pickled and not made again
     except Exception:  # noqa: BLE001
-        pickled = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+        pickled = pickle.dumps(RuntimeError(redaction.text(f"{type(error).__name__}: {error}")))
     send("failed", pickled, told)
 
 

@@ -86,6 +86,7 @@ def _server(seed: int, clock: Clock, log_level: str, ready: Callable[[], object]
         http=TransportInScope,
         ws="none",
         lifespan="on",
+        log_config=None,  # its lines are redacted as all others are
         log_level=log_level,
         access_log=False,
         timeout_graceful_shutdown=2,

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from moorline import redaction
+from moorline.codec import STORING
 from moorline.errors import ConfigurationError, Misuse
 
 if TYPE_CHECKING:
@@ -93,10 +94,21 @@ class Secret:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A field of this type takes a string (or a Secret) and is dumped as ``Secret('***')``."""
+        """A field of this type takes a string (or a Secret) and is dumped as ``Secret('***')``.
+
+        As an argument of a job or a stored Call it is refused: who runs that would be given the mask.
+        """
         from pydantic_core import core_schema  # pydantic is heavy, and who uses no model must not pay for it
 
         return core_schema.no_info_plain_validator_function(
             lambda value: value if isinstance(value, cls) else cls(value),
-            serialization=core_schema.plain_serializer_function_ser_schema(str, return_schema=core_schema.str_schema()),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                _dumped, info_arg=True, return_schema=core_schema.str_schema()
+            ),
         )
+
+
+def _dumped(secret: Secret, info: Any) -> str:
+    if info.context is STORING:
+        raise ValueError("a Secret is not stored; let what runs it load the credential by its name")
+    return str(secret)

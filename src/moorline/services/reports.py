@@ -26,6 +26,7 @@ __all__ = ["raised", "report"]
 _LINES: Final = 5
 _MOST_FRAMES: Final = 100  # sentry-sdk's; of a longer stack (a recursion) the ends are kept
 _MOST_RAISED: Final = 50
+_MOST_TEXT: Final = 1_000_000
 _LONGEST: Final = 4096  # characters of a message
 _LONGEST_LINE: Final = 300
 _INSTALLED: Final = re.compile(r"[\\/](?:dist|site)-packages[\\/]")
@@ -114,7 +115,7 @@ def _message(error: BaseException) -> str:
 
 def _clean(text: str, most: int) -> str:
     """*text* without secrets, and not too long. It is cut after it was scrubbed: half a secret has no known shape."""
-    scrubbed = redaction.text(text[: most * 4])
+    scrubbed = redaction.text(text[:_MOST_TEXT])
     return scrubbed if len(scrubbed) <= most else scrubbed[:most] + "..."
 
 

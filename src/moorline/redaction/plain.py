@@ -1,0 +1,202 @@
+"""``text``: a line, a message, a traceback, a body, without the secrets in it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote
+
+from moorline import live_values
+from moorline.redaction.assignments import NAMED, mask_named
+from moorline.redaction.gate import Gate
+from moorline.redaction.names import MASK, SHOWN_VALUES
+from moorline.redaction.personal import mask_if_asked
+from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
+
+__all__ = ["SECRETS", "plain_url", "shown", "text"]
+
+_URL: Final = re.compile(r":(?://|\\/\\/)[^\s\"'<>`]+")
+_SCHEME: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
+_HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\*[\"']?\s*[:=]\s*\\*[\"']?)([^\"'\\\r\n]+)")
+_CODE: Final = re.compile(r"(?<=[?&])(code|state|sig)=([^&\s\"'<>]{10,})")
+# Of a request for a token, in JSON, in a repr or as a form; elsewhere a code says what went wrong.
+_GRANT_CODE: Final = re.compile(
+    r"(?:(?<=device_)|(?<![A-Za-z0-9_]))(code)(?:(\\*[\"']\s*:\s*\\*[\"'])([^\"'\\]+)|(=)([^&\s\"']+))"
+)
+_CAPITALS: Final = re.compile("[A-Z]+")
+# Text of which each letter was written as an escape: what says so, and all that belongs to it.
+_NUMBERED: Final = r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4}"
+_QUOTED: Final = r"(?:%[2-7][0-9A-Fa-f]){6}"
+_ESCAPED: Final = re.compile(f"{_NUMBERED}|{_QUOTED}")
+_NUMBERS: Final = re.compile(r"(?:\\{1,8}u[0-9A-Fa-f]{4}){4,}")
+_NUMBER: Final = re.compile(r"u([0-9A-Fa-f]{4})")
+_QUOTES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}){6,}")
+_IN_SCHEME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
+_LONGEST_SCHEME: Final = 40
+_LONG: Final = 20
+
+SECRETS: Final = "|".join(
+    [
+        r":(?://|\\/\\/)[^\s\"'<>`]*[@=]",
+        r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}",
+        r"[?&](?:code|state|sig)=",
+        "grant_type",
+        _NUMBERED,
+        _QUOTED,
+        CARDS,
+        NAMED,
+        SHAPES,
+    ]
+)
+"""What opens a gate: a superset of what the rules may change, live values apart."""
+
+_may_hold_secrets: Final = Gate(SECRETS)
+
+
+def text(line: str) -> str:
+    """*line* without secrets: live values, known shapes, URLs, and values assigned to a sensitive name.
+
+    Ordinary text comes back unchanged, and so does text that was redacted before.
+    """
+    line = live_values.mask(line, MASK)
+    if _may_hold_secrets(line):
+        line = shown(line)
+    return mask_if_asked(line)
+
+
+def shown(line: str) -> str:
+    """As ``text``, for a line without live values of which a gate has said that there may be something in it."""
+    line = _masked(line)
+    if ("u00" in line or "%" in line) and _ESCAPED.search(line):
+        plain = _QUOTES.sub(lambda run: unquote(run[0]), _NUMBERS.sub(_unnumbered, line))
+        if plain != line:
+            masked = _masked(live_values.mask(plain, MASK))
+            line = line if masked == plain else masked
+    return line
+
+
+def _unnumbered(run: re.Match[str]) -> str:
+    letters = "".join(chr(int(number, 16)) for number in _NUMBER.findall(run[0]))
+    return letters.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs become one
+
+
+def _masked(line: str) -> str:
+    line = _without_urls(mask_shapes(line))
+    lowered = _lowered(line)
+    if "bearer" in lowered or "basic" in lowered:
+        line = _jump(line, lowered, ("bearer", "basic"), _SCHEME, _mask_scheme)
+        lowered = _lowered(line)
+    if "authorization" in lowered or "cookie" in lowered:
+        line = _jump(line, lowered, ("authorization", "cookie"), _HEADER_LINE, _mask_header)
+        lowered = _lowered(line)
+    if "code=" in line or "state=" in line or "sig=" in line:
+        line = _jump(line, line, ("code=", "state=", "sig="), _CODE, _mask_code)
+        lowered = _lowered(line)
+    if "grant_type" in line:
+        line = _jump(line, line, ("code",), _GRANT_CODE, _mask_grant_code)
+        lowered = _lowered(line)
+    return mask_cards(mask_named(line, lowered))
+
+
+def _lowered(line: str) -> str:
+    """In lower case, each character at its place: a few letters become two otherwise."""
+    lowered = line.lower()
+    return lowered if len(lowered) == len(line) else _CAPITALS.sub(lambda found: found[0].lower(), line)
+
+
+def _jump(
+    line: str, lowered: str, hints: tuple[str, ...], pattern: re.Pattern[str], masked: Callable[[re.Match[str]], str]
+) -> str:
+    """As ``pattern.sub``, which looks at each character; this goes from hint to hint."""
+    places = set()
+    for hint in hints:
+        at = lowered.find(hint)
+        while at >= 0:
+            places.add(at)
+            at = lowered.find(hint, at + len(hint))
+    parts: list[str] = []
+    done = 0
+    for at in sorted(places):
+        found = pattern.match(line, at) if at >= done else None
+        if found is not None:
+            parts += (line[done:at], masked(found))
+            done = found.end()
+    return "".join((*parts, line[done:])) if parts else line
+
+
+def _without_urls(line: str) -> str:
+    parts: list[str] = []
+    done = at = 0
+    for mark in ("://", ":\\/\\/"):
+        at = line.find(mark)
+        while at >= 0:
+            found = _URL.match(line, at)
+            start = at
+            while start > max(done, at - _LONGEST_SCHEME) and line[start - 1] in _IN_SCHEME:
+                start -= 1
+            if found is not None and start < at:
+                parts += (line[done:start], plain_url(line[start : found.end()]))
+                done = found.end()
+            at = line.find(mark, max(at + 1, done))
+        if parts:
+            line = "".join((*parts, line[done:]))
+            parts, done = [], 0
+    return line
+
+
+def _mask_grant_code(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2] or match[4]}{MASK}"
+
+
+def _mask_header(match: re.Match[str]) -> str:
+    if match[3].strip().lower() in SHOWN_VALUES:
+        return match[0]
+    return f"{match[1]}{match[2]}{MASK}"
+
+
+def _mask_scheme(match: re.Match[str]) -> str:
+    scheme, space, value = match.groups()
+    # "basic understanding" and "bearer certificates" are English.
+    secret = _is_basic(value) if scheme.lower() == "basic" else len(value) >= _LONG or not value.isalpha()
+    return f"{scheme}{space}{MASK}" if secret else match[0]
+
+
+def _is_basic(value: str) -> bool:
+    try:
+        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _mask_code(match: re.Match[str]) -> str:
+    """A code or state of OAuth is long and random; "?code=card_declined" is an answer that an operator needs."""
+    name, value = match.groups()
+    random = any(one.isdigit() for one in value) and any(one.isalpha() for one in value)
+    return f"{name}={MASK}" if random else match[0]
+
+
+def plain_url(address: str) -> str:
+    """*address* without userinfo, with query and fragment values masked; nothing is looked for in its path."""
+    # Split by hand: urllib refuses some malformed addresses, and a malformed one must be shown safely as well.
+    address, hash_sign, fragment = address.partition("#")
+    address, question_mark, query = address.partition("?")
+    slash = "\\/" if ":\\/\\/" in address else "/"
+    mark = f":{slash}{slash}"
+    scheme, joint, rest = address.rpartition(mark) if mark in address else address.partition(mark)
+    if joint:
+        authority, first, path = rest.partition(slash)
+        authority = authority.rpartition("@")[2]
+    else:
+        authority, first, path = scheme, "", ""
+        scheme = ""
+    query = "&".join(_masked_pair(pair) for pair in query.split("&")) if query else query
+    fragment = "&".join(_masked_pair(pair) for pair in fragment.split("&")) if "=" in fragment else fragment
+    return f"{scheme}{joint}{authority}{first}{path}{question_mark}{query}{hash_sign}{fragment}"
+
+
+def _masked_pair(pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    return f"{name}={MASK}" if equals and value else pair

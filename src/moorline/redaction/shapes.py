@@ -1,0 +1,162 @@
+"""Secrets that are known by their look: keys in vendors' formats, private keys, JWTs, numbers of payment cards.
+
+Sources: the cards of the services; Slack's, Discord's and Telegram's documentation of their addresses; RFC 7468 (PEM);
+RFC 7515 (JWT); ISO/IEC 7812-1 (card numbers, the check digit by Luhn). That a key of Resend has a second underscore,
+which no id of a Stripe refund has, is unconfirmed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from moorline.redaction.gate import Gate
+from moorline.redaction.names import MASK
+
+__all__ = ["CARDS", "SHAPES", "mask_cards", "mask_shapes"]
+
+# Not inside a word ("task_test_1"), but after what an escape stands for.
+_EDGE: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4}))"
+
+
+_NEAR: Final = 72
+_FAR: Final = 512
+
+
+class _Shape(NamedTuple):
+    """*hint* stands in every secret of the shape, *back* characters after its beginning (-1: anywhere; -2: near it)."""
+
+    hint: str
+    pattern: re.Pattern[str]
+    back: int
+    gate: str
+
+
+def _shape(hint: str, pattern: str, *, back: int = 0, gate: str | None = None, edge: str = _EDGE) -> _Shape:
+    return _Shape(hint, re.compile(edge + pattern, re.DOTALL), back, re.escape(hint) if gate is None else gate)
+
+
+_SLACK_HOOK: Final = r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+"
+
+_SHAPES: Final = (
+    _shape("k_live_", r"[sr]k_live_[A-Za-z0-9_]+", back=1, gate="[sr]k_live_"),
+    _shape("k_test_", r"[sr]k_test_[A-Za-z0-9_]+", back=1, gate="[sr]k_test_"),
+    _shape("whsec_", r"whsec_[A-Za-z0-9+/=_-]+"),
+    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=-2),
+    _shape("sb_secret_", r"sb_secret_[A-Za-z0-9_-]+"),
+    _shape("SG.", r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?", gate=r"SG\.[A-Za-z0-9_-]{7}"),
+    *(_shape(f"gh{kind}_", rf"gh{kind}_[A-Za-z0-9]{{8,}}") for kind in "oprsu"),
+    _shape("github_pat_", r"github_pat_[A-Za-z0-9_]+"),
+    _shape("glpat-", r"glpat-[A-Za-z0-9_-]{8,}"),
+    _shape("shpat_", r"shpat_[A-Za-z0-9_-]{8,}"),
+    _shape("pat-", r"pat-[a-z]{2}[0-9]-[A-Za-z0-9-]{8,}", gate="pat-[a-z]{2}[0-9]-"),
+    _shape("xox", r"xox[abceoprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}", gate=r"xox[abceoprs][.-]"),
+    _shape("xapp-", r"xapp-[A-Za-z0-9-]{8,}"),
+    _shape("slack.com/", _SLACK_HOOK, back=-1, gate=r"hooks\.slack\.com/", edge=""),
+    _shape("slack.com/", r"(?<=files\.slack\.com/upload/v1/)[A-Za-z0-9_-]+", back=-1, gate=r"slack\.com/upl", edge=""),
+    _shape("/api/webhooks/", r"(?<=/api/webhooks/)(?:[0-9]+|\*\*\*)/[A-Za-z0-9_-]+", back=-1, edge=""),
+    _shape("/bot", r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}", back=-2, gate="/bot[0-9]{6}", edge=""),
+    _shape("AKIA", r"AKIA[A-Z0-9]{12,}"),
+    _shape("ASIA", r"ASIA[A-Z0-9]{12,}", gate="ASIA[A-Z0-9]{12}"),
+    _shape("AIza", r"AIza[A-Za-z0-9_-]{30,}"),
+    _shape("ya29.", r"ya29\.[A-Za-z0-9_.-]{8,}"),
+    _shape("1//0", r"1//0[A-Za-z0-9_-]{10,}"),
+    _shape("00D", r"00D[A-Za-z0-9]{12,15}![A-Za-z0-9._]{20,}", gate="00D[A-Za-z0-9]{12,15}!"),
+    _shape("hvs.", r"hvs\.[A-Za-z0-9_-]{8,}"),
+    _shape("hvb.", r"hvb\.[A-Za-z0-9_-]{8,}"),
+    _shape("EAAA", r"EAAA[A-Za-z0-9_-]{8,}", gate="EAAA[A-Za-z0-9_-]{8}"),
+    _shape("os_v2_", r"os_v2_(?:app|org)_[a-z0-9]{8,}"),
+    _shape("re_", r"re_(?=[a-z_]*[A-Z0-9])[A-Za-z0-9]{6,}_[A-Za-z0-9]{16,}", gate="re_[A-Za-z0-9]{6,}_[A-Za-z0-9]{16}"),
+    _shape("eu01xx", r"eu01xx[A-Za-z0-9]{16,}"),
+    _shape("sk-", r"sk-[A-Za-z0-9_-]{20,}", gate="sk-[A-Za-z0-9_-]{20}"),
+    _shape("key-", r"key-[0-9a-f]{32}", gate="key-[0-9a-f]{32}"),
+    _shape("eyJ", r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){1,4}", gate=r"eyJ[A-Za-z0-9_-]{6,}\."),
+    _shape(
+        "PRIVATE KEY",
+        r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,32}PRIVATE KEY-----|\Z)",
+        back=-1,
+        gate="BEGIN [A-Z ]*PRIVATE KEY",
+        edge="",
+    ),
+)
+SHAPES: Final = "|".join(dict.fromkeys(shape.gate for shape in _SHAPES))
+"""What opens a gate for them, in the syntax that Rust's regular expressions share with Python's."""
+
+_may_hold_shapes: Final = Gate(SHAPES)
+
+
+def mask_shapes(line: str) -> str:
+    """*line* without what has the look of a secret."""
+    if not _may_hold_shapes(line):
+        return line
+    for shape in _SHAPES:
+        if shape.hint in line:
+            line = shape.pattern.sub(MASK, line) if shape.back == -1 else _masked(line, shape)
+    return line
+
+
+def _masked(line: str, shape: _Shape) -> str:
+    """As ``sub``, which looks at each character; this jumps from hint to hint."""
+    hint, pattern, back, _gate = shape
+    parts: list[str] = []
+    done = 0
+    at = line.find(hint)
+    while at >= 0:
+        if back < 0:
+            found = pattern.search(line, max(at - _NEAR, done), at + _FAR)
+        else:
+            found = pattern.match(line, at - back) if at - back >= done else None
+        if found is not None:
+            parts += (line[done : found.start()], MASK)
+            done = found.end()
+        at = line.find(hint, max(done, at + 1))
+    return "".join((*parts, line[done:])) if parts else line
+
+
+# --- cards ------------------------------------------------------------------------------------------------------------
+
+# By the networks' ranges and lengths, as a tenth of all numbers has a good check digit: milliseconds and microseconds
+# since 1970, ISBNs and the ids of most services begin otherwise or are shorter. Visa's old numbers of 13 digits, which
+# nobody issues, would cost more order numbers than they are worth.
+_CARD: Final = re.compile(
+    r"(?<![0-9A-Za-z_.\-])(?:"
+    r"4[0-9]{3}(?:[ -]?[0-9]{4}){3}(?:[ -]?[0-9]{3})?"
+    r"|(?:5[1-5][0-9]{2}|2[2-7][0-9]{2}|3[0-9]{3}|6[0-9]{3})(?:[ -]?[0-9]{4}){3}(?:[0-9]{0,3})"
+    r"|3[47][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{5}"
+    r"|3[0689][0-9]{2}[ -]?[0-9]{6}[ -]?[0-9]{4}"
+    r")(?![0-9A-Za-z_\-]|\.[0-9])"
+)
+_NETWORKS: Final = re.compile(
+    r"4(?:[0-9]{15}|[0-9]{18})"  # Visa
+    r"|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"  # Mastercard
+    r"|3[47][0-9]{13}"  # American Express
+    r"|3(?:0[0-5]|[689][0-9])[0-9]{11}(?:[0-9]{2})?"  # Diners Club
+    r"|35(?:2[89]|[3-8][0-9])[0-9]{12,15}"  # JCB
+    r"|(?:6011|64[4-9][0-9]|65[0-9]{2}|62[0-9]{2})[0-9]{12,15}"  # Discover, UnionPay
+)
+_RUN: Final = re.compile("[2-6][0-9]{3,}")
+CARDS: Final = r"[2-6][0-9]{3}(?:[ -]?[0-9]){10}"
+"""What stands in every card number, for a gate."""
+
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+
+
+def mask_cards(line: str) -> str:
+    """*line* without numbers of payment cards."""
+    parts: list[str] = []
+    done = at = 0
+    while (run := _RUN.search(line, at)) is not None:
+        at = run.end()
+        found = _CARD.match(line, run.start())
+        if found is not None and _is_card(found[0]):
+            parts += (line[done : found.start()], MASK)
+            done = at = found.end()
+    return "".join((*parts, line[done:])) if parts else line
+
+
+def _is_card(written: str) -> bool:
+    digits = written.replace(" ", "").replace("-", "")
+    if _NETWORKS.fullmatch(digits) is None:
+        return False
+    numbers = [int(digit) for digit in reversed(digits)]
+    return (sum(numbers[::2]) + sum(_DOUBLED[number] for number in numbers[1::2])) % 10 == 0
