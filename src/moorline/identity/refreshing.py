@@ -6,7 +6,8 @@ version: of two who refresh in spite of it, only one's tokens are kept, and the 
 A provider may take the old refresh token back when it gives a new one (RFC 9700, section 4.14.2). So that a refresh is
 under way is noted before it is asked for. Where a process dies between the answer and the database, the next one finds
 the note and tries the old token: providers let it pass for some seconds, or as long as the new one is unused. If not,
-the reason says that a refresh was lost, and the owner has to connect again.
+the reason says that a refresh was lost, and the owner has to connect again. Where the database is away at that moment,
+the process goes on with what it got, and stores it as soon as that is possible.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from moorline.errors import (
@@ -24,6 +25,7 @@ from moorline.errors import (
     ConnectionNotFound,
     DeadlineExceeded,
     ReauthorizationRequired,
+    StoreError,
 )
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection, Granted, Tokens
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from moorline.identity.vault import Vault
     from moorline.secrets.secret import Secret
 
-__all__ = ["FreshToken", "Refresh"]
+__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "was_lost"]
 
 Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
-"""Makes the Call that gets new tokens with the refresh token among the old."""
+"""Makes the Call that gets new tokens with the refresh token among the old. One that needs none, as it asks for tokens
+anew (:mod:`.grants`), has an attribute ``asks_anew`` that is true.
+"""
 
 _LEASE: Final = 30.0  # longer than any refresh takes
 _LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
@@ -64,6 +68,14 @@ class Ask:
     async def later(self, _: object) -> Granted:
         """Suspends."""
         return await self.call
+
+
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What was granted while the database was away; *row* says until when."""
+
+    row: Connection
+    granted: Granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +108,11 @@ class FreshToken:
         self._id = id
         self._refresh = refresh
         self._reconnect = reconnect
-        self._endings = _GRANT_IS_OVER if endings is None else endings
+        self._endings = GRANT_IS_OVER if endings is None else endings
         self._clock = vault.store.clock
         self._held: _Held | None = None
         self._stale = False
+        self._unsaved: Unsaved | None = None
         self._tried = -_AGAIN_AFTER
         self._blocking = threading.Lock()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -173,7 +186,7 @@ class FreshToken:
 
     def _renewed(self) -> Generator[Any, Any, None]:
         _, tokens = yield from self._read()
-        if self._refresh is None or tokens.refresh is None:
+        if not self._can(tokens):
             raise ConfigurationError(
                 f"connection {self._id} has no refresh token: its token is good until it is refused"
             )
@@ -191,7 +204,8 @@ class FreshToken:
         held, now = self._held, self._clock.wall()
         if held is None or self._stale or held.row.is_over(now):
             return True
-        return held.row.wants_refresh(now) and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
+        due = self._unsaved is not None or held.row.wants_refresh(now)
+        return due and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
 
     def _fresh(self, refused: Secret | None, *, at_once: bool = False) -> Generator[Any, Any, None]:
         """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*. One that was got
@@ -199,6 +213,8 @@ class FreshToken:
         each call.
         """
         while True:
+            if self._unsaved is not None and not (yield from self._stored_late(self._unsaved)):
+                return
             row, tokens = yield from self._read()
             if not self._is_due(row, tokens, refused):
                 return
@@ -206,7 +222,7 @@ class FreshToken:
             if refused is not None and new and not at_once:
                 return
             over = refused is not None or row.is_over(self._clock.wall())
-            if self._refresh is None or tokens.refresh is None:
+            if self._refresh is None or not self._can(tokens):
                 if over:
                     yield from self._end(row, "the access token is over, and there is no refresh token")
                 return
@@ -219,6 +235,10 @@ class FreshToken:
                 return  # another process is at it, and the old one still serves
             self._check_time(row)
             yield Sleep(_LOOKS)
+
+    def _can(self, tokens: Tokens) -> bool:
+        """Whether there is a way to get another token."""
+        return self._refresh is not None and (tokens.refresh is not None or getattr(self._refresh, "asks_anew", False))
 
     def _check_time(self, row: Connection) -> None:
         left = remaining(clock=self._clock)
@@ -241,9 +261,13 @@ class FreshToken:
             raise ConnectionNotFound(f"{row.owner!r} has disconnected {row.service}")
         if row.state == "ended":
             raise self._required(row, row.reason or "it has ended")
-        held = self._held = _Held(row, self._vault.tokens(row))
+        tokens = self._vault.tokens(row)
+        self._hold(row, tokens)
         self._stale = False
-        return row, held.tokens
+        return row, tokens
+
+    def _hold(self, row: Connection, tokens: Tokens) -> None:
+        self._held = _Held(row, tokens)
 
     def _ask(
         self, row: Connection, tokens: Tokens, begun: Begin, call: Call[Granted], *, over: bool
@@ -263,10 +287,43 @@ class FreshToken:
         except BaseException:  # cancelled: it may have been sent
             yield Write(vault_sql.give_back, begun._replace(lost=True))
             raise
-        if (yield from self._vault.changed(row, _with_old(granted, tokens))) is None:
+        granted = _with_old(granted, tokens)
+        try:
+            changed = yield from self._vault.changed(row, granted)
+        except StoreError as error:
+            kept = self._vault.granted(row, granted, self._clock.wall())
+            self._hold(kept, granted.tokens)
+            self._unsaved = Unsaved(kept, granted)
+            self._not_stored(row, error)
+            return
+        self._stored(row, changed)
+        yield from self._read()
+
+    def _stored_late(self, unsaved: Unsaved) -> Generator[Any, Any, bool]:
+        """Store what could not be stored before; whether that went well. Raises StoreError where the token is of no
+        more use either.
+        """
+        row, granted, now = unsaved.row, unsaved.granted, self._clock.wall()
+        lasts = None if row.expires_at is None else max(row.expires_at - now, 0.0)
+        try:
+            changed = yield from self._vault.changed(row, replace(granted, lasts=lasts))
+        except StoreError as error:
+            if row.is_over(now):
+                raise
+            self._not_stored(row, error)
+            return False
+        self._unsaved = None
+        self._stored(row, changed)
+        return True
+
+    def _not_stored(self, row: Connection, error: StoreError) -> None:
+        self._tried = self._clock.monotonic()
+        log.warning("token_not_stored", connection=row.id, service=row.service, reason=type(error).__name__)
+
+    def _stored(self, row: Connection, changed: Connection | None) -> None:
+        if changed is None:
             # It took longer than its lease, and somebody else was faster: what is there now is newer than this.
             log.warning("token_refreshed_twice", connection=row.id, service=row.service)
-        yield from self._read()
 
     def _refused(self, row: Connection, error: AuthenticationFailed) -> Generator[Any, Any, None]:
         """The provider does not take the refresh token: another process may have used it, or it is over."""
@@ -276,8 +333,7 @@ class FreshToken:
             return
         if error.code not in self._endings:  # the application's own credential, which is nothing of the connection's
             raise error
-        lost = row.lost_at is not None or row.refreshing_since is not None
-        why = "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
+        why = "a refresh was lost on its way here, and the old token is refused" if was_lost(row) else "it was revoked"
         yield from self._end(row, f"{why} ({error.code})")
 
     def _end(self, row: Connection, reason: str) -> Generator[Any, Any, None]:
@@ -304,7 +360,15 @@ class FreshToken:
         return self._waiting[1]
 
 
-_GRANT_IS_OVER: Final = frozenset({"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked"})
+GRANT_IS_OVER: Final = frozenset(
+    {"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked", "invalid_refresh_token"}
+)
+"""What providers call a refresh token that is of no more use; the last one is Slack's."""
+
+
+def was_lost(row: Connection) -> bool:
+    """Whether a refresh of it began of which nobody knows the end."""
+    return row.lost_at is not None or row.refreshing_since is not None
 
 
 def _with_old(granted: Granted, old: Tokens) -> Granted:

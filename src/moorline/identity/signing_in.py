@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moorline.secrets.keyring import KeyRing
     from moorline.store.store import Store
 
-__all__ = ["ENCRYPTION_KEY", "SESSION", "SigningIn", "encryption_keys"]
+__all__ = ["ENCRYPTION_KEY", "SESSION", "SigningIn", "configured_keys", "encryption_keys"]
 
 ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
 """The variable with the keys of an application: 32 bytes in base64 each, newest first."""
@@ -208,3 +208,11 @@ def encryption_keys() -> KeyRing:
     if not found:
         raise ConfigurationError(f"sign-in encrypts its cookies: set {ENCRYPTION_KEY} to 32 random bytes in base64")
     return KeyRing(found)
+
+
+def configured_keys() -> KeyRing | None:
+    """The keys in the environment, None where there are none. Raises ConfigurationError for what is no key."""
+    from moorline.secrets.keyring import KeyRing
+
+    found = environment.load_all(ENCRYPTION_KEY)
+    return KeyRing(found) if found else None

@@ -22,7 +22,10 @@ from moorline.store.store import Store
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Database
 
-__all__ = ["Resealed", "Teller", "Telling", "Vault", "chosen", "of"]
+__all__ = ["APPLICATION", "Resealed", "Teller", "Telling", "Vault", "chosen", "of"]
+
+APPLICATION: Final = "moorline:application"
+"""The owner of what the application's own services are given for their credentials."""
 
 _PURPOSE: Final = "connections"
 _LONGEST: Final = 500

@@ -51,6 +51,11 @@ def _is_limit(exchange: Exchange) -> bool:
 class _OfInstallation:
     """How an app gets a token for its installation: with a JWT that its private key signs."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The app, and its installation."""
+        github = cast("GitHubAccount", service)
+        return github.base_url, github.app(), github.installation_id
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request. Raises ConfigurationError for a key that cannot be used."""
         github = cast("GitHubAccount", service)

@@ -30,7 +30,7 @@ def _rotated(exchange: Exchange) -> Token:
     return token_of(exchange)
 
 
-_ROTATION: Final = RefreshToken("/oauth.v2.access", read=_rotated)
+_ROTATION: Final = RefreshToken("/oauth.v2.access", read=_rotated, single_use=True)
 
 
 class SlackAccount(TokenService):

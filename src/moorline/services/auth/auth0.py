@@ -76,6 +76,11 @@ _LOGGED: Final = {
 class _Management:
     """The token of the Management API: by a secret, or by a JWT that the client's private key signs."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The tenant, and the client."""
+        assert isinstance(service, Auth0)
+        return service.base_url, service.management(), service.client_id
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request. Raises ConfigurationError for a private key that is none."""
         assert isinstance(service, Auth0)

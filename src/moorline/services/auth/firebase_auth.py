@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, ClassVar, Final
 
-from moorline.calls.renewal import FetchedKey
 from moorline.calls.service import (
     Endpoints,
     ErrorMap,
@@ -25,7 +24,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, TokenService, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, TokenService, key_file
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
@@ -88,17 +87,6 @@ class DeletedUsers:
 
     deleted: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
-
-
-class _Access(Tokens):
-    """The access token, which the emulator does not want: its key is a word."""
-
-    def _wanted(self) -> bool:
-        return not _of(self).emulated and super()._wanted()
-
-    def current(self) -> Secret:
-        """The token, or the word. Raises ConfigurationError where none was fetched."""
-        return _owner() if _of(self).emulated else super().current()
 
 
 @cache
@@ -378,8 +366,9 @@ print(user.id, firebase.get_user(user.id).result().app_metadata)
         super().close()
         self.cookie_keys.close()
 
-    def _fetching(self) -> FetchedKey | None:
-        return _Access(self, self.tokens)
+    def without_token(self) -> Secret | None:
+        """The emulator's key is a word."""
+        return _owner() if self.emulated else None
 
     def _keys_url(self) -> str:
         return self._published(_ID_TOKENS)
@@ -452,12 +441,6 @@ print(user.id, firebase.get_user(user.id).result().app_metadata)
             return Page(found, self._users({**query, "nextPageToken": after}) if after and found else None)
 
         return self.get(f"{self._root()}/accounts:batchGet", query=query, parse=parse)
-
-
-def _of(access: Tokens) -> FirebaseAuth:
-    owner = access._owner  # noqa: SLF001 (its own kind)
-    assert isinstance(owner, FirebaseAuth)
-    return owner
 
 
 def _uid(value: Any) -> str:

@@ -41,7 +41,6 @@ from moorline.calls.tokens import (
     RefreshToken,
     Request,
     Token,
-    Tokens,
     TokenService,
     private_key,
     sandbox_kid,
@@ -223,6 +222,11 @@ class _PrivateKey:
 class _Assertion:
     """The JWT bearer flow: the app's key signs that it acts for a user, who let it once and for all."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The app, the user, and where both are known."""
+        assert isinstance(service, Salesforce)
+        return "jwt", service.base_url, service.audience, service.client_id, service.username
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request for a token. Raises ConfigurationError."""
         assert isinstance(service, Salesforce)
@@ -359,7 +363,7 @@ print(acme.created, [one.fields["Name"] for one in salesforce.query(query)])
 
     def located(self, url: str) -> str:
         """*url* at the host that the token named."""
-        site, base = self.fetched.site if isinstance(self.fetched, Tokens) else "", self.base_url
+        site, base = getattr(self.fetched, "site", ""), self.base_url
         return site + url.removeprefix(base) if site and url.startswith(base) else url
 
     def _path(self, *parts: str) -> str:

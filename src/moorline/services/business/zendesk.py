@@ -55,7 +55,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "client_credentials": "ZENDESK_CLIENT_SECRET",
 }
 _GRANTS: Final[Mapping[str, Grant]] = {
-    "refresh_token": RefreshToken("/oauth/tokens", as_json=True),
+    "refresh_token": RefreshToken("/oauth/tokens", as_json=True, single_use=True),
     "client_credentials": ClientCredentials("/oauth/tokens", as_json=True),
 }
 _EVENT: Final = "zen:event-type:"

@@ -9,13 +9,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from moorline.calls.checksums import encoded, md5
 from moorline.calls.exchange import Exchange
 from moorline.calls.service import Endpoints, Page, Parameter, Plan, listing, operation
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, TokenService, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, TokenService, key_file
 from moorline.calls.upload import Upload
 from moorline.calls.work import Home, Work
 from moorline.errors import (
@@ -57,9 +57,6 @@ from moorline.services.storage.protocol import (
     one_each,
 )
 
-if TYPE_CHECKING:
-    from moorline.calls.renewal import FetchedKey
-
 __all__ = ["GCS"]
 
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
@@ -77,26 +74,6 @@ _MOST_REWRITES: Final = 10_000
 def _nobody() -> Secret:
     """What an emulator takes for a token. A word that is masked from then on: only where there is an emulator."""
     return Secret("anonymous", name="what an emulator takes for a token")
-
-
-class _Tokens(Tokens):
-    """None for an emulator, which asks for none."""
-
-    def ready(self) -> None:
-        if not self._of.emulated:
-            super().ready()
-
-    async def ready_async(self) -> None:
-        if not self._of.emulated:
-            await super().ready_async()
-
-    def current(self) -> Secret:
-        return _nobody() if self._of.emulated else super().current()
-
-    @property
-    def _of(self) -> GCS:
-        assert isinstance(self._owner, GCS)
-        return self._owner
 
 
 class GCS(Objects, TokenService):
@@ -508,8 +485,9 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
             credential_provider=lambda: token,
         )
 
-    def _fetching(self) -> FetchedKey | None:
-        return _Tokens(self, self.tokens)
+    def without_token(self) -> Secret | None:
+        """An emulator asks for none."""
+        return _nobody() if self.emulated else None
 
     @property
     def emulated(self) -> bool:
