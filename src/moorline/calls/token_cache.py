@@ -29,7 +29,7 @@ from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
 from moorline.calls.lru import Lru
 from moorline.calls.service import Service
-from moorline.calls.tokens import Grant, Request, Token, TokenService, token_of
+from moorline.calls.tokens import Grant, RefreshToken, Request, Token, TokenService, token_of
 from moorline.errors import (
     AuthenticationFailed,
     CallError,
@@ -62,6 +62,11 @@ class Asking(Protocol):
     """Makes the Call that asks for a token, with *refresh* in place of the configured refresh token, and gives what
     *made* makes of it. Raises ConfigurationError for a credential that cannot be used.
     """
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether it is a refresh token that is configured, and nothing that asks anew each time."""
+        ...
 
     def __call__(self, refresh: Secret | None, made: Callable[[Token], T]) -> Call[T]:
         """The Call."""
@@ -377,7 +382,8 @@ class Tokens:
 
     def _must_be_kept(self, account: _Account) -> bool:
         """Whether another refresh token comes with each token, and the one before is of no more use."""
-        return account.followed is not None or bool(getattr(self._grant, "single_use", False))
+        grant = self._grant
+        return account.followed is not None or (isinstance(grant, RefreshToken) and grant.single_use)
 
     def _follow(self, secret: Secret, account: _Account, successor: Secret | None) -> None:
         if successor is None or successor in (secret, account.followed):
@@ -435,6 +441,10 @@ class _Asks:
     tokens: Tokens
     secret: Secret
     account: _Account
+
+    @property
+    def refreshes(self) -> bool:
+        return isinstance(self.tokens._grant, RefreshToken)  # noqa: SLF001 (its own part)
 
     def __call__(self, refresh: Secret | None, made: Callable[[Token], T]) -> Call[T]:
         return self.tokens._asked(refresh or self.account.followed or self.secret, made)  # noqa: SLF001 (its own part)

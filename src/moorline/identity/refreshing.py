@@ -275,8 +275,10 @@ class FreshToken:
         try:
             granted: Granted = yield Ask(call)
         except CallError as error:
-            # An answer says that nothing was rotated; without one nobody knows.
-            yield Write(vault_sql.give_back, begun._replace(lost=error.outcome == "unknown"))
+            # An answer says that nothing was rotated; without one nobody knows, be it of one attempt of several.
+            lost = error.outcome == "unknown" or any(one.status is None for one in error.attempts)
+            yield Write(vault_sql.give_back, begun._replace(lost=lost))
+            row = replace(row, lost_at=begun.now) if lost else row
             if isinstance(error, AuthenticationFailed):
                 yield from self._refused(row, error)
             elif over:

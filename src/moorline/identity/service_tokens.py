@@ -119,6 +119,7 @@ class _KeptToken(FreshToken):
     def __init__(self, vault: Vault, place: _Place, ask: Asking, unsaved: Unsaved | None = None) -> None:
         super().__init__(vault, place.account, _Asked(ask))
         self.place = place
+        self._asking = ask
         self._unsaved = unsaved
         if unsaved is not None:
             self._hold(unsaved.row, unsaved.granted.tokens)
@@ -160,7 +161,7 @@ class _KeptToken(FreshToken):
         if not row.is_over(self._clock.wall()):
             log.warning("token_not_refreshed", connection=row.id, service=row.service, reason=error.message)
             return
-        if error.code in GRANT_IS_OVER and self._known.tokens.refresh is not None and was_lost(row):
+        if self._asking.refreshes and error.code in GRANT_IS_OVER and was_lost(row):
             error = copy.copy(error)
             error.message += " (a refresh was lost on its way here: another consent is needed, and its refresh token)"
         raise error
