@@ -148,7 +148,7 @@ class _KeptToken(FreshToken):
         except DecryptionFailed as error:
             log.warning("token_unreadable", connection=row.id, service=row.service, reason=str(error))
             tokens, row = _NONE, replace(row, expires_at=0.0)
-        if row.state == "ended":  # by an operator: with it goes what was kept of it
+        if row.state != "good":  # an operator has ended it: with it goes what was kept of it
             tokens, row = _NONE, replace(row, expires_at=0.0)
         self._hold(row, tokens)
         return row, tokens
