@@ -6,9 +6,9 @@ What a service does otherwise than RFC 6749 stands in its record: see :mod:`.oau
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from moorline.calls.call import Call
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from moorline.secrets.secret import Secret
 
 __all__ = ["ConnectDesk", "Connector"]
+
+T = TypeVar("T")
 
 _SANDBOX: Final = "MOORLINE_SANDBOX_URL"
 _GONE: Final = 404
@@ -143,6 +145,15 @@ class ConnectDesk(Desk):
             return received
         answer = await self._grants(places.userinfo).read(places.userinfo, received.granted.tokens.access)
         return Received(received.granted, self.oauth.account_in(answer))
+
+    def asked(self, url: str, form: Mapping[str, str], parse: Callable[[Exchange], T]) -> Call[T]:
+        """The Call of a request for codes or tokens at *url*, with what proves that it is ours."""
+        request = flow.proved(self.provider, url, self.provider.places.authentication, form)
+        return self._grants(url).asked(request, parse, as_json=self.oauth.as_json)
+
+    def told(self, url: str, access: Secret) -> Call[Any]:
+        """The Call that reads what *url* tells of the account whose token it is."""
+        return self._grants(url).read(url, access)
 
     def refreshed(self, tokens: Tokens, scopes: Iterable[str] = ()) -> Call[Granted]:
         """The Call that gets new tokens with the refresh token among the old."""

@@ -74,7 +74,7 @@ class OAuth:
 
     *authorize* is the page where the owner consents, *token* where codes and refresh tokens are exchanged, *revoke*
     where a grant is taken back (RFC 7009), or a function that makes the request of a service with a way of its own;
-    empty where there is none.
+    empty where there is none. *device* is where the device flow (RFC 8628) begins, if the service knows it.
 
     *scopes* are always asked for; keep them few, more are asked for when they are needed. They go in the parameter
     *scope*, joined by *separator*; answers are read with spaces, commas or as lists. *implies* says which scopes are
@@ -103,6 +103,7 @@ class OAuth:
     authorize: str
     token: str
     revoke: str | Callable[[Client, Tokens], Revocation] = ""
+    device: str = ""
     scopes: tuple[str, ...] = ()
     scope: str = "scope"
     separator: str = " "
@@ -129,7 +130,7 @@ class OAuth:
     stand_in: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("authorize", "token", "revoke", "whoami"):
+        for name in ("authorize", "token", "revoke", "device", "whoami"):
             address = getattr(self, name)
             if isinstance(address, str) and address and not address.startswith("/"):
                 base_address(address, f"OAuth.{name}")
