@@ -29,6 +29,14 @@ CLIENTS: dict[str, dict[str, Any]] = {
     "eddsa": {"id_token_signed_response_alg": "EdDSA"},
     "ps256": {"id_token_signed_response_alg": "PS256"},
 }
+_OTHERS: dict[str, dict[str, Any]] = {
+    "terminal": {
+        "token_endpoint_auth_method": "none",
+        "grant_types": ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
+        "redirect_uris": [],
+        "response_types": [],
+    }
+}
 
 _SCRIPT = """
 import { generateKeyPairSync } from 'node:crypto';
@@ -47,7 +55,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name'] },
   enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   pkce: { required: () => true },
-  features: { devInteractions: { enabled: true }, revocation: { enabled: true } },
+  features: { devInteractions: { enabled: true }, revocation: { enabled: true }, deviceFlow: { enabled: true } },
   async findAccount(ctx, id) {
     const claims = { sub: id, email: `${id}@example.com`, email_verified: id !== 'unproved', name: id };
     return { accountId: id, async claims() { return claims; } };
@@ -55,6 +63,10 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
 });
 provider.listen(port, '127.0.0.1');
 """
+
+
+def _is_public(client: dict[str, Any]) -> bool:
+    return client.get("token_endpoint_auth_method") == "none"
 
 
 class OidcServer:
@@ -65,8 +77,8 @@ class OidcServer:
         self.issuer = f"http://127.0.0.1:{self.port}"
         usual = {"redirect_uris": list(redirects), "grant_types": ["authorization_code"], "response_types": ["code"]}
         self._clients = [
-            {"client_id": name, **usual, **({} if name == "public" else {"client_secret": SECRET}), **more}
-            for name, more in CLIENTS.items()
+            {"client_id": name, **usual, **({} if _is_public(more) else {"client_secret": SECRET}), **more}
+            for name, more in {**CLIENTS, **_OTHERS}.items()
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -133,6 +145,26 @@ class Visitor:
                 found = re.search(r'href="([^"]+/abort)"', answer.text)
                 assert found is not None
                 answer = await self.web.get(html.unescape(found[1]))
+                continue
+            action, fields = _filled(answer.text, name)
+            answer = await self.web.post(action, data=fields)
+        raise AssertionError("the pages do not end")
+
+    async def allows(self, url: str, name: str, *, abort: bool = False) -> None:
+        """At the page of a device's code *url*, and the ones after it: the visitor signs in and consents, or goes away
+        (*abort*).
+        """
+        answer, gone = await self.web.get(url), False
+        for _ in range(16):
+            where = answer.headers.get("location")
+            if where is not None:
+                answer = await self.web.get(where)
+                continue
+            if "<form" not in answer.text or (gone and abort):
+                return
+            found = re.search(r'href="([^"]+/abort)"', answer.text)
+            if abort and found is not None:
+                answer, gone = await self.web.get(html.unescape(found[1])), True
                 continue
             action, fields = _filled(answer.text, name)
             answer = await self.web.post(action, data=fields)

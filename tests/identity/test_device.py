@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -10,6 +11,7 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.identity.oidc_server import OidcServer, Visitor
 
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
@@ -17,6 +19,7 @@ from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError,
 from moorline.identity.connector import ConnectDesk, Connector
 from moorline.identity.device import DeviceCode, DeviceFlow, device_code
 from moorline.identity.oauth import OAuth, Received
+from moorline.identity.refreshing import FreshToken
 from moorline.identity.vault import Vault
 from moorline.services import HubSpot
 
@@ -213,3 +216,67 @@ async def test_a_client_that_is_refused(clock: ManualClock):
     code = await flow.begin()
     with pytest.raises(AuthenticationFailed):
         await flow.finish(code)
+
+
+# --- a certified provider
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[OidcServer]:
+    with OidcServer("http://127.0.0.1:8000/callback") as running:
+        yield running
+
+
+def oidc(server: OidcServer, clock: ManualClock) -> tuple[DeviceFlow, ConnectDesk]:
+    """It, as a service at which accounts are connected; only our own clock is moved."""
+    places = {name: f"{server.issuer}/{path}" for name, path in
+              {"authorize": "auth", "token": "token", "device": "device/auth", "revoke": "token/revocation"}.items()}  # fmt: skip
+    oauth = OAuth(**places, authentication="none", account="sub", whoami=f"{server.issuer}/me", rotates=True)  # type: ignore[arg-type]
+    connector = Connector(
+        name="oidc", oauth=oauth, own=HubSpot("k" * 20), client_id="terminal", wanted=("openid", "offline_access")
+    )
+    desk = ConnectDesk(connector, clock=clock, guards=Guards(clock=clock))
+    return DeviceFlow(desk, clock), desk
+
+
+@pytest.mark.oracles
+async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: ManualClock):
+    """oidc-provider: not yet, consented, refreshed with what came of it; the codes are good for one use."""
+    flow, desk = oidc(server, clock)
+    visitor = Visitor(server)
+    try:
+        code = await flow.begin()
+        clock.advance(5)
+        waiting = await flow.poll(code)
+        assert isinstance(waiting, DeviceCode)
+        assert waiting.next_at == clock.wall() + 5
+        await visitor.allows(code.complete, "ada")
+        kept = await flow.connect(lite, "u_1", waiting)
+        assert (kept.account, kept.scopes) == ("ada", frozenset({"openid", "offline_access"}))
+        fresh = FreshToken(lite, kept.id, desk.refreshed)
+        before = lite.tokens(kept).access
+        await fresh.renew_async()
+        assert fresh.current() != before
+        clock.advance(60)
+        with pytest.raises(AuthenticationFailed) as caught:
+            await flow.poll(waiting)
+        assert caught.value.code == "invalid_grant"
+    finally:
+        await visitor.web.aclose()
+        await desk.aclose()
+
+
+@pytest.mark.oracles
+async def test_a_certified_provider_whose_user_says_no(server: OidcServer, clock: ManualClock):
+    """It answers access_denied, which is the end."""
+    flow, desk = oidc(server, clock)
+    visitor = Visitor(server)
+    try:
+        code = await flow.begin()
+        await visitor.allows(code.complete, "ada", abort=True)
+        with pytest.raises(SignInFailed) as caught:
+            await flow.finish(code)
+        assert (caught.value.reason, caught.value.code) == ("denied", "access_denied")
+    finally:
+        await visitor.web.aclose()
+        await desk.aclose()
