@@ -23,11 +23,14 @@ _SPREAD: Final = 0.5  # of that time, by which connections differ
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What opens an account. *extra* are the provider's further answers that calls need (``instance_url``)."""
+    """What opens an account. *extra* are the provider's further answers that calls need (``instance_url``); *grant* is
+    what is asked with anew, where there is no refresh token: see :mod:`.grants`.
+    """
 
     access: Secret
     refresh: Secret | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grant: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """In the clear: to be encrypted at once."""
@@ -36,6 +39,8 @@ class Tokens:
             "refresh": None if self.refresh is None else self.refresh.reveal(),
             "extra": dict(self.extra),
         }
+        if self.grant is not None:
+            held["grant"] = dict(self.grant)
         return json.dumps(held, separators=(",", ":")).encode()
 
     @classmethod
@@ -45,7 +50,8 @@ class Tokens:
             held = json.loads(plain)
             refresh = held["refresh"]
             found = Secret(held["access"], name="an access token")
-            return cls(found, None if refresh is None else Secret(refresh, name="a refresh token"), held["extra"])
+            following = None if refresh is None else Secret(refresh, name="a refresh token")
+            return cls(found, following, held["extra"], held.get("grant"))
         except (ValueError, KeyError, TypeError) as error:
             raise DecryptionFailed(f"what was decrypted are no tokens ({type(error).__name__})") from None
 

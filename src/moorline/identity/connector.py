@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ from moorline.identity import flow
 from moorline.identity.connection import Granted, Tokens
 from moorline.identity.desk import Desk, Place
 from moorline.identity.flow import Pending
+from moorline.identity.grants import Grant, Ours, grant_of
 from moorline.identity.oauth import Client, OAuth, Received, Revocation
 from moorline.identity.provider import Places, Provider
 
@@ -156,7 +157,10 @@ class ConnectDesk(Desk):
         return self._grants(url).read(url, access)
 
     def refreshed(self, tokens: Tokens, scopes: Iterable[str] = ()) -> Call[Granted]:
-        """The Call that gets new tokens with the refresh token among the old."""
+        """The Call that gets new tokens with the refresh token among the old, or with what opens the account anew."""
+        grant = grant_of(tokens)
+        if grant is not None:
+            return self.opened(grant)
         assert tokens.refresh is not None
         oauth, places = self.oauth, self.provider.places
         form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh.reveal()}
@@ -167,6 +171,18 @@ class ConnectDesk(Desk):
         return self._grants(places.token).asked(
             request, self._read_granted, repeatable=not oauth.rotates, as_json=oauth.as_json
         )
+
+    def opened(self, grant: Grant) -> Call[Granted]:
+        """The Call that gets a token with *grant*. Raises ConfigurationError for a key that cannot be used."""
+        places, scope = self.provider.places, self.oauth.separator.join(grant.scopes)
+        ours = Ours(places.authentication, self.provider.own.secret)
+        request = grant.request(grant.token or places.token, scope, self._clock.wall(), ours)
+
+        def read(exchange: Exchange) -> Granted:
+            granted = self._read_granted(exchange)
+            return replace(granted, tokens=replace(granted.tokens, refresh=None, grant=grant.to_data()))
+
+        return self._grants(request.url).asked(request, read, repeatable=True, as_json=self.oauth.as_json)
 
     def revoked(self, tokens: Tokens) -> Call[bool] | None:
         """The Call that takes the grant back; None where the service knows no such request."""

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "was_lost"]
 
 Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
-"""Makes the Call that gets new tokens with the refresh token among the old. One that needs none, as it asks for tokens
-anew (:mod:`.grants`), has an attribute ``asks_anew`` that is true.
+"""Makes the Call that gets new tokens with the refresh token among the old, or with what is kept in its place. One that
+needs neither has an attribute ``asks_anew`` that is true.
 """
 
 _LEASE: Final = 30.0  # longer than any refresh takes
@@ -238,7 +238,10 @@ class FreshToken:
 
     def _can(self, tokens: Tokens) -> bool:
         """Whether there is a way to get another token."""
-        return self._refresh is not None and (tokens.refresh is not None or getattr(self._refresh, "asks_anew", False))
+        if self._refresh is None:
+            return False
+        known = tokens.refresh is not None or tokens.grant is not None
+        return known or getattr(self._refresh, "asks_anew", False)
 
     def _check_time(self, row: Connection) -> None:
         left = remaining(clock=self._clock)
@@ -333,9 +336,11 @@ class FreshToken:
         if found is not None and found.version != row.version:
             yield from self._read()
             return
-        if error.code not in self._endings:  # the application's own credential, which is nothing of the connection's
-            raise error
-        why = "a refresh was lost on its way here, and the old token is refused" if was_lost(row) else "it was revoked"
+        own = self._known.tokens.grant is not None
+        if error.code not in self._endings and not (own and error.code in _CLIENT_IS_OVER):
+            raise error  # of the application's own credential, which is nothing of the connection's
+        lost = was_lost(row) and not own
+        why = "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
         yield from self._end(row, f"{why} ({error.code})")
 
     def _end(self, row: Connection, reason: str) -> Generator[Any, Any, None]:
@@ -368,6 +373,9 @@ GRANT_IS_OVER: Final = frozenset(
 """What providers call a refresh token that is of no more use; the last one is Slack's."""
 
 
+_CLIENT_IS_OVER: Final = frozenset({"invalid_client", "unauthorized_client"})  # of a client that is the owner's
+
+
 def was_lost(row: Connection) -> bool:
     """Whether a refresh of it began of which nobody knows the end."""
     return row.lost_at is not None or row.refreshing_since is not None
@@ -376,5 +384,6 @@ def was_lost(row: Connection) -> bool:
 def _with_old(granted: Granted, old: Tokens) -> Granted:
     """Many providers give no new refresh token: then the old one goes on."""
     new = granted.tokens
-    kept = Tokens(new.access, old.refresh if new.refresh is None else new.refresh, {**old.extra, **new.extra})
+    refresh = old.refresh if new.refresh is None else new.refresh
+    kept = Tokens(new.access, refresh, {**old.extra, **new.extra}, old.grant if new.grant is None else new.grant)
     return Granted(kept, granted.lasts, granted.scopes)

@@ -86,13 +86,14 @@ class Vault:
 
         Raises ConfigurationError for names that are none.
         """
-        return await perform(self.store, self._keep(owner, service, account, granted))
+        return await perform(self.store, self.keeping(owner, service, granted, account=account))
 
     def keep_sync(self, owner: str, service: str, granted: Granted, *, account: str = "") -> Connection:
         """As ``keep``, blocking."""
-        return perform_sync(self.store, self._keep(owner, service, account, granted))
+        return perform_sync(self.store, self.keeping(owner, service, granted, account=account))
 
-    def _keep(self, owner: str, service: str, account: str, granted: Granted) -> Steps[Connection]:
+    def keeping(self, owner: str, service: str, granted: Granted, *, account: str = "") -> Steps[Connection]:
+        """As ``keep``, in steps."""
         for name, value in (("owner", owner), ("service", service), ("account", account)):
             _check(name, value, empty=name == "account")
         while True:
