@@ -17,7 +17,7 @@ from html import escape
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
-from moorline.sandbox.services._signin import Grants, Person, Refused, bearer
+from moorline.sandbox.services._signin import SECRET, Grants, Person, Refused, bearer
 from moorline.sandbox.standin import Answer, Ask, Surroundings
 
 __all__ = ["Accounts", "Person", "Refused", "TokenPair", "bearer"]
@@ -62,7 +62,8 @@ def _usual(pair: TokenPair) -> dict[str, Any]:
 class Accounts(Grants):
     """The accounts of one vendor. *authorize*, *token*, *revoke* are its paths; *rotates* takes a refresh token back
     when it gives another one; *lasts* are the seconds of an access token, *shape* makes the answer with both, *failed*
-    that to a request which is refused. Tokens begin with *prefix*.
+    that to a request which is refused. Tokens begin with *prefix*. Where the stand-in has clients of its own at the
+    same address, the token endpoint is *shared*: what is not from the client here is not answered here.
     """
 
     def __init__(
@@ -81,8 +82,10 @@ class Accounts(Grants):
         shape: Shape = _usual,
         failed: Callable[[Refused], Answer] | None = None,
         issuer: str = "",
+        shared: bool = False,
     ) -> None:
         super().__init__(around, title, people, issuer=issuer)
+        self._shared = shared
         self._paths = {authorize: ("GET", "POST"), token: ("POST",), revoke: ("POST",), "/sandbox/grants": ("POST",)}
         self._at = authorize, token, revoke
         self._rotates, self._lasts, self._prefix, self._shape, self._scope = rotates, lasts, prefix, shape, scope
@@ -98,6 +101,8 @@ class Accounts(Grants):
         if not ask.path or ask.method not in self._paths.get(ask.path, ()):
             return None
         authorize, token, _ = self._at
+        if self._shared and ask.path == token and SECRET.encode() not in ask.body:
+            return None
         if ask.path == authorize:
             return self.authorize(ask)
         if ask.path == "/sandbox/grants":

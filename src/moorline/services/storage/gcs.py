@@ -27,6 +27,7 @@ from moorline.errors import (
     PermissionDenied,
     ServiceUnavailable,
 )
+from moorline.identity.vendors import google
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, optional_text, record, text
 from moorline.services.google_objects import (
@@ -61,6 +62,8 @@ __all__ = ["GCS"]
 
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
+_READ: Final = "https://www.googleapis.com/auth/devstorage.read_only"
+_FULL: Final = "https://www.googleapis.com/auth/devstorage.full_control"
 _BUCKET: Final = r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]"
 _PAGE: Final = 1000
 _CHUNK: Final = 1 << 18  # what a part of an upload is a multiple of
@@ -95,6 +98,12 @@ class GCS(Objects, TokenService):
     endpoints = Endpoints("https://storage.googleapis.com")
     credentials = KeyFile(env="GOOGLE_APPLICATION_CREDENTIALS", service="gcs")
     tokens = ServiceAccount(_SCOPE)
+    # For a user's own buckets. Addresses cannot be signed with a user's token.
+    oauth = google(
+        _READ,
+        implies={_FULL: (_SCOPE,), _SCOPE: (_READ,)},
+        stand_in="gcs",
+    )
     bucket = Parameter("GCS_BUCKET", sandbox="moorline-sandbox", like=_BUCKET)
     errors = GoogleErrors(
         code="code",
