@@ -24,8 +24,8 @@ from moorline.clock import ManualClock
 from moorline.identity import refreshing
 from moorline.identity.service_tokens import ServiceTokens
 from moorline.identity.signing_in import ENCRYPTION_KEY
-from moorline.identity.vault import APPLICATION, Vault
-from moorline.identity.vault_sql import Which
+from moorline.identity.vault import Vault
+from moorline.identity.vault_sql import APPLICATION, Which
 from moorline.policies.policy import Policy
 from moorline.secrets.keyring import KeyRing, new_key
 from moorline.secrets.secret import Secret
@@ -182,16 +182,17 @@ async def test_a_stolen_row(store: Flaky, clock: ManualClock):
     endpoint = Endpoint(rotates=True)
     machines = Machines(store, clock, endpoint)
     await _read(machines.service(Diary, "refresh-0-canary"))
-    (row,) = await machines.vault.connections()
+    (row,) = await machines.vault.connections(Which(APPLICATION))
     assert (row.owner, row.service, len(row.account)) == (APPLICATION, "bank", 40)
+    assert await machines.vault.connections() == [], "nobody has connected it"
     dump = store.read_sync(lambda database: repr(database.execute(sa.select(connections)).all()))
     assert "canary" not in dump
     machines.change(account="0" * 40)
     with pytest.raises(errors.DecryptionFailed):
-        machines.vault.tokens((await machines.vault.connections())[0])
+        machines.vault.tokens((await machines.vault.connections(Which(APPLICATION)))[0])
     machines.change(account=row.account, owner="u_1")
     with pytest.raises(errors.DecryptionFailed):
-        machines.vault.tokens((await machines.vault.connections())[0])
+        machines.vault.tokens((await machines.vault.connections(Which("u_1")))[0])
     machines.change(owner=APPLICATION)
     machines.ring = KeyRing([Secret(new_key())])
     endpoint.grace = 2
@@ -296,7 +297,7 @@ async def test_a_database_that_goes_away_in_mid_refresh(lite_store: Flaky, clock
     lite_store.down, lite_store.fails = False, None
     clock.advance(31)
     assert await read() == "access-2-canary"
-    (row,) = await machines.vault.connections()
+    (row,) = await machines.vault.connections(Which(APPLICATION))
     assert row.expires_at == clock.wall() + 3600 - 62
     assert await _read(machines.service(Spent, "refresh-0-canary")) == "access-2-canary"
     clock.advance(3600)
@@ -325,7 +326,7 @@ async def test_an_operator_ends_it(lite_store: Flaky, clock: ManualClock):
     await _read(machines.service())
     machines.change(state="ended")
     assert await _read(machines.service()) == "access-2-canary"
-    assert (await machines.vault.connections(Which(owner=APPLICATION)))[0].state == "good"
+    assert (await machines.vault.connections(Which(APPLICATION)))[0].state == "good"
 
 
 async def test_an_application_shares_the_tokens_of_its_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,7 +18,8 @@ from tests.servers import until
 from tests.warm import Warm
 
 from moorline.identity.signing_in import ENCRYPTION_KEY
-from moorline.identity.vault import APPLICATION, Vault
+from moorline.identity.vault import Vault
+from moorline.identity.vault_sql import APPLICATION, Which
 from moorline.secrets.keyring import KeyRing, new_key
 from moorline.secrets.secret import Secret
 from moorline.store import Store
@@ -113,5 +114,5 @@ def test_processes_share_a_token(
     assert "canary" not in (tmp_path / "log").read_text()
     with Store(migrated_postgres_url) as store:
         vault = Vault(store, KeyRing([Secret(key)]))
-        (kept,) = vault.connections_sync()
+        (kept,) = vault.connections_sync(Which(APPLICATION))
         assert (kept.owner, kept.lost_at, vault.tokens(kept).refresh) == (APPLICATION, None, Secret("refresh-2-canary"))

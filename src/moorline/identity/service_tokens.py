@@ -17,8 +17,8 @@ from moorline.errors import AuthenticationFailed, DecryptionFailed, StoreError
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection, Granted, Tokens
 from moorline.identity.refreshing import GRANT_IS_OVER, FreshToken, Unsaved, was_lost
-from moorline.identity.vault import APPLICATION, Vault
-from moorline.identity.vault_sql import Sealed, Which
+from moorline.identity.vault import Vault
+from moorline.identity.vault_sql import APPLICATION, Sealed, Which
 from moorline.secrets.secret import Secret
 from moorline.store.ids import new_id
 from moorline.store.steps import Read, Write

@@ -22,10 +22,7 @@ from moorline.store.store import Store
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Database
 
-__all__ = ["APPLICATION", "Resealed", "Teller", "Telling", "Vault", "chosen", "of"]
-
-APPLICATION: Final = "moorline:application"
-"""The owner of what the application's own services are given for their credentials."""
+__all__ = ["Resealed", "Teller", "Telling", "Vault", "chosen", "of"]
 
 _PURPOSE: Final = "connections"
 _LONGEST: Final = 500

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection as Database
 
 __all__ = [
+    "APPLICATION",
     "Begin",
     "Change",
     "Gone",
@@ -30,6 +31,10 @@ __all__ = [
     "reseal",
     "stale",
 ]
+
+
+APPLICATION: Final = "moorline:application"
+"""The owner of what the application's own services were given for their credentials: nobody has connected it."""
 
 
 class Sealed(NamedTuple):
@@ -88,8 +93,10 @@ def load(database: Database, id: str) -> Connection | None:
 
 
 def find(database: Database, which: Which) -> list[Connection]:
-    """Those that fit, newest first."""
+    """Those that fit, newest first; the application's own where these alone are asked for."""
     query = sa.select(connections).order_by(connections.c.id.desc()).limit(which.limit)
+    if which.owner is None:
+        query = query.where(connections.c.owner != APPLICATION)
     for name in ("owner", "service", "account", "state"):
         wanted = getattr(which, name)
         if wanted is not None:
