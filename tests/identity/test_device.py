@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -36,7 +37,14 @@ Answer = tuple[int, dict[str, Any] | None]  # status and body; without one the c
 class Provider:
     """Answers each question with the next of *answers*, and notes when it was asked."""
 
-    def __init__(self, answers: list[Answer], clock: ManualClock, codes: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        answers: list[Answer],
+        clock: ManualClock,
+        codes: dict[str, Any] | None = None,
+        vault: Vault | None = None,
+    ) -> None:
+        self.vault = vault
         self.answers, self.clock, self.codes = answers, clock, CODES if codes is None else codes
         self.at: list[float] = []
         self.forms: list[dict[str, list[str]]] = []
@@ -60,7 +68,8 @@ class Provider:
         own = HubSpot("pat-na1-0123456789")
         connector = Connector(name="hub", oauth=oauth, own=own, client_id="app", wanted=("contacts",))
         options = {"wire": httpx2.MockTransport(self), "guards": Guards(clock=self.clock)}
-        return DeviceFlow(ConnectDesk(connector, clock=self.clock, **options), self.clock)
+        vault: Any = self.vault or SimpleNamespace(store=SimpleNamespace(clock=self.clock))
+        return DeviceFlow(ConnectDesk(connector, clock=self.clock, **options), vault)
 
 
 def said(error: str, status: int = 400, **more: Any) -> Answer:
@@ -128,11 +137,11 @@ def test_when_the_provider_is_asked(answers: list[Answer], end: Answer, interval
 async def test_it_is_kept_for_its_owner(lite: Vault, clock: ManualClock):
     """What was granted is a connection like any other: whose it is, with which rights, and how it is refreshed."""
     answer = {**GRANT, "refresh_token": "refresh-canary", "expires_in": 60}
-    provider = Provider([PENDING, (200, answer)], clock)
+    provider = Provider([PENDING, (200, answer)], clock, vault=lite)
     flow = provider.flow(account="id", whoami="https://login.example/me")
     code = await flow.begin(("tickets",))
     assert (code.user_code, code.verification_uri, code.complete) == ("WDJB-MJHT", CODES["verification_uri"], "")
-    kept = await flow.connect(lite, "u_1", code)
+    kept = await flow.connect("u_1", code)
     assert (kept.owner, kept.service, kept.account) == ("u_1", "hub", "7")
     assert (kept.scopes, kept.expires_at) == (frozenset({"contacts"}), clock.wall() + 60)
     assert lite.tokens(kept).refresh is not None
@@ -143,7 +152,7 @@ async def test_it_is_kept_for_its_owner(lite: Vault, clock: ManualClock):
         "client_id": ["app"],
     }
     assert "canary" not in repr(code)
-    again = await asyncio.to_thread(flow.connect_sync, lite, "u_1", await asyncio.to_thread(flow.begin_sync))
+    again = await asyncio.to_thread(flow.connect_sync, "u_1", await asyncio.to_thread(flow.begin_sync))
     assert again.id == kept.id
 
 
@@ -227,7 +236,7 @@ def server() -> Iterator[OidcServer]:
         yield running
 
 
-def oidc(server: OidcServer, clock: ManualClock) -> tuple[DeviceFlow, ConnectDesk]:
+def oidc(server: OidcServer, vault: Vault) -> tuple[DeviceFlow, ConnectDesk]:
     """It, as a service at which accounts are connected; only our own clock is moved."""
     places = {name: f"{server.issuer}/{path}" for name, path in
               {"authorize": "auth", "token": "token", "device": "device/auth", "revoke": "token/revocation"}.items()}  # fmt: skip
@@ -235,14 +244,15 @@ def oidc(server: OidcServer, clock: ManualClock) -> tuple[DeviceFlow, ConnectDes
     connector = Connector(
         name="oidc", oauth=oauth, own=HubSpot("k" * 20), client_id="terminal", wanted=("openid", "offline_access")
     )
+    clock = vault.store.clock
     desk = ConnectDesk(connector, clock=clock, guards=Guards(clock=clock))
-    return DeviceFlow(desk, clock), desk
+    return DeviceFlow(desk, vault), desk
 
 
 @pytest.mark.oracles
 async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: ManualClock):
     """oidc-provider: not yet, consented, refreshed with what came of it; the codes are good for one use."""
-    flow, desk = oidc(server, clock)
+    flow, desk = oidc(server, lite)
     visitor = Visitor(server)
     try:
         code = await flow.begin()
@@ -251,7 +261,7 @@ async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: Manu
         assert isinstance(waiting, DeviceCode)
         assert waiting.next_at == clock.wall() + 5
         await visitor.allows(code.complete, "ada")
-        kept = await flow.connect(lite, "u_1", waiting)
+        kept = await flow.connect("u_1", waiting)
         assert (kept.account, kept.scopes) == ("ada", frozenset({"openid", "offline_access"}))
         fresh = FreshToken(lite, kept.id, desk.refreshed)
         before = lite.tokens(kept).access
@@ -267,9 +277,9 @@ async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: Manu
 
 
 @pytest.mark.oracles
-async def test_a_certified_provider_whose_user_says_no(server: OidcServer, clock: ManualClock):
+async def test_a_certified_provider_whose_user_says_no(server: OidcServer, lite: Vault):
     """It answers access_denied, which is the end."""
-    flow, desk = oidc(server, clock)
+    flow, desk = oidc(server, lite)
     visitor = Visitor(server)
     try:
         code = await flow.begin()

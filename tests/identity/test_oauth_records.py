@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -19,8 +20,10 @@ from tests.identity.shop import Browser
 from moorline import Moorline, registry
 from moorline.calls.service import Service
 from moorline.clock import SYSTEM, ManualClock
-from moorline.errors import BadAnswer, ConfigurationError, ReauthorizationRequired
+from moorline.errors import BadAnswer, CallError, ConfigurationError, ReauthorizationRequired, SignInFailed
 from moorline.identity.connection import Tokens
+from moorline.identity.device import DeviceCode
+from moorline.identity.grants import Assertion
 from moorline.identity.oauth import Client, OAuth
 from moorline.identity.vendors import google, microsoft
 from moorline.sandbox import server
@@ -135,6 +138,53 @@ async def test_from_consent_to_revocation(app: Moorline, sandbox: str, case: Cas
     assert told()["grants"] == 1
     assert (await app.connections.revoke("u_1", service)).told == "now"
     assert told()["grants"] == 0
+
+
+@pytest.mark.parametrize("service", [GCS, GitHub], ids=lambda service: service.name)
+async def test_by_a_code_typed_in_elsewhere(app: Moorline, service: type[Service]):
+    """The stand-in's page is opened with the code, and the waiting program has the connection; or is told of a no."""
+    clock: Any = app.clock
+    app.connect(service, keys=KeyRing([Secret(new_key())]), owner=lambda _: "u_1")
+    flow = app.connections.device(service)
+    code = await flow.begin(("email",) if service is GCS else ("repo",))
+    clock.advance(5)
+    waiting = await flow.poll(code)
+    assert isinstance(waiting, DeviceCode)
+    assert waiting.interval == 10, "the sandbox's own clock has not moved: it was asked too soon"
+    async with httpx2.AsyncClient(trust_env=False) as web:
+        assert (await web.get(code.verification_uri, params={"user_code": "NONE-SUCH"})).status_code == 404
+        page = await web.get(code.complete)
+        action = re.search(r'action="([^"]*)"', page.text)
+        assert action is not None
+        form = {"scope": re.findall(r'name="scope" value="([^"]*)"', page.text), "login": "acme"}
+        await web.post(html.unescape(action[1]), data=form)
+        kept = await flow.connect("u_1", waiting)
+        other = await flow.begin()
+        await web.post(other.complete, data={"login": ""})
+    assert kept.scopes == frozenset(code.scopes)
+    path = next(case.path for case in CASES if case.service is service)
+    assert await app.connections.get("u_1", service).request("GET", path)
+    with pytest.raises(SignInFailed) as caught:
+        await flow.finish(other)
+    assert caught.value.reason == "denied"
+    with pytest.raises(SignInFailed, match="in time"):
+        await flow.finish(code)
+
+
+async def test_an_organization_of_salesforce_by_what_our_key_signs(app: Moorline):
+    """The stand-in checks the signature; the account is asked where its token says, and renewed by another one."""
+    clock: Any = app.clock
+    app.connect(Salesforce, keys=KeyRing([Secret(new_key())]), owner=lambda _: "u_1")
+    signed = Assertion("sandbox-consumer-key", "ada@acme.example", "https://login.salesforce.com")
+    with pytest.raises(CallError):
+        await app.connections.open("tenant_1", Salesforce, replace(signed, issuer="another app"))
+    kept = await app.connections.open("tenant_1", Salesforce, signed, account="acme")
+    org = app.connections.get("tenant_1", Salesforce)
+    assert await org.request("GET", "/services/data/v66.0/limits")
+    clock.advance(3600)
+    again = await asyncio.to_thread(app.connections.open_sync, "tenant_1", Salesforce, signed, account="acme")
+    assert (again.id, again.version) == (kept.id, kept.version + 1)
+    assert (await app.connections.revoke("tenant_1", Salesforce)).told == "never"
 
 
 def test_every_service_with_a_record_is_in_the_table():

@@ -31,6 +31,8 @@ from moorline.telemetry import logger
 if TYPE_CHECKING:
     from moorline.calls.service import Service
     from moorline.identity.connector import ConnectDesk
+    from moorline.identity.device import DeviceFlow
+    from moorline.identity.grants import Grant
 
 __all__ = ["Connections", "Revoked"]
 
@@ -115,6 +117,46 @@ class Connections:
         name = service if isinstance(service, str) else service.name
         self._desk(name)
         return self._link(name, account, checked(scopes), next)
+
+    # --- without a browser here
+
+    def device(self, service: type[Service] | str) -> DeviceFlow:
+        """What connects accounts at *service* by a code that its owner types in elsewhere (RFC 8628).
+
+        ::
+
+            flow = app.connections.device(GitHub)
+            code = await flow.begin()
+            print(f"Open {code.verification_uri} and type {code.user_code}")
+            await flow.connect("u_1", code)
+
+        Raises ConfigurationError for a service that was not named to ``app.connect``, or does not know this flow.
+        """
+        from moorline.identity.device import DeviceFlow
+
+        return DeviceFlow(self._desk(_known(service)), self.vault)
+
+    async def open(
+        self, owner: str, service: type[Service] | str, grant: Grant, *, account: str = "", scopes: Iterable[str] = ()
+    ) -> Connection:
+        """Connect an account that opens without consent: by an ``OwnClient`` of its owner's, or an ``Assertion`` that a
+        key signs. *account* is what it is called here; *scopes* are asked for besides the record's.
+
+        Raises CallError where the service does not take it (then nothing is kept), ConfigurationError.
+        """
+        from moorline.identity import grants
+
+        desk = self._desk(_known(service))
+        return await grants.connect(self.vault, desk, owner, grant, account=account, scopes=checked(scopes))
+
+    def open_sync(
+        self, owner: str, service: type[Service] | str, grant: Grant, *, account: str = "", scopes: Iterable[str] = ()
+    ) -> Connection:
+        """As ``open``, blocking."""
+        from moorline.identity import grants
+
+        desk = self._desk(_known(service))
+        return grants.connect_sync(self.vault, desk, owner, grant, account=account, scopes=checked(scopes))
 
     # --- looking
 

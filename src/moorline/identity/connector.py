@@ -186,9 +186,10 @@ class ConnectDesk(Desk):
 
     def revoked(self, tokens: Tokens) -> Call[bool] | None:
         """The Call that takes the grant back; None where the service knows no such request."""
-        oauth, proof = self.oauth, self.provider.proof()
-        if not oauth.revoke:
+        oauth = self.oauth
+        if not oauth.revoke or tokens.grant is not None:  # which its owner takes back where they gave it
             return None
+        proof = self.provider.proof()
         if isinstance(oauth.revoke, str):
             request = self._rfc_7009(oauth.revoke, proof, tokens)
         else:

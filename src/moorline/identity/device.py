@@ -124,13 +124,17 @@ def _told_interval(error: CallError) -> float:
 
 
 class DeviceFlow:
-    """Connects accounts at the service that *desk* asks, by the device flow. In two colours."""
+    """Connects accounts at the service that *desk* asks, by the device flow, and keeps them in *vault*. In two colours.
 
-    def __init__(self, desk: ConnectDesk, clock: Clock) -> None:
+    Raises ConfigurationError for a service that does not know it.
+    """
+
+    def __init__(self, desk: ConnectDesk, vault: Vault) -> None:
         if not desk.oauth.device:
             raise ConfigurationError(f"{desk.provider.name} knows no device flow")
         self._desk = desk
-        self._clock = clock
+        self._vault = vault
+        self._clock = vault.store.clock
 
     def __repr__(self) -> str:
         return f"<device flow of {self._desk.provider.name}>"
@@ -163,15 +167,15 @@ class DeviceFlow:
         """As ``finish``, blocking."""
         return perform_sync(cast("Any", None), self._finished(code))
 
-    async def connect(self, vault: Vault, owner: str, code: DeviceCode) -> Connection:
+    async def connect(self, owner: str, code: DeviceCode) -> Connection:
         """As ``finish``, and keep what was granted as a connection of that *owner*. Raises StoreError as well."""
         received = await self.finish(code)
-        return await vault.keep(owner, self._desk.provider.name, received.granted, account=received.account)
+        return await self._vault.keep(owner, self._desk.provider.name, received.granted, account=received.account)
 
-    def connect_sync(self, vault: Vault, owner: str, code: DeviceCode) -> Connection:
+    def connect_sync(self, owner: str, code: DeviceCode) -> Connection:
         """As ``connect``, blocking."""
         received = self.finish_sync(code)
-        return vault.keep_sync(owner, self._desk.provider.name, received.granted, account=received.account)
+        return self._vault.keep_sync(owner, self._desk.provider.name, received.granted, account=received.account)
 
     # --- the steps
 

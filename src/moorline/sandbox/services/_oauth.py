@@ -4,6 +4,9 @@ A stand-in makes an :class:`Accounts` with the vendor's own paths, and asks it f
 one of those, or None. ``allowed(token)`` is what a request's token opens. The client and the page are those of
 :mod:`._signin`, with a box for each scope that can be unticked, and a button for each account.
 
+Where the vendor knows the device flow (RFC 8628), the page for its codes is at ``/device``: whoever opens it with a
+``user_code`` sees what is asked for, and consents or goes back as above. Who asks too often is told to slow down.
+
 ``POST /<name>/sandbox/grants`` is for tests, as JSON: ``{"revoke": "<login>"}`` takes all grants of that account back,
 as its user would at the vendor's; ``{"expire": true}`` ends all access tokens at once.
 """
@@ -17,7 +20,7 @@ from html import escape
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
 
-from moorline.sandbox.services._signin import SECRET, Grants, Person, Refused, bearer
+from moorline.sandbox.services._signin import SECRET, Grants, Person, Refused, bearer, page
 from moorline.sandbox.standin import Answer, Ask, Surroundings
 
 __all__ = ["Accounts", "Person", "Refused", "TokenPair", "bearer"]
@@ -35,11 +38,28 @@ class TokenPair:
 
 
 @dataclass(slots=True)
+class _Device:
+    """A device that waits: *end* is what became of it, as an error's word, or empty once somebody consented."""
+
+    asked: dict[str, str]
+    until: float
+    asked_at: float
+    end: str = "authorization_pending"
+    person: Person | None = None
+    granted: str = ""
+
+
+@dataclass(slots=True)
 class _Grant:
     person: Person
     scopes: tuple[str, ...]
     refresh: str
     alive: bool = True
+
+
+_PAGE = "/device"
+_INTERVAL = 5
+_DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -75,6 +95,7 @@ class Accounts(Grants):
         authorize: str,
         token: str,
         revoke: str = "",
+        device: str = "",
         rotates: bool = False,
         lasts: int = 3600,
         prefix: str = "sandbox-",
@@ -87,6 +108,11 @@ class Accounts(Grants):
         super().__init__(around, title, people, issuer=issuer)
         self._shared = shared
         self._paths = {authorize: ("GET", "POST"), token: ("POST",), revoke: ("POST",), "/sandbox/grants": ("POST",)}
+        if device:
+            self._paths |= {device: ("POST",), _PAGE: ("GET", "POST")}
+        self._device = device
+        self._devices: dict[str, _Device] = {}
+        self._shown: dict[str, str] = {}  # the device codes, by what the user types
         self._at = authorize, token, revoke
         self._rotates, self._lasts, self._prefix, self._shape, self._scope = rotates, lasts, prefix, shape, scope
         self._failed = failed
@@ -101,13 +127,17 @@ class Accounts(Grants):
         if not ask.path or ask.method not in self._paths.get(ask.path, ()):
             return None
         authorize, token, _ = self._at
-        if self._shared and ask.path == token and SECRET.encode() not in ask.body:
+        if self._shared and ask.path in (token, self._device) and SECRET.encode() not in ask.body:
             return None
         if ask.path == authorize:
             return self.authorize(ask)
         if ask.path == "/sandbox/grants":
             return self._told(ask)
+        if self._device and ask.path == _PAGE:
+            return self._at_device(ask)
         try:
+            if self._device and ask.path == self._device:
+                return self._waiting(ask)
             return Answer(200, self._shape(self._paired(ask))) if ask.path == token else self._revoked(ask)
         except Refused as refused:
             if self._failed is not None:
@@ -142,16 +172,22 @@ class Accounts(Grants):
         self._authenticate(ask, form)
         if form.get("grant_type") == "refresh_token":
             return self._refreshed(form.get("refresh_token", ""))
+        if form.get("grant_type") == _DEVICE_CODE:
+            return self._polled(form.get("device_code", ""))
         code = self._redeemed(form)
         if code is None:
             if form.get("code", "") in self._of_code:  # RFC 6749, section 4.1.2
                 self._of_code[form["code"]].alive = False
             raise Refused("invalid_grant", "The code is not good, was used, or was made for another redirect_uri.")
-        scopes = tuple(code.asked.get("granted", code.asked.get(self._scope, "")).replace(",", " ").split())
-        grant = _Grant(code.person, scopes, self._around.id(f"{self._prefix}refresh-", 40))
-        self._grants.append(grant)
+        grant = self._granted(code.person, code.asked.get("granted", code.asked.get(self._scope, "")))
         self._of_code[form["code"]] = grant
         return self._pair(grant)
+
+    def _granted(self, person: Person, scope: str) -> _Grant:
+        scopes = tuple(scope.replace(",", " ").split())
+        grant = _Grant(person, scopes, self._around.id(f"{self._prefix}refresh-", 40))
+        self._grants.append(grant)
+        return grant
 
     def _refreshed(self, token: str) -> TokenPair:
         grant = self._refresh.get(token)
@@ -191,6 +227,44 @@ class Accounts(Grants):
             if grant.person.login == told.get("revoke"):
                 grant.alive = False
         return Answer(200, self.snapshot())
+
+    # --- the device flow
+
+    def _waiting(self, ask: Ask) -> Answer:
+        form = self._form_of(ask)
+        self._authenticate(ask, form)
+        code, now = self._around.id("", 40), self._around.clock.monotonic()
+        typed = self._around.id("", 8).upper()
+        typed = f"{typed[:4]}-{typed[4:]}"
+        self._devices[code], self._shown[typed] = _Device(form, now + 900, now), code
+        uri = f"{ask.base}{_PAGE}"
+        answer = {"device_code": code, "user_code": typed, "verification_uri": uri, "expires_in": 900}
+        return Answer(200, {**answer, "verification_uri_complete": f"{uri}?user_code={typed}", "interval": _INTERVAL})
+
+    def _polled(self, code: str) -> TokenPair:
+        device, now = self._devices.get(code), self._around.clock.monotonic()
+        if device is None or now >= device.until:
+            raise Refused("expired_token", "The device code is over, was used, or was never given.")
+        before, device.asked_at = device.asked_at, now
+        if device.person is None:
+            early = device.end == "authorization_pending" and now < before + _INTERVAL
+            raise Refused("slow_down" if early else device.end, "Not yet, or not at all.")
+        del self._devices[code]
+        return self._pair(self._granted(device.person, device.granted))
+
+    def _at_device(self, ask: Ask) -> Answer:
+        typed = dict(ask.parameters).get("user_code", "")
+        device = self._devices.get(self._shown.get(typed, ""))
+        if device is None:
+            content = '<form><p>The code on your device: <input name="user_code"></p><button>Go on</button></form>'
+            return page(self._title, content, 200 if not typed else 404)
+        if ask.method == "GET":
+            return page(self._title, self._form(ask, {**device.asked, "user_code": typed}))
+        form = parse_qs(ask.body.decode("utf-8", "replace"))
+        device.person = self._people.get(form.get("login", [""])[0])
+        device.end = "access_denied"
+        device.granted = " ".join(one for one in form.get("scope", []) if one in self._asked(device.asked))
+        return page(self._title, "<p>You can go back to your device now.</p>")
 
     # --- the page
 

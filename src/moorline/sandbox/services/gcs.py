@@ -96,6 +96,7 @@ class GCSStandIn:
             authorize="/o/oauth2/v2/auth",
             token="/token",
             revoke="/revoke",
+            device="/device/code",
             shared=True,
             prefix="ya29.",
         )

@@ -85,6 +85,7 @@ class GitHubStandIn:
             _PEOPLE,
             authorize="/login/oauth/authorize",
             token="/login/oauth/access_token",
+            device="/login/device/code",
             rotates=True,
             lasts=28_800,
             prefix="ghu_",
