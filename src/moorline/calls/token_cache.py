@@ -12,49 +12,31 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
-import threading
-import weakref
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from moorline import telemetry
 from moorline.calls.call import Call
-from moorline.calls.dialects import BearerKey, Endpoints
-from moorline.calls.exchange import Exchange
-from moorline.calls.faults import ErrorMap
-from moorline.calls.lru import Lru
 from moorline.calls.service import Service
-from moorline.calls.tokens import Grant, RefreshToken, Request, Token, TokenService, token_of
+from moorline.calls.token_accounts import TokenAccount, account_of, digest_of
+from moorline.calls.token_endpoint import TokenEndpoint
+from moorline.calls.tokens import Grant, RefreshToken, Token, TokenService
 from moorline.errors import (
-    AuthenticationFailed,
     CallError,
     ConfigurationError,
     DeadlineExceeded,
-    InvalidRequest,
     ServiceUnavailable,
 )
 from moorline.policies.deadline import remaining
-from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from moorline.calls.guards import Guards
 
 __all__ = ["Asking", "TokenKeeper", "Tokens"]
 
 T = TypeVar("T")
 
-_EARLY: Final = 300.0  # seconds before its end from which a token is renewed, or a tenth of its life if that is less
-_AGAIN_AFTER: Final = 30.0
-_MOST: Final = 10_000  # accounts of a process: each tenant may have one
-_PATIENCE: Final = Policy(deadline=15.0, attempt_timeout=5.0)
 _log: Final = telemetry.logger("calls")
 
 
@@ -91,157 +73,6 @@ class TokenKeeper(Protocol):
         ...
 
 
-class _Endpoint(Service):
-    """The place where tokens are had, as a service of its own: its failures do not count against the other."""
-
-    category = "tokens"
-    endpoints = Endpoints("https://tokens.invalid")  # never used: each request names its own
-    credentials = BearerKey(env="")
-    errors = ErrorMap(
-        code="error|category|status",  # HubSpot's are as its other errors
-        message="error_description|message",
-        kinds={
-            **dict.fromkeys(("invalid_client", "invalid_grant", "unauthorized_client"), AuthenticationFailed),
-            **dict.fromkeys(("invalid_request", "invalid_scope", "unsupported_grant_type"), InvalidRequest),
-        },
-        statuses={400: AuthenticationFailed},  # in words of its own: what it was shown is all that there is to refuse
-    )
-
-    def __init__(self, owner: Service, origin: str) -> None:
-        self.name = owner.name  # type: ignore[misc]
-        options = {"guards": owner.guards, "clock": owner.clock, "wire": owner.wire, "addresses": owner.addresses}
-        super().__init__(policy=_PATIENCE, max_body=100_000, base_url=origin, **options)  # type: ignore[arg-type]
-
-    def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} tokens"
-
-    def key(self) -> Secret:
-        """None: the request proves itself."""
-        return _NOTHING
-
-    def authorized(
-        self,
-        key: Secret,  # noqa: ARG002
-        method: str,  # noqa: ARG002
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """*headers* themselves."""
-        return headers
-
-    def asked(self, request: Request, made: Callable[[Token], T]) -> Call[T]:
-        """The Call that fetches a token."""
-        read = request.read or token_of
-
-        def parse(exchange: Exchange) -> T:
-            return made(read(exchange))
-
-        plan = self.post(
-            request.url, form=request.form, json=request.json, headers=request.headers, parse=parse, repeatable=True
-        )
-        return Call.of(self, "token", plan, (), {})
-
-
-_NOTHING: Final = Secret("none: the request proves itself")
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    token: Token
-    until: float  # on the monotonic clock
-    early: float
-
-
-class _Account:
-    """The token of one account in this process, and the request for it that is under way."""
-
-    __slots__ = ("flight", "followed", "held", "lock", "refused", "tried", "wire")
-
-    def __init__(self, wire: object) -> None:
-        self.wire = wire  # kept, so that no other object has its id
-        self.held: _Held | None = None
-        self.followed: Secret | None = None  # the refresh token that came in place of the configured one
-        self.refused: Secret | None = None
-        self.tried = -_AGAIN_AFTER
-        self.lock = threading.Lock()  # held for a moment, never while something is awaited
-        self.flight: Future[None] | None = None
-
-    def good(self, now: float) -> bool:
-        """Whether there is a token that may be sent."""
-        return self.held is not None and now < self.held.until
-
-    def wanted(self, now: float) -> bool:
-        """Whether it is time to ask for another one."""
-        held = self.held
-        if held is None or now >= held.until:
-            return True
-        return (held.token.unsaved or now >= held.until - held.early) and now >= self.tried + _AGAIN_AFTER
-
-    def board(self, now: float) -> tuple[Future[None], bool] | None:
-        """The request that is under way, and whether the caller has to make it; None: there is no need to wait."""
-        with self.lock:
-            if not self.wanted(now):
-                return None
-            if self.flight is not None:
-                return None if self.good(now) else (self.flight, False)
-            self.flight = Future()
-            self.flight.set_running_or_notify_cancel()  # so that no waiter can cancel it for the others
-            return self.flight, True
-
-    def keep(self, token: Token) -> None:
-        """The *token* is the newest."""
-        early = min(_EARLY, token.lasts / 10)
-        self.refused = None
-        self.held = _Held(token, self.tried + token.lasts, early)
-
-    def drop(self, refused: Secret, now: float) -> None:
-        """Another token than that is wanted. One that was refused right after it was made is no old one: the storm
-        would only move to where tokens are had.
-        """
-        held = self.held
-        if held is not None and held.token.secret == refused and now >= self.tried + _AGAIN_AFTER:
-            self.refused, self.held = refused, _Held(held.token, now, held.early)
-
-    @contextmanager
-    def flown(self, flight: Future[None]) -> Iterator[None]:
-        """Wake all who wait at the end; they get the error too, if it would have been everybody's."""
-        shared: CallError | None = None
-        try:
-            yield
-        except CallError as error:
-            shared = None if isinstance(error, DeadlineExceeded) else error
-            raise
-        finally:
-            with self.lock:
-                self.flight = None
-            if shared is None:
-                flight.set_result(None)
-            else:
-                flight.set_exception(shared)
-
-
-_accounts: Final[weakref.WeakKeyDictionary[Guards, Lru[tuple[str, int, int], _Account]]] = weakref.WeakKeyDictionary()
-_lock: Final = threading.Lock()
-
-
-def _account(owner: Service, digest: str, known: _Account | None = None) -> _Account:
-    """That of all objects which share guards, clock and, where it is an object of its own, the wire. *known* stands for
-    that digest, too, from now on.
-    """
-    wire = None if owner.wire is None or isinstance(owner.wire, str) else owner.wire
-    place = digest, id(wire), id(owner.clock)
-    with _lock:
-        accounts = _accounts.get(owner.guards)
-        if accounts is None:
-            accounts = _accounts[owner.guards] = Lru("tokens", max_bytes=_MOST, max_entries=_MOST)
-        found = known or accounts.get(place)
-        if found is None or known is not None:
-            found = found or _Account((wire, owner.clock))
-            accounts.put(place, found, 1)
-        return found
-
-
 class Tokens:
     """The token of one service object: that of its account. For the object's requests: see ``FetchedKey``.
 
@@ -253,8 +84,8 @@ class Tokens:
         self.keeper: TokenKeeper | None = None
         self._owner = owner
         self._grant = grant
-        self._endpoints: dict[str, _Endpoint] = {}  # by their origins
-        self._now: tuple[Secret, tuple[str, ...], str, _Account] | None = None
+        self._endpoints: dict[str, TokenEndpoint] = {}  # by their origins
+        self._now: tuple[Secret, tuple[str, ...], str, TokenAccount] | None = None
 
     def __repr__(self) -> str:
         return f"<token of {self._owner.name}>"
@@ -330,15 +161,15 @@ class Tokens:
     def _wanted(self) -> bool:
         return self._current()[3].wanted(self._owner.clock.monotonic())
 
-    def _current(self) -> tuple[Secret, tuple[str, ...], str, _Account]:
+    def _current(self) -> tuple[Secret, tuple[str, ...], str, TokenAccount]:
         """The configured credential, what it is for, and the account that both stand for."""
         secret = self._owner.secret()
         parts = self._grant.account(self._owner, secret)
         known = self._now
         if known is not None and (known[0] is secret or known[0] == secret) and known[1] == parts:
             return known
-        digest = _digest(self._owner.name, secret, parts)
-        self._now = known = secret, parts, digest, _account(self._owner, digest)
+        digest = digest_of(self._owner.name, secret, parts)
+        self._now = known = secret, parts, digest, account_of(self._owner, digest)
         return known
 
     # --- the steps
@@ -363,7 +194,7 @@ class Tokens:
                     _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
             return
 
-    def _renewed(self, secret: Secret, digest: str, account: _Account) -> Generator[_Step, Any, None]:
+    def _renewed(self, secret: Secret, digest: str, account: TokenAccount) -> Generator[_Step, Any, None]:
         account.tried = self._owner.clock.monotonic()
         asking = _Asks(self, secret, account)
         token: Token | None = None
@@ -380,18 +211,18 @@ class Tokens:
         account.keep(token)
         self._follow(secret, account, token.successor)
 
-    def _must_be_kept(self, account: _Account) -> bool:
+    def _must_be_kept(self, account: TokenAccount) -> bool:
         """Whether another refresh token comes with each token, and the one before is of no more use."""
         grant = self._grant
         return account.followed is not None or (isinstance(grant, RefreshToken) and grant.single_use)
 
-    def _follow(self, secret: Secret, account: _Account, successor: Secret | None) -> None:
+    def _follow(self, secret: Secret, account: TokenAccount, successor: Secret | None) -> None:
         if successor is None or successor in (secret, account.followed):
             return
         account.followed = successor
         # Where its source keeps it, it is what is configured from now on, and no other account for that.
-        digest = _digest(self._owner.name, successor, self._grant.account(self._owner, successor))
-        _account(self._owner, digest, account)
+        digest = digest_of(self._owner.name, successor, self._grant.account(self._owner, successor))
+        account_of(self._owner, digest, account)
         self._owner.renewed_credential(successor)
 
     def _asked(self, secret: Secret, made: Callable[[Token], T]) -> Call[T]:
@@ -399,16 +230,8 @@ class Tokens:
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self._endpoints:
-            self._endpoints[origin] = _Endpoint(self._owner, origin)
+            self._endpoints[origin] = TokenEndpoint(self._owner, origin)
         return self._endpoints[origin].asked(request, made)
-
-
-def _digest(service: str, secret: Secret, parts: tuple[str, ...]) -> str:
-    """The same in each process. What services hand out as a credential is random and long: it is not to be guessed."""
-    whole = hashlib.sha256(b"moorline account\0")
-    for part in (service, secret.reveal(), *parts):
-        whole.update(len(part).to_bytes(4, "big") + part.encode())
-    return whole.hexdigest()[:40]
 
 
 def _same(token: Token) -> Token:
@@ -440,7 +263,7 @@ class _Step(Protocol):
 class _Asks:
     tokens: Tokens
     secret: Secret
-    account: _Account
+    account: TokenAccount
 
     @property
     def refreshes(self) -> bool:

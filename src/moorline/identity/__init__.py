@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moorline.identity.connection import Connection
     from moorline.identity.connections import Connections, Revoked
+    from moorline.identity.device import DeviceCode, DeviceFlow
+    from moorline.identity.grants import Assertion, OwnClient
     from moorline.identity.keys import Keeping, KeyCache
     from moorline.identity.keyset import KeySet
     from moorline.identity.oauth import Client, OAuth, Revocation
@@ -14,13 +16,17 @@ if TYPE_CHECKING:
     from moorline.identity.ready import GitHub, Google, Microsoft
     from moorline.identity.sessions import Session
     from moorline.identity.tokens import Claims, verify_token
+    from moorline.identity.vendors import google, microsoft
     from moorline.identity.verification import Verification
 
 __all__ = [
+    "Assertion",
     "Claims",
     "Client",
     "Connection",
     "Connections",
+    "DeviceCode",
+    "DeviceFlow",
     "GitHub",
     "Google",
     "Identity",
@@ -30,19 +36,25 @@ __all__ = [
     "Microsoft",
     "OAuth",
     "OpenID",
+    "OwnClient",
     "Provider",
     "Revocation",
     "Revoked",
     "Session",
     "Verification",
+    "google",
+    "microsoft",
     "verify_token",
 ]
 
 _HOMES = {
+    "Assertion": "grants",
     "Claims": "tokens",
     "Client": "oauth",
     "Connection": "connection",
     "Connections": "connections",
+    "DeviceCode": "device",
+    "DeviceFlow": "device",
     "GitHub": "ready",
     "Google": "ready",
     "Identity": "provider",
@@ -52,11 +64,14 @@ _HOMES = {
     "Microsoft": "ready",
     "OAuth": "oauth",
     "OpenID": "provider",
+    "OwnClient": "grants",
     "Provider": "provider",
     "Revocation": "oauth",
     "Revoked": "connections",
     "Session": "sessions",
     "Verification": "verification",
+    "google": "vendors",
+    "microsoft": "vendors",
     "verify_token": "tokens",
 }
 
