@@ -13,6 +13,7 @@ import pytest
 from tests.calls.test_tokens import Bank, Diary, Kept, Server, rotating
 
 from moorline import errors
+from moorline.calls import token_cache
 from moorline.calls.guards import Guards
 from moorline.calls.tokens import Token, sandbox_pair
 from moorline.clock import ManualClock
@@ -226,6 +227,19 @@ async def test_nobody_waits_for_longer_than_it_may():
         await asyncio.to_thread(lambda: make().read().result())
     gate.opened.set()
     assert (await first)["token"] == "Bearer token-0000000001"
+
+
+async def test_one_that_never_ends(monkeypatch: pytest.MonkeyPatch):
+    """As when its event loop was stopped for good: after a while somebody else asks."""
+    monkeypatch.setattr(token_cache, "_PATIENCE", 0.01)
+    gate, make, _ = gated()
+    first = asyncio.ensure_future(_awaited(make().read()))
+    await gate.arrived.acquire()
+    second = asyncio.ensure_future(_awaited(make().read()))
+    await gate.arrived.acquire()
+    gate.opened.set()
+    assert {(await first)["token"], (await second)["token"]} <= {"Bearer token-0000000001", "Bearer token-0000000002"}
+    assert gate.asked == 2
 
 
 async def test_nobody_waits_while_the_old_one_is_good():

@@ -73,6 +73,12 @@ class TokenAccount:
             self.flight.set_running_or_notify_cancel()  # so that no waiter can cancel it for the others
             return self.flight, True
 
+    def given_up(self, flight: Future[None]) -> None:
+        """Whoever comes next has to ask: it has ended, or whoever asked will not answer any more."""
+        with self.lock:
+            if self.flight is flight:
+                self.flight = None
+
     def keep(self, token: Token) -> None:
         """The *token* is the newest."""
         early = min(_EARLY, token.lasts / 10)
@@ -97,8 +103,7 @@ class TokenAccount:
             shared = None if isinstance(error, DeadlineExceeded) else error
             raise
         finally:
-            with self.lock:
-                self.flight = None
+            self.given_up(flight)
             if shared is None:
                 flight.set_result(None)
             else:

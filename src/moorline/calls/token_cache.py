@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ __all__ = ["Asking", "TokenKeeper", "Tokens"]
 
 T = TypeVar("T")
 
+_PATIENCE: Final = 60.0  # seconds: longer than any request for a token takes, and another process's with it
 _log: Final = telemetry.logger("calls")
 
 
@@ -183,7 +185,8 @@ class Tokens:
                 return
             flight, leads = boarded
             if not leads:
-                yield _Wait(flight, self._owner)
+                if not (yield _Wait(flight, self._owner)):
+                    account.given_up(flight)
                 continue
             with account.flown(flight):
                 try:
@@ -301,27 +304,40 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Wait:
-    """For another's request, no longer than the caller has time. Raises what it failed with."""
+    """For another's request, no longer than the caller has time; whether it ended at all, which it does not where its
+    event loop was stopped. Raises what it failed with.
+    """
 
     flight: Future[None]
     owner: Service
 
-    def now(self) -> None:
+    def now(self) -> bool:
+        left = self._left()
         try:
-            self.flight.result(remaining(clock=self.owner.clock))
+            self.flight.result(min(left, _PATIENCE))
         except CallError as error:
             raise copy.copy(error) from error
         except TimeoutError:
-            raise self._late() from None
+            self._late(left)
+            return False
+        return True
 
-    async def later(self) -> None:
+    async def later(self) -> bool:
+        left = self._left()
         try:
-            async with asyncio.timeout(remaining(clock=self.owner.clock)):
+            async with asyncio.timeout(min(left, _PATIENCE)):
                 await asyncio.wrap_future(self.flight)
         except CallError as error:
             raise copy.copy(error) from error
         except TimeoutError:
-            raise self._late() from None
+            self._late(left)
+            return False
+        return True
 
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded("its token was not there within the deadline", outcome="not_sent")
+    def _left(self) -> float:
+        left = remaining(clock=self.owner.clock)
+        return math.inf if left is None else left
+
+    def _late(self, left: float) -> None:
+        if left <= _PATIENCE:
+            raise DeadlineExceeded("its token was not there within the deadline", outcome="not_sent")

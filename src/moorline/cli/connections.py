@@ -9,7 +9,7 @@ import typer
 
 from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, when
 from moorline.cli.target import find
-from moorline.errors import CallError, ConfigurationError, ConnectionNotFound, DecryptionFailed
+from moorline.errors import CallError, ConfigurationError, ConnectionNotFound, DecryptionFailed, SignInFailed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ __all__ = ["cli"]
 
 _STATES = ("good", "ended", "revoking")
 
-cli = typer.Typer(help="List, refresh and revoke connected accounts.", no_args_is_help=True)
+cli = typer.Typer(help="Make, list, refresh and revoke connected accounts.", no_args_is_help=True)
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The application, such as shop.main:app.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The connections.")]
@@ -108,6 +108,40 @@ def revoke(
 
     question = None if yes or as_json else "Revoke {} connection(s)?"
     _each(app, ids, _which(owner, service, state, limit), revoked, as_json=as_json, question=question)
+
+
+@cli.command()
+def connect(
+    target: Target,
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="Such as github.")],
+    owner: Annotated[str, typer.Option(help="Whose account it is.")],
+    scope: Annotated[list[str] | None, typer.Option(help="To be granted besides what the application needs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Connect an account from here: its owner types a code in at the service, in whatever browser (RFC 8628).
+
+    Exit code 1 where they refuse, or take too long.
+    """
+    app = find(target)
+
+    async def connected() -> Connection:
+        async with app:
+            flow = app.connections.device(service)
+            code = await flow.begin(scope or ())
+            where = f" (or open {code.complete})" if code.complete else ""
+            asked = f"Open {code.verification_uri} and type {code.user_code}{where}"
+            typer.echo(plain(asked), err=as_json)
+            return await flow.connect(owner, code)
+
+    try:
+        row = asyncio.run(connected())
+    except (SignInFailed, CallError) as error:
+        typer.echo(plain(str(error)), err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(row.to_dict())
+    else:
+        typer.echo(plain(f"connected {row.service} {row.account or '-'} of {row.owner}"))
 
 
 _TOLD = {"now": "revoked", "later": "later", "never": "deleted (the service knows no revocation)"}

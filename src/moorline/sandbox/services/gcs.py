@@ -5,6 +5,9 @@ Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT o
 A signed address is verified with the key of the account that signed it, which is known from its first token on. There
 are two buckets, ``moorline-sandbox`` and ``moorline-sandbox-2``. The sandbox's own: keys that begin with ``limited/``
 may be written once a second (429), and a copy of more than 1 MiB takes a step for each MiB.
+
+Accounts are connected at ``/o/oauth2/v2/auth``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations

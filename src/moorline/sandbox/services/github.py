@@ -8,6 +8,9 @@ are good; those that end in ``wrong`` are refused (401), and ``github_pat_readâ€
 The app is 123456, its installation on ``quay`` 7654321, a suspended one 7654322; its private key comes with
 ``POST /app-manifests/sandbox/conversions``, and the tokens that it gets (``ghs_â€¦``) alone may write checks. A 304 costs
 nothing. ``quay/hello`` has the webhook 1, the organisation 2, and the app its own: one event was not delivered to each.
+
+Accounts are connected at ``/login/oauth/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ with ``unknown`` allowed nothing. The sandbox's own: every object and field exis
 ``No_Such``; fields that end in ``_Id__c`` are external ids, unique but for ``Loose_Id__c``; a record named ``Locked
 once`` cannot be locked the first time; an ``Amount`` below zero breaks a validation rule; an org has 5000 requests, and
 each counts; after a call of ``/_end`` no token is good any more.
+
+Accounts are connected at ``/services/oauth2/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations

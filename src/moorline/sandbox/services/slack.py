@@ -8,6 +8,9 @@ and 25 berths, of which those from 6 to 20 are archived: a page of ten may hold 
 times. The app ``sandbox.client`` with the secret ``sandbox`` gets tokens of 12 hours for the refresh token
 ``xoxe-1-sandbox``, each with the next refresh token. ``api.test`` gives back the error that it is asked for. All
 messages, files and answers are in the state.
+
+Accounts are connected at ``/oauth/v2/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations

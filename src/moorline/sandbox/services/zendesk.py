@@ -5,6 +5,9 @@ Facts: services/business/zendesk.md. API tokens (Basic, with ``email/token``) an
 the client ``sandbox-client`` with the secret ``sandbox-client-secret``; a refresh token is good once, and followed by
 another. The sandbox's own: 700 requests a minute, 1000 results of a search, a search that knows ``type:``, ``status``,
 ``email:`` and words, ids that count up, and ``id`` and ``time`` of the events.
+
+Accounts are connected at ``/oauth/authorizations/new``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
