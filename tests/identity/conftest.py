@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import httpx2
@@ -29,6 +29,18 @@ from moorline.secrets.keyring import KeyRing, new_key
 from moorline.secrets.secret import Secret
 from moorline.services import HubSpot
 from moorline.store import Store
+
+if TYPE_CHECKING:
+    from tests.identity.oidc_server import OidcServer
+
+
+@pytest.fixture(scope="session")
+def oidc_server() -> Iterator[OidcServer]:
+    """A certified provider, for all who want one: it sends users back to ``/auth/oidc/callback`` at port 8000."""
+    from tests.identity.oidc_server import OidcServer  # not by the processes that import this module
+
+    with OidcServer("http://127.0.0.1:8000/auth/oidc/callback") as running:
+        yield running
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
@@ -230,17 +229,11 @@ async def test_a_client_that_is_refused(clock: ManualClock):
 # --- a certified provider
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[OidcServer]:
-    with OidcServer("http://127.0.0.1:8000/callback") as running:
-        yield running
-
-
-def oidc(server: OidcServer, vault: Vault) -> tuple[DeviceFlow, ConnectDesk]:
+def oidc(oidc_server: OidcServer, vault: Vault) -> tuple[DeviceFlow, ConnectDesk]:
     """It, as a service at which accounts are connected; only our own clock is moved."""
-    places = {name: f"{server.issuer}/{path}" for name, path in
+    places = {name: f"{oidc_server.issuer}/{path}" for name, path in
               {"authorize": "auth", "token": "token", "device": "device/auth", "revoke": "token/revocation"}.items()}  # fmt: skip
-    oauth = OAuth(**places, authentication="none", account="sub", whoami=f"{server.issuer}/me", rotates=True)  # type: ignore[arg-type]
+    oauth = OAuth(**places, authentication="none", account="sub", whoami=f"{oidc_server.issuer}/me", rotates=True)  # type: ignore[arg-type]
     connector = Connector(
         name="oidc", oauth=oauth, own=HubSpot("k" * 20), client_id="terminal", wanted=("openid", "offline_access")
     )
@@ -250,10 +243,10 @@ def oidc(server: OidcServer, vault: Vault) -> tuple[DeviceFlow, ConnectDesk]:
 
 
 @pytest.mark.oracles
-async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: ManualClock):
+async def test_a_certified_provider(oidc_server: OidcServer, lite: Vault, clock: ManualClock):
     """oidc-provider: not yet, consented, refreshed with what came of it; the codes are good for one use."""
-    flow, desk = oidc(server, lite)
-    visitor = Visitor(server)
+    flow, desk = oidc(oidc_server, lite)
+    visitor = Visitor(oidc_server)
     try:
         code = await flow.begin()
         clock.advance(5)
@@ -277,10 +270,10 @@ async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: Manu
 
 
 @pytest.mark.oracles
-async def test_a_certified_provider_whose_user_says_no(server: OidcServer, lite: Vault):
+async def test_a_certified_provider_whose_user_says_no(oidc_server: OidcServer, lite: Vault):
     """It answers access_denied, which is the end."""
-    flow, desk = oidc(server, lite)
-    visitor = Visitor(server)
+    flow, desk = oidc(oidc_server, lite)
+    visitor = Visitor(oidc_server)
     try:
         code = await flow.begin()
         await visitor.allows(code.complete, "ada", abort=True)

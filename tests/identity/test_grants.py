@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -206,27 +205,21 @@ def test_a_grant_of_a_newer_version(grant: dict[str, Any]):
 # --- a certified provider
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[OidcServer]:
-    with OidcServer("http://127.0.0.1:8000/callback") as running:
-        yield running
-
-
 @pytest.mark.oracles
-async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: ManualClock):
+async def test_a_certified_provider(oidc_server: OidcServer, lite: Vault, clock: ManualClock):
     """oidc-provider takes a client by its secret, and by what its key signs; and refuses what another key has signed."""
     from cryptography.hazmat.primitives.asymmetric import rsa
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     now = ManualClock(SYSTEM.wall())
-    oauth = OAuth(authorize=f"{server.issuer}/auth", token=f"{server.issuer}/token", authentication="basic")
+    oauth = OAuth(authorize=f"{oidc_server.issuer}/auth", token=f"{oidc_server.issuer}/token", authentication="basic")
     connector = Connector(name="oidc", oauth=oauth, own=HubSpot("k" * 20))
     desk = ConnectDesk(connector, clock=now, guards=Guards())
     key = Secret(sandbox_pair()[0])
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     try:
-        for grant in (OwnClient("machine", Secret(SECRET)), OwnClient("signing", key=key, audience=server.issuer)):
+        for grant in (OwnClient("machine", Secret(SECRET)), OwnClient("signing", key=key, audience=oidc_server.issuer)):
             kept = await grants.connect(lite, desk, "tenant_1", grant)
             before = lite.tokens(kept).access
             fresh = FreshToken(lite, kept.id, desk.refreshed)
@@ -234,7 +227,7 @@ async def test_a_certified_provider(server: OidcServer, lite: Vault, clock: Manu
             assert fresh.current() != before
         for wrong in (
             OwnClient("machine", Secret("another secret")),
-            OwnClient("signing", key=Secret(pem), audience=server.issuer),
+            OwnClient("signing", key=Secret(pem), audience=oidc_server.issuer),
             OwnClient("signing", key=key, audience="https://another.example"),
         ):
             with pytest.raises(CallError) as caught:
