@@ -206,7 +206,7 @@ class Tokens:
             token = yield _Kept(keeper, self._owner.name, digest, asking, account.refused)
             if token is None and self._must_be_kept(account):
                 raise ServiceUnavailable(
-                    "the database that keeps its refresh token is away, and the token is good for one use",
+                    "the database that keeps its refresh token is away or not open, and the token is good for one use",
                     outcome="not_sent", retryable=True,
                 )  # fmt: skip
         if token is None:
