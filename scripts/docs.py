@@ -54,16 +54,16 @@ def settings_page() -> str:
 
 
 def _keys(model: Any, above: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
-    from pydantic import BaseModel
+    from typing import get_args
 
-    from moorline.events.source_settings import SourceSettings
-    from moorline.settings import ServiceSettings
+    from pydantic import BaseModel
 
     said = _said(model)
     for name, field in model.model_fields.items():
         place = (*above, name)
-        if name in ("services", "sources"):
-            yield from _keys(ServiceSettings if name == "services" else SourceSettings, (*place, "NAME"))
+        named = [one for one in get_args(field.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if named:  # such as dict[str, ServiceSettings]
+            yield from _keys(named[0], (*place, "NAME"))
         elif isinstance(field.default, BaseModel):
             yield from _keys(type(field.default), place)
         else:

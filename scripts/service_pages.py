@@ -51,7 +51,10 @@ def _page(kind: Any) -> str:
     if kind.usage:
         parts += ["```python", kind.usage.strip(), "```"]
         parts = [*parts[:2], "\n".join(parts[2:])]
-    parts += ["## What it needs", "\n".join(_needs(kind)), "## Operations", *_described(kind)]
+    parts += ["## What it needs", "\n".join(_needs(kind))]
+    if kind.oauth is not None:
+        parts += ["## Connected accounts", _connected(kind)]
+    parts += ["## Operations", *_described(kind)]
     if kind.lacks:
         parts += ["## What it lacks", "\n".join(f"- `{name}`: {why}" for name, why in sorted(kind.lacks.items()))]
     parts += ["## When it fails", "\n\n".join(_failures(kind))]
@@ -77,6 +80,19 @@ def _needs(kind: Any) -> Iterator[str]:
     yield "| --- | --- |"
     for name, url in regions.items():
         yield f"| {name if name == 'the default' else f'`{name}`'} | `{url}` |"
+
+
+def _connected(kind: Any) -> str:
+    oauth, name = kind.oauth, kind.__name__
+    prefix = (oauth.client or kind.name).upper()
+    asked = ", ".join(f"`{one}`" for one in oauth.scopes) or "none"
+    told = "disconnecting revokes the grant" if oauth.revoke else "it knows no revocation"
+    return (
+        f"Users connect accounts of theirs after `app.connect({name}, scopes=(…))`; "
+        f"`app.connections.get(owner, {name})` acts for them. Register `https://your.host/auth/{kind.name}/callback` "
+        f"there, and set `{prefix}_CLIENT_ID` and `{prefix}_CLIENT_SECRET`. Scopes that are always asked for: {asked}; "
+        f"{told}."
+    )
 
 
 def _operations(kind: Any) -> list[str]:

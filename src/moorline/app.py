@@ -23,9 +23,11 @@ from moorline.events.ending import ending_secrets, senders, with_secrets
 from moorline.events.handlers import HandlerOptions, Handlers
 from moorline.events.handling import worked
 from moorline.events.inbox import Inbox
+from moorline.events.own import Beside, own_event
 from moorline.events.receiver import Receiver, below_mount
 from moorline.events.relay import Relay
 from moorline.events.sources import Sources
+from moorline.identity.connecting import Connecting
 from moorline.identity.loading import Loading
 from moorline.identity.rotation.keys import Keys
 from moorline.identity.signing_in import SigningIn
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from moorline.events.event import Event
     from moorline.events.retention import Retention
     from moorline.events.scheme import Scheme
+    from moorline.identity.connection import Connection, What
+    from moorline.identity.vault import Teller
     from moorline.jobs.chores import Chore
     from moorline.jobs.worker import Worker
 
@@ -53,11 +57,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _CHORE_SECONDS = 60.0
 _SCHEDULE_SECONDS = 1.0
+_UPKEEP_SECONDS = 300.0
 
 log = logger("app")
 
 
-class Moorline(Messaging, Using, Working, SigningIn, Loading):
+class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -105,7 +110,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
         )
         self._services = {}
         self._tellers = []
-        self._durable = DurableCalls(self.jobs, self._services, self._service_for)
+        self._durable = DurableCalls(self.jobs, self._services, self._service_for, self._service_of)
         self._alert_hooks: list[Callable[[Alert], object]] = _posting(self.settings.webhooks.alerts.url)
         self._alert_config = self.settings.webhooks.alerts.config()
         self._opening: asyncio.Future[Store] | None = None
@@ -125,6 +130,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
         )
         if self.settings.sign_in.providers:
             self._sign_in_by_settings(**self.settings.sign_in.model_dump())
+        self._connect_by_settings(**self.settings.accounts.model_dump())
 
     def __repr__(self) -> str:
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
@@ -223,6 +229,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
         for service in self._services.values():
             await service.aclose()
         await self._close_sign_in()
+        await self._close_connections()
         relaying, self._relaying = self._relaying, None
         if self.relay is not None and relaying is not None:
             self.relay.stop()
@@ -305,6 +312,9 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
         retention = self.retention()
         pruning = Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))
         chores = [pruning, self._alert_chore()]
+        if self._connections is not None:
+            upkeep = self.connection_upkeep()
+            chores.append(Chore("connections", _UPKEEP_SECONDS, upkeep.run_once))
         if len(self.schedules):
             chores.append(Chore("schedules", _SCHEDULE_SECONDS, self.schedules.run_once))
         return chores
@@ -368,7 +378,9 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
     # --- the ASGI application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in."""
+        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in, or
+        connect accounts.
+        """
         if scope["type"] == "lifespan":
             await lifespan(self, receive, send)
             return
@@ -380,10 +392,20 @@ class Moorline(Messaging, Using, Working, SigningIn, Loading):
             # Mounted in an application that does not pass its lifespan on. The receiver answers 503 if it fails.
             with contextlib.suppress(StoreError):
                 await self.open()
+        if scope["type"] == "http" and self._connect is not None and self._connect.serves(scope, path, self._signing):
+            await self._connect(scope, receive, send, path)
+            return
         if scope["type"] == "http" and self._signing is not None and self._signing.serves(path):
             await self._signing(scope, receive, send, path)
             return
         await self.receiver(scope, receive, send)
+
+    def _connection_teller(self) -> Teller:
+        def tell(row: Connection, what: What) -> Beside:
+            payload, at = row.to_dict(), self.clock.wall()
+            return self.inbox.beside(own_event("connection", what, f"{row.id}.{row.version}.{what}", payload, at))
+
+        return tell
 
 
 def _sandbox_secrets(service: str) -> Sequence[str]:

@@ -221,18 +221,26 @@ class PermissionDenied(CredentialFault):
 
 
 class ReauthorizationRequired(CredentialFault):
-    """A connected account is of no more use: revoked, or over. ``connection`` is its id, ``reconnect`` the address (if
-    known) at which its owner connects it again.
+    """A connected account is of no more use: revoked, or over, or not granted for what is wanted. ``connection`` is its
+    id, ``reconnect`` the address (if known) at which its owner connects it again, ``missing`` the scopes that were not
+    granted (none: the whole connection has ended).
     """
 
     default_outcome = "not_sent"
 
     def __init__(
-        self, message: str, *, connection: str | None = None, reconnect: str | None = None, **context: Any
+        self,
+        message: str,
+        *,
+        connection: str | None = None,
+        reconnect: str | None = None,
+        missing: frozenset[str] = frozenset(),
+        **context: Any,
     ) -> None:
         super().__init__(message, **context)
         self.connection = connection
         self.reconnect = reconnect
+        self.missing = missing
 
 
 class LimitFault(CallError):
@@ -466,7 +474,11 @@ class StoreNotMigrated(StoreError):
 
 
 class ConnectionNotFound(MoorlineError):
-    """No such account is connected, or not by that owner."""
+    """No such account is connected, or not by that owner. ``connect`` is the address (if known) at which the owner
+    connects one.
+    """
+
+    connect: str | None = None
 
 
 class RotationRefused(MoorlineError):

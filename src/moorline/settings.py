@@ -92,6 +92,8 @@ class AlertSettings(BaseModel):
     """Seconds that the oldest event has waited for its handler."""
     secret_days: Annotated[float, Field(ge=0)] = 14.0
     """Days before a signing secret ends, where its end is known."""
+    ended_connections: Annotated[float, Field(ge=0)] = 1.0
+    """Connected accounts at a service that have ended within a day."""
     url: Annotated[str | None, Field(repr=False)] = None
     """Where alerts are posted as JSON: https, or http on this machine."""
     sources: dict[str, SourceAlertSettings] = {}
@@ -124,6 +126,7 @@ class AlertSettings(BaseModel):
             services={service: Limits(**_without_zeros(common | given)) for service, given in own.items()},
             backlog_seconds=self.backlog_seconds or None,
             secret_days=self.secret_days or None,
+            ended_connections=self.ended_connections or None,
         )
 
 
@@ -265,6 +268,29 @@ class SignInSettings(BaseModel):
         return _split(value)
 
 
+class AccountSettings(BaseModel):
+    """``[accounts]``: where users connect accounts of theirs, at ``/auth/connections``. Nowhere unless it says so."""
+
+    model_config = _STRICT
+
+    services: Annotated[tuple[str, ...], NoDecode] = ()
+    """Services by name: ``["hubspot"]``; in the environment separated by commas."""
+    scopes: dict[str, tuple[str, ...]] = {}
+    """What is needed of each account, by service: ``{hubspot = ["crm.objects.contacts.read"]}``."""
+
+    @field_validator("services", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split(value)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for name in self.scopes:
+            if name not in self.services:
+                raise ValueError(f"scopes: {name!r} is none of the services")
+        return self
+
+
 class LogSettings(BaseModel):
     """``[log]``: what is written to standard error."""
 
@@ -381,6 +407,7 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     worker: WorkerSettings = WorkerSettings()
     sign_in: SignInSettings = SignInSettings()
+    accounts: AccountSettings = AccountSettings()
     log: LogSettings = LogSettings()
     secrets: SecretSettings = SecretSettings()
     services: dict[str, ServiceSettings] = {}

@@ -37,7 +37,11 @@ FACTS: dict[str, Any] = {
 }
 MORE: dict[type[errors.MoorlineError], dict[str, Any]] = {
     errors.PaymentDeclined: {"decline_code": "do_not_honor", "may_retry": False},
-    errors.ReauthorizationRequired: {"connection": "c_1", "reconnect": "https://shop.example/connect"},
+    errors.ReauthorizationRequired: {
+        "connection": "c_1",
+        "reconnect": "https://shop.example/connect",
+        "missing": frozenset({"files"}),
+    },
     errors.InvalidSignature: {"reason": "too old"},
     errors.InvalidToken: {"reason": "expired"},
     errors.SignInFailed: {"reason": "provider", "code": "server_error"},

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import httpx2
 import pytest
 from tests.databases import migrated_sqlite
+from tests.identity.hub import READ, RING, Owner
 
+from moorline import Moorline
 from moorline.calls.call import Call
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
@@ -22,9 +24,23 @@ from moorline.errors import AuthenticationFailed
 from moorline.identity.connection import Granted, Tokens
 from moorline.identity.vault import Vault
 from moorline.policies.policy import Policy
+from moorline.sandbox import server
 from moorline.secrets.keyring import KeyRing, new_key
 from moorline.secrets.secret import Secret
+from moorline.services import HubSpot
 from moorline.store import Store
+
+if TYPE_CHECKING:
+    from tests.identity.oidc_server import OidcServer
+
+
+@pytest.fixture(scope="session")
+def oidc_server() -> Iterator[OidcServer]:
+    """A certified provider, for all who want one: it sends users back to ``/auth/oidc/callback`` at port 8000."""
+    from tests.identity.oidc_server import OidcServer  # not by the processes that import this module
+
+    with OidcServer("http://127.0.0.1:8000/auth/oidc/callback") as running:
+        yield running
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -114,3 +130,44 @@ class Issuer:
         """A service that asks it."""
         policy = Policy(retry=None, breaker=None)
         return Provider("k", wire=httpx2.MockTransport(self), guards=Guards(clock=clock), policy=policy)
+
+
+@pytest.fixture(scope="session")
+def hub_clock() -> ManualClock:
+    """One clock for the sandbox and all applications that connect to it; it only goes forward."""
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def hub_sandbox(hub_clock: ManualClock) -> Iterator[str]:
+    """A sandbox for those applications."""
+    with server.running(seed=7, clock=hub_clock) as url:
+        yield url
+
+
+@pytest.fixture
+async def app(
+    hub_sandbox: str, hub_clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Moorline]:
+    """Connects HubSpot, whose contacts may be read. Owners are told by a header."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", hub_sandbox)
+    monkeypatch.setenv("MOORLINE_TAP", "false")
+    for name in ("MOORLINE_ENCRYPTION_KEY", "HUBSPOT_CLIENT_ID", "HUBSPOT_CLIENT_SECRET", "HUBSPOT_GRANT"):
+        monkeypatch.delenv(name, raising=False)
+    httpx2.post(f"{hub_sandbox}/_sandbox/reset", trust_env=False)
+    async with Moorline(migrated_sqlite(tmp_path / "shop.db"), clock=hub_clock) as made:
+        made.service(HubSpot, guards=Guards(clock=hub_clock))
+        made.connect(HubSpot, scopes=(READ,), keys=RING)
+
+        @made.connection_owner
+        def owner(scope: dict[str, Any]) -> str | None:
+            return dict(scope["headers"]).get(b"x-owner", b"").decode() or None
+
+        yield made
+
+
+@pytest.fixture
+def owner(app: Moorline) -> Owner:
+    """Somebody with a browser at that application."""
+    return Owner(app)

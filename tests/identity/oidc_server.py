@@ -14,8 +14,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx2
+from joserfc.jwk import RSAKey
 from tests import oracle_programs
 from tests.servers import free_port, until
+
+from moorline.calls.tokens import sandbox_pair
 
 __all__ = ["CLIENTS", "SECRET", "OidcServer", "Visitor"]
 
@@ -28,6 +31,21 @@ CLIENTS: dict[str, dict[str, Any]] = {
     "es256": {"id_token_signed_response_alg": "ES256"},
     "eddsa": {"id_token_signed_response_alg": "EdDSA"},
     "ps256": {"id_token_signed_response_alg": "PS256"},
+}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "terminal": {
+        "token_endpoint_auth_method": "none",
+        "grant_types": ["urn:ietf:params:oauth:grant-type:device_code", "refresh_token"],
+        "redirect_uris": [],
+        "response_types": [],
+    },
+    "machine": {"grant_types": ["client_credentials"], "redirect_uris": [], "response_types": []},
+    "signing": {
+        "token_endpoint_auth_method": "private_key_jwt",
+        "grant_types": ["client_credentials"],
+        "redirect_uris": [],
+        "response_types": [],
+    },
 }
 
 _SCRIPT = """
@@ -47,7 +65,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name'] },
   enabledJWA: { idTokenSigningAlgValues: ['RS256', 'PS256', 'ES256', 'EdDSA'] },
   pkce: { required: () => true },
-  features: { devInteractions: { enabled: true }, revocation: { enabled: true } },
+  features: { devInteractions: { enabled: true }, revocation: { enabled: true }, deviceFlow: { enabled: true }, clientCredentials: { enabled: true } },
   async findAccount(ctx, id) {
     const claims = { sub: id, email: `${id}@example.com`, email_verified: id !== 'unproved', name: id };
     return { accountId: id, async claims() { return claims; } };
@@ -55,6 +73,10 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
 });
 provider.listen(port, '127.0.0.1');
 """
+
+
+def _has_no_secret(client: dict[str, Any]) -> bool:
+    return client.get("token_endpoint_auth_method") in ("none", "private_key_jwt")
 
 
 class OidcServer:
@@ -65,9 +87,11 @@ class OidcServer:
         self.issuer = f"http://127.0.0.1:{self.port}"
         usual = {"redirect_uris": list(redirects), "grant_types": ["authorization_code"], "response_types": ["code"]}
         self._clients = [
-            {"client_id": name, **usual, **({} if name == "public" else {"client_secret": SECRET}), **more}
-            for name, more in CLIENTS.items()
+            {"client_id": name, **usual, **({} if _has_no_secret(more) else {"client_secret": SECRET}), **more}
+            for name, more in {**CLIENTS, **_OTHERS}.items()
         ]
+        signing = next(one for one in self._clients if one["client_id"] == "signing")
+        signing["jwks"] = {"keys": [RSAKey.import_key(sandbox_pair()[0]).as_dict(private=False, use="sig")]}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -133,6 +157,26 @@ class Visitor:
                 found = re.search(r'href="([^"]+/abort)"', answer.text)
                 assert found is not None
                 answer = await self.web.get(html.unescape(found[1]))
+                continue
+            action, fields = _filled(answer.text, name)
+            answer = await self.web.post(action, data=fields)
+        raise AssertionError("the pages do not end")
+
+    async def allows(self, url: str, name: str, *, abort: bool = False) -> None:
+        """At the page of a device's code *url*, and the ones after it: the visitor signs in and consents, or goes away
+        (*abort*).
+        """
+        answer, gone = await self.web.get(url), False
+        for _ in range(16):
+            where = answer.headers.get("location")
+            if where is not None:
+                answer = await self.web.get(where)
+                continue
+            if "<form" not in answer.text or (gone and abort):
+                return
+            found = re.search(r'href="([^"]+/abort)"', answer.text)
+            if abort and found is not None:
+                answer, gone = await self.web.get(html.unescape(found[1])), True
                 continue
             action, fields = _filled(answer.text, name)
             answer = await self.web.post(action, data=fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,22 +27,16 @@ BACK = f"{HOME}/auth/oidc/callback"
 Make = Callable[..., Moorline]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[OidcServer]:
-    with OidcServer(BACK) as running:
-        yield running
-
-
 @pytest.fixture
-async def visitor(server: OidcServer) -> AsyncIterator[Visitor]:
-    made = Visitor(server)
+async def visitor(oidc_server: OidcServer) -> AsyncIterator[Visitor]:
+    made = Visitor(oidc_server)
     yield made
     await made.web.aclose()
 
 
-def provider(server: OidcServer, client: str = "basic", **options: Any) -> OpenID:
+def provider(oidc_server: OidcServer, client: str = "basic", **options: Any) -> OpenID:
     secret = {"authentication": "none"} if client == "public" else {"client_secret": SECRET}
-    return OpenID("oidc", issuer=server.issuer, client_id=client, **{**secret, **options})
+    return OpenID("oidc", issuer=oidc_server.issuer, client_id=client, **{**secret, **options})
 
 
 @pytest.fixture
@@ -70,15 +64,17 @@ async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_a_user_signs_in(server: OidcServer, visitor: Visitor, make: Make, client: str) -> None:
+async def test_a_user_signs_in(oidc_server: OidcServer, visitor: Visitor, make: Make, client: str) -> None:
     """By discovery alone: each way of a client to prove itself, each algorithm, ``iss`` and nonce included; the e-mail
     address is in the userinfo.
     """
     seen: list[Identity] = []
-    app = make(provider(server, client, authentication={"post": "post", "public": "none"}.get(client, "basic")), seen)
+    app = make(
+        provider(oidc_server, client, authentication={"post": "post", "public": "none"}.get(client, "basic")), seen
+    )
     browser = Browser(app, HOME, "127.0.0.1")
     back = await visitor.through(await browser.begin(name="oidc"), "ada")
-    assert parse_qs(urlsplit(back).query)["iss"] == [server.issuer]
+    assert parse_qs(urlsplit(back).query)["iss"] == [oidc_server.issuer]
     answer = await browser.get(back)
     assert (answer.status_code, answer.headers["location"]) == (303, "/basket")
     found = seen[0]
@@ -87,44 +83,44 @@ async def test_a_user_signs_in(server: OidcServer, visitor: Visitor, make: Make,
     assert (await browser.get(back)).status_code == 400
 
 
-async def test_an_address_that_is_not_verified(server: OidcServer, visitor: Visitor, make: Make) -> None:
+async def test_an_address_that_is_not_verified(oidc_server: OidcServer, visitor: Visitor, make: Make) -> None:
     """What the provider does not vouch for is not proved."""
     seen: list[Identity] = []
-    browser = Browser(make(provider(server), seen), HOME, "127.0.0.1")
+    browser = Browser(make(provider(oidc_server), seen), HOME, "127.0.0.1")
     await browser.get(await visitor.through(await browser.begin(name="oidc"), "unproved"))
     assert (seen[0].email, seen[0].email_proved) == ("unproved@example.com", False)
 
 
-async def test_the_visitor_goes_away(server: OidcServer, visitor: Visitor, make: Make) -> None:
+async def test_the_visitor_goes_away(oidc_server: OidcServer, visitor: Visitor, make: Make) -> None:
     """Who does not want to sign in is sent back, and is not signed in."""
     seen: list[Identity] = []
-    browser = Browser(make(provider(server), seen), HOME, "127.0.0.1")
+    browser = Browser(make(provider(oidc_server), seen), HOME, "127.0.0.1")
     back = await visitor.through(await browser.begin(name="oidc"), None)
     assert (await browser.get(back)).status_code == 403
     assert seen == []
 
 
-async def test_signed_in_lately(server: OidcServer, visitor: Visitor, make: Make) -> None:
+async def test_signed_in_lately(oidc_server: OidcServer, visitor: Visitor, make: Make) -> None:
     """Where that is asked for, the provider says when, and it is checked."""
     seen: list[Identity] = []
-    browser = Browser(make(provider(server, max_age=60), seen), HOME, "127.0.0.1")
+    browser = Browser(make(provider(oidc_server, max_age=60), seen), HOME, "127.0.0.1")
     answer = await browser.get(await visitor.through(await browser.begin(name="oidc"), "ada"))
     assert answer.status_code == 303
     assert seen[0].claims["auth_time"]
 
 
-async def test_a_wrong_secret(server: OidcServer, visitor: Visitor, make: Make) -> None:
+async def test_a_wrong_secret(oidc_server: OidcServer, visitor: Visitor, make: Make) -> None:
     """The provider does not take it: nobody is signed in."""
     seen: list[Identity] = []
-    browser = Browser(make(provider(server, client_secret="another secret"), seen), HOME, "127.0.0.1")
+    browser = Browser(make(provider(oidc_server, client_secret="another secret"), seen), HOME, "127.0.0.1")
     back = await visitor.through(await browser.begin(name="oidc"), "ada")
     assert (await browser.get(back)).status_code == 400
     assert seen == []
 
 
-async def test_the_provider_checks_what_we_send(server: OidcServer, visitor: Visitor) -> None:
+async def test_the_provider_checks_what_we_send(oidc_server: OidcServer, visitor: Visitor) -> None:
     """Another verifier, another redirect and a second use of a code are refused by it: they were sent as it wants them."""
-    desk = Desk(provider(server), guards=Guards())
+    desk = Desk(provider(oidc_server), guards=Guards())
     try:
         changes: list[dict[str, Any]] = [{"verifier": "x" * 43}, {"redirect_uri": f"{HOME}/other"}, {}]
         for change in changes:
@@ -143,9 +139,9 @@ async def test_the_provider_checks_what_we_send(server: OidcServer, visitor: Vis
         await desk.aclose()
 
 
-async def test_the_provider_wants_pkce(server: OidcServer, visitor: Visitor) -> None:
+async def test_the_provider_wants_pkce(oidc_server: OidcServer, visitor: Visitor) -> None:
     """A request from which the challenge was taken out on its way is refused by it."""
-    desk = Desk(provider(server), guards=Guards())
+    desk = Desk(provider(oidc_server), guards=Guards())
     try:
         url, pending = await desk.begin(redirect_uri=BACK, next="/")
         stripped = "&".join(one for one in url.split("&") if not one.startswith("code_challenge"))

@@ -206,6 +206,10 @@ class Account:
         if callable(rotated):
             rotated(successor)
 
+    def keeps_successors(self) -> bool:
+        """Whether the configured credential's source keeps such another credential itself."""
+        return callable(getattr(self._key, "rotated", None))
+
     def is_own(self, url: str) -> bool:  # noqa: ARG002
         """Whether a Plan may name *url*, which is of another origin than ``base_url``. A service that has further hosts
         overrides it: for those alone, as requests there carry what ``authorized`` gives them.

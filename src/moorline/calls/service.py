@@ -76,7 +76,8 @@ _MAX_BODY: Final = 16 * 1024 * 1024
 
 class Service(Account):
     """The base of a service. Subclasses fill in the records and add operations; they do no I/O. ``usage`` are a few
-    lines that show it at work; ``lacks`` says of an operation that others of the category have why it is not there.
+    lines that show it at work; ``oauth`` (an OAuth) says how users connect accounts of theirs; ``lacks`` says of an
+    operation that others of the category have why it is not there.
 
     *api_key* is a string, a Secret, or a function returning one (asked for each attempt; an object with ``__call__``
     and ``refresh`` is told to refresh when the service refuses the key, and the call is tried once more); without it
@@ -100,6 +101,7 @@ class Service(Account):
     limits: ClassVar[RateLimitHeaders] = RateLimitHeaders()
     errors: ClassVar[ErrorMap] = ErrorMap()
     webhooks: ClassVar[Any] = None
+    oauth: ClassVar[Any] = None
     docs: ClassVar[str] = ""
     default_headers: ClassVar[Mapping[str, str]] = {}
     default_policy: ClassVar[Policy] = Policy()

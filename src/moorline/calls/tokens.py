@@ -1,16 +1,15 @@
-"""Access tokens: fetched with a service's configured credential, kept in memory, and renewed before they end.
+"""Access tokens that are fetched with a service's configured credential: which grants there are, and what they ask.
 
 A service declares how with ``tokens``, a :class:`Grant`: :class:`ClientCredentials` (RFC 6749, section 4.4),
-:class:`RefreshToken` (section 6) or :class:`ServiceAccount` (a signed JWT, RFC 7523). The request for a token has a
-breaker and limits of its own, so that a token endpoint that is down is told apart from a service that is.
+:class:`RefreshToken` (section 6) or :class:`ServiceAccount` (a signed JWT, RFC 7523). Where tokens are kept and when
+they are renewed is in :mod:`.token_cache`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-import threading
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -18,14 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from urllib.parse import urlsplit
 
-from moorline import telemetry
-from moorline.calls.call import Call
-from moorline.calls.dialects import BearerKey, Endpoints, basic
+from moorline.calls.dialects import BearerKey, basic
 from moorline.calls.exchange import Exchange
-from moorline.calls.faults import ErrorMap
 from moorline.calls.service import Service
-from moorline.errors import AuthenticationFailed, BadAnswer, CallError, ConfigurationError, InvalidRequest
-from moorline.policies.policy import Policy
+from moorline.errors import BadAnswer, ConfigurationError
 from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
@@ -41,7 +36,7 @@ __all__ = [
     "ServiceAccount",
     "Token",
     "TokenService",
-    "Tokens",
+    "client_assertion",
     "key_file",
     "new_pair",
     "private_key",
@@ -51,23 +46,23 @@ __all__ = [
     "token_of",
 ]
 
-_EARLY: Final = 300.0  # seconds before its end from which a token is renewed, or a tenth of its life if that is less
-_AGAIN_AFTER: Final = 30.0
+_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_PROVES: Final = 180  # seconds
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_PATIENCE: Final = Policy(deadline=15.0, attempt_timeout=5.0)
-_log: Final = telemetry.logger("calls")
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """An access token, and for how many seconds it is good. *site* is the address where it is to be used, if its answer
-    names one, *successor* the refresh token that takes the place of the one that it was got with.
+    names one, *successor* the refresh token that takes the place of the one that it was got with. *unsaved*: it could
+    not be kept for other processes yet.
     """
 
     secret: Secret
     lasts: float
     site: str = ""
     successor: Secret | None = None
+    unsaved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +81,12 @@ class Request:
 class Grant(Protocol):
     """How a service's configured credential is turned into a token."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:
+        """What the token is for, beside the service and its credential: the address that gives it, the client, the
+        rights. Objects of a service for which all that is equal share one token. Raises as ``request``.
+        """
+        ...
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request for a token at *now*, seconds since the epoch. Raises ConfigurationError for a bad credential."""
         ...
@@ -102,6 +103,10 @@ class ClientCredentials:
     as_json: bool = False
     read: Callable[[Exchange], Token] | None = None
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The address, and the client."""
+        return "client_credentials", service.base_url + self.path, getattr(service, self.client)
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:  # noqa: ARG002
         """The request."""
         url, fields = service.base_url + self.path, {"grant_type": "client_credentials"}
@@ -116,9 +121,10 @@ class RefreshToken:
     """``grant_type=refresh_token`` at *path*: the configured credential is the refresh token that a user's consent gave
     to an app, whose id and secret are the parameters *client* and *client_secret*.
 
-    Where the answer brings another refresh token, that one is used from then on, as long as this object lives. A source
-    of the credential that has a method ``rotated`` is given it (a Secret), to keep it for other processes: without one,
-    a service that ends the old token asks for the consent again after a restart.
+    Where the answer brings another refresh token, that one is used from then on, in this process, and in all others of
+    an application that has a database and an encryption key. A source of the credential that has a method ``rotated``
+    is given it (a Secret), and keeps it itself. Without either, a service that ends the old token asks for the consent
+    again after a restart. *single_use*: each use ends the old one, so none is spent while the next could not be kept.
     """
 
     path: str
@@ -126,6 +132,11 @@ class RefreshToken:
     client_secret: str = "client_secret"  # noqa: S105 (a parameter's name)
     as_json: bool = False
     read: Callable[[Exchange], Token] | None = None
+    single_use: bool = False
+
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The address, and the app."""
+        return "refresh_token", service.base_url + self.path, getattr(service, self.client)
 
     def request(self, service: Service, secret: Secret, now: float) -> Request:  # noqa: ARG002
         """The request; an app without a secret (its parameter is empty) sends none."""
@@ -150,6 +161,11 @@ class ServiceAccount:
 
     scope: str
     lifetime: float = 3600.0
+
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:
+        """The key, whoever's file it is in, the address and the scope. Raises as ``request``."""
+        held = key_file(secret, service.name)
+        return "service_account", held["token_uri"], held["client_email"], held["private_key_id"], self.scope
 
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request. Raises ConfigurationError, without its content, for a file that is no such key."""
@@ -297,6 +313,17 @@ def signed_jwt(header: Mapping[str, Any], claims: Mapping[str, Any], private_key
         raise ConfigurationError(f"{service}: the private key cannot be used ({type(error).__name__})") from None
 
 
+def client_assertion(client: str, audience: str, private_key: str, now: float, *, key_id: str = "") -> dict[str, str]:
+    """The fields by which a client proves itself with its private key (RFC 7523, section 2.2), to *audience*.
+
+    Raises as ``signed_jwt``.
+    """
+    claims = {"iss": client, "sub": client, "aud": audience, "iat": int(now), "exp": int(now) + _PROVES}
+    header = {"alg": "RS256", **({"kid": key_id} if key_id else {})}
+    made = signed_jwt(header, {**claims, "jti": str(uuid.uuid4())}, private_key, client)
+    return {"client_assertion_type": _ASSERTION, "client_assertion": made}
+
+
 @lru_cache(maxsize=8)  # to read one, and check it, takes 30 times as long as to sign with it
 def _rsa_key(pem: str) -> Any:
     from joserfc.jwk import RSAKey
@@ -309,68 +336,21 @@ class TokenService(Service):
 
     tokens: ClassVar[Grant]
 
+    def without_token(self) -> Secret | None:
+        """What is sent where no token is wanted, as an emulator does not; None where one is."""
+        return None
+
     def _grant(self) -> Grant | None:
         """How this object gets its tokens, for services that have several ways; None where the credential is one."""
         return self.tokens
 
     def _fetching(self) -> FetchedKey | None:
         grant = self._grant()
-        return None if grant is None else Tokens(self, grant)
+        if grant is None:
+            return None
+        from moorline.calls.token_cache import Tokens
 
-
-class _Endpoint(Service):
-    """The place where tokens are had, as a service of its own: its failures do not count against the other."""
-
-    category = "tokens"
-    endpoints = Endpoints("https://tokens.invalid")  # never used: each request names its own
-    credentials = BearerKey(env="")
-    errors = ErrorMap(
-        code="error|category|status",  # HubSpot's are as its other errors
-        message="error_description|message",
-        kinds={
-            **dict.fromkeys(("invalid_client", "invalid_grant", "unauthorized_client"), AuthenticationFailed),
-            **dict.fromkeys(("invalid_request", "invalid_scope", "unsupported_grant_type"), InvalidRequest),
-        },
-        statuses={400: AuthenticationFailed},  # in words of its own: what it was shown is all that there is to refuse
-    )
-
-    def __init__(self, owner: Service, origin: str) -> None:
-        self.name = owner.name  # type: ignore[misc]
-        options = {"guards": owner.guards, "clock": owner.clock, "wire": owner.wire, "addresses": owner.addresses}
-        super().__init__(policy=_PATIENCE, max_body=100_000, base_url=origin, **options)  # type: ignore[arg-type]
-
-    def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} tokens"
-
-    def key(self) -> Secret:
-        """None: the request proves itself."""
-        return _NOTHING
-
-    def authorized(
-        self,
-        key: Secret,  # noqa: ARG002
-        method: str,  # noqa: ARG002
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """*headers* themselves."""
-        return headers
-
-    def asked(self, request: Request) -> Call[Token]:
-        """The Call that fetches a token."""
-        plan = self.post(
-            request.url,
-            form=request.form,
-            json=request.json,
-            headers=request.headers,
-            parse=request.read or token_of,
-            repeatable=True,
-        )
-        return Call.of(self, "token", plan, (), {})
-
-
-_NOTHING: Final = Secret("none: the request proves itself")
+        return Tokens(self, grant)
 
 
 def token_of(exchange: Exchange) -> Token:
@@ -392,156 +372,3 @@ def token_of(exchange: Exchange) -> Token:
         float(lasts),
         successor=Secret(successor, name="the refresh token") if isinstance(successor, str) and successor else None,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    token: Token
-    made_of: Secret
-    until: float  # on the monotonic clock
-    early: float
-
-
-class Tokens:
-    """The token of one service: fetched once for all who wait on a loop or a lock, anew when the credential changes.
-
-    From five minutes before its end (or the last tenth of its life) a new one is fetched; as long as that fails, the
-    old one serves until it ends.
-    """
-
-    def __init__(self, owner: Service, grant: Grant) -> None:
-        self._owner = owner
-        self._grant = grant
-        self._endpoints: dict[str, _Endpoint] = {}  # by their origins
-        self._held: _Held | None = None
-        self._followed: tuple[Secret, Secret] | None = None  # the configured refresh token, and what came in its place
-        self._tried = -_AGAIN_AFTER
-        self._blocking = threading.Lock()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
-
-    def current(self) -> Secret:
-        """The token that was fetched last. Raises ConfigurationError where none was."""
-        if self._held is None:
-            raise ConfigurationError(f"{self._owner.name} has no access token yet")
-        return self._held.token.secret
-
-    @property
-    def site(self) -> str:
-        """Where the token that was fetched last is to be used; empty where its answer did not say."""
-        return "" if self._held is None else self._held.token.site
-
-    def ready(self) -> None:
-        """Fetch a token unless there is one that is good. Raises CallError, ConfigurationError."""
-        if not self._wanted():
-            return
-        with self._blocking:
-            if not self._wanted():
-                return
-            try:
-                secret, call = self._asking()
-                try:
-                    token = call.result()
-                except AuthenticationFailed:
-                    if not self._owner.refused(secret):
-                        raise
-                    secret, call = self._asking()  # with another accepted version of the credential
-                    token = call.result()
-                self._keep(secret, token)
-            except CallError as error:
-                self._endure(error)
-
-    async def ready_async(self) -> None:
-        """As ``ready``, on an event loop."""
-        if not self._wanted():
-            return
-        async with self._lock():
-            if not self._wanted():
-                return
-            try:
-                secret, call = self._asking()
-                try:
-                    token = await call
-                except AuthenticationFailed:
-                    if not self._owner.refused(secret):
-                        raise
-                    secret, call = self._asking()  # with another accepted version of the credential
-                    token = await call
-                self._keep(secret, token)
-            except CallError as error:
-                self._endure(error)
-
-    def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
-        """Whether there is another token than *refused*, which the service would not take."""
-        self._drop(refused)
-        self.ready()
-        return self.current() != refused
-
-    async def newer_async(self, refused: Secret) -> bool:
-        """As ``newer``, on an event loop."""
-        self._drop(refused)
-        await self.ready_async()
-        return self.current() != refused
-
-    def close(self) -> None:
-        """Close the connections of blocking calls."""
-        for endpoint in self._endpoints.values():
-            endpoint.close()
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        for endpoint in self._endpoints.values():
-            await endpoint.aclose()
-
-    def _drop(self, refused: Secret) -> None:
-        """A token that was refused right after it was made is no old one: the storm would only move there."""
-        held = self._held
-        now = self._owner.clock.monotonic()
-        if held is not None and held.token.secret == refused and now >= self._tried + _AGAIN_AFTER:
-            self._held = _Held(held.token, held.made_of, now, held.early)
-
-    def _wanted(self) -> bool:
-        held, now = self._held, self._owner.clock.monotonic()
-        if held is None or now >= held.until or self._outdated(held):
-            return True
-        return now >= held.until - held.early and now >= self._tried + _AGAIN_AFTER
-
-    def _endure(self, error: CallError) -> None:
-        """Go on with a token that is not over yet. Raises *error* where there is none."""
-        held = self._held
-        if held is None or self._owner.clock.monotonic() >= held.until or self._outdated(held):
-            raise error
-        _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
-
-    def _outdated(self, held: _Held) -> bool:
-        """Whether another credential is configured now: not one that only keeps what came in the place of the first."""
-        secret = self._owner.secret()
-        return held.made_of != secret and self._followed != (held.made_of, secret)
-
-    def _asking(self) -> tuple[Secret, Call[Token]]:
-        self._tried = self._owner.clock.monotonic()
-        secret = self._owner.secret()
-        newest = self._followed[1] if self._followed is not None and self._followed[0] == secret else secret
-        request = self._grant.request(self._owner, newest, self._owner.clock.wall())
-        parts = urlsplit(request.url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        if origin not in self._endpoints:
-            self._endpoints[origin] = _Endpoint(self._owner, origin)
-        return secret, self._endpoints[origin].asked(request)
-
-    def _keep(self, secret: Secret, token: Token) -> None:
-        if secret.tally is not None:
-            secret.tally.worked(self._owner.clock.wall())
-        early = min(_EARLY, token.lasts / 10)
-        self._held = _Held(token, secret, self._tried + token.lasts, early)
-        if token.successor is None or token.successor == secret:
-            return
-        known = self._followed
-        self._followed = secret, token.successor
-        if known != self._followed:
-            self._owner.renewed_credential(token.successor)
-
-    def _lock(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._waiting is None or self._waiting[0] is not loop:
-            self._waiting = loop, asyncio.Lock()
-        return self._waiting[1]

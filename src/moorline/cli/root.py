@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moorline.cli import calls, events, jobs, keys, syncs
+from moorline.cli import calls, connections, events, jobs, keys, syncs
 from moorline.cli.bench import bench
 from moorline.cli.services import doctor, services
 
@@ -22,6 +22,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli.add_typer(calls.cli, name="calls")
+cli.add_typer(connections.cli, name="connections")
 cli.add_typer(events.cli, name="events")
 cli.add_typer(jobs.cli, name="jobs")
 cli.add_typer(keys.cli, name="keys")

@@ -30,7 +30,7 @@ from moorline.events.alerts import (
 from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.jobs.brokers.sql_outbox import oldest_since
 from moorline.store.leases import Lease, compare_and_set, take_leases
-from moorline.store.schema import event_counts, jobs, key_uses, key_versions, meta
+from moorline.store.schema import connections, event_counts, jobs, key_uses, key_versions, meta
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ _LEASE: Final = 90.0
 _HOOK_SECONDS: Final = 40.0
 _MOST_DEAD: Final = 10_000
 _REFUSED: Final = 3_600.0
+_DAY: Final = 86_400.0
 
 log = logger("events")
 
@@ -101,7 +102,7 @@ class AlertWatch:
             return []
         state = await self._store.read(_load)
         awaited = self._awaited(state, now)
-        found = self._readings(await self._store.read(_facts, now, self._counting), awaited)
+        found = self._readings(await self._store.read(_facts, now, self._config), awaited)
         firing, changed = decide(state.firing, found, now)
         if changed or state.untold or awaited != state.awaited:
             state = _State(firing, [*state.untold, *changed], awaited, state.kept)
@@ -116,14 +117,9 @@ class AlertWatch:
         """What fires now, looked at anew; changes nothing and tells nobody."""
         now = self._store.clock.wall()
         state = self._store.read_sync(_load)
-        found = self._readings(self._store.read_sync(_facts, now, self._counting), self._awaited(state, now))
+        found = self._readings(self._store.read_sync(_facts, now, self._config), self._awaited(state, now))
         firing, _ = decide(state.firing, found, now)
         return list(firing.values())
-
-    @property
-    def _counting(self) -> bool:
-        """Whether it matters how many jobs are dead."""
-        return self._config.dead_letters is not None
 
     def _awaited(self, state: _State, now: float) -> dict[str, float]:
         return {service: state.awaited.get(service, now) for service in sorted(self._config.services)}
@@ -177,9 +173,19 @@ def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
     ]
 
 
-def _facts(connection: Connection, now: float, counting: bool) -> Facts:  # noqa: FBT001 (as reads are passed)
+def _facts(connection: Connection, now: float, config: AlertConfig) -> Facts:
+    """What is known, as far as it matters to the limits."""
     counts, oldest = _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now)
-    return Facts(now, counts, oldest, dead=_dead(connection) if counting else 0, refused=_refused(connection, now))
+    dead = 0 if config.dead_letters is None else _dead(connection)
+    ended = {} if config.ended_connections is None else _ended(connection, now - _DAY)
+    return Facts(now, counts, oldest, dead=dead, refused=_refused(connection, now), ended=ended)
+
+
+def _ended(connection: Connection, since: float) -> dict[str, int]:
+    """How many connected accounts have ended since, by service."""
+    mine = (connections.c.state == "ended") & (connections.c.updated_at >= since)
+    query = sa.select(connections.c.service, sa.func.count()).where(mine).group_by(connections.c.service)
+    return {service: count for service, count in connection.execute(query)}  # noqa: C416 (rows are no pairs to mypy)
 
 
 def _refused(connection: Connection, now: float) -> list[RefusedKey]:

@@ -15,6 +15,8 @@ refused   a service has refused a key within ``refused_minutes``, and not taken 
           since                                                                      longer sent
 breaker   the breaker of a service has not been closed for ``breaker_minutes``        as the process that looks knows it
 dead      ``dead_letters`` jobs in the database are dead                              ends when they were acted on
+ended     ``ended_connections`` accounts at a service have ended in the last day      ends a day later, or when they are
+                                                                                     connected again
 ========  =========================================================================  ===============================
 """
 
@@ -42,12 +44,13 @@ __all__ = [
     "readings",
 ]
 
-Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead", "refused"]
+Rule: TypeAlias = Literal["silent", "failures", "backlog", "secret", "breaker", "dead", "refused", "ended"]
 Key: TypeAlias = str
 
 _OVER: Final = 0.8  # of the limit: below it an alert is over
 _LEAST: Final = 10  # requests in the window, for a share of them to mean anything
 WINDOW_MINUTES: Final = 15
+_GONE: Final = {"breaker": "the breaker is closed", "ended": "none has ended in the last day"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +76,12 @@ class AlertConfig:
     breaker_minutes: float | None = None
     dead_letters: float | None = None
     refused_minutes: float | None = 15.0
+    ended_connections: float | None = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("backlog_seconds", "secret_days", "breaker_minutes", "dead_letters", "refused_minutes"):
+        for name in (
+            "backlog_seconds", "secret_days", "breaker_minutes", "dead_letters", "refused_minutes", "ended_connections",
+        ):  # fmt: skip
             _check(name, getattr(self, name))
 
 
@@ -121,7 +127,8 @@ class RefusedKey(NamedTuple):
 class Facts(NamedTuple):
     """What was found at that time; ``oldest`` is when the oldest event that waits was due, None if none waits.
 
-    ``awaited``: of each service that has limits of its own, since when it is watched, in seconds since the epoch.
+    ``awaited``: of each service that has limits of its own, since when it is watched, in seconds since the epoch;
+    ``ended``: how many connected accounts of each service have ended in the last day.
     """
 
     at: float
@@ -132,6 +139,7 @@ class Facts(NamedTuple):
     breakers: Sequence[Stuck] = ()
     dead: int = 0
     refused: Sequence[RefusedKey] = ()
+    ended: Mapping[str, int] = MappingProxyType({})
 
 
 class Reading(NamedTuple):
@@ -186,6 +194,7 @@ def readings(facts: Facts, config: AlertConfig) -> list[Reading]:
     found += _breakers(facts, config)
     found += _dead(facts, config)
     found += _refused(facts, config)
+    found += _ended(facts, config)
     return found
 
 
@@ -208,7 +217,7 @@ def decide(firing: Mapping[Key, Alert], found: Sequence[Reading], now: float) ->
             after[reading.key] = before
     gone = firing.keys() - {reading.key for reading in found}
     for key in sorted(gone):
-        why = "the breaker is closed" if firing[key].rule == "breaker" else "no longer watched"
+        why = _GONE.get(firing[key].rule, "no longer watched")
         changed.append(replace(firing[key], state="resolved", at=now, message=why))
     return after, changed
 
@@ -288,6 +297,14 @@ def _refused(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
         message += f"; see: moorline keys status {one.name}"
         level = 1.0 if minutes < (limit or 0.0) else 0.0
         yield Reading("refused", one.name, one.version, level, round(minutes, 1), limit or 0.0, message)
+
+
+def _ended(facts: Facts, config: AlertConfig) -> Iterator[Reading]:
+    limit = config.ended_connections
+    for service, count in sorted(facts.ended.items()) if limit is not None else ():
+        some = "1 connected account" if count == 1 else f"{count} connected accounts"
+        message = f"{some} of {service} ended in the last day: to be connected again by their owners"
+        yield Reading("ended", service, "", count / (limit or 1.0), count, limit or 1.0, message)
 
 
 def _check(name: str, value: object) -> None:

@@ -20,6 +20,7 @@ from moorline.events.inbox_sql import (
     store_deliveries,
 )
 from moorline.events.ledger import Ledger
+from moorline.events.own import Beside
 from moorline.events.stored_headers import kept
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.jobs.brokers.sql_order import apart
@@ -120,6 +121,19 @@ class Inbox:
         if arrival.handlers and not stored.duplicate:
             self.store.notify(self._channel)
         return stored
+
+    def beside(self, event: Event) -> Beside:
+        """The event, to be stored in a transaction that changes something else, and not without it."""
+        arrival = self._arrival(event)
+        keys = () if self._relayed else [order_key for _, order_key in arrival.handlers]
+
+        def wake() -> None:
+            if arrival.handlers:
+                self.store.notify(self._channel)
+
+        return Beside(
+            lambda connection: store_arrivals(connection, [arrival]), lambda apply, one: apart(apply, one, keys), wake
+        )
 
     async def get(self, id: str) -> Event:
         """The event with that id in the inbox, or with that id of its sender's. Raises EventNotFound, EventPruned."""

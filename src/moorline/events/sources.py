@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from moorline.errors import ConfigurationError
 from moorline.events.intake import LONGEST_NAME, scheme_named
+from moorline.events.own import OWN
 from moorline.events.scheme import Scheme
 from moorline.events.verification import GENERIC, scheme_of
 
@@ -38,7 +39,11 @@ class Sources:
         return self._own.get(name) or scheme_named(name)
 
     def sender(self, service: str | type[Any] | Scheme) -> str:
-        """The name under which its events come. Raises ConfigurationError when nothing comes from there."""
+        """The name under which its events come; ``moorline`` for its own. Raises ConfigurationError when nothing comes
+        from there.
+        """
+        if service == OWN:
+            return OWN
         if isinstance(service, Scheme):
             for name, scheme in self._own.items():
                 if scheme is service:
@@ -65,5 +70,5 @@ def check_name(name: object) -> None:
         raise ConfigurationError(
             f"name: expected small letters, digits, - and _, at most {LONGEST_NAME} of them, got {name!r}"
         )
-    if name in GENERIC or name in registry.names():
+    if name in GENERIC or name == OWN or name in registry.names():
         raise ConfigurationError(f"name: {name!r} is that of a service; take another")

@@ -5,16 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moorline.identity.connection import Connection
+    from moorline.identity.connections import Connections, Revoked
+    from moorline.identity.device import DeviceCode, DeviceFlow
+    from moorline.identity.grants import Assertion, OwnClient
     from moorline.identity.keys import Keeping, KeyCache
     from moorline.identity.keyset import KeySet
+    from moorline.identity.oauth import Client, OAuth, Revocation
     from moorline.identity.provider import Identity, OpenID, Provider
     from moorline.identity.ready import GitHub, Google, Microsoft
     from moorline.identity.sessions import Session
     from moorline.identity.tokens import Claims, verify_token
+    from moorline.identity.vendors import google, microsoft
     from moorline.identity.verification import Verification
 
 __all__ = [
+    "Assertion",
     "Claims",
+    "Client",
+    "Connection",
+    "Connections",
+    "DeviceCode",
+    "DeviceFlow",
     "GitHub",
     "Google",
     "Identity",
@@ -22,15 +34,27 @@ __all__ = [
     "KeyCache",
     "KeySet",
     "Microsoft",
+    "OAuth",
     "OpenID",
+    "OwnClient",
     "Provider",
+    "Revocation",
+    "Revoked",
     "Session",
     "Verification",
+    "google",
+    "microsoft",
     "verify_token",
 ]
 
 _HOMES = {
+    "Assertion": "grants",
     "Claims": "tokens",
+    "Client": "oauth",
+    "Connection": "connection",
+    "Connections": "connections",
+    "DeviceCode": "device",
+    "DeviceFlow": "device",
     "GitHub": "ready",
     "Google": "ready",
     "Identity": "provider",
@@ -38,10 +62,16 @@ _HOMES = {
     "KeyCache": "keys",
     "KeySet": "keyset",
     "Microsoft": "ready",
+    "OAuth": "oauth",
     "OpenID": "provider",
+    "OwnClient": "grants",
     "Provider": "provider",
+    "Revocation": "oauth",
+    "Revoked": "connections",
     "Session": "sessions",
     "Verification": "verification",
+    "google": "vendors",
+    "microsoft": "vendors",
     "verify_token": "tokens",
 }
 

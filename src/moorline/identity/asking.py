@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -74,10 +74,19 @@ class Ask:
 
 
 class Refused(Exception):
-    """The answer is this page; *clear* are the cookies that go."""
+    """The answer is this page: *cookies* go with it, *again* is where it can be tried again, *links* lead elsewhere."""
 
-    def __init__(self, status: int, text: str, *cookies: str, allow: str = "", again: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *cookies: str,
+        allow: str = "",
+        again: str = "",
+        links: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(text)
+        self.links = links
         self.status = status
         self.text = text
         self.cookies = cookies

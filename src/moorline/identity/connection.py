@@ -10,9 +10,11 @@ from typing import Any, Final, Literal, TypeAlias
 from moorline.errors import DecryptionFailed
 from moorline.secrets.secret import Secret
 
-__all__ = ["Connection", "Granted", "State", "Tokens", "place_of", "refresh_at"]
+__all__ = ["Connection", "Granted", "State", "Tokens", "What", "place_of", "refresh_at"]
 
-State: TypeAlias = Literal["good", "ended"]
+State: TypeAlias = Literal["good", "ended", "revoking"]
+What: TypeAlias = Literal["connected", "ended", "reduced", "disconnected"]
+"""What becomes of a connection: made or made again; over; good for less than before; taken back."""
 
 _EARLIEST: Final = 300.0  # seconds before its end from which a token is refreshed
 _SHARE: Final = 0.2  # of its life, if that is less
@@ -21,11 +23,14 @@ _SPREAD: Final = 0.5  # of that time, by which connections differ
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What opens an account. *extra* are the provider's further answers that calls need (``instance_url``)."""
+    """What opens an account. *extra* are the provider's further answers that calls need (``instance_url``); *grant* is
+    what is asked with anew, where there is no refresh token: see :mod:`.grants`.
+    """
 
     access: Secret
     refresh: Secret | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    grant: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def to_bytes(self) -> bytes:
         """In the clear: to be encrypted at once."""
@@ -34,6 +39,8 @@ class Tokens:
             "refresh": None if self.refresh is None else self.refresh.reveal(),
             "extra": dict(self.extra),
         }
+        if self.grant is not None:
+            held["grant"] = dict(self.grant)
         return json.dumps(held, separators=(",", ":")).encode()
 
     @classmethod
@@ -43,7 +50,8 @@ class Tokens:
             held = json.loads(plain)
             refresh = held["refresh"]
             found = Secret(held["access"], name="an access token")
-            return cls(found, None if refresh is None else Secret(refresh, name="a refresh token"), held["extra"])
+            following = None if refresh is None else Secret(refresh, name="a refresh token")
+            return cls(found, following, held["extra"], held.get("grant"))
         except (ValueError, KeyError, TypeError) as error:
             raise DecryptionFailed(f"what was decrypted are no tokens ({type(error).__name__})") from None
 
@@ -64,7 +72,8 @@ class Connection:
     """An account at a *service* that an *owner* (a user, a tenant) has connected. Times are seconds since the epoch.
 
     *account* is who it is there, as the service names it; empty where that is not known. *state* is ``good``, or
-    ``ended`` with the *reason*: then the owner has to connect it again. *version* counts the changes of its tokens,
+    ``ended`` with the *reason*: then the owner has to connect it again; or ``revoking``: its owner has disconnected it,
+    and the service is yet to be told. *version* counts the changes of its tokens,
     *refreshing_since* is when a process began to refresh them, *lost_at* when one began of which the end was never
     seen. It holds no token itself.
     """
@@ -88,6 +97,11 @@ class Connection:
     def place(self) -> str:
         """What its tokens are bound to."""
         return place_of(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it; no token."""
+        names = ("id", "owner", "service", "account", "state", "reason", "expires_at", "created_at", "updated_at")
+        return {**{name: getattr(self, name) for name in names}, "scopes": sorted(self.scopes)}
 
     def wants_refresh(self, now: float) -> bool:
         """Whether its access token is over, or soon will be."""

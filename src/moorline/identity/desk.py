@@ -7,8 +7,8 @@ else.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from moorline.calls.call import Call
@@ -30,7 +30,7 @@ from moorline.policies.policy import Policy
 from moorline.secrets.secret import Secret
 from moorline.telemetry import logger
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "Place"]
 
 _POLICY: Final = Policy(deadline=15.0, attempt_timeout=5.0)
 _MOST_BYTES: Final = 500_000
@@ -39,6 +39,7 @@ _AGAIN_AFTER: Final = 30.0
 _SHARED: Final = ("guards", "clock", "wire", "addresses")  # what the place of the keys is reached by as well
 _GITHUB: Final = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
 
+T = TypeVar("T")
 log = logger("identity")
 
 
@@ -52,20 +53,34 @@ def _hidden(exchange: Exchange) -> str | None:
     return code if isinstance(code, str) else None
 
 
-class _Place(Service):
-    """One host of a provider, as a service of its own. What errors say in words is left out: it may repeat a code."""
+_OUR_FAULT: Final = ("invalid_client", "unauthorized_client")
+
+
+def _grant_errors(endings: Iterable[str]) -> ErrorMap:
+    """HubSpot has its own words in ``status``, beside those of the RFC."""
+    return ErrorMap(
+        code="error|status", kinds=dict.fromkeys((*_OUR_FAULT, *endings), AuthenticationFailed), failed=_hidden
+    )
+
+
+class Place(Service):
+    """One host of a provider, as a service of its own. What errors say in words is left out: it may repeat a code.
+    *endings* are the codes that say that a grant is over, for a provider of grants.
+    """
 
     category = "sign-in"
     endpoints = Endpoints("https://sign-in.invalid")  # never used: each request names its own
     credentials = BearerKey(env="")
     errors = ErrorMap(code="error", kinds={"invalid_client": AuthenticationFailed}, failed=_hidden)
 
-    def __init__(self, name: str, origin: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, origin: str, options: Mapping[str, Any], endings: Iterable[str] = ()) -> None:
         self.name = name  # type: ignore[misc]
+        if endings:
+            self.errors = _grant_errors(endings)  # type: ignore[misc]
         super().__init__(**{"policy": _POLICY, "max_body": _MOST_BYTES, "base_url": origin, **options})
 
     def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} sign-in"
+        return f"{super()._guard_name(base)} {self.category}"
 
     def key(self) -> Secret:
         """None: each request proves itself."""
@@ -88,7 +103,14 @@ class _Place(Service):
         def parse(exchange: Exchange) -> Exchanged:
             return flow.granted(exchange.data, openid=openid)
 
-        plan = self.post(request.url, form=request.form, headers=request.headers, parse=parse, repeatable=False)
+        return self.asked(request, parse)
+
+    def asked(
+        self, request: TokenRequest, parse: Callable[[Exchange], T], *, repeatable: bool = False, as_json: bool = False
+    ) -> Call[T]:
+        """The Call of *request*."""
+        body = {"json" if as_json else "form": request.form}
+        plan = self.post(request.url, **body, headers=request.headers, parse=parse, repeatable=repeatable)
         return Call.of(self, "token", plan, (), {})
 
     def read(self, url: str, access: Secret | None = None, headers: Mapping[str, str] | None = None) -> Call[Any]:
@@ -112,7 +134,7 @@ class Desk:
         self.provider = provider
         self._clock = clock
         self._options = {"clock": clock, **options}
-        self._hosts: dict[str, _Place] = {}
+        self._hosts: dict[str, Place] = {}
         self._places: tuple[Places, float] | None = None
         self._keys: tuple[str, KeyCache] | None = None
 
@@ -142,10 +164,10 @@ class Desk:
         self._places = found, now + _KEPT
         return found
 
-    async def begin(self, *, redirect_uri: str, next: str, adds_to: str | None = None) -> tuple[str, Pending]:
+    async def begin(self, *, redirect_uri: str, next: str, **wanted: Any) -> tuple[str, Pending]:
         """As ``flow.begin``. Raises CallError as well."""
         places, now = await self.places(), self._clock.wall()
-        return flow.begin(self.provider, places, redirect_uri=redirect_uri, next=next, now=now, adds_to=adds_to)
+        return flow.begin(self.provider, places, redirect_uri=redirect_uri, next=next, now=now, **wanted)
 
     async def code(self, pending: Pending | None, answer: Mapping[str, str]) -> Secret:
         """As ``flow.answered``. Raises CallError as well."""
@@ -218,12 +240,15 @@ class Desk:
             self._keys = url, KeyCache(url, name=self.provider.name, **shared)
         return self._keys[1]
 
-    def _host(self, url: str) -> _Place:
+    def _host(self, url: str) -> Place:
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if origin not in self._hosts:
-            self._hosts[origin] = _Place(self.provider.name, origin, self._options)
+            self._hosts[origin] = self._place(origin)
         return self._hosts[origin]
+
+    def _place(self, origin: str) -> Place:
+        return Place(self.provider.name, origin, self._options)
 
 
 def _joined(claims: Mapping[str, Any], user: Any) -> dict[str, Any]:

@@ -21,13 +21,13 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote_plus
 
 from moorline.calls.dialects import basic
 from moorline.errors import BadAnswer, ConfigurationError, DecryptionFailed, SignInFailed
-from moorline.identity.provider import Places, Provider
+from moorline.identity.provider import Places, Provider, TokenAuthentication
 from moorline.secrets.keyring import KeyRing
 from moorline.secrets.secret import Secret
 
@@ -37,6 +37,7 @@ __all__ = [
     "Exchanged",
     "Pending",
     "TokenRequest",
+    "Wish",
     "answered",
     "begin",
     "cookie_of",
@@ -45,6 +46,7 @@ __all__ = [
     "half_hash",
     "judged",
     "opened",
+    "proved",
     "read_answer",
     "sealed",
     "spent_key",
@@ -64,7 +66,11 @@ _HASHES: Final = {"256": hashlib.sha256, "384": hashlib.sha384, "512": hashlib.s
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A sign-in that has begun, as the browser keeps it, sealed. *adds_to* is the user who adds this account."""
+    """A sign-in that has begun, as the browser keeps it, sealed. *adds_to* is the user who adds this account.
+
+    Where *owner* is set it is no sign-in: that owner connects an account of theirs. *scopes* were asked for; *account*
+    is the one that is connected again, where it is known.
+    """
 
     provider: str
     redirect_uri: str
@@ -74,6 +80,9 @@ class Pending:
     nonce: str = field(repr=False)
     verifier: str = field(repr=False)
     adds_to: str | None = None
+    owner: str | None = None
+    scopes: str = ""
+    account: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,15 @@ class TokenRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Wish:
+    """Who wants to connect an account, with which scopes, and which account it is, where that is known."""
+
+    owner: str
+    scopes: tuple[str, ...]
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Exchanged:
     """What the code was turned into."""
 
@@ -95,9 +113,16 @@ class Exchanged:
 
 
 def begin(
-    provider: Provider, places: Places, *, redirect_uri: str, next: str, now: float, adds_to: str | None = None
+    provider: Provider,
+    places: Places,
+    *,
+    redirect_uri: str,
+    next: str,
+    now: float,
+    adds_to: str | None = None,
+    wish: Wish | None = None,
 ) -> tuple[str, Pending]:
-    """The address at which the user signs in, and what is to be remembered until the answer.
+    """The address at which the user signs in, or consents to a *wish*, and what is to be remembered until the answer.
 
     Raises ConfigurationError without a client id, or without Authlib.
     """
@@ -108,13 +133,20 @@ def begin(
         raise ConfigurationError("sign-in needs Authlib; pip install 'moorline[identity]'") from error
     state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
     pending = Pending(provider.name, redirect_uri, next, now, state, nonce, verifier, adds_to)
-    more = {**provider.parameters, "code_challenge": create_s256_code_challenge(verifier)}
-    more["code_challenge_method"] = "S256"
+    scopes = provider.scopes
+    if wish is not None:
+        scopes = wish.scopes
+        pending = replace(pending, owner=wish.owner, scopes=" ".join(scopes), account=wish.account)
+    more = dict(provider.parameters)
+    if provider.pkce:
+        more["code_challenge"] = create_s256_code_challenge(verifier)
+        more["code_challenge_method"] = "S256"
     if provider.openid:
         more["nonce"] = nonce
         if provider.max_age is not None:
             more["max_age"] = str(provider.max_age)
-    client, scope = provider.client(), " ".join(provider.scopes)
+    more |= provider.asking(scopes)
+    client, scope = provider.client(), more.pop("scope", None)
     return prepare_grant_uri(places.authorize, client, "code", redirect_uri, scope, state, **more), pending
 
 
@@ -218,17 +250,22 @@ def _refused(error: str) -> SignInFailed:
 
 def exchange(provider: Provider, places: Places, pending: Pending, code: Secret) -> TokenRequest:
     """The request that turns *code* into tokens. Raises ConfigurationError without a client id or secret."""
-    client = provider.client()
     form = {"grant_type": "authorization_code", "code": code.reveal(), "redirect_uri": pending.redirect_uri}
-    form["code_verifier"] = pending.verifier
-    headers = {"Accept": "application/json"}
-    if places.authentication == "basic":  # RFC 6749, section 2.3.1: encoded as in a form first
+    if provider.pkce:
+        form["code_verifier"] = pending.verifier
+    return proved(provider, places.token, places.authentication, form)
+
+
+def proved(provider: Provider, url: str, authentication: TokenAuthentication, form: Mapping[str, str]) -> TokenRequest:
+    """The request of *form*, with what proves that it is ours. Raises as ``exchange``."""
+    client, headers = provider.client(), {"Accept": "application/json"}
+    if authentication == "basic":  # RFC 6749, section 2.3.1: encoded as in a form first
         headers |= basic(quote_plus(client), Secret(quote_plus(provider.secret().reveal())))
-    else:
-        form["client_id"] = client
-        if places.authentication == "post":
-            form["client_secret"] = provider.secret().reveal()
-    return TokenRequest(places.token, form, headers)
+        return TokenRequest(url, form, headers)
+    proof = {"client_id": client}
+    if authentication == "post":
+        proof["client_secret"] = provider.secret().reveal()
+    return TokenRequest(url, {**form, **proof}, headers)
 
 
 def granted(answer: Any, *, openid: bool) -> Exchanged:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, TypeAlias
@@ -121,6 +121,15 @@ class Provider:
     def openid(self) -> bool:
         """Whether it gives ID tokens."""
         return bool(self.issuer)
+
+    @property
+    def pkce(self) -> bool:
+        """Whether it knows PKCE (RFC 7636)."""
+        return True
+
+    def asking(self, scopes: Iterable[str]) -> dict[str, str]:
+        """The parameter that asks for *scopes*."""
+        return {"scope": " ".join(scopes)}
 
     @property
     def title(self) -> str:

@@ -6,7 +6,8 @@ version: of two who refresh in spite of it, only one's tokens are kept, and the 
 A provider may take the old refresh token back when it gives a new one (RFC 9700, section 4.14.2). So that a refresh is
 under way is noted before it is asked for. Where a process dies between the answer and the database, the next one finds
 the note and tries the old token: providers let it pass for some seconds, or as long as the new one is unused. If not,
-the reason says that a refresh was lost, and the owner has to connect again.
+the reason says that a refresh was lost, and the owner has to connect again. Where the database is away at that moment,
+the process goes on with what it got, and stores it as soon as that is possible.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from moorline.errors import (
     AuthenticationFailed,
     CallError,
+    ConfigurationError,
     ConnectionNotFound,
     DeadlineExceeded,
     ReauthorizationRequired,
+    StoreError,
 )
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection, Granted, Tokens
@@ -36,10 +39,12 @@ if TYPE_CHECKING:
     from moorline.identity.vault import Vault
     from moorline.secrets.secret import Secret
 
-__all__ = ["FreshToken", "Refresh"]
+__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "was_lost"]
 
 Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
-"""Makes the Call that gets new tokens with the refresh token among the old."""
+"""Makes the Call that gets new tokens with the refresh token among the old, or with what is kept in its place. One that
+needs neither has an attribute ``asks_anew`` that is true.
+"""
 
 _LEASE: Final = 30.0  # longer than any refresh takes
 _LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
@@ -66,6 +71,14 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What was granted while the database was away; *row* says until when."""
+
+    row: Connection
+    granted: Granted
+
+
+@dataclass(frozen=True, slots=True)
 class _Held:
     row: Connection
     tokens: Tokens
@@ -75,19 +88,31 @@ class FreshToken:
     """The access token of one connection. For a service's requests: see ``FetchedKey``.
 
     *refresh* makes the Call that refreshes it; without one, a token that is over ends the connection. *reconnect* is
-    the address at which the owner connects the account again.
+    the address at which the owner connects the account again; *endings* are the codes by which the provider says that
+    the grant is over.
 
     Raises, where it is asked: ReauthorizationRequired, ConnectionNotFound, DecryptionFailed, StoreUnavailable, or the
     CallError of a refresh that failed while the old token was of no more use.
     """
 
-    def __init__(self, vault: Vault, id: str, refresh: Refresh | None, *, reconnect: str | None = None) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        id: str,
+        refresh: Refresh | None,
+        *,
+        reconnect: str | None = None,
+        endings: frozenset[str] | None = None,
+    ) -> None:
         self._vault = vault
         self._id = id
         self._refresh = refresh
         self._reconnect = reconnect
+        self._endings = GRANT_IS_OVER if endings is None else endings
         self._clock = vault.store.clock
         self._held: _Held | None = None
+        self._stale = False
+        self._unsaved: Unsaved | None = None
         self._tried = -_AGAIN_AFTER
         self._blocking = threading.Lock()
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
@@ -145,6 +170,28 @@ class FreshToken:
                 await perform(self._vault.store, self._fresh(refused))
         return self.current() != refused
 
+    def outdated(self) -> None:
+        """Read it again before it is used the next time: somebody has changed it."""
+        self._stale = True
+
+    def renew(self) -> None:
+        """Refresh it now. Raises ConfigurationError for one that cannot be, and as ``ready``."""
+        with self._blocking:
+            perform_sync(self._vault.store, self._renewed())
+
+    async def renew_async(self) -> None:
+        """As ``renew``, on an event loop."""
+        async with self._lock():
+            await perform(self._vault.store, self._renewed())
+
+    def _renewed(self) -> Generator[Any, Any, None]:
+        _, tokens = yield from self._read()
+        if not self._can(tokens):
+            raise ConfigurationError(
+                f"connection {self._id} has no refresh token: its token is good until it is refused"
+            )
+        yield from self._fresh(tokens.access, at_once=True)
+
     def close(self) -> None:
         """Nothing: the connections to the provider are the service's that refreshes."""
 
@@ -155,18 +202,27 @@ class FreshToken:
 
     def _wanted(self) -> bool:
         held, now = self._held, self._clock.wall()
-        if held is None or held.row.is_over(now):
+        if held is None or self._stale or held.row.is_over(now):
             return True
-        return held.row.wants_refresh(now) and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
+        due = self._unsaved is not None or held.row.wants_refresh(now)
+        return due and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
 
-    def _fresh(self, refused: Secret | None) -> Generator[Any, Any, None]:
-        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*."""
+    def _fresh(self, refused: Secret | None, *, at_once: bool = False) -> Generator[Any, Any, None]:
+        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*. One that was got
+        a moment ago and is refused is not refreshed unless *at_once*: a service that refuses all would be asked anew at
+        each call.
+        """
         while True:
+            if self._unsaved is not None and not (yield from self._stored_late(self._unsaved)):
+                return
             row, tokens = yield from self._read()
             if not self._is_due(row, tokens, refused):
                 return
+            new = row.version > 1 and self._clock.wall() < row.updated_at + _AGAIN_AFTER
+            if refused is not None and new and not at_once:
+                return
             over = refused is not None or row.is_over(self._clock.wall())
-            if self._refresh is None or tokens.refresh is None:
+            if self._refresh is None or not self._can(tokens):
                 if over:
                     yield from self._end(row, "the access token is over, and there is no refresh token")
                 return
@@ -179,6 +235,13 @@ class FreshToken:
                 return  # another process is at it, and the old one still serves
             self._check_time(row)
             yield Sleep(_LOOKS)
+
+    def _can(self, tokens: Tokens) -> bool:
+        """Whether there is a way to get another token."""
+        if self._refresh is None:
+            return False
+        known = tokens.refresh is not None or tokens.grant is not None
+        return known or getattr(self._refresh, "asks_anew", False)
 
     def _check_time(self, row: Connection) -> None:
         left = remaining(clock=self._clock)
@@ -197,10 +260,17 @@ class FreshToken:
         row: Connection | None = yield Read(vault_sql.load, self._id)
         if row is None:
             raise ConnectionNotFound(f"connection {self._id} is there no more")
+        if row.state == "revoking":
+            raise ConnectionNotFound(f"{row.owner!r} has disconnected {row.service}")
         if row.state == "ended":
             raise self._required(row, row.reason or "it has ended")
-        held = self._held = _Held(row, self._vault.tokens(row))
-        return row, held.tokens
+        tokens = self._vault.tokens(row)
+        self._hold(row, tokens)
+        self._stale = False
+        return row, tokens
+
+    def _hold(self, row: Connection, tokens: Tokens) -> None:
+        self._held = _Held(row, tokens)
 
     def _ask(
         self, row: Connection, tokens: Tokens, begun: Begin, call: Call[Granted], *, over: bool
@@ -208,8 +278,10 @@ class FreshToken:
         try:
             granted: Granted = yield Ask(call)
         except CallError as error:
-            # An answer says that nothing was rotated; without one nobody knows.
-            yield Write(vault_sql.give_back, begun._replace(lost=error.outcome == "unknown"))
+            # An answer says that nothing was rotated; without one nobody knows, be it of one attempt of several.
+            lost = error.outcome == "unknown" or any(one.status is None for one in error.attempts)
+            yield Write(vault_sql.give_back, begun._replace(lost=lost))
+            row = replace(row, lost_at=begun.now) if lost else row
             if isinstance(error, AuthenticationFailed):
                 yield from self._refused(row, error)
             elif over:
@@ -220,10 +292,43 @@ class FreshToken:
         except BaseException:  # cancelled: it may have been sent
             yield Write(vault_sql.give_back, begun._replace(lost=True))
             raise
-        if (yield from self._vault.changed(row, _with_old(granted, tokens))) is None:
+        granted = _with_old(granted, tokens)
+        try:
+            changed = yield from self._vault.changed(row, granted)
+        except StoreError as error:
+            kept = self._vault.granted(row, granted, self._clock.wall())
+            self._hold(kept, granted.tokens)
+            self._unsaved = Unsaved(kept, granted)
+            self._not_stored(row, error)
+            return
+        self._stored(row, changed)
+        yield from self._read()
+
+    def _stored_late(self, unsaved: Unsaved) -> Generator[Any, Any, bool]:
+        """Store what could not be stored before; whether that went well. Raises StoreError where the token is of no
+        more use either.
+        """
+        row, granted, now = unsaved.row, unsaved.granted, self._clock.wall()
+        lasts = None if row.expires_at is None else max(row.expires_at - now, 0.0)
+        try:
+            changed = yield from self._vault.changed(row, replace(granted, lasts=lasts))
+        except StoreError as error:
+            if row.is_over(now):
+                raise
+            self._not_stored(row, error)
+            return False
+        self._unsaved = None
+        self._stored(row, changed)
+        return True
+
+    def _not_stored(self, row: Connection, error: StoreError) -> None:
+        self._tried = self._clock.monotonic()
+        log.warning("token_not_stored", connection=row.id, service=row.service, reason=type(error).__name__)
+
+    def _stored(self, row: Connection, changed: Connection | None) -> None:
+        if changed is None:
             # It took longer than its lease, and somebody else was faster: what is there now is newer than this.
             log.warning("token_refreshed_twice", connection=row.id, service=row.service)
-        yield from self._read()
 
     def _refused(self, row: Connection, error: AuthenticationFailed) -> Generator[Any, Any, None]:
         """The provider does not take the refresh token: another process may have used it, or it is over."""
@@ -231,9 +336,10 @@ class FreshToken:
         if found is not None and found.version != row.version:
             yield from self._read()
             return
-        if error.code not in _GRANT_IS_OVER:  # the application's own credential, which is nothing of the connection's
-            raise error
-        lost = row.lost_at is not None or row.refreshing_since is not None
+        own = self._known.tokens.grant is not None
+        if error.code not in self._endings and not (own and error.code in _CLIENT_IS_OVER):
+            raise error  # of the application's own credential, which is nothing of the connection's
+        lost = was_lost(row) and not own
         why = "a refresh was lost on its way here, and the old token is refused" if lost else "it was revoked"
         yield from self._end(row, f"{why} ({error.code})")
 
@@ -242,6 +348,7 @@ class FreshToken:
         if ended is None:
             yield from self._read()
             return
+        self._stale = True
         log.warning("connection_ended", connection=row.id, service=row.service, reason=reason)
         raise self._required(row, reason)
 
@@ -260,11 +367,23 @@ class FreshToken:
         return self._waiting[1]
 
 
-_GRANT_IS_OVER: Final = frozenset({"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked"})
+GRANT_IS_OVER: Final = frozenset(
+    {"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked", "invalid_refresh_token"}
+)
+"""What providers call a refresh token that is of no more use; the last one is Slack's."""
+
+
+_CLIENT_IS_OVER: Final = frozenset({"invalid_client", "unauthorized_client"})  # of a client that is the owner's
+
+
+def was_lost(row: Connection) -> bool:
+    """Whether a refresh of it began of which nobody knows the end."""
+    return row.lost_at is not None or row.refreshing_since is not None
 
 
 def _with_old(granted: Granted, old: Tokens) -> Granted:
     """Many providers give no new refresh token: then the old one goes on."""
     new = granted.tokens
-    kept = Tokens(new.access, old.refresh if new.refresh is None else new.refresh, {**old.extra, **new.extra})
+    refresh = old.refresh if new.refresh is None else new.refresh
+    kept = Tokens(new.access, refresh, {**old.extra, **new.extra}, old.grant if new.grant is None else new.grant)
     return Granted(kept, granted.lasts, granted.scopes)

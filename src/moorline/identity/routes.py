@@ -13,41 +13,30 @@ or tells others where it came from, and none repeats anything that a provider ha
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from html import escape
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from moorline.errors import CallError, ConfigurationError, Misuse, SignInFailed, StoreError
-from moorline.identity import flow, identities
+from moorline.identity import flow, identities, pending
+from moorline.identity.answering import Receive, Scope, Send, redirect, send_refusal
 from moorline.identity.asking import Ask, Origin, Refused, ask_of, check_own
 from moorline.identity.desk import Desk
 from moorline.identity.flow import Pending
 from moorline.identity.identities import Seen, Spend
 from moorline.identity.own_paths import own_path
 from moorline.identity.provider import Identity
-from moorline.identity.sessions import Session, Sessions, cookie, cookies
+from moorline.identity.sessions import Session, Sessions
 from moorline.store.store import Store
 from moorline.telemetry import logger
 
-__all__ = ["PREFIX", "SignInRoutes"]
+__all__ = ["PREFIX", "SignInRoutes", "plain", "spend"]
 
 PREFIX: Final = "/auth/"
 _PATH: Final = re.compile(r"/auth/([a-z][a-z0-9_-]{0,63})/(login|callback)")
 _LOGOUT: Final = "/auth/logout"
-_MOST_AT_ONCE: Final = 5  # sign-ins of a browser that are under way
-_HEADERS: Final = (
-    (b"cache-control", b"no-store"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'"),
-)
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
+_TITLE, _AGAIN = "Sign in", "Sign in again"
 log = logger("identity")
 
 
@@ -85,12 +74,12 @@ class SignInRoutes:
         try:
             location, kept = await self._answered(scope, below)
         except Refused as refused:
-            await _send_page(send, refused)
+            await send_refusal(send, refused, _TITLE, _AGAIN)
         except (StoreError, Misuse) as error:  # Misuse: it could not be opened
             log.error("sign_in_not_stored", reason=str(error))
-            await _send_page(send, Refused(503, "Please try again in a moment."))
+            await send_refusal(send, Refused(503, "Please try again in a moment."), _TITLE, _AGAIN)
         else:
-            await _send(send, 303, b"", kept, ((b"location", location.encode("latin-1")),))
+            await redirect(send, location, kept)
 
     async def session(self, scope: Scope) -> Session | None:
         """Who is signed in, of a request to any path. Raises StoreError."""
@@ -139,16 +128,14 @@ class SignInRoutes:
         adds_to = await self._adding(ask) if ask.method == "POST" else None
         back = f"{ask.base}{PREFIX}{desk.provider.name}/callback"
         try:
-            url, pending = await desk.begin(redirect_uri=back, next=self._next(ask), adds_to=adds_to)
+            url, begun = await desk.begin(redirect_uri=back, next=self._next(ask), adds_to=adds_to)
         except CallError as error:
-            log.warning("sign_in_not_begun", provider=desk.provider.name, reason=_plain(error))
+            log.warning("sign_in_not_begun", provider=desk.provider.name, reason=plain(error))
             raise Refused(503, f"{desk.provider.title} does not answer. Please try again in a moment.") from error
         except ConfigurationError as error:
             log.error("sign_in_not_begun", provider=desk.provider.name, reason=str(error))
             raise Refused(503, "Signing in is not set up here.") from error
-        name = ask.pending + flow.cookie_of(pending.state)
-        value = flow.sealed(self.sessions.ring, pending)
-        return url, [*self._crowded(ask), cookie(name, value, secure=ask.secure, lasts=flow.LASTS)]
+        return url, pending.begun(ask, self.sessions.ring, begun)
 
     async def _adding(self, ask: Ask) -> str | None:
         """The user who adds an account; None where that is not asked for. Another site may not ask for it."""
@@ -167,39 +154,36 @@ class SignInRoutes:
             answer = flow.read_answer(ask.query)
         except SignInFailed as error:
             raise _failed(provider, error, again) from error
-        end = flow.cookie_of(answer["state"])
-        held = [one for name, value in cookies(ask.headers.get("cookie", "")) if name == ask.pending + end
-                and (one := flow.opened(self.sessions.ring, end, value)) is not None]  # fmt: skip
-        gone = [cookie(ask.pending + end, "", secure=ask.secure, lasts=0)]
+        gone = [pending.ended(ask, answer["state"])]
         try:
-            pending, identity = await self._identified(desk, held[0] if held else None, answer)
-            session = await self._begun(ask, pending, identity)
+            begun = pending.held(ask, self.sessions.ring, answer["state"])
+            begun, identity = await self._identified(desk, begun, answer)
+            session = await self._begun(ask, begun, identity)
         except SignInFailed as error:
             raise _failed(provider, error, again, *gone) from error
         except (CallError, ConfigurationError) as error:
-            log.error("sign_in_not_ended", provider=provider, reason=_plain(error))
+            log.error("sign_in_not_ended", provider=provider, reason=plain(error))
             raise Refused(
                 503, f"{desk.provider.title} does not answer. Please sign in again.", *gone, again=again
             ) from error
         log.info("signed_in", provider=provider, user=session.user)
-        return pending.next, [*gone, self.sessions.header(session, secure=ask.secure)]
+        return begun.next, [*gone, self.sessions.header(session, secure=ask.secure)]
 
     async def _identified(
-        self, desk: Desk, pending: Pending | None, answer: Mapping[str, str]
+        self, desk: Desk, begun: Pending | None, answer: Mapping[str, str]
     ) -> tuple[Pending, Identity]:
-        code = await desk.code(pending, answer)
-        assert pending is not None  # or it has raised
-        now = self.store.clock.wall()
-        used = Spend(flow.spent_key(pending.state), pending.begun_at + flow.LASTS, now)
-        if not await self.store.write(identities.spend, used):
-            raise SignInFailed("the answer was used already")
-        identity = await desk.finish(pending, code)
-        return pending, replace(identity, adds_to=pending.adds_to)
+        code = await desk.code(begun, answer)
+        assert begun is not None  # or it has raised
+        if begun.owner is not None:
+            raise SignInFailed("it is no sign-in that was begun")
+        await spend(self.store, begun)
+        identity = await desk.finish(begun, code)
+        return begun, replace(identity, adds_to=begun.adds_to)
 
-    async def _begun(self, ask: Ask, pending: Pending, identity: Identity) -> Session:
+    async def _begun(self, ask: Ask, begun: Pending, identity: Identity) -> Session:
         """A session of its own; the one before it ends, whoever's it was."""
         before = await self._session(ask)
-        if pending.adds_to is not None and (before is None or before.user != pending.adds_to):
+        if begun.adds_to is not None and (before is None or before.user != begun.adds_to):
             raise SignInFailed("another user is signed in than the one who adds the account", reason="refused")
         if self.users is not None:
             user = await self.users(identity)
@@ -239,17 +223,12 @@ class SignInRoutes:
         except (ConfigurationError, ValueError) as error:
             raise Refused(400, "This link leads elsewhere, and is not followed.") from error
 
-    def _crowded(self, ask: Ask) -> list[str]:
-        """What takes away the oldest sign-ins of a browser that has begun too many, and those that nobody can read."""
-        under_way: list[tuple[float, str]] = []
-        for name, value in cookies(ask.headers.get("cookie", "")):
-            if name.startswith(ask.pending):
-                held = flow.opened(self.sessions.ring, name.removeprefix(ask.pending), value)
-                under_way.append((0.0 if held is None else held.begun_at, name))
-        oldest = sorted(under_way)[: max(len(under_way) - _MOST_AT_ONCE + 1, 0)]
-        return [
-            cookie(name, "", secure=ask.secure, lasts=0) for _, name in oldest if name.isascii() and name.isprintable()
-        ]
+
+async def spend(store: Store, begun: Pending) -> None:
+    """Note that its answer has come. Raises SignInFailed where one had come before."""
+    used = Spend(flow.spent_key(begun.state), begun.begun_at + flow.LASTS, store.clock.wall())
+    if not await store.write(identities.spend, used):
+        raise SignInFailed("the answer was used already")
 
 
 _WORDS: Final = {
@@ -268,29 +247,8 @@ def _failed(provider: str, error: SignInFailed, again: str, *gone: str) -> Refus
     return Refused(status, text, *gone, again=again)
 
 
-def _plain(error: Exception) -> str:
+def plain(error: Exception) -> str:
     """What went wrong, without the words of the provider: they may repeat what we sent."""
     if isinstance(error, CallError):
         return f"{type(error).__name__}{f' ({error.status})' if error.status else ''}"
     return str(error)
-
-
-async def _send_page(send: Send, refused: Refused) -> None:
-    link = f'<p><a href="{escape(refused.again)}">Sign in again</a></p>' if refused.again else ""
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in</title>'
-        f"<p>{escape(refused.text)}</p>{link}</html>"
-    )
-    more = ((b"allow", refused.allow.encode()),) if refused.allow else ()
-    if refused.status == 503:
-        more = ((b"retry-after", b"5"),)
-    await _send(
-        send, refused.status, page.encode(), refused.cookies, ((b"content-type", b"text/html; charset=utf-8"), *more)
-    )
-
-
-async def _send(send: Send, status: int, body: bytes, kept: Any, more: tuple[tuple[bytes, bytes], ...]) -> None:
-    headers = [*_HEADERS, *more, (b"content-length", str(len(body)).encode())]
-    headers += [(b"set-cookie", one.encode("latin-1")) for one in kept]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

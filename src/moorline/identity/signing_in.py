@@ -12,8 +12,9 @@ from moorline.errors import ConfigurationError, SignInFailed
 from moorline.secrets.locker import secrets
 
 if TYPE_CHECKING:
+    from moorline.identity.answering import Receive, Scope, Send
     from moorline.identity.provider import Identity, Provider
-    from moorline.identity.routes import Receive, Scope, Send, SignInRoutes
+    from moorline.identity.routes import SignInRoutes
     from moorline.identity.sessions import Session
     from moorline.secrets.keyring import KeyRing
     from moorline.store.store import Store

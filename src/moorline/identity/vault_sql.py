@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -10,13 +10,15 @@ from moorline.identity.connection import Connection
 from moorline.store.schema import connections
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy.engine import Connection as Database
 
 __all__ = [
+    "APPLICATION",
     "Begin",
     "Change",
+    "Gone",
     "Sealed",
     "Which",
     "begin",
@@ -29,19 +31,35 @@ __all__ = [
 ]
 
 
+APPLICATION: Final = "moorline:application"
+"""The owner of what the application's own services were given for their credentials: nobody has connected it."""
+
+
 class Sealed(NamedTuple):
-    """A connection as it is to be, and the id of the key that has encrypted its tokens."""
+    """A connection as it is to be, and the id of the key that has encrypted its tokens; *also* is done with it, in the
+    same transaction.
+    """
 
     row: Connection
     key_id: str
+    also: Callable[[Database], object] | None = None
 
 
 class Change(NamedTuple):
-    """What a connection becomes, if it still is of *version*; the values by their columns."""
+    """What a connection becomes, if it still is of *version*; the values by their columns. *also*: as above."""
 
     id: str
     version: int
     values: dict[str, Any]
+    also: Callable[[Database], object] | None = None
+
+
+class Gone(NamedTuple):
+    """A connection that is to be deleted; with a *version* only if it still is of that. *also*: as above."""
+
+    id: str
+    version: int | None = None
+    also: Callable[[Database], object] | None = None
 
 
 class Begin(NamedTuple):
@@ -73,8 +91,10 @@ def load(database: Database, id: str) -> Connection | None:
 
 
 def find(database: Database, which: Which) -> list[Connection]:
-    """Those that fit, newest first."""
+    """Those that fit, newest first; the application's own where these alone are asked for."""
     query = sa.select(connections).order_by(connections.c.id.desc()).limit(which.limit)
+    if which.owner is None:
+        query = query.where(connections.c.owner != APPLICATION)
     for name in ("owner", "service", "account", "state"):
         wanted = getattr(which, name)
         if wanted is not None:
@@ -94,7 +114,14 @@ def _put(database: Database, one: Sealed) -> str | None:
     columns = ", ".join(values)
     given = ", ".join(f":{name}" for name in values)
     insert = f"INSERT INTO connections ({columns}) VALUES ({given}) ON CONFLICT DO NOTHING"  # noqa: S608 (our columns)
-    return one.row.id if database.execute(sa.text(insert), values).rowcount else None
+    done = _with_also(database, bool(database.execute(sa.text(insert), values).rowcount), one.also)
+    return one.row.id if done else None
+
+
+def _with_also(database: Database, done: bool, also: Callable[[Database], object] | None) -> bool:  # noqa: FBT001
+    if done and also is not None:
+        also(database)
+    return done
 
 
 def _values(one: Sealed) -> dict[str, Any]:
@@ -126,7 +153,7 @@ def change(database: Database, payloads: Sequence[Change]) -> list[bool]:
 def _change(database: Database, one: Change) -> bool:
     same = (connections.c.id == one.id) & (connections.c.version == one.version)
     update = sa.update(connections).where(same).values(**one.values, version=one.version + 1)
-    return bool(database.execute(update).rowcount)
+    return _with_also(database, bool(database.execute(update).rowcount), one.also)
 
 
 def begin(database: Database, payloads: Sequence[Begin]) -> list[bool]:
@@ -155,9 +182,16 @@ def give_back(database: Database, payloads: Sequence[Begin]) -> list[None]:
     return [None] * len(payloads)
 
 
-def delete(database: Database, payloads: Sequence[str]) -> list[bool]:
-    """Delete each; False for one that is not there."""
-    return [bool(database.execute(sa.delete(connections).where(connections.c.id == one)).rowcount) for one in payloads]
+def delete(database: Database, payloads: Sequence[Gone]) -> list[bool]:
+    """Delete each; False for one that is not there, or was changed."""
+    return [_delete(database, one) for one in payloads]
+
+
+def _delete(database: Database, one: Gone) -> bool:
+    query = sa.delete(connections).where(connections.c.id == one.id)
+    if one.version is not None:
+        query = query.where(connections.c.version == one.version)
+    return _with_also(database, bool(database.execute(query).rowcount), one.also)
 
 
 def _one(row: Any) -> Connection | None:

@@ -7,7 +7,14 @@ from random import Random
 from typing import Final, Protocol
 
 from moorline import redaction
-from moorline.errors import CallError, PayloadFromNewer, PayloadMismatch, UnknownJob
+from moorline.errors import (
+    CallError,
+    ConnectionNotFound,
+    PayloadFromNewer,
+    PayloadMismatch,
+    ReauthorizationRequired,
+    UnknownJob,
+)
 from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Outcome, Retry, Snooze
@@ -61,6 +68,8 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
     failure = _failure(claim, now, type(error).__name__, str(error), redaction.trace(error))
     if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
         return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
+    if isinstance(error, (ReauthorizationRequired, ConnectionNotFound)):  # only its owner can mend it; then retry it
+        return Completion(claim.id, claim.deliveries, "dead", reason="reauthorize", error=failure)
     at = _postponed_to(error, now)
     if at is not None and claim.snoozes < MAX_POSTPONED:
         # Spread a little, or all that waited for one breaker or limit come back in the same instant.

@@ -21,7 +21,7 @@ from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.secrets.wrapped import Wrapped
 
-__all__ = ["ENCRYPTION_KEY", "RingKey", "encryption_ring", "opened", "ring_keys"]
+__all__ = ["ENCRYPTION_KEY", "RingKey", "configured_ring", "encryption_ring", "opened", "ring_keys"]
 
 ENCRYPTION_KEY: Final = "MOORLINE_ENCRYPTION_KEY"
 """The variable with the keys of an application, newest first."""
@@ -48,6 +48,11 @@ def encryption_ring() -> KeyRing:
     Raises ConfigurationError where there is none, KeyUnavailable while a key cannot be unwrapped.
     """
     return KeyRing([one.secret for one in ring_keys()])
+
+
+def configured_ring() -> KeyRing | None:
+    """The application's ring; None where none is configured. Raises as ``encryption_ring`` for what is no key."""
+    return encryption_ring() if secrets().load_all(ENCRYPTION_KEY) else None
 
 
 def ring_keys() -> tuple[RingKey, ...]:

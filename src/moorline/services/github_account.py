@@ -24,6 +24,8 @@ from moorline.calls.service import (
 from moorline.calls.signed_tokens import SignedTokens
 from moorline.calls.tokens import Grant, Request, Token, TokenService
 from moorline.errors import BadAnswer, Conflict, NotFound
+from moorline.identity.connection import Tokens
+from moorline.identity.oauth import Client, OAuth, Revocation
 from moorline.secrets.secret import Secret
 from moorline.services.github_objects import token_of
 
@@ -51,6 +53,11 @@ def _is_limit(exchange: Exchange) -> bool:
 class _OfInstallation:
     """How an app gets a token for its installation: with a JWT that its private key signs."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The app, and its installation."""
+        github = cast("GitHubAccount", service)
+        return github.base_url, github.app(), github.installation_id
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request. Raises ConfigurationError for a key that cannot be used."""
         github = cast("GitHubAccount", service)
@@ -67,11 +74,40 @@ class _OfInstallation:
         return Request(github.base_url + path, json={}, headers={**GitHubAccount.default_headers, **proof}, read=found)
 
 
+def _revocation(client: Client, tokens: Tokens) -> Revocation:
+    """The whole grant (github_signin.json: ``apps/delete-authorization``)."""
+    path = f"/applications/{segment(client.id, 'client_id')}/grant"
+    return Revocation("DELETE", path, json={"access_token": tokens.access.reveal()}, basic=True)
+
+
+def _levels(name: str) -> dict[str, tuple[str, ...]]:
+    return {f"admin:{name}": (f"write:{name}",), f"write:{name}": (f"read:{name}",)}
+
+
 class GitHubAccount(TokenService):
     """The base of what speaks with GitHub: a token's, or an app's."""
 
     endpoints = Endpoints("https://api.github.com")
     credentials = BearerKey(env="GITHUB_TOKEN", sandbox="github_pat_sandbox")
+    # Facts: signin/github.md. A GitHub App's rights are its own, and not asked for; its tokens end and are refreshed.
+    oauth = OAuth(
+        authorize="https://github.com/login/oauth/authorize",
+        token="https://github.com/login/oauth/access_token",  # noqa: S106 (an address)
+        revoke=_revocation,
+        device="https://github.com/login/device/code",
+        # docs.github.com, "Scopes for OAuth apps" (unconfirmed); answers leave out what another one gives.
+        implies={
+            "repo": ("public_repo", "repo:invite", "repo:status", "repo_deployment", "security_events"),
+            "user": ("read:user", "user:email", "user:follow"),
+            "project": ("read:project",),
+            "write:packages": ("read:packages",),
+            **_levels("org"), **_levels("public_key"), **_levels("repo_hook"), **_levels("gpg_key"),
+        },
+        rotates=True,
+        whoami="/user",
+        account="id",
+        ended=("bad_refresh_token",),
+    )  # fmt: skip
     app_id = Parameter("GITHUB_APP_ID", default="")
     installation_id = Parameter("GITHUB_INSTALLATION_ID", like=r"\d+", default="")
     limits = RateLimitHeaders(

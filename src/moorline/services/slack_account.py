@@ -6,16 +6,19 @@ Facts: services/business/slack.md; contract: slack.json; slack_sdk 3.47.0 (``oau
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from moorline.calls.exchange import Exchange
 from moorline.calls.service import BearerKey, Endpoints, Parameter, RateLimitHeaders
 from moorline.calls.tokens import Grant, RefreshToken, Token, TokenService, token_of
+from moorline.identity.connection import Tokens
+from moorline.identity.oauth import Client, OAuth, Revocation
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.services.slack_rules import ERRORS
 
-__all__ = ["HOOK", "SlackAccount"]
+__all__ = ["HOOK", "USER_OAUTH", "SlackAccount"]
 
 HOOK: Final = re.compile(r"https://hooks\.slack\.com(/(?:commands|actions|app)/[A-Za-z0-9/_-]{1,300})")
 _FILES: Final = re.compile(r"https://files\.slack\.com/[!-~]{1,2000}")
@@ -30,7 +33,38 @@ def _rotated(exchange: Exchange) -> Token:
     return token_of(exchange)
 
 
-_ROTATION: Final = RefreshToken("/oauth.v2.access", read=_rotated)
+def _revocation(_: Client, tokens: Tokens) -> Revocation:
+    return Revocation("POST", "/auth.revoke", {}, bearer=tokens.access)
+
+
+def _of_user(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tokens of a user, which stand apart in the answer to a code, and at its top in that to a refresh."""
+    own = answer.get("authed_user")
+    return {**answer, **own} if isinstance(own, Mapping) and "access_token" in own else answer
+
+
+_GRANTED: Final[Mapping[str, Any]] = {
+    "authorize": "https://slack.com/oauth/v2/authorize",
+    "token": "/oauth.v2.access",
+    "revoke": _revocation,
+    "separator": ",",
+    # An app has to be switched over to it, and is a public client from then on (unconfirmed).
+    "pkce": False,
+    "rotates": True,  # where an app's tokens rotate; those of others never end
+    "account": "team.id",
+    "ended": ("invalid_refresh_token", "token_revoked", "token_expired", "account_inactive"),
+}
+_BOT: Final = OAuth(
+    **_GRANTED,
+    token_types=("bot",),
+    keeps=("team.id", "team.name", "enterprise.id", "bot_user_id", "app_id", "authed_user.id"),
+)
+USER_OAUTH: Final = OAuth(
+    **_GRANTED, token_types=("user", "bearer"), scope="user_scope", reads=_of_user, keeps=("team.id", "team.name", "id")
+)
+"""For a service's class that acts for users, in place of a bot: ``class Person(Slack): oauth = USER_OAUTH``."""
+
+_ROTATION: Final = RefreshToken("/oauth.v2.access", read=_rotated, single_use=True)
 
 
 class SlackAccount(TokenService):
@@ -40,6 +74,7 @@ class SlackAccount(TokenService):
     credentials = BearerKey(env=_TOKEN, sandbox="xoxb-sandbox")
     client_id = Parameter("SLACK_CLIENT_ID", default="")
     client_secret = Parameter("SLACK_CLIENT_SECRET", default="", secret=True)
+    oauth = _BOT
     limits = RateLimitHeaders(apart=True)
     errors = ERRORS
 

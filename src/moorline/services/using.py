@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from moorline.calls.adapters.functions import Resilient
     from moorline.calls.call import Call
     from moorline.calls.failover import Failover
+    from moorline.calls.renewal import FetchedKey
     from moorline.calls.service import Service
     from moorline.clock import Clock
     from moorline.durable import DurableCalls
+    from moorline.identity.service_tokens import ServiceTokens
     from moorline.jobs.enqueue import Enqueued
     from moorline.jobs.job import JobHandle
     from moorline.services.monitor import Monitor
     from moorline.services.tracking import Analytics
     from moorline.settings import Settings
+    from moorline.store.store import Store
 
 __all__ = ["Using"]
 
@@ -33,6 +36,8 @@ class Using:
 
     settings: Settings
     clock: Clock
+    store: Store
+    _tokens: ServiceTokens | None = None
     _durable: DurableCalls
     _services: dict[str, Service]
     _tellers: list[Analytics | Monitor]
@@ -44,6 +49,8 @@ class Using:
         """
         made = service(**{**self._configured(service, pinned="addresses" in options), **options})
         made.queue = self
+        if made.fetched is not None:
+            self._share_tokens(made.fetched)
         self._services.setdefault(service.name, made)
         return made
 
@@ -87,6 +94,19 @@ class Using:
         made = Monitor(*self._members(services), **{"clock": self.clock, **options})
         self._tellers.append(made)
         return made
+
+    def _share_tokens(self, fetched: FetchedKey) -> None:
+        """Have what it fetches kept for the other processes, where there is a key to encrypt it with."""
+        from moorline.calls.token_cache import Tokens
+
+        if not isinstance(fetched, Tokens):
+            return
+        if self._tokens is None:
+            from moorline.identity.service_tokens import ServiceTokens
+            from moorline.secrets.rings import configured_ring
+
+            self._tokens = ServiceTokens(self.store, configured_ring)
+        fetched.keeper = self._tokens
 
     def _members(self, services: tuple[Any, ...]) -> list[Any]:
         return [self._own(one) if isinstance(one, type) else one for one in services]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from moorline.secrets.keyring import KeyRing
 
-__all__ = ["Encrypted", "Resealed", "all_encrypted", "counts", "mark", "marked", "reseal", "unreadable"]
+__all__ = ["Encrypted", "Resealed", "all_encrypted", "counts", "mark", "marked", "reseal", "reseal_batch", "unreadable"]
 
 _ROOMS: Final = ("moorline.identity.vault", "moorline.identity.own_secrets")
 """The modules that keep something encrypted: ``ENCRYPTED`` of each describes it."""
@@ -79,24 +79,31 @@ def reseal(kept: Encrypted, ring: KeyRing, told: Told = None) -> Steps[Resealed]
     """
     done, after = Resealed(), ""
     while True:
-        rows: Sequence[Any] = yield Read(_rows, kept, after, ring.current_id)
-        if not rows:
+        batch, after = yield from reseal_batch(kept, ring, after)
+        if not after:
             return done
-        renewed, bad = [], list(done.unreadable)
-        for row in rows:
-            row_id, sealed, place = getattr(row, kept.id), bytes(row.sealed), kept.place(row)
-            try:
-                plain = ring.decrypt(sealed, purpose=kept.purpose, place=place)
-            except DecryptionFailed:
-                bad.append(row_id)
-                continue
-            renewed.append(_Renewed(row_id, sealed, ring.encrypt(plain, purpose=kept.purpose, place=place)))
-        # One that was changed meanwhile stays as it is: whoever changed it has encrypted it.
-        changed: int = (yield Write(_replace, (kept, renewed, ring.current_id))) if renewed else 0
-        done = Resealed(done.changed + changed, tuple(bad))
-        after = getattr(rows[-1], kept.id)
+        done = Resealed(done.changed + batch.changed, (*done.unreadable, *batch.unreadable))
         if told is not None:
             told(done)
+
+
+def reseal_batch(kept: Encrypted, ring: KeyRing, after: str) -> Steps[tuple[Resealed, str]]:
+    """One batch of it, of those behind the id *after*; and the id behind which to go on, empty at the end."""
+    rows: Sequence[Any] = yield Read(_rows, kept, after, ring.current_id)
+    if not rows:
+        return Resealed(), ""
+    renewed, bad = [], []
+    for row in rows:
+        row_id, sealed, place = getattr(row, kept.id), bytes(row.sealed), kept.place(row)
+        try:
+            plain = ring.decrypt(sealed, purpose=kept.purpose, place=place)
+        except DecryptionFailed:
+            bad.append(row_id)
+            continue
+        renewed.append(_Renewed(row_id, sealed, ring.encrypt(plain, purpose=kept.purpose, place=place)))
+    # One that was changed meanwhile stays as it is: whoever changed it has encrypted it.
+    changed: int = (yield Write(_replace, (kept, renewed, ring.current_id))) if renewed else 0
+    return Resealed(changed, tuple(bad)), getattr(rows[-1], kept.id)
 
 
 def unreadable(kept: Encrypted, ring: KeyRing) -> Steps[tuple[str, ...]]:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moorline.identity.rotation import sql
 from moorline.identity.rotation.deciding import Deciding
 from moorline.identity.rotation.minting import Rotated, rotate
-from moorline.secrets.locker import secrets
-from moorline.secrets.rings import ENCRYPTION_KEY, encryption_ring
+from moorline.secrets.rings import configured_ring
 from moorline.secrets.rotation import UNUSED
 from moorline.store.steps import perform, perform_sync
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from moorline.calls.service import Service
     from moorline.identity.own_secrets import OwnSecrets
     from moorline.identity.rotation.advice import KeyStatus, KeyVersion
-    from moorline.secrets.keyring import KeyRing
     from moorline.secrets.secret import Secret
     from moorline.store.store import Store
 
@@ -42,7 +40,7 @@ class Keys(Deciding):
 
     def begin(self) -> None:
         """Follow what was decided, from now on; the application's opening does it. Blocking."""
-        ring = _ring()
+        ring = configured_ring()
         if ring is not None:
             self.watch.attach(self._own())
         self.watch.begin(ring)
@@ -203,11 +201,6 @@ def _same(service: Service) -> Callable[[Secret], Service]:
         return type(service)(key, base_url=service.base_url, **(options | service.parameters))
 
     return made
-
-
-def _ring() -> KeyRing | None:
-    """The application's, if it has one: not the sandbox's, which each process makes for itself."""
-    return encryption_ring() if secrets().load_all(ENCRYPTION_KEY) else None
 
 
 def _names(connection: Any) -> list[str]:

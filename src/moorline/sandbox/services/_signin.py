@@ -113,8 +113,7 @@ class Grants:
         ):
             return self._back(given, {"error": "invalid_request", "error_description": "code challenge: S256 only"})
         if ask.method == "POST":
-            form = parse_qs(ask.body.decode("utf-8", "replace"))
-            return self._chosen(given, form.get("login", [""])[0])
+            return self._chosen_by(given, parse_qs(ask.body.decode("utf-8", "replace")))
         if given.get("prompt") == "none":
             hinted = given.get("login_hint", "")
             if hinted not in self._people:
@@ -128,21 +127,28 @@ class Grants:
         self._authenticate(ask, form)
         if form.get("grant_type") != "authorization_code":
             raise Refused("unsupported_grant_type", "Only authorization_code is known here.")
-        code = form.get("code", "")
-        if code in self._used:  # RFC 6749, section 4.1.2: what it was turned into is taken back
-            self._tokens.pop(self._used[code], None)
-        held = self._codes.pop(code, None)
-        now = self._around.clock.monotonic()
-        if held is None or now >= held.until or form.get("redirect_uri") != held.asked["redirect_uri"]:
+        code, now = form.get("code", ""), self._around.clock.monotonic()
+        held = self._redeemed(form)
+        if held is None:
+            # RFC 6749, section 4.1.2: what it was turned into is taken back
+            self._tokens.pop(self._used.get(code, ""), None)
             raise Refused("invalid_grant", "The code is not good, was used, or was made for another redirect_uri.")
-        proof = _b64(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
-        challenge = held.asked.get("code_challenge")
-        if (challenge is None and "code_verifier" in form) or (challenge is not None and challenge != proof):
-            raise Refused("invalid_grant", "The code verifier is not that of the challenge.")
         token, scope = self._around.id("sandbox-access-", 32), held.asked.get("scope", "")
         self._tokens[token] = _Token(held.person, scope, now + 3600)
         self._used[code] = token
         return held.person, dict(held.asked), token, scope
+
+    def _redeemed(self, form: Mapping[str, str]) -> _Code | None:
+        """What was consented to with a code; None for one that is not good (any more). Raises Refused: no PKCE."""
+        held = self._codes.pop(form.get("code", ""), None)
+        now = self._around.clock.monotonic()
+        if held is None or now >= held.until or form.get("redirect_uri") != held.asked["redirect_uri"]:
+            return None
+        proof = _b64(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
+        challenge = held.asked.get("code_challenge")
+        if (challenge is None and "code_verifier" in form) or (challenge is not None and challenge != proof):
+            raise Refused("invalid_grant", "The code verifier is not that of the challenge.")
+        return held
 
     def person(self, ask: Ask) -> tuple[Person, str] | None:
         """The user whose access token came with a request, and its scope."""
@@ -172,6 +178,10 @@ class Grants:
         return (
             None if good and to.hostname and not to.fragment else "redirect_uri must be https, or http to this machine."
         )
+
+    def _chosen_by(self, given: Mapping[str, str], form: Mapping[str, list[str]]) -> Answer:
+        """What was chosen on the page."""
+        return self._chosen(given, form.get("login", [""])[0])
 
     def _chosen(self, given: Mapping[str, str], login: str) -> Answer:
         person = self._people.get(login)

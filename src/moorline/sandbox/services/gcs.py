@@ -5,6 +5,9 @@ Facts: services/storage/gcs.md and gcs.json. ``POST /gcs/token`` takes the JWT o
 A signed address is verified with the key of the account that signed it, which is known from its first token on. There
 are two buckets, ``moorline-sandbox`` and ``moorline-sandbox-2``. The sandbox's own: keys that begin with ``limited/``
 may be written once a second (429), and a copy of more than 1 MiB takes a step for each MiB.
+
+Accounts are connected at ``/o/oauth2/v2/auth``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from moorline.calls.checksums import crc32c
 from moorline.errors import ConfigurationError
 from moorline.sandbox.services._google import GoogleTokens
+from moorline.sandbox.services._oauth import Accounts, Person, bearer
 from moorline.sandbox.services._objects import BUCKETS, Bucket, Full, Kept, cut, http_date, md5_of
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
@@ -76,12 +80,29 @@ class _Session:
     done: Mapping[str, Any] | None = None
 
 
+_PEOPLE = (
+    Person("acme", "Ada of Acme", {"sub": "110000000000000000001", "email": "ada@acme.example"}),
+    Person("globex", "Hank of Globex", {"sub": "110000000000000000002", "email": "hank@globex.example"}),
+)
+
+
 class GCSStandIn:
     """Two buckets of one project, and Google's token endpoint."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
         self._tokens = GoogleTokens(around, _SCOPE)
+        self._accounts = Accounts(
+            around,
+            "Google",
+            _PEOPLE,
+            authorize="/o/oauth2/v2/auth",
+            token="/token",
+            revoke="/revoke",
+            device="/device/code",
+            shared=True,
+            prefix="ya29.",
+        )
         used = [0]
         self._buckets = {name: Bucket(around, used) for name in BUCKETS}
         self._sessions: dict[str, _Session] = {}
@@ -89,17 +110,23 @@ class GCSStandIn:
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
+        connected = self._accounts.answer(ask)
+        if connected is not None:
+            return connected
         if (ask.method, ask.path) == ("POST", "/token"):
             return self._tokens.give(ask)
         keys = self._tokens.managed(ask)
         if keys is not None:
             return keys
+        held = self._accounts.allowed(bearer(ask))
+        if ask.path == "/v1/userinfo":
+            return Answer(401, {"error": "invalid_token"}) if held is None else Answer(200, dict(held[0].claims))
         xml = not ask.path.startswith(("/storage/v1/", "/upload/storage/v1/"))
         try:
             query = dict(parse_qsl(ask.query, keep_blank_values=True))
             if "X-Goog-Signature" in query and xml:
                 self._check_signed(ask, query)
-            elif "upload_id" not in query and not self._tokens.known(ask):
+            elif "upload_id" not in query and held is None and not self._tokens.known(ask):
                 raise _Refused(401, "Invalid Credentials")  # noqa: TRY301 (one place answers it)
             await ask.work()
             answer = self._xml(ask, query) if xml else self._json(ask, query)

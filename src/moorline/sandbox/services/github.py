@@ -8,10 +8,14 @@ are good; those that end in ``wrong`` are refused (401), and ``github_pat_readâ€
 The app is 123456, its installation on ``quay`` 7654321, a suspended one 7654322; its private key comes with
 ``POST /app-manifests/sandbox/conversions``, and the tokens that it gets (``ghs_â€¦``) alone may write checks. A 304 costs
 nothing. ``quay/hello`` has the webhook 1, the organisation 2, and the app its own: one event was not delivered to each.
+
+Accounts are connected at ``/login/oauth/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
@@ -27,6 +31,9 @@ from moorline.sandbox.services._github_apps import Apps, Hooks
 from moorline.sandbox.services._github_issues import Issues
 from moorline.sandbox.services._github_objects import DOCS, Refused, Thing
 from moorline.sandbox.services._github_releases import Checks, Releases
+from moorline.sandbox.services._oauth import Accounts, Person, TokenPair
+from moorline.sandbox.services._oauth import Refused as NotGranted
+from moorline.sandbox.services._signin import CLIENT, SECRET
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -48,6 +55,24 @@ _EVENTS = (
 )
 
 
+_PEOPLE = (
+    Person("acme", "Ada of Acme", {"id": 62515, "login": "ada-acme"}),
+    Person("globex", "Hank of Globex", {"id": 62516, "login": "hank-globex"}),
+)
+
+
+def _granted(pair: TokenPair) -> Thing:
+    answer = {"access_token": pair.access, "token_type": "bearer", "scope": ",".join(pair.scopes)}
+    refresh = {"refresh_token": pair.refresh, "refresh_token_expires_in": 15_811_200}
+    return {**answer, "expires_in": pair.lasts, **refresh}
+
+
+def _not_granted(refused: NotGranted) -> Answer:
+    """GitHub's errors come with 200."""
+    words = {"invalid_grant": "bad_refresh_token", "invalid_client": "incorrect_client_credentials"}
+    return Answer(200, {"error": words.get(refused.error, refused.error), "error_description": refused.description})
+
+
 class GitHubStandIn:
     """One user with a token, and an organisation."""
 
@@ -57,6 +82,19 @@ class GitHubStandIn:
         self._ids = 1000
         self._spent: dict[str, list[int]] = {name: [0, 0] for name in _LIMITS}  # used, and when it is renewed
         self.me: Thing = {}
+        self._accounts = Accounts(
+            around,
+            "GitHub",
+            _PEOPLE,
+            authorize="/login/oauth/authorize",
+            token="/login/oauth/access_token",
+            device="/login/device/code",
+            rotates=True,
+            lasts=28_800,
+            prefix="ghu_",
+            shape=_granted,
+            failed=_not_granted,
+        )
         self._repositories: dict[str, Thing] = {}
         self._apps = Apps(around, _SECRET)
         self._hooks = Hooks(around, self.sample)
@@ -66,6 +104,7 @@ class GitHubStandIn:
         self._routes: list[tuple[str, str, Callable[..., Answer]]] = [
             ("GET", r"/rate_limit", self._rate_limit),
             ("GET", r"/user", self._user),
+            ("DELETE", r"/applications/([\w.-]+)/grant", self._revoke),
             ("GET", r"/user/repos", self._own_repositories),
             ("POST", r"/user/repos", lambda ask: self._create_repository(ask, self.me)),
             ("GET", r"/orgs/([\w.-]+)/repos", self._repositories_of),
@@ -89,6 +128,9 @@ class GitHubStandIn:
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
         self._furnish(ask.base)
+        connected = self._accounts.answer(ask)
+        if connected is not None:
+            return connected
         resource = "search" if ask.path.startswith("/search/") else "core"
         try:
             self._admit(ask)
@@ -228,7 +270,7 @@ class GitHubStandIn:
             raise Refused(415, f"Unsupported 'Accept' header: {accepted}. Must accept 'application/json'.")
         if ask.headers.get("x-github-api-version", _VERSIONS[0]) not in _VERSIONS:
             raise Refused(400, f"API version is not supported; supported: {', '.join(_VERSIONS)}.")
-        if ask.path.startswith("/app-manifests/"):
+        if ask.path.startswith(("/app-manifests/", "/applications/")):
             return
         scheme, _, token = ask.headers.get("authorization", "").partition(" ")
         if scheme.lower() not in ("bearer", "token") or not token:
@@ -237,6 +279,8 @@ class GitHubStandIn:
             self._apps.prove(token)
             return
         if not re.match(r"github_pat_|gh[pous]_", token) or token.endswith("wrong"):
+            raise Refused(401, "Bad credentials")
+        if self._accounts.knows(token) and self._accounts.allowed(token) is None:
             raise Refused(401, "Bad credentials")
         if token.startswith("ghs_") and not self._apps.good(token):
             raise Refused(401, "Bad credentials")
@@ -287,7 +331,18 @@ class GitHubStandIn:
         return Answer(200, {"resources": shown, "rate": shown["core"]})
 
     def _user(self, ask: Ask) -> Answer:
-        return Answer(200, self.me)
+        connected = self._accounts.allowed(ask.headers.get("authorization", "").partition(" ")[2])
+        return Answer(200, self.me if connected is None else {**self.me, **connected[0].claims})
+
+    def _revoke(self, ask: Ask, client: str) -> Answer:
+        shown = ask.headers.get("authorization", "").partition(" ")[2]
+        if shown != base64.b64encode(f"{CLIENT}:{SECRET}".encode()).decode() or client != CLIENT:
+            raise Refused(401, "Requires authentication")
+        token = str(json.loads(ask.body).get("access_token", ""))
+        if not self._accounts.knows(token):
+            raise Refused(404, "Not Found")
+        self._accounts.revoke(token)
+        return Answer(204)
 
     def _own_repositories(self, ask: Ask) -> Answer:
         return _paged(ask, list(self._repositories.values()))

@@ -1,11 +1,14 @@
-"""HubSpot's stand-in: objects of any type with unique properties, searches, batches, associations, tokens, webhooks.
+"""HubSpot's stand-in: objects of any type with unique properties, searches, batches, associations, tokens, webhooks,
+and a page at which accounts are connected.
 
 Facts: services/business/hubspot.md and hubspot.json. Tokens begin with ``pat-``; those that end in ``wrong`` are
 refused (401), those with ``noscope`` may read no contacts (403), for ``daily`` the day's quota is spent (429).
 ``POST /hubspot/oauth/v1/token`` takes the app ``sandbox-app`` with the secret ``sandbox-client-secret``, and refresh
-tokens that do not end in ``wrong``; its access tokens last 1800 s. The sandbox's own: the types are contacts,
-companies, deals and tickets; ``email`` of contacts is unique, and so is every property whose name ends in ``_key``;
-properties that begin with ``no_such`` do not exist; a search finds at once what was written.
+tokens that do not end in ``wrong``; its access tokens last 1800 s. The addresses of 2026-03 take ``sandbox-client``:
+see :mod:`._oauth`; the accounts are ``acme`` (hub 62515) and ``globex`` (hub 62516), which share what is stored; their
+tokens open ``crm.objects.<type>.read`` and ``.write`` as far as these were granted. The sandbox's own: the types are
+contacts, companies, deals and tickets; ``email`` of contacts is unique, and so is every property whose name ends in
+``_key``; properties that begin with ``no_such`` do not exist; a search finds at once what was written.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from urllib.parse import parse_qs, unquote
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.services._hubspot_search import condition
+from moorline.sandbox.services._oauth import Accounts, Person, Refused, TokenPair
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
 __all__ = ["STAND_IN"]
@@ -33,6 +37,10 @@ _LIMIT = 190
 _FOUND = 10_000
 _BATCH = 100
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_PEOPLE = (
+    Person("acme", "Acme Inc. (acme.example)", {"hub_id": 62515}),
+    Person("globex", "Globex (globex.example)", {"hub_id": 62516}),
+)
 _DEFAULT_LINKS = {("contacts", "companies"): 279, ("companies", "contacts"): 280}
 
 
@@ -63,6 +71,18 @@ class HubSpotStandIn:
         self._objects: dict[str, dict[str, dict[str, Any]]] = {one: {} for one in _TYPES}
         self._links: dict[tuple[str, str], dict[tuple[str, str], list[dict[str, Any]]]] = {}
         self._tokens: dict[str, float] = {}
+        self._accounts = Accounts(
+            around,
+            "HubSpot",
+            _PEOPLE,
+            authorize="/oauth/authorize",
+            token="/oauth/2026-03/token",
+            revoke="/oauth/2026-03/token/revoke",
+            lasts=1800,
+            prefix="CJ-",
+            shape=_granted,
+            failed=_not_granted,
+        )
         self._next, self._last, self._window = 500, 0, (0, _LIMIT)
         one = r"/crm/v3/objects/([^/]+)"
         tied = r"/crm/v4/objects/([^/]+)/([^/]+)/associations"
@@ -84,6 +104,9 @@ class HubSpotStandIn:
         """Answer one request."""
         if (ask.method, ask.path) == ("POST", "/oauth/v1/token"):
             return self._token(ask)
+        connected = self._accounts.answer(ask)
+        if connected is not None:
+            return connected
         try:
             self._authorise(ask)
             await ask.work()
@@ -95,7 +118,7 @@ class HubSpotStandIn:
     def snapshot(self) -> dict[str, Any]:
         """The objects by type and id, archived ones too, and who is associated with whom."""
         links = [[*pair, *other] for pair, others in self._links.items() for other in others]
-        return {"objects": self._objects, "associations": links}
+        return {"objects": self._objects, "associations": links, "accounts": self._accounts.snapshot()}
 
     def failure(self, status: int) -> Answer:
         """HubSpot's error body for an injected status."""
@@ -142,6 +165,9 @@ class HubSpotStandIn:
 
     def _authorise(self, ask: Ask) -> None:
         scheme, _, token = ask.headers.get("authorization", "").partition(" ")
+        if self._accounts.knows(token):
+            self._check_scopes(ask, token)
+            return
         ends = self._tokens.get(token)
         if ends is not None and ends <= self._around.clock.monotonic():
             raise _Refused(401, "EXPIRED_AUTHENTICATION", "The OAuth token used to make this call expired.")
@@ -152,6 +178,16 @@ class HubSpotStandIn:
             refused.answer = Answer(429, _limited("DAILY"))
             raise refused
         if token.endswith("noscope") and "/contacts" in ask.path:
+            raise _Refused(403, "MISSING_SCOPES", "This app hasn't been granted all required scopes.")
+
+    def _check_scopes(self, ask: Ask, token: str) -> None:
+        held = self._accounts.allowed(token)
+        if held is None:
+            raise _Refused(401, "EXPIRED_AUTHENTICATION", "The OAuth token used to make this call expired.")
+        found = re.match(r"/crm/v[34]/objects/([^/]+)", ask.path)
+        reads = ask.method == "GET" or ask.path.endswith("/search")
+        needed = f"crm.objects.{unquote(found[1])}.{'read' if reads else 'write'}" if found else "oauth"
+        if needed not in held[1]:
             raise _Refused(403, "MISSING_SCOPES", "This app hasn't been granted all required scopes.")
 
     def _limits(self, ask: Ask) -> dict[str, str]:
@@ -411,6 +447,18 @@ class HubSpotStandIn:
         """The time in milliseconds; another one for each write, so that they can be told apart."""
         self._last = max(self._last + 1, int(self._around.clock.wall() * 1000))
         return datetime.fromtimestamp(self._last / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _granted(pair: TokenPair) -> dict[str, Any]:
+    answer = {"token_type": "bearer", "refresh_token": pair.refresh, "access_token": pair.access}
+    return {**answer, "expires_in": pair.lasts, **pair.person.claims, "scopes": list(pair.scopes)}
+
+
+def _not_granted(refused: Refused) -> Answer:
+    """The words of RFC 6749, and HubSpot's own beside them (its changelog of the OAuth API)."""
+    word = "BAD_REFRESH_TOKEN" if refused.error == "invalid_grant" else refused.error.upper()
+    said = {"error": refused.error, "error_description": refused.description}
+    return Answer(refused.status, {**said, "status": word, "message": refused.description})
 
 
 def _limited(policy: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ with ``unknown`` allowed nothing. The sandbox's own: every object and field exis
 ``No_Such``; fields that end in ``_Id__c`` are external ids, unique but for ``Loose_Id__c``; a record named ``Locked
 once`` cannot be locked the first time; an ``Amount`` below zero breaks a validation rule; an org has 5000 requests, and
 each counts; after a call of ``/_end`` no token is good any more.
+
+Accounts are connected at ``/services/oauth2/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from xml.sax.saxutils import escape
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.services._assertions import read_assertion
+from moorline.sandbox.services._oauth import Accounts, Person, TokenPair
 from moorline.sandbox.services._soql import Malformed, parsed
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
@@ -57,11 +61,29 @@ class _Refused(Exception):
         return {"success": False, "errors": [problem]}
 
 
+_PEOPLE = (
+    Person("acme", "Acme GmbH", {"id": "https://login.salesforce.com/id/00Dacme/005ada"}),
+    Person("globex", "Globex", {"id": "https://login.salesforce.com/id/00Dglobex/005hank"}),
+)
+
+
 class SalesforceStandIn:
     """One organization."""
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._base = ""
+        self._accounts = Accounts(
+            around,
+            "Salesforce",
+            _PEOPLE,
+            authorize="/services/oauth2/authorize",
+            token="/services/oauth2/token",
+            revoke="/services/oauth2/revoke",
+            shared=True,
+            prefix="00D",
+            shape=self._granted,
+        )
         self._tokens: set[str] = set()
         self._records: dict[str, dict[str, dict[str, Any]]] = {}
         self._cursors: dict[str, tuple[list[dict[str, Any]], int]] = {}
@@ -87,6 +109,10 @@ class SalesforceStandIn:
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
+        self._base = ask.base
+        connected = self._accounts.answer(ask)
+        if connected is not None:
+            return connected
         if (ask.method, ask.path) == ("POST", "/services/oauth2/token"):
             return self._token(ask)
         try:
@@ -102,7 +128,7 @@ class SalesforceStandIn:
 
     def snapshot(self) -> dict[str, Any]:
         """The records by object and id, deleted ones too."""
-        return {"records": self._records, "used": self._used}
+        return {"records": self._records, "used": self._used, "accounts": self._accounts.snapshot()}
 
     def failure(self, status: int) -> Answer:
         """Salesforce's error body for an injected status; it knows no 429."""
@@ -146,21 +172,26 @@ class SalesforceStandIn:
             return Answer(400, {"error": problem[0], "error_description": problem[1]})
         token = self._around.id("00D", 40)
         self._tokens.add(token)
-        return Answer(
-            200,
-            {
-                "access_token": token,
-                "instance_url": ask.base,
-                "id": "https://login.salesforce.com/id/00Dx/005x",
-                "token_type": "Bearer",
-                "issued_at": str(int(self._around.clock.wall() * 1000)),
-                "signature": "c2lnbmF0dXJl",
-            },
-        )
+        return Answer(200, self._given(token, "https://login.salesforce.com/id/00Dx/005x"))
+
+    def _given(self, token: str, who: str) -> dict[str, Any]:
+        return {
+            "access_token": token,
+            "instance_url": self._base,
+            "id": who,
+            "token_type": "Bearer",
+            "issued_at": str(int(self._around.clock.wall() * 1000)),
+            "signature": "c2lnbmF0dXJl",
+        }
+
+    def _granted(self, pair: TokenPair) -> dict[str, Any]:
+        given = self._given(pair.access, pair.person.claims["id"])
+        return {**given, "refresh_token": pair.refresh, "scope": " ".join(pair.scopes)}
 
     def _authorise(self, ask: Ask) -> None:
         scheme, _, token = ask.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or token not in self._tokens:
+        known = token in self._tokens or self._accounts.allowed(token) is not None
+        if scheme.lower() != "bearer" or not known:
             raise _Refused(401, "INVALID_SESSION_ID", "Session expired or invalid")
         if self._used >= _LIMIT:
             raise _Refused(403, "REQUEST_LIMIT_EXCEEDED", "TotalRequests Limit exceeded.")

@@ -8,6 +8,9 @@ and 25 berths, of which those from 6 to 20 are archived: a page of ten may hold 
 times. The app ``sandbox.client`` with the secret ``sandbox`` gets tokens of 12 hours for the refresh token
 ``xoxe-1-sandbox``, each with the next refresh token. ``api.test`` gives back the error that it is asked for. All
 messages, files and answers are in the state.
+
+Accounts are connected at ``/oauth/v2/authorize``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from urllib.parse import parse_qsl
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.services import _slack_objects as objects
+from moorline.sandbox.services._oauth import Accounts, Person, TokenPair
+from moorline.sandbox.services._oauth import Refused as NotGranted
 from moorline.sandbox.services._slack_files import Files, Responses
 from moorline.sandbox.services._slack_objects import Refused, Thing
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
@@ -44,6 +49,21 @@ _READS = frozenset(
         "users.lookupByEmail",
     }
 )
+
+
+_PEOPLE = (Person("acme", "Acme", {"team": "T0ACME0001"}), Person("globex", "Globex", {"team": "T0GLOBEX01"}))
+_WORDS = {"invalid_grant": "invalid_refresh_token", "invalid_client": "bad_client_secret"}
+
+
+def _granted(pair: TokenPair) -> Thing:
+    team = {"id": pair.person.claims["team"], "name": pair.person.name}
+    answer = {"ok": True, "access_token": pair.access, "token_type": "bot", "scope": ",".join(pair.scopes)}
+    whose = {"bot_user_id": objects.BOT_USER, "app_id": objects.APP, "team": team, "authed_user": {"id": "U0ADA00001"}}
+    return {**answer, **whose, "refresh_token": pair.refresh, "expires_in": pair.lasts}
+
+
+def _not_granted(refused: NotGranted) -> Answer:
+    return Answer(200, {"ok": False, "error": _WORDS.get(refused.error, refused.error)})
 
 
 class SlackStandIn:
@@ -69,6 +89,19 @@ class SlackStandIn:
         self._files, self._responses = Files(around), Responses()
         self._refresh = "xoxe-1-sandbox"
         self._rotating: dict[str, float] = {}
+        self._accounts = Accounts(
+            around,
+            "Slack",
+            _PEOPLE,
+            authorize="/oauth/v2/authorize",
+            token="/oauth.v2.access",
+            shared=True,
+            rotates=True,
+            lasts=43_200,
+            prefix="xoxe.xoxb-",
+            shape=_granted,
+            failed=_not_granted,
+        )
         self._methods: dict[str, Callable[[Thing], Thing]] = {
             "api.test": self._api_test,
             "auth.test": self._auth_test,
@@ -99,6 +132,9 @@ class SlackStandIn:
                 return self._responses.take(ask)
             if ask.path.startswith("/upload/v1/"):
                 return self._files.take(ask)
+            connected = self._accounts.answer(ask)
+            if connected is not None:
+                return connected
             given = _given(ask)
             method = ask.path.removeprefix("/")
             self._admit(method, ask, given)
@@ -151,7 +187,7 @@ class SlackStandIn:
     # -- the way to a method -------------------------------------------------------------------------------------------
 
     def _admit(self, method: str, ask: Ask, given: Thing) -> None:
-        if method not in (*self._methods, "files.getUploadURLExternal", "oauth.v2.access"):
+        if method not in (*self._methods, "files.getUploadURLExternal", "oauth.v2.access", "auth.revoke"):
             raise Refused("unknown_method", req_method=method)
         if method in ("api.test", "oauth.v2.access"):
             return
@@ -166,6 +202,10 @@ class SlackStandIn:
                 raise Refused(error)
         if not token.startswith("xox") or token.startswith("xoxe-"):
             raise Refused("invalid_auth")
+        if self._accounts.knows(token):
+            if self._accounts.allowed(token) is None:
+                raise Refused("token_expired")
+            return
         if token.startswith("xoxe.") and self._around.clock.wall() >= self._rotating.get(token, 0.0):
             raise Refused("token_expired" if token in self._rotating else "invalid_auth")
         if token.startswith("xoxb-read") and method not in _READS:
@@ -174,6 +214,9 @@ class SlackStandIn:
     def _called(self, method: str, ask: Ask, given: Thing) -> Thing:
         if method == "files.getUploadURLExternal":
             return self._files.asked(ask, given)
+        if method == "auth.revoke":
+            self._accounts.revoke(ask.headers.get("authorization", "").partition(" ")[2])
+            return {"revoked": True}
         return self._rotate(ask, given) if method == "oauth.v2.access" else self._methods[method](given)
 
     def _api_test(self, given: Thing) -> Thing:

@@ -5,6 +5,9 @@ Facts: services/business/zendesk.md. API tokens (Basic, with ``email/token``) an
 the client ``sandbox-client`` with the secret ``sandbox-client-secret``; a refresh token is good once, and followed by
 another. The sandbox's own: 700 requests a minute, 1000 results of a search, a search that knows ``type:``, ``status``,
 ``email:`` and words, ids that count up, and ``id`` and ``time`` of the events.
+
+Accounts are connected at ``/oauth/authorizations/new``, by the client ``sandbox-client``: see :mod:`._oauth`.
+They are ``acme`` and ``globex``, which share what is stored.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from urllib.parse import quote
 from moorline.errors import ConfigurationError
 from moorline.sandbox import signing
 from moorline.sandbox.idempotency import Keys
+from moorline.sandbox.services._oauth import Accounts, Person
 from moorline.sandbox.services._zendesk_pages import Refused, by_cursor, by_number, matches, page_size
 from moorline.sandbox.standin import Answer, Ask, Emission, Registration, Signed, Surroundings
 
@@ -53,6 +57,9 @@ def _missing() -> Refused:
     return Refused(404, {"error": "RecordNotFound", "description": "Not found"})
 
 
+_PEOPLE = (Person("acme", "Ada at Acme", {"id": 901}), Person("globex", "Hank at Globex", {"id": 902}))
+
+
 class ZendeskStandIn:
     """One account with one agent."""
 
@@ -64,6 +71,16 @@ class ZendeskStandIn:
         self._changes: dict[str, list[tuple[int, int]]] = {"tickets": [], "users": []}
         self._comments: dict[int, list[dict[str, Any]]] = {}
         self._access: dict[str, float] = {}
+        self._accounts = Accounts(
+            around,
+            "Zendesk",
+            _PEOPLE,
+            authorize="/oauth/authorizations/new",
+            token="/oauth/tokens",
+            shared=True,
+            rotates=True,
+            lasts=7200,
+        )
         self._spent: set[str] = set()
         self._next, self._last, self._minute = 35000, 0, (0, _LIMIT)
         self._agent = self._kept({"name": "Agent", "email": "agent@acme.example", "role": "agent"})
@@ -78,12 +95,16 @@ class ZendeskStandIn:
             ("POST", "/users/create_or_update", self._upsert),
             ("GET", "/users/search", self._search_users),
             ("GET", "/users/me", self._me),
+            ("DELETE", "/oauth/tokens/current", self._revoke),
             ("GET", "/users" + one, self._get_user),
             ("GET", "/incremental/(tickets|users)/cursor", self._incremental),
         ]
 
     async def handle(self, ask: Ask) -> Answer:
         """Answer one request."""
+        connected = self._accounts.answer(ask)
+        if connected is not None:
+            return connected
         if (ask.method, ask.path) == ("POST", "/oauth/tokens"):
             return self._token(ask)
         try:
@@ -164,6 +185,8 @@ class ZendeskStandIn:
         """The API token of an agent, or the access token; empty where there is none that could be good."""
         scheme, _, shown = ask.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
+            if self._accounts.knows(shown):
+                return shown if self._accounts.allowed(shown) is not None else ""
             ends = self._access.get(shown)
             return "" if ends is not None and ends <= self._around.clock.monotonic() else shown
         try:
@@ -413,7 +436,14 @@ class ZendeskStandIn:
         user = self._users[self._agent]
         if self._shown_token(ask).endswith("anonymous"):
             user = {"id": None, "name": "Anonymous user", "email": "invalid@example.com"}
+        connected = self._accounts.allowed(self._shown_token(ask))
+        if connected is not None:
+            user = {**user, "id": connected[0].claims["id"], "name": connected[0].name}
         return Answer(200, {"user": user})
+
+    def _revoke(self, ask: Ask) -> Answer:
+        self._accounts.revoke(self._shown_token(ask))
+        return Answer(204)
 
     # -- webhooks, ids and time ------------------------------------------------------------------------------------
 

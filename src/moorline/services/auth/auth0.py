@@ -8,7 +8,6 @@ the variables are those of Auth0's quickstarts; ``AUTH0_CUSTOM_DOMAIN`` and ``AU
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +26,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.calls.tokens import Request, TokenService, signed_jwt
+from moorline.calls.tokens import Request, TokenService, client_assertion
 from moorline.errors import ConfigurationError, NotFound, PermissionDenied
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
@@ -59,7 +58,6 @@ _NAME: Final = 300
 _PHONE: Final = re.compile(r"\+[0-9]{1,15}")
 _HOST: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9-]+)+"
 _DATABASE: Final = "Username-Password-Authentication"
-_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _STREAMED: Final = {
     "user.created": AuthEventKind.USER_CREATED,
     "user.updated": AuthEventKind.USER_UPDATED,
@@ -76,6 +74,11 @@ _LOGGED: Final = {
 class _Management:
     """The token of the Management API: by a secret, or by a JWT that the client's private key signs."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The tenant, and the client."""
+        assert isinstance(service, Auth0)
+        return service.base_url, service.management(), service.client_id
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request. Raises ConfigurationError for a private key that is none."""
         assert isinstance(service, Auth0)
@@ -87,17 +90,8 @@ class _Management:
         value = secret.reveal()
         if not value.lstrip().startswith("-----BEGIN"):
             return Request(f"{service.base_url}/oauth/token", {**form, "client_secret": value})
-        claims = {
-            "iss": service.client_id,
-            "sub": service.client_id,
-            "aud": f"{service.management()}/",
-            "iat": int(now),
-            "exp": int(now) + 180,
-            "jti": str(uuid.uuid4()),
-        }
-        header = given(alg="RS256", kid=service.key_id or None)
-        assertion = signed_jwt(header, claims, value, service.name)
-        proof = {"client_assertion_type": _ASSERTION, "client_assertion": assertion}
+        audience = f"{service.management()}/"
+        proof = client_assertion(service.client_id, audience, value, now, key_id=service.key_id)
         return Request(f"{service.base_url}/oauth/token", {**form, **proof})
 
 

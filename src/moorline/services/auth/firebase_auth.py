@@ -10,10 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Final
 
-from moorline.calls.renewal import FetchedKey
 from moorline.calls.service import (
     Endpoints,
     ErrorMap,
@@ -25,7 +24,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, key_file
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
@@ -56,7 +55,6 @@ _ID_TOKENS: Final = "/robot/v1/metadata/x509/securetoken@system.gserviceaccount.
 _COOKIES: Final = "/identitytoolkit/v3/relyingparty/publicKeys"
 _EMULATOR: Final = "FIREBASE_AUTH_EMULATOR_HOST"
 _LOCAL: Final = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):[0-9]{1,5}")
-_OWNER: Final = Secret("owner", name="the emulator's key")
 _PAGE: Final = 1000
 _UID: Final = 128
 _DAYS: Final = 14
@@ -92,15 +90,10 @@ class DeletedUsers:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Access(Tokens):
-    """The access token, which the emulator does not want: its key is a word."""
-
-    def _wanted(self) -> bool:
-        return not _of(self).emulated and super()._wanted()
-
-    def current(self) -> Secret:
-        """The token, or the word. Raises ConfigurationError where none was fetched."""
-        return _OWNER if _of(self).emulated else super().current()
+@cache
+def _owner() -> Secret:
+    """What the emulator takes for a token. A word that is masked from then on: only where there is an emulator."""
+    return Secret("owner", name="the emulator's key")
 
 
 class FirebaseAuth(VerifyingService, ServiceAccountKeys):
@@ -374,8 +367,9 @@ print(user.id, firebase.get_user(user.id).result().app_metadata)
         super().close()
         self.cookie_keys.close()
 
-    def _fetching(self) -> FetchedKey | None:
-        return _Access(self, self.tokens)
+    def without_token(self) -> Secret | None:
+        """The emulator's key is a word."""
+        return _owner() if self.emulated else None
 
     def _keys_url(self) -> str:
         return self._published(_ID_TOKENS)
@@ -448,12 +442,6 @@ print(user.id, firebase.get_user(user.id).result().app_metadata)
             return Page(found, self._users({**query, "nextPageToken": after}) if after and found else None)
 
         return self.get(f"{self._root()}/accounts:batchGet", query=query, parse=parse)
-
-
-def _of(access: Tokens) -> FirebaseAuth:
-    owner = access._owner  # noqa: SLF001 (its own kind)
-    assert isinstance(owner, FirebaseAuth)
-    return owner
 
 
 def _uid(value: Any) -> str:

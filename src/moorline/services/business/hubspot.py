@@ -49,6 +49,7 @@ from moorline.events.delivery import Delivers
 from moorline.events.schemes.hash_signature import HashSignature
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.events.schemes.newest_of import NewestOf, Version
+from moorline.identity.oauth import OAuth
 from moorline.services.answers import flag, items, moment, optional_text, record, text, whole
 from moorline.services.limits import at_most, refused
 
@@ -271,6 +272,16 @@ class HubSpot(TokenService):
     client_secret = Parameter(_VARIABLE, sandbox="sandbox-client-secret", secret=True, grants=("refresh_token",))
     grant = Parameter("HUBSPOT_GRANT", like="(?:refresh_token)?", default="")
     tokens = RefreshToken("/oauth/v1/token")
+    # The dated addresses: HubSpot ends those of v1 on 16 February 2027 (its changelog, "v1 OAuth API deprecation").
+    # What an answer says: its changelog, "Additional details returned when generating OAuth access tokens".
+    oauth = OAuth(
+        authorize="https://app.hubspot.com/oauth/authorize",
+        token="/oauth/2026-03/token",  # noqa: S106 (an address)
+        revoke="/oauth/2026-03/token/revoke",
+        scopes=("oauth",),
+        account="hub_id",
+        ended=("BAD_REFRESH_TOKEN",),
+    )
     limits = RateLimitHeaders(
         fields=(
             LimitFields(

@@ -41,7 +41,6 @@ from moorline.calls.tokens import (
     RefreshToken,
     Request,
     Token,
-    Tokens,
     TokenService,
     private_key,
     sandbox_kid,
@@ -62,6 +61,7 @@ from moorline.errors import (
 )
 from moorline.events.delivery import Delivers, Reply
 from moorline.events.schemes.shared_secret import SharedSecret
+from moorline.identity.oauth import OAuth
 from moorline.services.answers import flag, items, optional_text, record, text, whole
 from moorline.services.limits import at_most, refused
 from moorline.services.soql import field_name, soql, written
@@ -223,6 +223,11 @@ class _PrivateKey:
 class _Assertion:
     """The JWT bearer flow: the app's key signs that it acts for a user, who let it once and for all."""
 
+    def account(self, service: Service, secret: Secret) -> tuple[str, ...]:  # noqa: ARG002
+        """The app, the user, and where both are known."""
+        assert isinstance(service, Salesforce)
+        return "jwt", service.base_url, service.audience, service.client_id, service.username
+
     def request(self, service: Service, secret: Secret, now: float) -> Request:
         """The request for a token. Raises ConfigurationError."""
         assert isinstance(service, Salesforce)
@@ -244,15 +249,21 @@ def _token(exchange: Exchange) -> Token:
     sandbox, the one where we asked. Raises BadAnswer for any other.
     """
     token = token_of(exchange)
-    site = text(record(exchange.data), "instance_url").rstrip("/")
+    site = _own_site(text(record(exchange.data), "instance_url"), exchange.url)
+    return Token(token.secret, token.lasts, site, token.successor)
+
+
+def _own_site(told: str, asked: str) -> str:
+    """The address at which a token is to be used: of Salesforce, or where we *asked*. Raises BadAnswer."""
+    site = told.rstrip("/")
     try:
         parts = urlsplit(site)
     except ValueError:
         raise BadAnswer("instance_url is no URL") from None
     own = site == f"https://{parts.netloc}" and _HOSTS.fullmatch(parts.netloc.lower())
-    if not own and f"{parts.scheme}://{parts.netloc}" != "://".join(urlsplit(exchange.url)[:2]):
+    if not own and f"{parts.scheme}://{parts.netloc}" != "://".join(urlsplit(asked)[:2]):
         raise BadAnswer("the token is for a host that is not Salesforce's: nothing is sent there")
-    return Token(token.secret, token.lasts, site, token.successor)
+    return site
 
 
 _GRANTS: Final[Mapping[str, tuple[str, Grant]]] = {
@@ -301,6 +312,19 @@ class Salesforce(TokenService):
     api_version = Parameter("SALESFORCE_API_VERSION", like=r"\d{2,3}\.0", default="66.0")
     grant = Parameter("SALESFORCE_GRANT", like="jwt|refresh_token|client_credentials", default="jwt")
     tokens = _Assertion()
+    # An answer names no end, and usually no further refresh token; an organization may have these replaced.
+    oauth = OAuth(
+        authorize="/services/oauth2/authorize",
+        token="/services/oauth2/token",  # noqa: S106 (an address)
+        revoke="/services/oauth2/revoke",  # unconfirmed
+        scopes=("api", "refresh_token"),
+        implies={"full": ("api", "web", "id"), "offline_access": ("refresh_token",)},  # unconfirmed
+        unlisted=("refresh_token",),  # that answers always name it is unconfirmed
+        lasts=hours(1),
+        rotates=True,
+        keeps=("instance_url",),
+        account="id",
+    )
     limits = RateLimitHeaders(
         # Of 24 hours that roll on, so that something comes back all the time: it is tried hourly.
         fields=(LimitPattern("Sforce-Limit-Info", _USED, window=hours(1)),)
@@ -359,7 +383,10 @@ print(acme.created, [one.fields["Name"] for one in salesforce.query(query)])
 
     def located(self, url: str) -> str:
         """*url* at the host that the token named."""
-        site, base = self.fetched.site if isinstance(self.fetched, Tokens) else "", self.base_url
+        fetched, base = self.fetched, self.base_url
+        site = getattr(fetched, "site", "")
+        if not site and (found := getattr(fetched, "extra", {}).get("instance_url")):  # of a connected account
+            site = _own_site(str(found), base)
         return site + url.removeprefix(base) if site and url.startswith(base) else url
 
     def _path(self, *parts: str) -> str:

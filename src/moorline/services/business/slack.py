@@ -68,6 +68,9 @@ class Slack(SlackAccount):
     answer by ``respond``. What must be answered with a content (``block_suggestion``, errors in a dialog) is not served
     by that.
 
+    Workspaces are connected as bots; who acts for users makes a class of its own: ``class Person(Slack): oauth =
+    USER_OAUTH`` (of ``moorline.services.slack_account``).
+
     Facts: services/business/slack.md; contract: slack.json.
     """
 

@@ -34,6 +34,8 @@ from moorline.calls.tokens import ClientCredentials, Grant, RefreshToken, TokenS
 from moorline.errors import AuthenticationFailed, Conflict, IdempotencyConflict, InvalidRequest, NotFound
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.hmac_signature import HMACSignature
+from moorline.identity.connection import Tokens
+from moorline.identity.oauth import Client, OAuth, Revocation
 from moorline.services.answers import flag, items, moment, optional_text, record, text, whole
 from moorline.services.limits import as_text, refused
 
@@ -55,7 +57,7 @@ _KEYS: Final[Mapping[str, str]] = {
     "client_credentials": "ZENDESK_CLIENT_SECRET",
 }
 _GRANTS: Final[Mapping[str, Grant]] = {
-    "refresh_token": RefreshToken("/oauth/tokens", as_json=True),
+    "refresh_token": RefreshToken("/oauth/tokens", as_json=True, single_use=True),
     "client_credentials": ClientCredentials("/oauth/tokens", as_json=True),
 }
 _EVENT: Final = "zen:event-type:"
@@ -182,6 +184,11 @@ def _wrong(details: object) -> list[tuple[str | None, str]]:
     return found
 
 
+def _revocation(_: Client, tokens: Tokens) -> Revocation:
+    """developer.zendesk.com, "Revoking an OAuth access token": the one that the request shows."""
+    return Revocation("DELETE", "/api/v2/oauth/tokens/current.json", bearer=tokens.access)
+
+
 class Zendesk(TokenService):
     """Tickets by Zendesk. ``subdomain`` (ZENDESK_SUBDOMAIN) is the account's, of ``https://{subdomain}.zendesk.com``; a
     sandbox is an account with another one.
@@ -210,6 +217,18 @@ class Zendesk(TokenService):
     client_id = Parameter("ZENDESK_CLIENT_ID", sandbox="sandbox-client", grants=_WAYS)
     client_secret = Parameter("ZENDESK_CLIENT_SECRET", sandbox="sandbox-client-secret", secret=True, grants=_WAYS)
     grant = Parameter("ZENDESK_GRANT", like=f"(?:{'|'.join(_WAYS)})?", default="")
+    # Of the account that ``subdomain`` names. Tokens end where the client is so configured; PKCE, and that each refresh
+    # gives another refresh token, are unconfirmed.
+    oauth = OAuth(
+        authorize="/oauth/authorizations/new",
+        token="/oauth/tokens",  # noqa: S106 (an address)
+        as_json=True,
+        revoke=_revocation,
+        scopes=("read",),
+        rotates=True,
+        whoami="/api/v2/users/me.json",
+        account="user.id",
+    )
     # Two hours, and the word for a key that is used again, are unconfirmed.
     idempotency = IdempotencyKey(window=hours(2), where=r"/api/v2/tickets(?:\.json)?")
     limits = RateLimitHeaders(

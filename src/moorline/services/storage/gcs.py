@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from functools import cache
+from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
 from moorline.calls.checksums import encoded, md5
 from moorline.calls.exchange import Exchange
 from moorline.calls.service import Endpoints, Page, Parameter, Plan, listing, operation
-from moorline.calls.tokens import KeyFile, ServiceAccount, Tokens, key_file
+from moorline.calls.tokens import KeyFile, ServiceAccount, key_file
 from moorline.calls.upload import Upload
 from moorline.calls.work import Home, Work
 from moorline.errors import (
@@ -26,6 +27,7 @@ from moorline.errors import (
     PermissionDenied,
     ServiceUnavailable,
 )
+from moorline.identity.vendors import google
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, optional_text, record, text
 from moorline.services.google_keys import ServiceAccountKeys
@@ -57,41 +59,25 @@ from moorline.services.storage.protocol import (
     one_each,
 )
 
-if TYPE_CHECKING:
-    from moorline.calls.renewal import FetchedKey
-
 __all__ = ["GCS"]
 
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_write"
+_READ: Final = "https://www.googleapis.com/auth/devstorage.read_only"
+_FULL: Final = "https://www.googleapis.com/auth/devstorage.full_control"
 _BUCKET: Final = r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]"
 _PAGE: Final = 1000
 _CHUNK: Final = 1 << 18  # what a part of an upload is a multiple of
 _GENERATION: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 _METADATA: Final = 8192
 _WIDTH: Final = 16
-_NOBODY: Final = Secret("anonymous", name="what an emulator takes for a token")
 _MOST_REWRITES: Final = 10_000
 
 
-class _Tokens(Tokens):
-    """None for an emulator, which asks for none."""
-
-    def ready(self) -> None:
-        if not self._of.emulated:
-            super().ready()
-
-    async def ready_async(self) -> None:
-        if not self._of.emulated:
-            await super().ready_async()
-
-    def current(self) -> Secret:
-        return _NOBODY if self._of.emulated else super().current()
-
-    @property
-    def _of(self) -> GCS:
-        assert isinstance(self._owner, GCS)
-        return self._owner
+@cache
+def _nobody() -> Secret:
+    """What an emulator takes for a token. A word that is masked from then on: only where there is an emulator."""
+    return Secret("anonymous", name="what an emulator takes for a token")
 
 
 class GCS(Objects, ServiceAccountKeys):
@@ -113,6 +99,12 @@ class GCS(Objects, ServiceAccountKeys):
     endpoints = Endpoints("https://storage.googleapis.com")
     credentials = KeyFile(env="GOOGLE_APPLICATION_CREDENTIALS", service="gcs")
     tokens = ServiceAccount(_SCOPE)
+    # For a user's own buckets. Addresses cannot be signed with a user's token.
+    oauth = google(
+        _READ,
+        implies={_FULL: (_SCOPE,), _SCOPE: (_READ,)},
+        stand_in="gcs",
+    )
     bucket = Parameter("GCS_BUCKET", sandbox="moorline-sandbox", like=_BUCKET)
     errors = GoogleErrors(
         code="code",
@@ -503,8 +495,9 @@ print(gcs.presign_get("reports/a.json", 600, filename="report.json").result())
             credential_provider=lambda: token,
         )
 
-    def _fetching(self) -> FetchedKey | None:
-        return _Tokens(self, self.tokens)
+    def without_token(self) -> Secret | None:
+        """An emulator asks for none."""
+        return _nobody() if self.emulated else None
 
     @property
     def emulated(self) -> bool:
