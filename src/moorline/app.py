@@ -15,6 +15,7 @@ from moorline.asgi import Receive, Scope, Send, health, lifespan
 from moorline.calls.guards import PROCESS, open_breakers
 from moorline.calls.tap import close_tap, open_tap
 from moorline.clock import SYSTEM, Clock
+from moorline.dashboard.showing import Showing
 from moorline.durable import DurableCalls
 from moorline.errors import ConfigurationError, StoreError
 from moorline.events.accepting import EnvironmentSecrets
@@ -62,7 +63,7 @@ _UPKEEP_SECONDS = 300.0
 log = logger("app")
 
 
-class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading):
+class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showing):
     """An application: its database, jobs, handlers and services, and the ASGI application that receives webhooks.
 
     Reads ``moorline.toml`` and the environment (``MOORLINE_DATABASE_URL``, …); ``database_url`` wins over both. Nothing
@@ -131,6 +132,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading):
         if self.settings.sign_in.providers:
             self._sign_in_by_settings(**self.settings.sign_in.model_dump())
         self._connect_by_settings(**self.settings.accounts.model_dump())
+        self.dashboard_open()  # of a token that is too short one hears now
 
     def __repr__(self) -> str:
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
@@ -378,8 +380,8 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading):
     # --- the ASGI application
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, and ``/auth/…`` where users can sign in, or
-        connect accounts.
+        """Serve ``/webhooks/{service}``, ``/healthz`` and ``/readyz``, ``/auth/…`` where users can sign in, or connect
+        accounts, and ``/dashboard`` where it is open.
         """
         if scope["type"] == "lifespan":
             await lifespan(self, receive, send)
@@ -397,6 +399,9 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading):
             return
         if scope["type"] == "http" and self._signing is not None and self._signing.serves(path):
             await self._signing(scope, receive, send, path)
+            return
+        if scope["type"] == "http" and (shown := self._dashboard_at(path)) is not None:
+            await shown(scope, receive, send, path)
             return
         await self.receiver(scope, receive, send)
 

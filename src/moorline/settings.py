@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlertSettings",
+    "DashboardSettings",
     "LogSettings",
     "SecretSettings",
     "ServiceSettings",
@@ -291,6 +292,32 @@ class AccountSettings(BaseModel):
         return self
 
 
+class DashboardSettings(BaseModel):
+    """``[dashboard]``: for whom ``/dashboard`` is open. For nobody, unless ``users`` are named, or the environment has
+    a ``MOORLINE_DASHBOARD_TOKEN`` of at least 16 characters to be entered there.
+    """
+
+    model_config = _STRICT
+
+    users: Annotated[tuple[str, ...], NoDecode] = ()
+    """Ids of users who may look and act once they have signed in; in the environment separated by commas."""
+    idle: Annotated[float, Field(ge=60)] = 1_800.0
+    """Seconds that a session by token lasts without a request."""
+    longest: Annotated[float, Field(ge=60, le=31_622_400)] = 43_200.0
+    """Seconds that it lasts at all."""
+
+    @field_validator("users", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return _split(value)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.idle > self.longest:
+            raise ValueError(f"idle must be at most longest ({self.longest:g})")
+        return self
+
+
 class LogSettings(BaseModel):
     """``[log]``: what is written to standard error."""
 
@@ -408,6 +435,7 @@ class Settings(BaseSettings):
     worker: WorkerSettings = WorkerSettings()
     sign_in: SignInSettings = SignInSettings()
     accounts: AccountSettings = AccountSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     log: LogSettings = LogSettings()
     secrets: SecretSettings = SecretSettings()
     services: dict[str, ServiceSettings] = {}
@@ -468,7 +496,7 @@ def load(**given: Any) -> Settings:
 
 def _refuse_misspelled() -> None:
     """A variable that is nearly one of ours was meant to be it; other programs' variables are left alone."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known = [PREFIX + name.upper() for name in (*Settings.model_fields, "dashboard_token")]
     for name in os.environ:
         top = name.upper().partition("__")[0]
         if top.startswith(PREFIX) and top not in known:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moorline.cli import calls, connections, events, jobs, keys, syncs
 from moorline.cli.bench import bench
 from moorline.cli.services import doctor, services
+
+if TYPE_CHECKING:
+    from moorline.app import Moorline
 
 __all__ = ["cli"]
 
@@ -128,10 +131,25 @@ def _start(
     if address is not None:
         listener = runner.listen(*address)
         host, port = listener.getsockname()[:2]
-        log.info("serving", url=f"http://{host}:{port}", webhooks=app.webhook_paths())
+        url = f"http://{host}:{port}"
+        log.info("serving", url=url, webhooks=app.webhook_paths(), dashboard=_dashboard(app, url))
     if work:
         log.info("working", queues=queue or list(app.settings.worker.queues), jobs=sorted(app.jobs.names()))
     runner.run(app, listener=listener, worker=app.worker(concurrency=concurrency, queues=queue) if work else None)
+
+
+def _dashboard(app: Moorline, url: str) -> str:
+    """Where it is, or how it is opened."""
+    from moorline.dashboard.drawing import check_installed
+    from moorline.errors import ConfigurationError
+
+    if not app.dashboard_open():
+        return "closed: set MOORLINE_DASHBOARD_TOKEN, or [dashboard] users"
+    try:
+        check_installed()
+    except ConfigurationError as error:
+        return str(error)
+    return f"{app.settings.webhooks.public_url or url}/dashboard"
 
 
 @cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})

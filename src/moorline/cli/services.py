@@ -199,37 +199,19 @@ def _keys(app: Moorline) -> list[dict[str, Any]]:
 
 
 async def _asked(app: Moorline, kind: type[Service], timeout: float) -> dict[str, Any]:
+    from moorline.calls.health import advice, verdict
     from moorline.errors import MoorlineError
 
-    row: dict[str, Any] = {"name": kind.name, "at": "-", "ok": False}
     begun = time.perf_counter()
     try:
-        service: Any = app.services.get(kind.name) or app.service(kind)
-        try:
-            row["at"] = service.base_url
-            row["key_from"] = service.key_origin
-            good = await service.check().using(timeout=timeout, attempt_timeout=timeout, retry=None)
-        finally:
-            await service.aclose()
-        row |= {"ok": bool(good), "says": "the key is good" if good else "the key works, and may not do what it is for"}
+        service = app.services.get(kind.name) or app.service(kind)
     except MoorlineError as error:
-        row |= {"says": str(error), "error": type(error).__name__, "advice": _advice(error, kind)}
-    return row | {"ms": round((time.perf_counter() - begun) * 1000, 1)}
-
-
-def _advice(error: Exception, kind: type[Service]) -> str:
-    """What to do about it."""
-    from moorline import errors
-
-    if isinstance(error, errors.AuthenticationFailed):
-        return f"{kind.credentials.env} is not taken by {kind.name}: is the key of this account, and of this mode?"
-    if isinstance(error, errors.PermissionDenied):
-        return "the key is known, and lacks a right or scope that its operations need"
-    if isinstance(error, errors.RateLimited):
-        return "its limit is used up; the key is likely good"
-    if isinstance(error, errors.ConfigurationError):
-        return "see its page: moorline services"
-    return "the service, or the way there, is in trouble: nothing is wrong with the key as far as one can see"
+        row = {"name": kind.name, "at": "-", "ok": False, "says": str(error), "error": type(error).__name__}
+        return row | {"advice": advice(error, kind), "ms": round((time.perf_counter() - begun) * 1000, 1)}
+    try:
+        return await verdict(service, timeout)
+    finally:
+        await service.aclose()
 
 
 def _printed(found: list[dict[str, Any]]) -> None:
