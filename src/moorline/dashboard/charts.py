@@ -10,6 +10,7 @@ __all__ = ["columns", "shares"]
 WIDTH: Final = 240
 HEIGHT: Final = 48
 _GAP: Final = 1.0
+_BAR: Final = 10
 
 
 def columns(series: Sequence[tuple[str, Sequence[float]]], words: str) -> dict[str, Any]:
@@ -33,15 +34,14 @@ def columns(series: Sequence[tuple[str, Sequence[float]]], words: str) -> dict[s
     return {"bars": bars, "width": WIDTH, "height": HEIGHT, "words": words, "most": top}
 
 
-def shares(parts: Sequence[tuple[str, float]], words: str) -> dict[str, Any]:
-    """One bar, cut by the *parts* (kind and value); a part that is there has a width that can be seen."""
-    total = sum(value for _, value in parts)
+def shares(parts: Sequence[tuple[str, float]], most: float, words: str) -> dict[str, Any]:
+    """One bar, cut by the *parts* (kind and value), that is as long as *most* would be; what is there can be seen."""
     bars: list[dict[str, Any]] = []
     left = 0.0
-    seen = [(kind, max(value / total, 0.02)) for kind, value in parts if value] if total else []
-    whole = sum(part for _, part in seen)
-    for kind, part in seen:
-        wide = WIDTH * part / whole
-        bars.append({"x": round(left, 2), "y": 0, "width": round(max(wide - _GAP, 0.5), 2), "height": 10, "of": kind})
-        left += wide
-    return {"bars": bars, "width": WIDTH, "height": 10, "words": words, "most": total}
+    for kind, value in parts:
+        if value:
+            wide = max(WIDTH * value / max(most, value), 3.0)
+            bar = {"x": round(left, 2), "y": 0, "width": round(wide - _GAP, 2), "height": _BAR, "of": kind}
+            bars.append(bar)
+            left += wide
+    return {"bars": bars, "width": max(round(left), WIDTH), "height": _BAR, "words": words, "most": most}

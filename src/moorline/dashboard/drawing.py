@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from moorline import redaction
 from moorline.errors import ConfigurationError
@@ -53,6 +53,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"when": _when, "iso": _iso, "span": _span, "number": _number, "query": _query}
+    made.filters["urlencode"] = _quoted  # jinja2's own fails for what is no text
     return made
 
 
@@ -81,21 +82,23 @@ def _moment(seconds: float) -> datetime:
 
 
 def _span(seconds: float) -> str:
-    """A length of time in its two largest units, such as ``3 min 20 s``."""
+    """A length of time in its largest unit and the one below, such as ``3 min 20 s``."""
     left = int(abs(seconds))
-    parts: list[str] = []
-    for unit, name in _UNITS:
-        if left >= unit or (unit == 1 and not parts):
-            parts.append(f"{left // unit} {name}")
-            left %= unit
-        if len(parts) == 2:
-            break
-    return " ".join(parts)
+    for (unit, name), below in zip(_UNITS, (*_UNITS[1:], None), strict=True):
+        if left >= unit or below is None:
+            more = 0 if below is None else left % unit // below[0]
+            return f"{left // unit} {name}" + (f" {more} {below[1]}" if below and more else "")
+    raise AssertionError("there is a unit for each")
 
 
 def _query(chosen: Mapping[str, Any], **more: Any) -> str:
     """The query that asks for the same again, with *more*; what is None is left out."""
-    return urlencode({name: value for name, value in {**chosen, **more}.items() if value is not None})
+    chosen = {name: value for name, value in {**chosen, **more}.items() if value is not None}
+    return urlencode(chosen, errors="replace")
+
+
+def _quoted(text: str) -> str:
+    return quote(text, errors="replace")
 
 
 def _number(value: float) -> str:

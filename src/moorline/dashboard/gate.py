@@ -83,7 +83,7 @@ class Gate:
     @property
     def by_token(self) -> bool:
         """Whether a token lets in."""
-        return bool(dashboard_tokens())
+        return bool(self._tokens())
 
     @property
     def by_sign_in(self) -> bool:
@@ -157,14 +157,17 @@ class Gate:
             raise Refused(429, f"Too many wrong tokens: try again in {max(round(wait / 60), 1)} minutes.")
         given = _digest(token[:_LONGEST])
         # Each is compared: how long it takes must not tell which.
-        right = [hmac.compare_digest(given, _digest(one.reveal())) for one in dashboard_tokens()]
+        right = [hmac.compare_digest(given, _digest(one.reveal())) for one in self._tokens()]
         if not any(right):
             self._attempts.failed(address)
             log.warning("dashboard_token_wrong", address=address)
         return any(right)
 
+    def _tokens(self) -> tuple[Secret, ...]:
+        return dashboard_tokens(self._clock.wall())
+
     def _sessions(self) -> Sessions | None:
-        tokens = dashboard_tokens()
+        tokens = self._tokens()
         if not tokens:
             return None
         return Sessions(_ring(tokens), self._clock, idle=self._idle, longest=self._longest, name=_COOKIE)

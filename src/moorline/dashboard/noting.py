@@ -23,7 +23,7 @@ log = logger("dashboard")
 
 async def note(look: Look, action: str, detail: dict[str, Any]) -> None:
     """Keep that who *look*s has done *action*. Raises StoreError."""
-    log.info("dashboard_action", actor=look.actor, action=action, **detail)
+    log.info("dashboard_action", actor=look.actor, action=action, detail=detail)
     await look.app.store.write(_keep, (look.now, look.actor[:_LONGEST], action, detail))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from moorline.errors import ConfigurationError
+from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.sources import environment
 
 __all__ = ["TOKEN", "dashboard_tokens"]
 
@@ -15,9 +15,12 @@ TOKEN: Final = "MOORLINE_DASHBOARD_TOKEN"  # noqa: S105 (the name of a variable)
 _SHORTEST: Final = 16  # characters
 
 
-def dashboard_tokens() -> tuple[Secret, ...]:
-    """The tokens that let in, none where the variable is not set. Raises ConfigurationError for one that is short."""
-    found = environment.load_all(TOKEN)
+def dashboard_tokens(now: float) -> tuple[Secret, ...]:
+    """The tokens that let in at that time (seconds since the epoch), none where the variable is not set.
+
+    Raises ConfigurationError for one that is short.
+    """
+    found = tuple(one for one in secrets().load_all(TOKEN) if one.not_after is None or now < one.not_after)
     if any(len(one.reveal()) < _SHORTEST for one in found):
-        raise ConfigurationError(f"{TOKEN} (environment): must have at least {_SHORTEST} characters")
+        raise ConfigurationError(f"{TOKEN}: must have at least {_SHORTEST} characters")
     return found

@@ -152,10 +152,11 @@ async def queues_of(look: Look) -> list[dict[str, Any]]:
     counts = await app.jobs.broker.counts()
     since = await app.store.read(waiting_since, look.now) if app.settings.queue_url is None else {}
     found = []
+    most = max((sum(counts.get((queue, state), 0) for state in _BARS) for queue, _ in counts), default=0)
     for queue in sorted({queue for queue, _ in counts}):
         by_state = {state: counts.get((queue, state), 0) for state in STATES}
         words = ", ".join(f"{by_state[state]} {state}" for state in _BARS)
-        chart = charts.shares([(state, by_state[state]) for state in _BARS], f"{queue}: {words}")
+        chart = charts.shares([(state, by_state[state]) for state in _BARS], most, f"{queue}: {words}")
         found.append({"queue": queue, "counts": by_state, "waiting_since": since.get(queue), "chart": chart})
     return found
 
