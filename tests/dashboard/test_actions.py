@@ -142,7 +142,7 @@ async def test_a_connection_is_taken_away_once_that_is_confirmed(
     assert await app.store.read(vault_sql.load, there.good) is None
     assert (await visitor.post(f"/connections/{there.good}/revoke", fields(asked.text))).status_code == 404
     ((_, action, detail),) = await noted(app)
-    assert (action, detail["owner"]) == ("dashboard.connections.revoke", "good a word")
+    assert (action, detail["of"], detail["how"]) == ("dashboard.connections.revoke", "good a word", "deleted")
 
 
 async def test_a_service_is_asked_whether_its_key_is_good(app: Moorline, visitor: Visitor, calm: Guards) -> None:

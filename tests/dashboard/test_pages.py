@@ -221,7 +221,7 @@ async def test_events_and_connections_are_read_page_by_page(
         query = f"/events?limit=3&before={said['next']}"
     assert seen == [one.event for one in reversed(there)]
     said = await visitor.json("/connections?limit=3")
-    ended, good = said["parts_of"]
+    ended, _revoking, good = said["parts_of"]
     assert [one["id"] for one in ended["connections"]] == [one.ended for one in reversed(there)][:3]
     assert [one["id"] for one in good["connections"]] == [one.good for one in reversed(there)][:3]
     rest = await visitor.json(f"/connections?state=good&limit=3&before={good['next']}")

@@ -67,6 +67,7 @@ _VIEWS: Final[tuple[tuple[str, re.Pattern[str], View], ...]] = tuple(
         ("GET", rf"/rejected/{_ID}", events.refused_one),
         ("GET", r"/connections", connections.listed),
         ("POST", rf"/connections/{_ID}/revoke", connections.revoke),
+        ("POST", rf"/connections/{_ID}/refresh", connections.refresh),
         ("GET", r"/services", services.listed),
         ("POST", rf"/services/{_ID}/check", services.check),
     )
@@ -94,7 +95,10 @@ _SAID: Final = {
     "skip": "given up",
     "stop": "stopped, or asked to stop",
     "replayed": "enqueued for this event",
-    "revoked": "forgotten",
+    "revoked": "revoked, and the service was told",
+    "revoked later": "revoked here; the service will be told later, as it does not answer",
+    "deleted": "deleted here; the service cannot be told",
+    "refreshed": "refreshed",
 }
 
 

@@ -83,7 +83,7 @@ _PLACES: Final = {"dead": "/jobs", "backlog": "/jobs", "failures": "/rejected", 
 
 def _alerts(alerts: Sequence[Alert]) -> Iterator[dict[str, str]]:
     for alert in alerts:
-        if alert.rule not in ("breaker", "secret", "dead"):  # told below, as they are now
+        if alert.rule not in ("breaker", "secret", "dead", "ended"):  # told below, as they are now
             yield _problem("bad", f"Alert: {alert.message}", _PLACES.get(alert.rule, "/events"))
 
 
