@@ -37,7 +37,18 @@ class Seeded:
 def paths(there: Seeded) -> list[str]:
     """Every page, below ``/dashboard``."""
     ones = [f"/jobs/{there.dead}", f"/jobs/{there.ready}", f"/events/{there.event}", f"/rejected/{there.refusal}"]
-    return ["", "/jobs", "/jobs?state=all", "/events", "/rejected", "/connections", "/services", *ones]
+    return [
+        "",
+        "/jobs",
+        "/jobs?state=all",
+        "/events",
+        "/rejected",
+        "/connections",
+        "/keys",
+        "/keys/A_KEY",
+        "/services",
+        *ones,
+    ]
 
 
 def row(app: Moorline, name: str, queue: str = "default", payload: bytes = b"{}", at: float | None = None) -> JobRow:

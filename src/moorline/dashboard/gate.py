@@ -36,6 +36,7 @@ __all__ = ["Allow", "Gate", "Visitor", "client_address"]
 BY_TOKEN: Final = "dashboard token"  # noqa: S105 (a name)
 """Who acts, as the audit has it, when it was the token that let somebody in."""
 
+_ACTOR: Final = 200  # characters of who acts, as an audit takes them
 _LONGEST: Final = 1_000  # characters of what is entered
 _COOKIE: Final = "moorline-dashboard"
 
@@ -110,7 +111,8 @@ class Gate:
         if not await self._allowed(session):
             log.warning("dashboard_user_refused", user=session.user)
             raise Refused(403, "You are signed in, and may not use the dashboard.")
-        return Visitor(f"user {session.user}", "sign-in")
+        shown = "".join(one if one.isprintable() else "?" for one in session.user)
+        return Visitor(f"user {shown}"[:_ACTOR], "sign-in")
 
     def enter(self, ask: Ask, token: str, address: str) -> str | None:
         """The ``Set-Cookie`` of a session, where the token is right. Raises Refused (429)."""

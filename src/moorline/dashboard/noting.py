@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["note"]
 
-_LONGEST = 200  # characters of an actor
 
 log = logger("dashboard")
 
@@ -24,7 +23,7 @@ log = logger("dashboard")
 async def note(look: Look, action: str, detail: dict[str, Any]) -> None:
     """Keep that who *look*s has done *action*. Raises StoreError."""
     log.info("dashboard_action", actor=look.actor, action=action, detail=detail)
-    await look.app.store.write(_keep, (look.now, look.actor[:_LONGEST], action, detail))
+    await look.app.store.write(_keep, (look.now, look.actor, action, detail))
 
 
 def _keep(connection: Connection, payloads: Sequence[tuple[float, str, str, dict[str, Any]]]) -> list[None]:

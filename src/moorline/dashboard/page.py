@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError
@@ -90,7 +90,11 @@ class Confirm:
     button: str
     fields: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, Any]] = ()
-    danger: bool = field(default=True)
+    danger: bool = True
+    asks: Sequence[tuple[str, str]] = ()
+    """Fields that may be filled in: name and label."""
+    checks: Sequence[tuple[str, str]] = ()
+    """Fields that may be ticked."""
 
     def page(self) -> Page:
         """The page that asks."""
@@ -102,5 +106,7 @@ class Confirm:
             "fields": [list(one) for one in self.fields],
             "facts": [list(one) for one in self.facts],
             "danger": self.danger,
+            "asks": [list(one) for one in self.asks],
+            "checks": [list(one) for one in self.checks],
         }
         return Page("confirm.html", "Please confirm", data)

@@ -21,7 +21,7 @@ from moorline import errors
 from moorline.dashboard import drawing
 from moorline.dashboard.gate import Gate, Visitor, client_address
 from moorline.dashboard.page import Confirm, Look, Onward, Page
-from moorline.dashboard.views import connections, events, jobs, overview, services
+from moorline.dashboard.views import connections, events, jobs, keys, overview, services
 from moorline.identity.asking import Ask, Origin, Refused, ask_of, check_own
 from moorline.telemetry import logger
 
@@ -68,6 +68,9 @@ _VIEWS: Final[tuple[tuple[str, re.Pattern[str], View], ...]] = tuple(
         ("GET", r"/connections", connections.listed),
         ("POST", rf"/connections/{_ID}/revoke", connections.revoke),
         ("POST", rf"/connections/{_ID}/refresh", connections.refresh),
+        ("GET", r"/keys", keys.listed),
+        ("GET", rf"/keys/{_ID}", keys.shown),
+        ("POST", rf"/keys/{_ID}/(promote|retire|rollback)", keys.decide),
         ("GET", r"/services", services.listed),
         ("POST", rf"/services/{_ID}/check", services.check),
     )
@@ -78,6 +81,7 @@ _NAVIGATION: Final = (
     ("/events", "Events"),
     ("/rejected", "Refused"),
     ("/connections", "Connections"),
+    ("/keys", "Keys"),
     ("/services", "Services"),
 )
 _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
@@ -87,6 +91,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.JobNotFound, 404),
     (errors.ConnectionNotFound, 404),
     (errors.JobStateError, 409),
+    (errors.RotationRefused, 409),
     (errors.ConfigurationError, 400),
     (errors.Misuse, 503),
 )
@@ -99,6 +104,9 @@ _SAID: Final = {
     "revoked later": "revoked here; the service will be told later, as it does not answer",
     "deleted": "deleted here; the service cannot be told",
     "refreshed": "refreshed",
+    "promote": "version is used first from now on",
+    "retire": "version is accepted no more",
+    "rollback": "decision is undone",
 }
 
 

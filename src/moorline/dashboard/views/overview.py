@@ -10,11 +10,13 @@ from moorline.calls.guards import open_breakers
 from moorline.dashboard import charts
 from moorline.dashboard.page import Look, Page
 from moorline.dashboard.views.jobs import queues_of
+from moorline.dashboard.views.keys import refused_lately
 from moorline.dashboard.waiting import Minute, at_work, came_in
 from moorline.events.alerts import Alert
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection
 from moorline.identity.vault_sql import Which
+from moorline.secrets.rotation import Use
 
 __all__ = ["overview"]
 
@@ -24,6 +26,7 @@ _ENDING: Final = 30 * 86_400.0  # seconds before its end from which a key is sho
 _SOON: Final = 3 * 86_400.0
 _LATE: Final = 300.0  # seconds that a job may wait before it is told
 _COUNTED: Final = 100
+_SHOWN: Final = 10
 
 
 async def overview(look: Look) -> Page:
@@ -31,6 +34,7 @@ async def overview(look: Look) -> Page:
     app, store = look.app, look.app.store
     minute = int(look.now // 60)
     ended = Which(state="ended", limit=_COUNTED + 1)
+    refused = await refused_lately(look)
     queues, minutes, workers, gone, alerts, ending = await asyncio.gather(
         queues_of(look),
         store.read(came_in, minute - _HOUR + 1),
@@ -45,6 +49,7 @@ async def overview(look: Look) -> Page:
     own = app.settings.queue_url is None
     problems = [
         *_breakers(breakers),
+        *_refusals(refused),
         *_alerts(alerts),
         *_jobs(queues, workers if own else None, look.now),
         *_connections(gone),
@@ -76,6 +81,11 @@ def _breakers(breakers: Sequence[dict[str, Any]]) -> Iterator[dict[str, str]]:
     for one in breakers:
         why = f": {one['reason']}" if one["reason"] else ""
         yield _problem("bad", f"The breaker of {one['name']} is open, for {one['seconds']:.0f} s{why}", "/services")
+
+
+def _refusals(refused: Sequence[tuple[str, Use]]) -> Iterator[dict[str, str]]:
+    for name, use in refused[:_SHOWN]:
+        yield _problem("bad", f"Version {use.version} of {name} is refused by its service ({use.who})", f"/keys/{name}")
 
 
 _PLACES: Final = {"dead": "/jobs", "backlog": "/jobs", "failures": "/rejected", "breaker": "/services"}
@@ -119,7 +129,7 @@ def _endings(ending: Sequence[dict[str, Any]], now: float) -> Iterator[dict[str,
         said = f"ends in {left / 86_400:.1f} days" if left > 0 else "has ended"
         grade = "bad" if left <= 0 else "warn"
         if left <= _SOON:
-            yield _problem(grade, f"{one['name']} of {one['service']} {said}", "/")
+            yield _problem(grade, f"{one['name']} of {one['service']} {said}", "/keys")
 
 
 def _ending(look: Look) -> list[dict[str, Any]]:
