@@ -13,6 +13,7 @@ from tests.databases import migrated_sqlite
 from tests.identity.shop import SHOP, Browser, Idp, shop_of
 
 from moorline import Moorline
+from moorline.cli.root import _dashboard
 from moorline.clock import ManualClock
 from moorline.dashboard import drawing, routes
 from moorline.errors import ConfigurationError, StoreUnavailable
@@ -92,6 +93,13 @@ async def test_without_jinja2_it_says_what_to_install(app: Moorline, monkeypatch
     assert "pip install 'moorline[dashboard]'" in answer.json()["error"]
     with pytest.raises(ConfigurationError, match="pip install"):
         app.dashboard(users=["u_1"])
+
+
+def test_serving_says_where_it_is_or_how_it_is_opened(app: Moorline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the line that ``moorline serve`` begins with."""
+    assert _dashboard(app, "http://127.0.0.1:8000") == "http://127.0.0.1:8000/dashboard"
+    monkeypatch.delenv("MOORLINE_DASHBOARD_TOKEN")
+    assert _dashboard(app, "http://127.0.0.1:8000") == "closed: set MOORLINE_DASHBOARD_TOKEN, or [dashboard] users"
 
 
 # --- by token

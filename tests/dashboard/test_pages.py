@@ -17,7 +17,8 @@ from tests.databases import migrated_sqlite
 from moorline import Moorline
 from moorline.clock import ManualClock
 from moorline.events.retention import Retention, RetentionConfig
-from moorline.jobs.broker import JobFilter
+from moorline.jobs.broker import JobFilter, WorkerInfo
+from moorline.jobs.job import JobRow
 from moorline.services import Stripe
 from moorline.settings import Settings
 
@@ -269,3 +270,22 @@ async def test_an_event_that_was_pruned_is_said_to_be(app: Moorline, visitor: Vi
     (listed,) = (await visitor.json("/events"))["events"]
     assert (listed["id"], listed["pruned"], listed["bytes"]) == (there.event, True, None)
     assert (await visitor.get(f"/events/{there.event}")).status_code == 410
+
+
+async def test_the_counts_are_those_of_the_broker(app: Moorline, visitor: Visitor, clock: ManualClock) -> None:
+    """Of every state of what is not over, by queue; jobs that are to be tried alone wait as well."""
+    await seeded(app, clock)
+    broker = app.jobs.broker
+    orders = [
+        JobRow(app.store.new_id(), "sync", b"{}", clock.wall(), clock.wall(), "q", order_key="a") for _ in range(3)
+    ]
+    await broker.enqueue([*orders, *(row(app, "sync", "q") for _ in range(4))])
+    worker = WorkerInfo(app.store.new_id(), "host", 1, ("q",), clock.wall(), 30.0)
+    await broker.claim(worker, 2)
+    for waited in (0, 31):
+        clock.advance(waited)
+        await broker.rescue(WorkerInfo(app.store.new_id(), "host", 2, ("q",), clock.wall(), 30.0))
+        wanted = {place: count for place, count in (await broker.counts()).items() if place[1] != "done"}
+        queues = (await visitor.json("/jobs"))["queues"]
+        found = {(one["queue"], state): count for one in queues for state, count in one["counts"].items() if count}
+        assert found == wanted

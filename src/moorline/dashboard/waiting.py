@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.store.schema import event_counts, jobs, workers
 
 if TYPE_CHECKING:
@@ -13,10 +14,18 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-__all__ = ["Minute", "at_work", "came_in", "jobs_of_events", "waiting_since"]
+__all__ = ["Minute", "at_work", "came_in", "jobs_of_events", "unfinished", "waiting_since"]
 
 # As the index of ready jobs has it.
 _READY = sa.text("state = 'ready' AND crashes = 0")
+# Each as one of the indexes has it: what is done may be a thousand times as much, and is not looked at.
+_UNFINISHED = {
+    "ready": (_READY, sa.text("state = 'ready' AND crashes > 0")),
+    "running": (sa.text("state = 'running'"),),
+    "blocked": (sa.text(f"order_key IS NOT NULL AND {UNFINISHED} AND state = 'blocked'"),),
+    "dead": (sa.text("state = 'dead'"),),
+    "outbox": (sa.text("state = 'outbox'"),),
+}
 
 
 class Minute(NamedTuple):
@@ -34,6 +43,17 @@ def waiting_since(connection: Connection, now: float) -> dict[str, float]:
     oldest = sa.func.min(jobs.c.run_at)
     query = sa.select(jobs.c.queue, oldest).where(_READY, jobs.c.run_at <= now).group_by(jobs.c.queue)
     return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def unfinished(connection: Connection) -> dict[tuple[str, str], int]:
+    """How many jobs of each queue and state are not done or cancelled."""
+    found: dict[tuple[str, str], int] = {}
+    for state, parts in _UNFINISHED.items():
+        for part in parts:
+            query = sa.select(jobs.c.queue, sa.func.count()).where(part).group_by(jobs.c.queue)
+            for queue, count in connection.execute(query):
+                found[queue, state] = found.get((queue, state), 0) + count
+    return found
 
 
 def at_work(connection: Connection, now: float) -> list[dict[str, Any]]:

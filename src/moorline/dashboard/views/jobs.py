@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +13,7 @@ from moorline import redaction
 from moorline.dashboard import charts
 from moorline.dashboard.noting import note
 from moorline.dashboard.page import Confirm, Look, Onward, Page
-from moorline.dashboard.waiting import waiting_since
+from moorline.dashboard.waiting import unfinished, waiting_since
 from moorline.errors import ConfigurationError
 from moorline.jobs.broker import Broker, JobFilter
 from moorline.jobs.brokers.many import Outcome, to_each
@@ -35,6 +35,8 @@ _NAMED: Final = 10  # ids that the audit has of them
 _PAYLOAD: Final = 20_000  # characters
 _REASON: Final = "by an operator"
 _BARS: Final = ("running", "ready", "blocked", "dead")
+COUNTED: Final = ("ready", "running", "blocked", "dead", "outbox")
+"""The states of what is not over."""
 
 Deed = Callable[[Broker, Sequence[str]], Awaitable[Sequence[Outcome]]]
 
@@ -57,6 +59,7 @@ async def listed(look: Look) -> Page:
     data = {
         "queues": queues,
         "states": list(STATES),
+        "counted": list(COUNTED),
         "filter": {"state": which.state or "all", "queue": which.queue, "name": which.name, "before": which.before},
         "limit": which.limit,
         "jobs": [_record(job) for job in jobs],
@@ -149,12 +152,13 @@ def _state(given: str) -> State | None:
 async def queues_of(look: Look) -> list[dict[str, Any]]:
     """Each queue: how many of its jobs are in which state, and since when the oldest waits, where that is known."""
     app = look.app
-    counts = await app.jobs.broker.counts()
-    since = await app.store.read(waiting_since, look.now) if app.settings.queue_url is None else {}
+    own = app.settings.queue_url is None  # else the broker counts, and nobody knows since when its jobs wait
+    counts: Mapping[Any, int] = await (app.store.read(unfinished) if own else app.jobs.broker.counts())
+    since = await app.store.read(waiting_since, look.now) if own else {}
     found = []
     most = max((sum(counts.get((queue, state), 0) for state in _BARS) for queue, _ in counts), default=0)
     for queue in sorted({queue for queue, _ in counts}):
-        by_state = {state: counts.get((queue, state), 0) for state in STATES}
+        by_state = {state: counts.get((queue, state), 0) for state in COUNTED}
         words = ", ".join(f"{by_state[state]} {state}" for state in _BARS)
         chart = charts.shares([(state, by_state[state]) for state in _BARS], most, f"{queue}: {words}")
         found.append({"queue": queue, "counts": by_state, "waiting_since": since.get(queue), "chart": chart})
