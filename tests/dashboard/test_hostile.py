@@ -110,7 +110,9 @@ def _replaced(data: Any, text: str, key: str = "") -> Any:
         return {name: _replaced(value, text, name) for name, value in data.items()}
     if isinstance(data, list):
         return [_replaced(one, text, key) for one in data]
-    return text if isinstance(data, str) and key not in _OWN and key not in ("states", "counted", "by", "fields") else data
+    return (
+        text if isinstance(data, str) and key not in _OWN and key not in ("states", "counted", "by", "fields") else data
+    )
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from moorline import errors
 from moorline.dashboard import drawing
@@ -95,6 +95,7 @@ _STATUS: Final[tuple[tuple[type[Exception], int], ...]] = (
     (errors.ConfigurationError, 400),
     (errors.Misuse, 503),
 )
+_LATER: Final = {503: b"5", 429: b"300"}
 _SAID: Final = {
     "retry": "tried again",
     "skip": "given up",
@@ -182,7 +183,7 @@ class Dashboard:
         kept = (visitor.renewed,) if visitor.renewed else ()
         if isinstance(found, Onward):
             words = urlencode({"said": found.said, "count": found.count, "failed": found.failed})
-            return _onward(f"{root}{PREFIX}{found.to}?{words}"), kept
+            return _onward(f"{root}{PREFIX}{quote(found.to)}?{words}"), kept
         page = found.page() if isinstance(found, Confirm) else found
         if plain:
             return _Answer(page.status, drawing.in_json(page), b"application/json"), kept
@@ -315,8 +316,8 @@ def _onward(to: str) -> _Answer:
 def _told(root: str, status: int, text: str, *, plain: bool, allow: str = "") -> _Answer:
     """A page that says what is the matter."""
     headers: tuple[Header, ...] = ((b"allow", allow.encode()),) if allow else ()
-    if status == 503:
-        headers = (*headers, (b"retry-after", b"5"))
+    if status in _LATER:
+        headers = (*headers, (b"retry-after", _LATER[status]))
     page = Page("message.html", "Not done", {"error": text, "status": status}, status)
     if plain:
         return _Answer(status, drawing.in_json(page), b"application/json", headers)
