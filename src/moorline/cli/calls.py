@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import socket
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moorline.calls import taps
 from moorline.cli.show import AsJson, console, print_json, rows, say
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["cli"]
 
@@ -40,7 +40,7 @@ def tail(service: Service = None, failed: Failed = False, seconds: Seconds = Non
 
     Processes that begin meanwhile are listened to as well. Ctrl-C ends it.
     """
-    if not as_json and not list(_sockets()):
+    if not as_json and not list(taps.sockets()):
         console.print("no process to listen to yet; waiting (moorline serve, worker and run have a tap)", style="dim")
     with contextlib.suppress(KeyboardInterrupt):
         for step in _steps(seconds):
@@ -51,7 +51,7 @@ def tail(service: Service = None, failed: Failed = False, seconds: Seconds = Non
 @cli.command()
 def status(as_json: AsJson = False) -> None:
     """Show the breakers, rate gates, bulkheads and retry budgets of this user's processes, and what they passed on."""
-    answers = _asked({"want": "state"})
+    answers = taps.asked({"want": "state"})
     if as_json:
         print_json(answers)
         return
@@ -81,7 +81,7 @@ def force(
     """Hold the breaker of a service open or closed in all running processes, or give it back to itself."""
     if state not in ("open", "closed", "auto"):
         raise typer.BadParameter(f"must be open, closed or auto, not {state!r}", param_hint="STATE")
-    answers = _asked({"want": "force", "service": service, "state": None if state == "auto" else state})
+    answers = taps.asked({"want": "force", "service": service, "state": None if state == "auto" else state})
     forced = sum(answer.get("forced", 0) for answer in answers)
     if as_json:
         print_json({"service": service, "state": state, "breakers": forced, "processes": len(answers)})
@@ -96,42 +96,6 @@ def force(
 # Talking to the taps --------------------------------------------------------------------------------------------------
 
 
-def _sockets() -> Iterator[Path]:
-    from moorline.calls.tap import tap_folder
-
-    yield from sorted(tap_folder().glob("*.sock"))
-
-
-def _connected(path: Path) -> socket.socket | None:
-    """A connection; None, and the socket's file removed, when its process is gone."""
-    try:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(path))
-    except ConnectionRefusedError:
-        connection.close()
-        path.unlink(missing_ok=True)
-        return None
-    except OSError as error:
-        connection.close()
-        raise ConfigurationError(f"{path} cannot be listened to: {error.strerror}") from error
-    return connection
-
-
-def _asked(question: dict[str, Any]) -> list[dict[str, Any]]:
-    """The answers of all processes to one question."""
-    answers = []
-    for path in _sockets():
-        connection = _connected(path)
-        if connection is None:
-            continue
-        with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError, ValueError):
-            connection.settimeout(5)
-            stream.write(json.dumps(question).encode() + b"\n")
-            stream.flush()
-            answers.append(json.loads(stream.readline()))
-    return answers
-
-
 def _steps(seconds: float | None) -> Iterator[dict[str, Any]]:
     """The steps of all processes, as they come."""
     coming: queue.Queue[dict[str, Any]] = queue.Queue(100_000)
@@ -141,7 +105,7 @@ def _steps(seconds: float | None) -> Iterator[dict[str, Any]]:
     while (now := time.monotonic()) and (end is None or now < end):
         if now >= look:
             look = now + _LOOK_AGAIN
-            for path in _sockets():
+            for path in taps.sockets():
                 if path not in listening:
                     listening.add(path)
                     threading.Thread(target=_listen, args=(path, coming, listening), daemon=True).start()
@@ -151,7 +115,7 @@ def _steps(seconds: float | None) -> Iterator[dict[str, Any]]:
 
 def _listen(path: Path, coming: queue.Queue[dict[str, Any]], listening: set[Path]) -> None:
     try:
-        connection = _connected(path)
+        connection = taps.connected(path)
         if connection is None:
             return
         with connection, connection.makefile("rwb") as stream:

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from moorline.calls.guards import open_breakers
 from moorline.dashboard import charts
 from moorline.dashboard.page import Look, Page
 from moorline.dashboard.views.jobs import queues_of
 from moorline.dashboard.views.keys import refused_lately
+from moorline.dashboard.views.services import guarded
 from moorline.dashboard.waiting import Minute, at_work, came_in
 from moorline.events.alerts import Alert
 from moorline.identity import vault_sql
@@ -43,9 +43,7 @@ async def overview(look: Look) -> Page:
         asyncio.to_thread(app.alerts().firing_sync),
         asyncio.to_thread(_ending, look),
     )
-    breakers = [
-        {"name": name, "seconds": seconds, "reason": why} for name, (seconds, why) in sorted(open_breakers().items())
-    ]
+    breakers = [one for one in await guarded(look) if one["breaker"] not in (None, "closed")]
     own = app.settings.queue_url is None
     problems = [
         *_breakers(breakers),
@@ -78,9 +76,10 @@ def _problem(grade: str, text: str, at: str) -> dict[str, str]:
 
 
 def _breakers(breakers: Sequence[dict[str, Any]]) -> Iterator[dict[str, str]]:
-    for one in breakers:
+    for one in breakers[:_SHOWN]:
+        since = f", for {one['open_for']:.0f} s" if one["open_for"] is not None else ""
         why = f": {one['reason']}" if one["reason"] else ""
-        yield _problem("bad", f"The breaker of {one['name']} is open, for {one['seconds']:.0f} s{why}", "/services")
+        yield _problem("bad", f"The breaker of {one['name']} is open in process {one['pid']}{since}{why}", "/services")
 
 
 def _refusals(refused: Sequence[tuple[str, Use]]) -> Iterator[dict[str, str]]:
