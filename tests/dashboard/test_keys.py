@@ -128,7 +128,8 @@ async def test_a_key_that_its_service_refuses_is_the_first_thing_told(
     shop.keys.watch.flush()
     said = await (await _entered(shop)).json("")
     assert [one["grade"] for one in said["problems"]][:1] == ["bad"]
-    assert f"of {NAME} is refused by its service" in said["problems"][0]["text"]
+    assert f"Alert: {NAME}: the service refuses version" in said["problems"][0]["text"]
+    assert said["problems"][0]["at"] == f"/keys/{NAME}"
     clock.advance(1_000)
     visitor = await _entered(shop)
-    assert [one for one in (await visitor.json(""))["problems"] if "refused" in one["text"]] == []
+    assert [one for one in (await visitor.json(""))["problems"] if "refuses" in one["text"]] == []

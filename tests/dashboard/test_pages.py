@@ -88,7 +88,11 @@ async def test_keys_that_end_are_told(visitor: Visitor, clock: ManualClock, monk
     said = await visitor.json("")
     ending = {"service": "stripe", "name": "STRIPE_WEBHOOK_SECRET_PREVIOUS", "ends_at": now + 86_400.0 * 29}
     assert (said["ending"], said["problems"]) == ([ending], [])
-    clock.advance(86_400 * 27)
+    clock.advance(86_400 * 17)
+    await visitor.enter()
+    (problem,) = (await visitor.json(""))["problems"]
+    assert (problem["grade"], "ends in 12.0 days" in problem["text"]) == ("warn", True)
+    clock.advance(86_400 * 10)
     await visitor.enter()
     page = await visitor.get()
     assert "STRIPE_WEBHOOK_SECRET_PREVIOUS of stripe ends in 2.0 days" in page.text

@@ -14,8 +14,9 @@ __all__ = ["advice", "verdict"]
 
 
 async def verdict(service: Service, timeout: float) -> dict[str, Any]:
-    """Ask *service* once, for *timeout* seconds at most: ``name``, ``at`` (its address), ``key_from``, ``ok``, what it ``says``, and
-    the ``ms`` it took; where it failed, also the kind of ``error`` and an ``advice``. Raises no MoorlineError.
+    """Ask *service* once, for *timeout* seconds at most: ``name``, ``at`` (its address), ``key_from``, ``ok``, what it
+    ``says``, and the ``ms`` it took; where it failed, also the kind of ``error`` and an ``advice``. Raises no
+    MoorlineError.
     """
     row: dict[str, Any] = {"name": service.name, "at": "-", "ok": False}
     begun = time.perf_counter()

@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moorline.dashboard.page import Confirm, Look, Onward, Page
 from moorline.errors import ConfigurationError
-from moorline.identity.rotation import sql
 from moorline.secrets.rotation import UNUSED
 
 if TYPE_CHECKING:
     from moorline.identity.rotation import KeyStatus, KeyVersion
-    from moorline.secrets.rotation import Use
 
-__all__ = ["decide", "listed", "refused_lately", "shown"]
+__all__ = ["decide", "listed", "shown"]
 
 MOST: Final = 100
 """Credentials on the page."""
-_LATELY: Final = 900.0  # seconds
 _WORDS: Final = {"promote": "Promote", "retire": "Retire", "rollback": "Roll back"}
 
 
@@ -126,15 +123,3 @@ def _version(one: KeyVersion) -> dict[str, Any]:
 def _told(one: dict[str, Any]) -> dict[str, Any]:
     return {"at": one["at"], "actor": one["actor"], "action": one["action"], "version": one.get("version"),
             "why": one.get("why")}  # fmt: skip
-
-
-async def refused_lately(look: Look) -> list[tuple[str, Use]]:
-    """The credentials of which a service has refused a version within a quarter of an hour, and has not accepted it
-    since; with the use of which that is told.
-    """
-    found = await look.app.store.read(sql.uses)
-    return [
-        (name, use)
-        for name, use, _ in found
-        if use.refused_at is not None and look.now - use.refused_at < _LATELY and use.refused_at > (use.last_at or 0.0)
-    ]

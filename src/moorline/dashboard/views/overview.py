@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from moorline.dashboard import charts
 from moorline.dashboard.page import Look, Page
 from moorline.dashboard.views.jobs import queues_of
-from moorline.dashboard.views.keys import refused_lately
 from moorline.dashboard.views.services import guarded
 from moorline.dashboard.waiting import Minute, at_work, came_in
 from moorline.events.alerts import Alert
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection
 from moorline.identity.vault_sql import Which
-from moorline.secrets.rotation import Use
 
 __all__ = ["overview"]
 
@@ -34,7 +32,6 @@ async def overview(look: Look) -> Page:
     app, store = look.app, look.app.store
     minute = int(look.now // 60)
     ended = Which(state="ended", limit=_COUNTED + 1)
-    refused = await refused_lately(look)
     queues, minutes, workers, gone, alerts, ending = await asyncio.gather(
         queues_of(look),
         store.read(came_in, minute - _HOUR + 1),
@@ -47,8 +44,7 @@ async def overview(look: Look) -> Page:
     own = app.settings.queue_url is None
     problems = [
         *_breakers(breakers),
-        *_refusals(refused),
-        *_alerts(alerts),
+        *_alerts(alerts, {(one["service"], one["name"]) for one in ending if one["ends_at"] - look.now <= _SOON}),
         *_jobs(queues, workers if own else None, look.now),
         *_connections(gone),
         *_endings(ending, look.now),
@@ -82,18 +78,16 @@ def _breakers(breakers: Sequence[dict[str, Any]]) -> Iterator[dict[str, str]]:
         yield _problem("bad", f"The breaker of {one['name']} is open in process {one['pid']}{since}{why}", "/services")
 
 
-def _refusals(refused: Sequence[tuple[str, Use]]) -> Iterator[dict[str, str]]:
-    for name, use in refused[:_SHOWN]:
-        yield _problem("bad", f"Version {use.version} of {name} is refused by its service ({use.who})", f"/keys/{name}")
+_PLACES: Final = {"backlog": "/jobs", "failures": "/rejected", "secret": "/keys"}
 
 
-_PLACES: Final = {"dead": "/jobs", "backlog": "/jobs", "failures": "/rejected", "breaker": "/services"}
-
-
-def _alerts(alerts: Sequence[Alert]) -> Iterator[dict[str, str]]:
+def _alerts(alerts: Sequence[Alert], soon: Collection[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """Those that hold, but for what is told anyway as it is now: breakers, dead jobs, and keys that end *soon*."""
     for alert in alerts:
-        if alert.rule not in ("breaker", "secret", "dead", "ended"):  # told below, as they are now
-            yield _problem("bad", f"Alert: {alert.message}", _PLACES.get(alert.rule, "/events"))
+        if alert.rule in ("breaker", "dead", "ended") or (alert.service, alert.label) in soon:
+            continue
+        place = f"/keys/{alert.service}" if alert.rule == "refused" else _PLACES.get(alert.rule, "/events")
+        yield _problem("warn" if alert.rule == "secret" else "bad", f"Alert: {alert.message}", place)
 
 
 def _jobs(queues: Sequence[dict[str, Any]], workers: Sequence[Any] | None, now: float) -> Iterator[dict[str, str]]:
