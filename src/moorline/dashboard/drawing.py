@@ -58,12 +58,11 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """What any expression of any template comes to: without secrets. Markup is what templates have made themselves."""
+    """What any expression of any template comes to: without secrets."""
     if value is None:
         return "–"  # noqa: RUF001 (a dash for nothing)
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return redaction.text(value)
-    return value
+    # Markup is what our own templates have made, of texts that have passed here: it is escaped once.
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else redaction.show(value)
 
 
 def _when(seconds: float | None) -> str | None:
