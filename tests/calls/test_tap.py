@@ -18,9 +18,11 @@ from typer.testing import CliRunner
 
 from moorline import errors
 from moorline.calls import story, tap
+from moorline.calls.guards import Guards
 from moorline.cli.root import cli
 from moorline.policies.breaker import Breaker
 from moorline.policies.bulkhead import Bulkhead
+from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
 
 RUN = CliRunner()
@@ -82,6 +84,16 @@ def test_the_state_of_all_parts(opened):
     assert (answer["pid"], parts["breaker"]) == (os.getpid(), "open")
     assert parts["bulkhead"] == {"limit": 3, "busy": 0, "waiting": 0}
     assert (parts["under_way"], parts["rate_gate"]["waiting"]) == ({"": 0}, 0)
+
+
+def test_what_a_service_is_called_hides_nothing_of_it(opened):
+    """One whose name sounds like a secret, as where keys are fetched, is shown like any other."""
+    guards = Guards()
+    guards.guard("google keys", Policy())
+    with ask(opened, {"want": "state"}) as stream:
+        assert json.loads(stream.readline())["services"]["google keys"]["breaker"] == "closed"
+    done = RUN.invoke(cli, ["calls", "status"])
+    assert (done.exit_code, "google keys" in done.stdout) == (0, True)
 
 
 def test_an_operator_forces_a_breaker(opened):
