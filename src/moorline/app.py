@@ -132,7 +132,6 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
         if self.settings.sign_in.providers:
             self._sign_in_by_settings(**self.settings.sign_in.model_dump())
         self._connect_by_settings(**self.settings.accounts.model_dump())
-        self.dashboard_open()  # of a token that is too short one hears now
 
     def __repr__(self) -> str:
         return f"Moorline({self.store!r}, jobs={len(self.jobs.names())}, handlers={len(self.handlers)})"
@@ -199,6 +198,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
             await asyncio.shield(self._opening)
         try:
             await self._load_secrets(self.settings.secrets)
+            await asyncio.to_thread(self.dashboard_open)  # of a token that is too short one hears now
         except ConfigurationError:
             await asyncio.to_thread(self.store.close)
             raise

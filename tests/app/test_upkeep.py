@@ -29,13 +29,13 @@ async def test_a_worker_prunes_old_events(tmp_path: Path, monkeypatch: pytest.Mo
     """By ``webhooks.keep_days`` and ``dedup_days``, without being asked."""
     from moorline.store import ids
 
-    monkeypatch.setattr(ids, "_make", ids._maker())
     monkeypatch.setattr("moorline.app._CHORE_SECONDS", 0.02)
     settings = Settings(
         database_url=f"sqlite:///{tmp_path}/a.db", webhooks=WebhookSettings(keep_days=10, dedup_days=31)
     )
     app = Moorline(settings=settings, clock=Later())
     await app.open()
+    monkeypatch.setattr(ids, "_make", ids._maker())  # opening made ids of a later day than those of the events
     days = enumerate((0, 2, 31))
     _, emptied, young = await asyncio.to_thread(
         add_all, app.inbox, [pull(n, at=START + day * 86_400) for n, day in days]

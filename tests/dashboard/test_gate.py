@@ -55,11 +55,11 @@ async def test_paths_that_only_begin_alike_are_not_of_it(app: Moorline) -> None:
     assert (await Visitor(app).client.get("/dashboards")).status_code == 404
 
 
-def test_a_short_token_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_short_token_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The error names the variable and not the token."""
     monkeypatch.setenv("MOORLINE_DASHBOARD_TOKEN", "only-15-letters")
     with pytest.raises(ConfigurationError, match=r"MOORLINE_DASHBOARD_TOKEN.*16 characters") as caught:
-        Moorline(f"sqlite:///{tmp_path}/x.db")
+        await Moorline(f"sqlite:///{tmp_path}/x.db").open()
     assert "only-15" not in str(caught.value)
 
 

@@ -148,7 +148,7 @@ def test_the_application_key(monkeypatch: pytest.MonkeyPatch):
 def test_sites(options: dict[str, Any], site: str, hosts: str, monkeypatch: pytest.MonkeyPatch):
     """A region or DD_SITE picks the host of each intake; the region wins."""
     monkeypatch.setenv("DD_SITE", site)
-    seen = [recorded(make, **options).url.host for make in CALLS if make is not CALLS[5]]
+    seen = [recorded(make, **options).url.host for make in CALLS[:5]]
     intakes = ["http-intake.logs", "api", "http-intake.logs", "api", "event-management-intake"]
     assert seen == [f"{one}.{hosts}" for one in intakes]
 

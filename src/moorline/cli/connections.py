@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, safe, when
 from moorline.cli.target import find
 from moorline.errors import CallError, ConfigurationError, ConnectionNotFound, DecryptionFailed, SignInFailed
 
@@ -136,12 +136,12 @@ def connect(
     try:
         row = asyncio.run(connected())
     except (SignInFailed, CallError) as error:
-        typer.echo(plain(str(error)), err=True)
+        typer.echo(safe(str(error)), err=True)
         raise typer.Exit(1) from None
     if as_json:
         print_json(row.to_dict())
     else:
-        typer.echo(plain(f"connected {row.service} {row.account or '-'} of {row.owner}"))
+        typer.echo(safe(f"connected {row.service} {row.account or '-'} of {row.owner}"))
 
 
 _TOLD = {"now": "revoked", "later": "later", "never": "deleted (the service knows no revocation)"}
@@ -171,7 +171,7 @@ def _each(
     try:
         done = asyncio.run(all_of())
     except ConnectionNotFound as error:
-        console.print(plain(str(error)), markup=False)
+        console.print(safe(str(error)), markup=False)
         raise typer.Exit(1) from None
     if as_json:
         print_json(done)

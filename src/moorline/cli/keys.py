@@ -11,7 +11,7 @@ import typer
 
 from moorline.cli import master_keys
 from moorline.cli.replays import Actor, user
-from moorline.cli.show import AsJson, DatabaseUrl, console, facts, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, console, facts, print_json, rows, safe, when
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -193,8 +193,8 @@ def rotate(
         print_json({"step": done.step, "done": done.done, "told": list(done.told), "next": done.next})
         return
     for line in done.told:
-        console.print(line, markup=False)
-    console.print(f"next: {done.next}", markup=False)
+        console.print(safe(line), markup=False)
+    console.print(safe(f"next: {done.next}"), markup=False)
 
 
 @contextlib.contextmanager
@@ -265,8 +265,8 @@ def _done(keys: Keys, name: str, said: str, as_json: bool) -> None:
     if as_json:
         print_json(found.to_dict())
         return
-    console.print(f"{name}: {said}", markup=False)
-    console.print(f"next: {found.next}", markup=False)
+    console.print(safe(f"{name}: {said}"), markup=False)
+    console.print(safe(f"next: {found.next}"), markup=False)
 
 
 def _shown(one: KeyVersion, now: float) -> list[Use]:

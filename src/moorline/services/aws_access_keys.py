@@ -52,6 +52,15 @@ class _Iam(AwsService):
         """The owner's."""
         return self._owner.own_keys()
 
+    def secret(self) -> Secret:
+        """The owner's."""
+        return self._owner.secret()
+
+    @property
+    def variable(self) -> str | None:
+        """The owner's."""
+        return self._owner.variable
+
     @property
     def region(self) -> str:
         """The owner's: IAM is one for all regions of a part of AWS."""
