@@ -93,6 +93,8 @@ class AlertSettings(BaseModel):
     """Seconds that the oldest event has waited for its handler."""
     secret_days: Annotated[float, Field(ge=0)] = 14.0
     """Days before a signing secret ends, where its end is known."""
+    refused_minutes: Annotated[float, Field(ge=0)] = 15.0
+    """Minutes since a service has refused a key, and not taken it since."""
     ended_connections: Annotated[float, Field(ge=0)] = 1.0
     """Connected accounts at a service that have ended within a day."""
     url: Annotated[str | None, Field(repr=False)] = None
@@ -127,6 +129,7 @@ class AlertSettings(BaseModel):
             services={service: Limits(**_without_zeros(common | given)) for service, given in own.items()},
             backlog_seconds=self.backlog_seconds or None,
             secret_days=self.secret_days or None,
+            refused_minutes=self.refused_minutes or None,
             ended_connections=self.ended_connections or None,
         )
 

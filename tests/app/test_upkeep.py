@@ -83,6 +83,7 @@ def test_alert_settings_become_limits():
     assert config.limits == Limits(silent_minutes=60, failures_percent=None)
     assert config.services == {"stripe": Limits(silent_minutes=10, failures_percent=None)}
     assert (config.backlog_seconds, config.secret_days) == (300, None)
+    assert (config.refused_minutes, AlertSettings(refused_minutes=0).config().refused_minutes) == (15, None)
     with pytest.raises(ValueError, match="must be https"):
         AlertSettings(url="http://example.com")
     assert "token" not in repr(AlertSettings(url="https://example.com/token"))

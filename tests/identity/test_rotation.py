@@ -17,6 +17,8 @@ from moorline import Moorline
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.errors import AuthenticationFailed, ConfigurationError, Misuse, RotationRefused
+from moorline.events.alert_watch import AlertWatch
+from moorline.events.alerts import AlertConfig
 from moorline.identity.rotation import sql
 from moorline.secrets.keyring import new_key
 from moorline.secrets.locker import secrets
@@ -313,6 +315,21 @@ async def test_a_refused_key_is_an_alert(clock: ManualClock):
         app.keys.watch.flush()
         [over] = await watch.run_once("one")
         assert (over.rule, over.state) == ("refused", "resolved")
+
+
+@pytest.mark.parametrize(("minutes", "rules"), [(None, []), (15, []), (180, ["refused"])])
+async def test_for_how_long_a_refused_key_is_an_alert_can_be_set(
+    clock: ManualClock, minutes: float | None, rules: list[str]
+):
+    """For longer than an hour too, and never."""
+    async with application(clock) as app:
+        service = ledger(app, Bank(OLD))
+        await app.keys.promote(NAME, [one.version for one in await app.keys.versions(NAME)][1])
+        await service.read("x")
+        app.keys.watch.flush()
+        clock.advance(7_200)
+        found = await AlertWatch(app.store, AlertConfig(refused_minutes=minutes)).run_once("one")
+        assert [alert.rule for alert in found] == rules
 
 
 async def test_a_key_that_ends_is_an_alert(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):

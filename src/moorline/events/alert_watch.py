@@ -178,7 +178,9 @@ def _facts(connection: Connection, now: float, config: AlertConfig) -> Facts:
     counts, oldest = _counts(connection, int(now // 60) - WINDOW_MINUTES), _oldest(connection, now)
     dead = 0 if config.dead_letters is None else _dead(connection)
     ended = {} if config.ended_connections is None else _ended(connection, now - _DAY)
-    return Facts(now, counts, oldest, dead=dead, refused=_refused(connection, now), ended=ended)
+    minutes = config.refused_minutes
+    refused = [] if minutes is None else _refused(connection, now - max(_REFUSED, minutes * 60))
+    return Facts(now, counts, oldest, dead=dead, refused=refused, ended=ended)
 
 
 def _ended(connection: Connection, since: float) -> dict[str, int]:
@@ -188,11 +190,11 @@ def _ended(connection: Connection, since: float) -> dict[str, int]:
     return {service: count for service, count in connection.execute(query)}  # noqa: C416 (rows are no pairs to mypy)
 
 
-def _refused(connection: Connection, now: float) -> list[RefusedKey]:
-    """Versions of credentials that were refused in the last hour, and not accepted since; none that is retired."""
+def _refused(connection: Connection, since: float) -> list[RefusedKey]:
+    """Versions of credentials that were refused since then, and not accepted after it; none that is retired."""
     own = (key_uses.c.name == key_versions.c.name) & (key_uses.c.version == key_versions.c.version)
     retired = sa.exists(sa.select(sa.literal(1)).where(own, key_versions.c.status == "retired"))
-    query = sa.select(key_uses).where(key_uses.c.refused_at >= now - _REFUSED, sa.not_(retired))
+    query = sa.select(key_uses).where(key_uses.c.refused_at >= since, sa.not_(retired))
     found: dict[tuple[str, str], RefusedKey] = {}
     for row in connection.execute(query.order_by(key_uses.c.refused_at)):
         if row.last_at is None or row.last_at < row.refused_at:
