@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from moorline.secrets.versions import Version
     from moorline.store.store import Store
 
-__all__ = ["Blocking", "Deciding", "Steps"]
+__all__ = ["TRAIL", "Blocking", "Deciding", "Steps"]
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Any, Any, T]
 """Those of the store, and others."""
+TRAIL: Final = 20
+"""Decisions of which a status tells."""
 _TRIES: Final = 5
 _SHORTEST: Final = 4
 """Digits of a fingerprint that may stand for it."""
@@ -59,7 +61,7 @@ class Deciding:
     def status_steps(self, name: str, unused: float = UNUSED) -> Steps[KeyStatus]:
         """What ``Keys.status`` gives."""
         kept, uses, situation = yield from self._looked(name, unused)
-        trail = yield Read(sql.trail, name, 20)
+        trail = yield Read(sql.trail, name, TRAIL)
         return advice.status(name, kept.record, self._held(name), uses, situation, trail)
 
     def _looked(self, name: str, unused: float) -> Steps[tuple[sql.Kept, list[tuple[str, Use, str]], Situation]]:

@@ -163,16 +163,20 @@ class Keys(Deciding):
         wait: float = 0.0,
         actor: str = "code",
         force: bool = False,
+        at_once: bool = False,
     ) -> Rotated:
         """Rotate the key of a service that can make keys itself, or go on with what was begun: mint, add, check,
         promote, wait, retire, revoke. *with_key* makes such a service with the given key, to check it.
 
         It waits at most *wait* seconds until the old key was not used for *unused* seconds; where that is not enough,
-        the next run goes on. Raises ConfigurationError for a service that makes no keys, CallError.
+        the next run goes on. It waits for a minute, too, until the service and all running processes have the new key;
+        *at_once*, for a page, it leaves that to the next run after a few seconds.
+
+        Raises ConfigurationError for a service that makes no keys, CallError.
         """
         made = with_key or _same(service)
         return await perform(
-            self.store, rotate(self, service, made, actor=actor, unused=unused, wait=wait, force=force)
+            self.store, rotate(self, service, made, actor=actor, unused=unused, wait=wait, force=force, at_once=at_once)
         )
 
     def rotate_sync(
@@ -184,10 +188,13 @@ class Keys(Deciding):
         wait: float = 0.0,
         actor: str = "code",
         force: bool = False,
+        at_once: bool = False,
     ) -> Rotated:
         """As ``rotate``, blocking."""
         made = with_key or _same(service)
-        return perform_sync(self.store, rotate(self, service, made, actor=actor, unused=unused, wait=wait, force=force))
+        return perform_sync(
+            self.store, rotate(self, service, made, actor=actor, unused=unused, wait=wait, force=force, at_once=at_once)
+        )
 
 
 def _same(service: Service) -> Callable[[Secret], Service]:

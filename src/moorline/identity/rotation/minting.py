@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from moorline.identity.rotation.keys import Keys
     from moorline.secrets.secret import Secret
 
-__all__ = ["Minting", "Rotated", "last", "rotate"]
+__all__ = ["Minting", "Rotated", "Step", "last", "rotate"]
 
 Step = Literal["mint", "add", "check", "promote", "retire", "revoke", "done"]
 _KNOWN_AFTER: Final = 60.0
 """Seconds within which a service knows a new key everywhere, and our own processes have it."""
+_MOMENT: Final = 3.0
+"""The same, for one who waits for an answer."""
 _LOOKS: Final = 1.0
 
 
@@ -65,6 +67,14 @@ class Rotated:
     next: str
 
 
+class _Waits(Exception):
+    """The rotation goes on later: at which step it is, and what it waits for."""
+
+    def __init__(self, step: Step, why: str) -> None:
+        super().__init__(why)
+        self.step = step
+
+
 class Ask:
     """A Call, as a step."""
 
@@ -91,9 +101,12 @@ def rotate(
     unused: float = UNUSED,
     wait: float = 0.0,
     force: bool = False,
+    at_once: bool = False,
 ) -> Steps[Rotated]:
     """Rotate the key of *service*, or go on with what was begun. *with_key* makes one that has the given key, to check
-    it. For at most *wait* seconds it is waited until the old key was unused for *unused* seconds.
+    it. For at most *wait* seconds it is waited until the old key was unused for *unused* seconds. *at_once* is for a
+    page that answers: nothing else is waited for longer than a moment, and a key that another run may be making just
+    now is left to it.
 
     Raises ConfigurationError for a service that makes no keys, RotationRefused, CallError.
     """
@@ -101,12 +114,15 @@ def rotate(
         raise ConfigurationError(f"{service.name} makes no keys by its API; add one by hand: moorline keys add")
     if service.variable is None:
         raise ConfigurationError(f"{service.name} was given its key as an argument, and not found by its name")
-    run = _Run(keys, service, with_key, actor, unused, force=force)
-    at = yield from run.begun()
-    while at.ended_at is None:
-        if at.step == "retire" and not (yield from run.may_retire(at, wait)):
-            return Rotated("retire", done=False, told=tuple(run.told), next=run.waiting)
-        at = yield from run.taken(at)
+    run = _Run(keys, service, with_key, actor, unused, force=force, at_once=at_once)
+    try:
+        at = yield from run.begun()
+        while at.ended_at is None:
+            if at.step == "retire" and not (yield from run.may_retire(at, wait)):
+                return Rotated("retire", done=False, told=tuple(run.told), next=run.waiting)
+            at = yield from run.taken(at)
+    except _Waits as waits:
+        return Rotated(waits.step, done=False, told=tuple(run.told), next=str(waits))
     return Rotated("done", done=True, told=tuple(run.told), next=run.waiting or "nothing needs to be done")
 
 
@@ -122,6 +138,7 @@ class _Run:
         unused: float,
         *,
         force: bool,
+        at_once: bool,
     ) -> None:
         self._keys = keys
         self._service = service
@@ -130,6 +147,7 @@ class _Run:
         self._actor = actor
         self._unused = unused
         self._force = force
+        self._at_once = at_once
         self._clock = keys.store.clock
         self._name = service.variable or service.credentials.env
         self.told: list[str] = []
@@ -140,6 +158,7 @@ class _Run:
         while True:
             found: Minting | None = yield Read(last, self._name)
             if found is not None and found.ended_at is None:
+                self._check_alone(found)
                 self.told.append(f"going on with the rotation that {found.actor} began, at its step {found.step!r}")
                 return found
             status: KeyStatus = yield from self._keys.status_steps(self._name, self._unused)
@@ -152,6 +171,11 @@ class _Run:
             )
             if (yield Write(_begin, new)):
                 return new
+
+    def _check_alone(self, at: Minting) -> None:
+        """Of two who make a key at the same time, one makes it in vain, and the service keeps it."""
+        if self._at_once and at.step in ("mint", "add") and self._clock.wall() - at.updated_at < _KNOWN_AFTER:
+            raise _Waits(at.step, f"{at.actor} has just asked {at.service} for a new key: look again in a minute")
 
     def taken(self, at: Minting) -> Steps[Minting]:
         """Take the next step; what is written down then."""
@@ -210,33 +234,46 @@ class _Run:
         """The service's own health check, with the new key; it may take a moment until it is known there."""
         secret = yield from self._keys.value_steps(self._name, at.facts["version"])
         service: Any = self._with_key(secret)
-        until = self._clock.monotonic() + _KNOWN_AFTER
+        until = self._patience(at)
         while True:
             try:
                 yield Ask(service.check())
-            except AuthenticationFailed:
-                if self._clock.monotonic() >= until:
-                    raise
-                yield Sleep(_LOOKS)
+            except AuthenticationFailed as error:
+                why = f"{self._service.name} does not accept {at.facts['version']} yet"
+                yield from self._later(at, until, error, why)
             else:
                 self.told.append(f"{self._service.name} accepts {at.facts['version']}")
                 return (yield from self._wrote(at, "promote"))
 
     def _promote(self, at: Minting) -> Steps[Minting]:
         """As soon as all running processes have it."""
-        until = self._clock.monotonic() + _KNOWN_AFTER
+        until = self._patience(at)
         while True:
             try:
                 yield from self._keys.promote_steps(
                     self._name, at.facts["version"], self._actor, f"rotation {at.id}", force=self._force
                 )
-            except RotationRefused:
-                if self._clock.monotonic() >= until:
-                    raise
-                yield Sleep(_LOOKS)
+            except RotationRefused as refused:
+                yield from self._later(at, until, refused, str(refused))
             else:
                 self.told.append(f"{at.facts['version']} is used first from now on")
                 return (yield from self._wrote(at, "retire"))
+
+    def _patience(self, at: Minting) -> tuple[float, float]:
+        """Until when the step is waited for here, and until when it is none to wait for any more (monotonic)."""
+        now = self._clock.monotonic()
+        if not self._at_once:
+            return now + _KNOWN_AFTER, now + _KNOWN_AFTER
+        return now + _MOMENT, now + _KNOWN_AFTER - (self._clock.wall() - at.updated_at)
+
+    def _later(self, at: Minting, until: tuple[float, float], error: Exception, why: str) -> Steps[None]:
+        """Wait for a moment, or for the next run; raises *error* where that has lasted too long."""
+        now = self._clock.monotonic()
+        if now >= until[1]:
+            raise error
+        if now >= until[0]:
+            raise _Waits(at.step, f"{why}; then run it again: moorline keys rotate {self._service.name}") from error
+        yield Sleep(_LOOKS)
 
     def may_retire(self, at: Minting, wait: float) -> Steps[bool]:
         """Whether the old key is in use no longer, after at most *wait* seconds."""
