@@ -22,7 +22,7 @@ from moorline.settings import load
 from moorline.store import Store
 
 POSTS = (
-    "/jobs/retry", "/jobs/skip", "/jobs/stop", "/events/1/replay", "/connections/1/revoke", "/connections/1/refresh", "/keys/A_KEY/retire", "/services/stripe/check",
+    "/jobs/retry", "/jobs/skip", "/jobs/stop", "/events/1/replay", "/connections/1/revoke", "/connections/1/refresh", "/keys/A_KEY/retire", "/keys/add", "/keys/A_KEY/add", "/keys/A_KEY/rotate", "/services/stripe/check",
     "/login", "/logout",
 )  # fmt: skip
 OTHERS_SITE = {

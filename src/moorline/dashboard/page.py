@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError
+from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
     from moorline.app import Moorline
@@ -26,7 +27,7 @@ class Look:
     app: Moorline
     named: tuple[str, ...]
     query: Mapping[str, Sequence[str]]
-    form: Mapping[str, Sequence[str]]
+    form: Mapping[str, Sequence[str]] = field(repr=False)
     actor: str
     now: float
     ends: Callable[[], Iterable[tuple[str, str, float]]] = tuple
@@ -53,6 +54,17 @@ class Look:
         if len(found) > 1 or any(len(one) > LONGEST or "\0" in one for one in found):
             raise ConfigurationError(f"{name}: one value, of at most {LONGEST} characters")
         return found[0] if found and found[0] else None
+
+    def secret(self, name: str, most: int) -> Secret | None:
+        """A value of the form that nobody may see, masked from now on wherever it would be; None where it is empty.
+        Raises ConfigurationError for one of more than *most* characters, or that cannot be what was typed.
+        """
+        given = [Secret(one, name=name) for one in map(str.strip, self.form.get(name, ())) if one]
+        if len(given) > 1 or any(len(one.reveal()) > most for one in given):
+            raise ConfigurationError(f"{name}: one value, of at most {most:,} characters")
+        if any({"\0", "\ufffd"} & set(one.reveal()) for one in given):  # the second is what was no text
+            raise ConfigurationError(f"{name}: this is no text")
+        return given[0] if given else None
 
     @property
     def confirmed(self) -> bool:

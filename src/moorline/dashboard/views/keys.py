@@ -1,18 +1,26 @@
-"""Keys: which versions of which credential are in use, by whom, and what to do next; to promote, retire, roll back."""
+"""Keys: which versions of which credential are in use, by whom, and what to do next; to add, promote, retire, roll back
+and rotate.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from moorline import redaction
 from moorline.dashboard.page import Confirm, Look, Onward, Page
+from moorline.dashboard.tokens import dashboard_tokens
+from moorline.dashboard.views import rotating
 from moorline.errors import ConfigurationError
+from moorline.identity.rotation.deciding import TRAIL
+from moorline.identity.rotation.watch import OURS
 from moorline.secrets.rotation import UNUSED
+from moorline.secrets.sources.base import LARGEST
 
 if TYPE_CHECKING:
     from moorline.identity.rotation import KeyStatus, KeyVersion
 
-__all__ = ["decide", "listed", "shown"]
+__all__ = ["add", "decide", "listed", "rotate", "shown"]
 
 MOST: Final = 100
 """Credentials on the page."""
@@ -25,15 +33,58 @@ async def listed(look: Look) -> Page:
     names = sorted({*await keys.names(), *keys.watch.names})
     found = await asyncio.gather(*(keys.status(name) for name in names[:MOST]))
     rows = [_record(one) for one in found if one.versions]
-    return Page("keys.html", "Keys", {"names": rows, "more": max(len(names) - MOST, 0), "now": look.now})
+    more = max(len(names) - MOST, 0)
+    return Page("keys.html", "Keys", {"names": rows, "more": more, "addable": _addable(look), "now": look.now})
 
 
 async def shown(look: Look) -> Page:
     """``/keys/{name}``: who has and uses which version, who decided what."""
+    return await _page(look)
+
+
+async def _page(look: Look, pressed: rotating.Pressed | None = None) -> Page:
     (name,) = look.named
     status = await look.app.keys.status(name)
-    data = {**_record(status), "trail": [_told(one) for one in status.trail], "now": look.now}
+    data = {
+        **_record(status),
+        "trail": [_told(one) for one in status.trail],
+        "newest": TRAIL if len(status.trail) == TRAIL else None,
+        "addable": _addable(look) and not name.startswith(OURS),
+        "rotation": await rotating.state(look, name),
+        "pressed": None if pressed is None else pressed._asdict(),
+        "now": look.now,
+    }
     return Page("key.html", name, data)
+
+
+def _addable(look: Look) -> bool:
+    """Whether there is a place where added values are kept."""
+    return look.app.keys.watch.own is not None
+
+
+async def add(look: Look) -> Onward:
+    """``POST /keys/{name}/add``, or ``/keys/add`` with the name in the form: accept the form's value too. Raises
+    ConfigurationError for what is no name or no value, and where none can be kept; RotationRefused.
+    """
+    value = look.secret("value", LARGEST)  # before all else: whatever is told from here on is told without it
+    name = look.named[0] if look.named else (look.given("name") or "").strip()
+    if value is None or not name:
+        raise ConfigurationError("name and value: both are needed")
+    if redaction.text(name) != name:  # it would stand in the address of the page, and in the database
+        raise ConfigurationError("name: this looks like a value; the name is that of a variable")
+    if value in dashboard_tokens(look.now):
+        raise ConfigurationError("value: this is the dashboard's own token, which the browser may have filled in")
+    force = look.given("force") == "yes"
+    await look.app.keys.add(name, value, actor=look.actor, why=_why(look), force=force)
+    return Onward(f"/keys/{name}", "add")
+
+
+async def rotate(look: Look) -> Confirm | Page:
+    """``POST /keys/{name}/rotate``: what can be done now of a rotation by the service's API. It asks first; the next
+    press goes on. Raises ConfigurationError where no service makes such keys, RotationRefused, CallError.
+    """
+    found = await rotating.press(look, look.named[0], _unused(look))
+    return found if isinstance(found, Confirm) else await _page(look, found)
 
 
 async def decide(look: Look) -> Confirm | Onward:
@@ -47,7 +98,7 @@ async def decide(look: Look) -> Confirm | Onward:
     if not look.confirmed:
         status = await keys.status(name)
         return _question(status, deed, version, back)
-    how: dict[str, Any] = {"actor": look.actor, "why": look.given("why") or ""}
+    how: dict[str, Any] = {"actor": look.actor, "why": _why(look)}
     if deed == "rollback":
         await keys.rollback(name, **how)
     elif deed == "promote":
@@ -83,6 +134,11 @@ def _question(status: KeyStatus, deed: str, version: str, back: str) -> Confirm:
     return Confirm(
         what[deed], f"{back}/{deed}", back, _WORDS[deed], fields, facts, deed != "promote", tuple(asks), tuple(checks)
     )
+
+
+def _why(look: Look) -> str:
+    """The reason, as the audit keeps it: without what somebody has put there by mistake."""
+    return redaction.text(look.given("why") or "")
 
 
 def _unused(look: Look) -> float:
@@ -122,4 +178,4 @@ def _version(one: KeyVersion) -> dict[str, Any]:
 
 def _told(one: dict[str, Any]) -> dict[str, Any]:
     return {"at": one["at"], "actor": one["actor"], "action": one["action"], "version": one.get("version"),
-            "why": one.get("why")}  # fmt: skip
+            "why": one.get("why"), "force": bool(one.get("force"))}  # fmt: skip
