@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from moorline.calls.call import Call
-from moorline.calls.dialects import BearerKey, Endpoints
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
+from moorline.calls.open_service import OpenService
 from moorline.calls.service import Service
 from moorline.calls.tokens import Request, Token, token_of
 from moorline.errors import AuthenticationFailed, InvalidRequest
 from moorline.policies.policy import Policy
-from moorline.secrets.secret import Secret
 
 __all__ = ["TokenEndpoint"]
 
@@ -22,12 +21,10 @@ T = TypeVar("T")
 _PATIENCE: Final = Policy(deadline=15.0, attempt_timeout=5.0)
 
 
-class TokenEndpoint(Service):
+class TokenEndpoint(OpenService):
     """One origin: its failures do not count against the service that wants the tokens."""
 
     category = "tokens"
-    endpoints = Endpoints("https://tokens.invalid")  # never used: each request names its own
-    credentials = BearerKey(env="")
     errors = ErrorMap(
         code="error|category|status",  # HubSpot's are as its other errors
         message="error_description|message",
@@ -39,27 +36,8 @@ class TokenEndpoint(Service):
     )
 
     def __init__(self, owner: Service, origin: str) -> None:
-        self.name = owner.name  # type: ignore[misc]
         options = {"guards": owner.guards, "clock": owner.clock, "wire": owner.wire, "addresses": owner.addresses}
-        super().__init__(policy=_PATIENCE, max_body=100_000, base_url=origin, **options)  # type: ignore[arg-type]
-
-    def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} tokens"
-
-    def key(self) -> Secret:
-        """None: the request proves itself."""
-        return _NOTHING
-
-    def authorized(
-        self,
-        key: Secret,  # noqa: ARG002
-        method: str,  # noqa: ARG002
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """*headers* themselves."""
-        return headers
+        super().__init__(owner.name, origin, policy=_PATIENCE, max_body=100_000, **options)
 
     def asked(self, request: Request, made: Callable[[Token], T]) -> Call[T]:
         """The Call that fetches a token."""
@@ -72,6 +50,3 @@ class TokenEndpoint(Service):
             request.url, form=request.form, json=request.json, headers=request.headers, parse=parse, repeatable=True
         )
         return Call.of(self, "token", plan, (), {})
-
-
-_NOTHING: Final = Secret("none: the request proves itself")

@@ -12,10 +12,9 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from moorline.calls.call import Call
-from moorline.calls.dialects import BearerKey, Endpoints
 from moorline.calls.exchange import Exchange
 from moorline.calls.faults import ErrorMap
-from moorline.calls.service import Service
+from moorline.calls.open_service import OpenService
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import AuthenticationFailed, CallError, InvalidToken, SignInFailed
 from moorline.identity import flow
@@ -63,39 +62,18 @@ def _grant_errors(endings: Iterable[str]) -> ErrorMap:
     )
 
 
-class Place(Service):
+class Place(OpenService):
     """One host of a provider, as a service of its own. What errors say in words is left out: it may repeat a code.
     *endings* are the codes that say that a grant is over, for a provider of grants.
     """
 
     category = "sign-in"
-    endpoints = Endpoints("https://sign-in.invalid")  # never used: each request names its own
-    credentials = BearerKey(env="")
     errors = ErrorMap(code="error", kinds={"invalid_client": AuthenticationFailed}, failed=_hidden)
 
     def __init__(self, name: str, origin: str, options: Mapping[str, Any], endings: Iterable[str] = ()) -> None:
-        self.name = name  # type: ignore[misc]
         if endings:
             self.errors = _grant_errors(endings)  # type: ignore[misc]
-        super().__init__(**{"policy": _POLICY, "max_body": _MOST_BYTES, "base_url": origin, **options})
-
-    def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} {self.category}"
-
-    def key(self) -> Secret:
-        """None: each request proves itself."""
-        return _NOTHING
-
-    def authorized(
-        self,
-        key: Secret,  # noqa: ARG002
-        method: str,  # noqa: ARG002
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """*headers* themselves."""
-        return headers
+        super().__init__(name, origin, **{"policy": _POLICY, "max_body": _MOST_BYTES, **options})
 
     def exchanged(self, request: TokenRequest, *, openid: bool) -> Call[Exchanged]:
         """The Call that turns a code into tokens. Codes are good for one use, so it is not repeated."""
@@ -118,9 +96,6 @@ class Place(Service):
         proof = {} if access is None else {"Authorization": f"Bearer {access.reveal()}"}
         plan = self.get(url, headers={"Accept": "application/json", **(headers or {}), **proof}, parse=_data)
         return Call.of(self, "read", plan, (), {})
-
-
-_NOTHING: Final = Secret("none: each request proves itself")
 
 
 def _data(exchange: Exchange) -> Any:

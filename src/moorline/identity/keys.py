@@ -19,15 +19,15 @@ from urllib.parse import urlsplit
 from moorline import telemetry
 from moorline.calls.cache_rules import age_at_arrival, directives
 from moorline.calls.call import Call
-from moorline.calls.dialects import BearerKey, Endpoints, base_address
+from moorline.calls.dialects import base_address
 from moorline.calls.exchange import Exchange
+from moorline.calls.open_service import OpenService
 from moorline.calls.service import Service
 from moorline.errors import BadAnswer, CallError, ConfigurationError, Misuse
 from moorline.identity.keyset import KeySet
 from moorline.policies.checks import check_seconds
 from moorline.policies.policy import Policy
 from moorline.policies.retry import Retry
-from moorline.secrets.secret import Secret
 
 __all__ = ["Keeping", "KeyCache", "Shelf"]
 
@@ -136,34 +136,13 @@ class _Fetched:
     said: float | None
 
 
-class _Publisher(Service):
+class _Publisher(OpenService):
     """The place where an issuer publishes its keys, as a service of its own."""
 
     category = "keys"
-    endpoints = Endpoints("https://keys.invalid")  # never used: each request names its own
-    credentials = BearerKey(env="")
 
     def __init__(self, name: str, origin: str, options: Mapping[str, Any]) -> None:
-        self.name = name  # type: ignore[misc]
-        super().__init__(policy=_POLICY, max_body=_MOST_BYTES, base_url=origin, **options)
-
-    def _guard_name(self, base: str) -> str:
-        return f"{super()._guard_name(base)} keys"
-
-    def key(self) -> Secret:
-        """None: keys are public."""
-        return _NOTHING
-
-    def authorized(
-        self,
-        key: Secret,  # noqa: ARG002
-        method: str,  # noqa: ARG002
-        url: str,  # noqa: ARG002
-        headers: dict[str, str],
-        body: bytes | None,  # noqa: ARG002
-    ) -> dict[str, str]:
-        """*headers* themselves."""
-        return headers
+        super().__init__(name, origin, policy=_POLICY, max_body=_MOST_BYTES, **options)
 
     def fetch(self, url: str) -> Call[_Fetched]:
         """The Call that fetches them."""
@@ -175,9 +154,6 @@ class _Publisher(Service):
         except ConfigurationError:
             raise BadAnswer("the answer holds no keys") from None
         return _Fetched(keys, _said(exchange, self.clock.wall()))
-
-
-_NOTHING: Final = Secret("none: keys are public")
 
 
 def _said(exchange: Exchange, now: float) -> float | None:
