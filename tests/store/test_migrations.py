@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from tests.databases import migrated_sqlite
 
 from moorline.errors import StoreNotMigrated
+from moorline.identity.rotation import sql
 from moorline.store import Store
 from moorline.store.schema import REVISION, metadata
 
@@ -36,12 +40,58 @@ def test_the_migrations_make_the_schema(database_url: str) -> None:
     assert differences == []
 
 
+def config() -> Config:
+    """As ``Store.migrate`` has it."""
+    made = Config()
+    made.set_main_option("script_location", "moorline.store:migrations")
+    made.set_main_option("path_separator", "os")
+    return made
+
+
 def test_the_revision_is_the_newest_migration() -> None:
     """``REVISION`` is the head of the scripts, of which there is one."""
-    config = Config()
-    config.set_main_option("script_location", "moorline.store:migrations")
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
+    assert ScriptDirectory.from_config(config()).get_heads() == [REVISION]
+
+
+def test_earlier_decisions_on_a_credential_are_found_by_its_name(database_url: str) -> None:
+    """Those that were made before the audit had a column for it; other lines stay as they were."""
+    store, earlier = Store(database_url), config()
+    engine = sa.create_engine(store.url)
+    lines = [("1", "keys.add", {"name": "A", "why": "yearly"}), ("2", "keys.add", {"name": "B"}),
+             ("3", "replay.start", {"name": "A"}), ("4", "keys.promote", {"name": "A"})]  # fmt: skip
+    with engine.begin() as connection:
+        earlier.attributes["connection"] = connection
+        command.upgrade(earlier, "0008")
+        insert = "INSERT INTO audit (id, at, actor, action, detail) VALUES (:id, 1, 'ada', :action, :detail)"
+        rows = [{"id": one, "action": action, "detail": json.dumps(detail)} for one, action, detail in lines]
+        connection.execute(sa.text(insert), rows)
+    store.migrate()
+    with engine.connect() as connection:
+        found = sql.trail(connection, "A", 20)
+        assert [(one["action"], one.get("why")) for one in found] == [("promote", None), ("add", "yearly")]
+        assert len(sql.trail(connection, "A", 1)) == 1
+        assert connection.execute(sa.text("SELECT about FROM audit WHERE id = '3'")).scalar() is None
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("SELECT service, count(*) FROM connections WHERE state = 'ended' AND updated_at >= 1 GROUP BY service",
+         "connections_state (state=? AND updated_at>?)"),
+        ("SELECT * FROM audit WHERE about = 'A' ORDER BY id DESC LIMIT 20", "audit_about (about=?)"),
+    ],
+    ids=["connections that have ended", "decisions on a credential"],
+)  # fmt: skip
+def test_what_is_looked_for_often_is_found_by_an_index(tmp_path: Path, query: str, index: str) -> None:
+    """And comes in its order, where there is one."""
+    store = Store(migrated_sqlite(tmp_path / "m.db"))
+    engine = sa.create_engine(store.url)
+    with engine.connect() as connection:
+        plan = [row.detail for row in connection.execute(sa.text(f"EXPLAIN QUERY PLAN {query}"))]
+    engine.dispose()
+    assert index in plan[0]
+    assert not [line for line in plan if "ORDER BY" in line]
 
 
 def test_a_database_that_was_not_migrated_is_refused(database_url: str) -> None:

@@ -35,7 +35,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0008"
+REVISION = "0009"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -279,7 +279,7 @@ replays = sa.Table(
     sa.Column("reason", sa.Text),
 )
 
-# Who did what that cannot be seen elsewhere: replays, skips, prunings by hand.
+# Who did what that cannot be seen elsewhere: replays, skips, prunings by hand, decisions on credentials.
 audit = sa.Table(
     "audit",
     metadata,
@@ -288,7 +288,12 @@ audit = sa.Table(
     sa.Column("actor", sa.Text, nullable=False),
     sa.Column("action", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    # What it was done to, where that is looked for: a credential.
+    sa.Column("about", sa.Text),
 )
+_ABOUT = sa.text("about IS NOT NULL")
+# What was done to one thing, newest first.
+sa.Index("audit_about", audit.c.about, audit.c.id, sqlite_where=_ABOUT, postgresql_where=_ABOUT)
 
 meta = sa.Table(
     "meta",
@@ -327,6 +332,8 @@ connections = sa.Table(
 sa.Index("connections_owner", connections.c.owner, connections.c.service, connections.c.account, unique=True)
 # Encrypting anew what an older key has encrypted.
 sa.Index("connections_key", connections.c.key_id)
+# How many have ended lately; which are still to be revoked.
+sa.Index("connections_state", connections.c.state, connections.c.updated_at)
 
 # As which user somebody signs in: a subject of a provider. The e-mail address is in lower case where it is ASCII.
 identities = sa.Table(

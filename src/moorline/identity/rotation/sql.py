@@ -100,25 +100,21 @@ def _decide(connection: Connection, one: Decision) -> bool:
 def note(connection: Connection, one: Decision) -> None:
     """The line of the audit alone."""
     detail = json.dumps({"name": one.name, **one.detail})
-    row = {"id": new_id(one.at), "at": one.at, "actor": one.actor, "action": f"{ACTION}{one.action}", "detail": detail}
-    connection.execute(sa.insert(audit), row)
+    line = {"id": new_id(one.at), "at": one.at, "actor": one.actor, "action": f"{ACTION}{one.action}"}
+    connection.execute(sa.insert(audit), {**line, "detail": detail, "about": one.name})
 
 
 def _plain(one: Standing) -> tuple[str, str, float, str]:
     return one.version, one.status, one.since, one.source
 
 
-def trail(connection: Connection, name: str | None, limit: int) -> list[dict[str, Any]]:
-    """Who decided what, and why, newest first."""
-    query = sa.select(audit).where(audit.c.action.like(f"{ACTION}%")).order_by(audit.c.id.desc())
-    found = []
-    for row in connection.execute(query):
-        detail = json.loads(row.detail)
-        if name is None or detail.get("name") == name:
-            found.append({"at": row.at, "actor": row.actor, "action": row.action.removeprefix(ACTION), **detail})
-        if len(found) >= limit:
-            break
-    return found
+def trail(connection: Connection, name: str, limit: int) -> list[dict[str, Any]]:
+    """Who decided what of *name*, and why, newest first."""
+    query = sa.select(audit).where(audit.c.about == name).order_by(audit.c.id.desc()).limit(limit)
+    return [
+        {"at": row.at, "actor": row.actor, "action": row.action.removeprefix(ACTION), **json.loads(row.detail)}
+        for row in connection.execute(query)
+    ]
 
 
 def uses(connection: Connection, name: str | None = None) -> list[tuple[str, Use, str]]:
