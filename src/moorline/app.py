@@ -313,10 +313,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
 
         retention = self.retention()
         pruning = Chore("retention", _CHORE_SECONDS, lambda worker: retention.run_once(holder=worker))
-        chores = [pruning, self._alert_chore()]
-        if self._connections is not None:
-            upkeep = self.connection_upkeep()
-            chores.append(Chore("connections", _UPKEEP_SECONDS, upkeep.run_once))
+        chores = [pruning, self._alert_chore(), Chore("upkeep", _UPKEEP_SECONDS, self.upkeep().run_once)]
         if len(self.schedules):
             chores.append(Chore("schedules", _SCHEDULE_SECONDS, self.schedules.run_once))
         return chores

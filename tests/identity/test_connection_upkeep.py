@@ -18,7 +18,7 @@ from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
 from moorline.identity.connections import Connections
 from moorline.identity.oauth import OAuth
-from moorline.identity.upkeep import Upkeep
+from moorline.identity.upkeep import Kept, Upkeep
 from moorline.identity.vault import Vault
 from moorline.secrets.keyring import KeyRing, new_key
 from moorline.secrets.secret import Secret
@@ -116,9 +116,9 @@ async def test_the_chore_encrypts_anew(app: Moorline, owner: Owner, hub_clock: M
     vault.ring = KeyRing([second, Secret(KEY)])
     assert (await contact(app))["results"] == []
     chores = {chore.name: chore for chore in app._chores()}
-    done: Any = await chores["connections"].run("worker-1")
+    done: Any = await chores["upkeep"].run("worker-1")
     assert (done.resealed, done.unreadable) == (151, 0)
-    other = Upkeep(app.connections)
+    other = Upkeep(app.store, lambda: None, lambda: app.connections)
     vault.ring = KeyRing([third, second])
     assert (await other.run_once("worker-2")).resealed == 0  # the first one's lease
     hub_clock.advance(100)
@@ -134,7 +134,7 @@ async def test_a_row_that_no_key_reads_is_told_once(
     await owner.connect()
     app.connections.vault.ring = KeyRing([Secret(new_key())])
     hub_clock.advance(100)
-    assert (await app.connection_upkeep().run_once("w")).unreadable == 1
+    assert (await app.upkeep().run_once("w")).unreadable == 1
     with pytest.raises(errors.DecryptionFailed):
         await contact(app)
     answer = await owner.submit("/auth/hubspot/disconnect", id=(await of(app)).id)
@@ -149,13 +149,65 @@ async def test_what_is_given_up(lite: Vault, clock: ManualClock):
     def nobody(name: str) -> Any:
         raise AssertionError(f"{name} is asked")
 
-    upkeep = Upkeep(Connections(lite, nobody))
+    upkeep = Upkeep(lite.store, lambda: None, lambda: Connections(lite, nobody))
     with lite.store._engines.write.begin() as database:  # type: ignore[union-attr]
         database.execute(sa.update(connections).values(state="revoking", updated_at=clock.wall()))
     clock.advance(8 * 86_400)
     done = await upkeep.run_once("w")
     assert (done.given_up, await lite.connections(), told) == (1, [], [])
     assert row.id
+
+
+async def test_an_application_with_secrets_of_its_own_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+):
+    """Its workers encrypt them anew too, by the keys that are configured; without any, nothing is done or written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MOORLINE_ENCRYPTION_KEY", raising=False)
+    monkeypatch.delenv("MOORLINE_SANDBOX_URL", raising=False)
+    url, old, new = migrated_sqlite(tmp_path / "own.db"), new_key(), new_key()
+
+    def made(*keys: str) -> Moorline:
+        monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", ",".join(keys))
+        return Moorline(url, clock=clock)
+
+    async def done(app: Moorline) -> Any:
+        (chore,) = [one for one in app._chores() if one.name == "upkeep"]
+        return await chore.run("worker-1")
+
+    async with made() as app:
+        assert await done(app) == Kept()
+        assert await app.store.read(_leases) == 0
+    async with made(old) as app:
+        for number in range(3):
+            await app.own_secrets.put(f"KEY_{number}", Secret(f"value-{number}"))
+        assert await done(app) == Kept()
+    async with made(new, old) as app:
+        assert await done(app) == Kept(resealed=3)
+    async with made(new) as app:
+        assert await done(app) == Kept()
+        (found,) = [one for one in app.own_secrets.fetch("") if one.fields == {"KEY_1": "value-1"}]
+        assert found.stage == "current"
+
+
+def _leases(database: sa.Connection) -> int:
+    return len(database.execute(sa.text("SELECT * FROM meta WHERE key = 'lease:connections'")).all())
+
+
+async def test_connections_with_keys_of_their_own(lite: Vault, clock: ManualClock):
+    """What lies beside them and has the application's keys, tokens of services, is encrypted anew with those."""
+    first, second, own, newer = (Secret(new_key()) for _ in range(4))
+    for number, key in enumerate((first, own)):
+        lite.ring = KeyRing([key])
+        await lite.keep(f"t_{number}", "hubspot", granted(number))
+    lite.ring = KeyRing([second, first])
+    connections = Connections(lite, lambda name: None)  # type: ignore[arg-type, return-value]
+    upkeep = Upkeep(lite.store, lambda: KeyRing([newer, own]), lambda: connections)
+    assert await upkeep.run_once("w") == Kept(resealed=2)
+    assert await upkeep.run_once("w") == Kept()
+    for ring, owner in ((KeyRing([second]), "t_0"), (KeyRing([newer]), "t_1")):
+        lite.ring = ring
+        assert lite.tokens(await lite.get(owner, "hubspot")).refresh is not None
 
 
 async def test_while_the_database_is_down_a_good_token_goes_on(

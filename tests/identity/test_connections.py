@@ -231,7 +231,7 @@ async def test_what_cannot_be_revoked_now_is_revoked_later(
     assert "is being disconnected" in (await owner.page()).text
     httpx2.request("DELETE", f"{hub_sandbox}/_sandbox/faults", trust_env=False)
     hub_clock.advance(60)
-    later = await app.connection_upkeep().run_once("worker-1")
+    later = await app.upkeep().run_once("worker-1")
     assert (later.revoked, await app.connections.list(), grants(hub_sandbox)["grants"]) == (1, [], 0)
     assert [one.action for one in await app.events(service="moorline")] == ["disconnected", "connected"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError
 from moorline.identity.scopes import checked
-from moorline.secrets.rings import encryption_ring
+from moorline.secrets.rings import configured_ring, encryption_ring
 
 if TYPE_CHECKING:
     from moorline.calls.service import Service
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moorline.identity.connections import Connections
     from moorline.identity.connector import ConnectDesk, Connector
     from moorline.identity.desk import Desk
+    from moorline.identity.own_secrets import OwnSecrets
     from moorline.identity.routes import SignInRoutes
     from moorline.identity.upkeep import Upkeep
     from moorline.identity.vault import Teller
@@ -43,6 +44,11 @@ class Connecting:
     _upkeep: Upkeep | None = None
 
     if TYPE_CHECKING:
+
+        @property
+        def own_secrets(self) -> OwnSecrets:
+            """Those of the application."""
+            ...
 
         def _own(self, service: type[Service]) -> Service: ...
 
@@ -103,16 +109,19 @@ class Connecting:
             )
         return self._connections
 
-    def connection_upkeep(self) -> Upkeep:
-        """What encrypts connections anew after a change of keys, and revokes what could not be revoked; workers run it.
-
-        Raises ConfigurationError without ``connect``.
+    def upkeep(self) -> Upkeep:
+        """What encrypts anew whatever is kept encrypted after a change of keys, and revokes connections that could not
+        be revoked; workers run it. Without a key nothing is done.
         """
         from moorline.identity.upkeep import Upkeep
 
         if self._upkeep is None:
-            self._upkeep = Upkeep(self.connections)
+            self._upkeep = Upkeep(self.store, self._configured_ring, lambda: self._connections)
         return self._upkeep
+
+    def _configured_ring(self) -> KeyRing | None:
+        """The keys by which this process reads its own secrets, where any are configured."""
+        return None if configured_ring() is None else self.own_secrets.ring
 
     def connection_owner(self, function: F) -> F:
         """Ask the function, async or plain, who connects accounts by a request, an ASGI scope: the id of a tenant, say;

@@ -1,22 +1,27 @@
 """What is done in the background, by one process at a time: encrypting anew whatever an older key has encrypted, batch
-by batch; and telling services what could not be told when an account was disconnected.
+by batch; and, where accounts are connected, telling services what could not be told when one was disconnected.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from moorline.identity import vault_sql
+from moorline.identity.rotation.deciding import Blocking
 from moorline.identity.vault_sql import Which
-from moorline.store.encrypted import all_encrypted, reseal_batch
+from moorline.store.encrypted import Encrypted, all_encrypted, reseal_batch
 from moorline.store.leases import Lease, take_leases
+from moorline.store.schema import connections as _connected
 from moorline.store.steps import Read, Steps, Write, perform, perform_sync
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from moorline.identity.connection import Connection
     from moorline.identity.connections import Connections
+    from moorline.secrets.keyring import KeyRing
+    from moorline.store.store import Store
 
 __all__ = ["Kept", "Upkeep"]
 
@@ -41,12 +46,18 @@ class Kept:
 
 
 class Upkeep:
-    """``run_once`` does all that is to be done; nothing while another holder does."""
+    """``run_once`` does all that is to be done; nothing while another holder does.
 
-    def __init__(self, connections: Connections) -> None:
+    *ring* gives the application's keys, None where it has none: it is asked at each run, and may block. *connections*
+    gives the connected accounts, which may be encrypted with keys of their own; None where there can be none.
+    """
+
+    def __init__(
+        self, store: Store, ring: Callable[[], KeyRing | None], connections: Callable[[], Connections | None]
+    ) -> None:
+        self._store = store
+        self._ring = ring
         self._connections = connections
-        self._vault = connections.vault
-        self._store = connections.vault.store
         self._told = 0
 
     async def run_once(self, holder: str) -> Kept:
@@ -58,11 +69,17 @@ class Upkeep:
         return perform_sync(self._store, self._run(holder))
 
     def _run(self, holder: str) -> Steps[Kept]:
+        own: KeyRing | None = yield cast("Any", Blocking(self._ring))
+        connections = self._connections()
+        if own is None and connections is None:
+            return Kept()
         resealed, unreadable = 0, 0
         for kept in all_encrypted():
-            after = ""
+            rings, after = _rings(kept, own, connections), ""
+            if not rings:
+                continue
             while (yield from self._leased(holder)):
-                done, after = yield from reseal_batch(kept, self._vault.ring, after)
+                done, after = yield from reseal_batch(kept, rings, after)
                 resealed += done.changed
                 unreadable += len(done.unreadable)
                 if not after:
@@ -74,10 +91,12 @@ class Upkeep:
         if unreadable != self._told:  # once, not at each run
             self._told = unreadable
             log.error("encrypted_unreadable", count=unreadable, hint="no key of the ring decrypts them")
-        revoked, given_up = yield from self._revoke(holder)
+        if connections is None:
+            return Kept(resealed, unreadable)
+        revoked, given_up = yield from self._revoke(connections, holder)
         return Kept(resealed, unreadable, revoked, given_up)
 
-    def _revoke(self, holder: str) -> Steps[tuple[int, int]]:
+    def _revoke(self, connections: Connections, holder: str) -> Steps[tuple[int, int]]:
         done, given_up, before = 0, 0, None
         while True:
             found: list[Connection] = yield Read(vault_sql.find, Which(state="revoking", before=before, limit=_SOME))
@@ -86,9 +105,9 @@ class Upkeep:
                     return done, given_up
                 if self._store.clock.wall() >= row.updated_at + _GIVEN_UP:
                     log.error("connection_not_revoked", connection=row.id, service=row.service, reason=row.reason)
-                    given_up += yield from self._vault.gone(row)
+                    given_up += yield from connections.vault.gone(row)
                 else:
-                    end = yield from self._connections.revoked(row)
+                    end = yield from connections.revoked(row)
                     done += end is not None and end.told != "later"
             if not found:
                 return done, given_up
@@ -98,3 +117,11 @@ class Upkeep:
         lease = Lease(_NAME, holder, self._store.clock.wall(), _LEASE)
         taken: bool = yield Write(take_leases, lease)
         return taken
+
+
+def _rings(kept: Encrypted, own: KeyRing | None, connections: Connections | None) -> list[KeyRing]:
+    """What decrypts it. Tokens of services lie among those of connected accounts, and have the application's keys."""
+    found = [connections.vault.ring] if connections is not None and kept.table is _connected else []
+    if own is not None and not any(own.ids == ring.ids for ring in found):
+        found.append(own)
+    return found

@@ -57,6 +57,7 @@ class _Renewed(NamedTuple):
     id: str
     before: bytes
     after: bytes
+    key_id: str
 
 
 Told: TypeAlias = Callable[[Resealed], None] | None
@@ -79,7 +80,7 @@ def reseal(kept: Encrypted, ring: KeyRing, told: Told = None) -> Steps[Resealed]
     """
     done, after = Resealed(), ""
     while True:
-        batch, after = yield from reseal_batch(kept, ring, after)
+        batch, after = yield from reseal_batch(kept, (ring,), after)
         if not after:
             return done
         done = Resealed(done.changed + batch.changed, (*done.unreadable, *batch.unreadable))
@@ -87,22 +88,29 @@ def reseal(kept: Encrypted, ring: KeyRing, told: Told = None) -> Steps[Resealed]
             told(done)
 
 
-def reseal_batch(kept: Encrypted, ring: KeyRing, after: str) -> Steps[tuple[Resealed, str]]:
-    """One batch of it, of those behind the id *after*; and the id behind which to go on, empty at the end."""
-    rows: Sequence[Any] = yield Read(_rows, kept, after, ring.current_id)
+def reseal_batch(kept: Encrypted, rings: Sequence[KeyRing], after: str) -> Steps[tuple[Resealed, str]]:
+    """One batch of it, of those behind the id *after*; and the id behind which to go on, empty at the end. With several
+    *rings* each row stays with the first one that decrypts it.
+    """
+    newest = [ring.current_id for ring in rings]
+    rows: Sequence[Any] = yield Read(_rows, kept, after, newest)
     if not rows:
         return Resealed(), ""
     renewed, bad = [], []
     for row in rows:
         row_id, sealed, place = getattr(row, kept.id), bytes(row.sealed), kept.place(row)
-        try:
-            plain = ring.decrypt(sealed, purpose=kept.purpose, place=place)
-        except DecryptionFailed:
+        for ring in rings:
+            try:
+                plain = ring.decrypt(sealed, purpose=kept.purpose, place=place)
+            except DecryptionFailed:
+                continue
+            anew = ring.encrypt(plain, purpose=kept.purpose, place=place)
+            renewed.append(_Renewed(row_id, sealed, anew, ring.current_id))
+            break
+        else:
             bad.append(row_id)
-            continue
-        renewed.append(_Renewed(row_id, sealed, ring.encrypt(plain, purpose=kept.purpose, place=place)))
     # One that was changed meanwhile stays as it is: whoever changed it has encrypted it.
-    changed: int = (yield Write(_replace, (kept, renewed, ring.current_id))) if renewed else 0
+    changed: int = (yield Write(_replace, (kept, renewed))) if renewed else 0
     return Resealed(changed, tuple(bad)), getattr(rows[-1], kept.id)
 
 
@@ -111,7 +119,7 @@ def unreadable(kept: Encrypted, ring: KeyRing) -> Steps[tuple[str, ...]]:
     bad: list[str] = []
     after = ""
     while True:
-        rows: Sequence[Any] = yield Read(_rows, kept, after, None)
+        rows: Sequence[Any] = yield Read(_rows, kept, after, ())
         if not rows:
             return tuple(bad)
         for row in rows:
@@ -136,23 +144,21 @@ def mark(database: Connection, payloads: Sequence[str | None]) -> list[None]:
     return [None] * len(payloads)
 
 
-def _rows(database: Connection, kept: Encrypted, after: str, but: str | None) -> Sequence[Any]:
-    """Those after *after*, in the order of their ids, and not of the key *but*."""
-    column = kept.table.c[kept.id]
-    query = sa.select(kept.table).where(column > after).order_by(column).limit(_BATCH)
-    if but is not None:
-        query = query.where(kept.table.c.key_id != but)
+def _rows(database: Connection, kept: Encrypted, after: str, but: Sequence[str]) -> Sequence[Any]:
+    """Those after *after*, in the order of their ids, and not of the keys *but*."""
+    column, key = kept.table.c[kept.id], kept.table.c.key_id
+    query = sa.select(kept.table).where(column > after, *(key != one for one in but)).order_by(column).limit(_BATCH)
     return database.execute(query).all()
 
 
-def _replace(database: Connection, payloads: Sequence[tuple[Encrypted, list[_Renewed], str]]) -> list[int]:
+def _replace(database: Connection, payloads: Sequence[tuple[Encrypted, list[_Renewed]]]) -> list[int]:
     """Put what was encrypted anew in the place of the old, where that is still there; how many of each were changed."""
     done = []
-    for kept, renewed, key_id in payloads:
+    for kept, renewed in payloads:
         table, changed = kept.table, 0
         for one in renewed:
             same = (table.c[kept.id] == one.id) & (table.c.sealed == one.before)
-            values: Mapping[str, Any] = {"sealed": one.after, "key_id": key_id}
+            values: Mapping[str, Any] = {"sealed": one.after, "key_id": one.key_id}
             changed += database.execute(sa.update(table).where(same).values(values)).rowcount
         done.append(changed)
     return done
