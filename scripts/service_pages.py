@@ -28,7 +28,8 @@ def index_page() -> str:
     for kind in _kinds():
         called = kind.credentials is not None
         title = f"[{kind.__name__}](../services/{kind.name}.md)" if called else kind.__name__
-        key = f"`{kind.credentials.env}`" if called else "-"
+        key = f"`{kind.credentials.env}`" if called and kind.credentials.env else "-"
+        key = "connected accounts" if called and not kind.credentials.env else key
         done = ", ".join(f"`{name}`" for name in _operations(kind)) if called else "received from only"
         events = f"[`/webhooks/{kind.name}`](senders.md)" if kind.webhooks is not None else "-"
         lines.append(f"| {title} | {kind.category} | {key} | {done} | {events} |")
@@ -69,7 +70,8 @@ def _needs(kind: Any) -> Iterator[str]:
 
     yield "| what | argument | variable |"
     yield "| --- | --- | --- |"
-    yield f"| the secret | `api_key` | `{kind.credentials.env}` |"
+    own = f"`{kind.credentials.env}`" if kind.credentials.env else "none: it is that of a connected account"
+    yield f"| the secret | `api_key` | {own} |"
     for name, one in parameters_of(kind).items():
         optional = "" if one.default is None else " (optional)"
         optional += f" (for {' and '.join(one.grants)})" if one.grants else ""

@@ -50,7 +50,7 @@ def table() -> str:
     for one in built_in():
         webhooks = "-" if one.webhooks is None else f"{type(one.webhooks).__name__} (`{one.webhooks.env}`)"
         done = ", ".join(f"`{name}`" for name in operations(one)) or "-"
-        key = "-" if one.credentials is None else f"`{one.credentials.env}`"
+        key = f"`{one.credentials.env}`" if one.credentials is not None and one.credentials.env else "-"
         rows.append(f"| {one.__name__} | {one.category} | {done} | {webhooks} | {key} | {one.docs} |")
     return "\n".join(rows)
 

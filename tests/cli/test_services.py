@@ -70,6 +70,24 @@ def test_what_only_a_grant_needs_is_not_asked_for_without_it(monkeypatch: pytest
     assert rows("services", "hubspot")["hubspot"]["missing"] == ["HUBSPOT_CLIENT_ID", "HUBSPOT_CLIENT_SECRET"]
 
 
+def test_what_is_asked_for_connected_accounts_alone(sandbox: str, monkeypatch: pytest.MonkeyPatch):
+    """It is configured when the application there is; nobody's account is asked, unless by its name, which says why not."""
+    assert rows("services", "microsoft_graph")["microsoft_graph"]["missing"] == [
+        "MICROSOFT_CLIENT_ID",
+        "MICROSOFT_CLIENT_SECRET",
+    ]
+    monkeypatch.setenv("MICROSOFT_CLIENT_ID", "11111111-2222-4333-8444-555555555555")
+    monkeypatch.setenv("MICROSOFT_CLIENT_SECRET", "canary-0123456789")
+    found = rows("services", "microsoft_graph")["microsoft_graph"]
+    assert (found["configured"], found["env"], found["operations"]) == (True, None, ["check", "get_me", "request"])
+    assert set(rows("doctor")) == {"database"}
+    named = rows("doctor", "microsoft_graph")["microsoft_graph"]
+    assert (named["error"], "app.connect(MicrosoftGraph)" in named["says"]) == ("ConfigurationError", True)
+    assert rows("doctor", "microsoft_graph")["microsoft_graph"]["key_from"] == ""
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)
+    assert rows("doctor", "microsoft_graph")["microsoft_graph"]["ok"]
+
+
 def test_doctor_asks_all_that_is_configured(sandbox: str, monkeypatch: pytest.MonkeyPatch):
     """With good keys it is content, and says where it asked."""
     monkeypatch.setenv("MOORLINE_SANDBOX_URL", sandbox)

@@ -108,7 +108,7 @@ class Account:
         if given is not None:
             return given if isinstance(given, Secret) else self._fetched(given())
         name = self._key_variable()
-        found = secrets().load(name)
+        found = secrets().load(name) if name else None
         if found is not None:
             tally = found.tally
             if tally is None or not tally.shunned_until:
@@ -116,9 +116,14 @@ class Account:
             return instead(found, secrets().versions(name), self.clock.monotonic())
         if self.in_sandbox and self.credentials.sandbox:
             return self._of_sandbox(os.environ[_SANDBOX])
-        where = secrets().where(name)
+        own = type(self).__name__
+        if not name:
+            raise ConfigurationError(
+                f"{self.name} has no key of its own: users connect accounts of theirs (app.connect({own})), and "
+                f"app.connections.get(owner, {own}) asks it for them"
+            )
         raise ConfigurationError(
-            f"{self.name} has no key: set {name} in {where}, or pass api_key to {type(self).__name__}()"
+            f"{self.name} has no key: set {name} in {secrets().where(name)}, or pass api_key to {own}()"
         )
 
     def refused(self, key: Secret) -> bool:
@@ -142,8 +147,9 @@ class Account:
         """What the configured credential is called, and when it ends (seconds since the epoch), where that is known."""
         given: object = self._key
         if given is None:
+            name = self._key_variable()
             try:
-                given = secrets().load(self._key_variable())
+                given = secrets().load(name) if name else None
             except ConfigurationError:
                 return None  # a call says what is wrong with it
         if not isinstance(given, Secret) or given.not_after is None:
@@ -152,13 +158,15 @@ class Account:
 
     @property
     def variable(self) -> str | None:
-        """The variable by whose name the credential is found; None where one was given as an argument."""
-        return None if self._key is not None else self._key_variable()
+        """The variable by whose name the credential is found; None where one was given as an argument, or is for no
+        variable to hold.
+        """
+        return None if self._key is not None else self._key_variable() or None
 
     @property
     def needed_variable(self) -> str | None:
         """The variable that has to hold the credential; None where one was given, or can be had elsewhere."""
-        return None if self._key is not None or self.in_sandbox else self._key_variable()
+        return None if self._key is not None or self.in_sandbox else self._key_variable() or None
 
     @property
     def key_origin(self) -> str:
@@ -169,11 +177,14 @@ class Account:
         given = self._key
         if given is not None:
             return getattr(given, "url", "") or "api_key"
-        found = secrets().versions(self._key_variable())
+        name = self._key_variable()
+        found = secrets().versions(name) if name else ()
         return found[0].origin if found else "the sandbox" if self.in_sandbox else ""
 
     def _key_variable(self) -> str:
-        """The variable that holds the credential. A service that takes several kinds overrides it."""
+        """The variable that holds the credential, empty where none does. A service that takes several kinds overrides
+        it.
+        """
         return self.credentials.env
 
     @property

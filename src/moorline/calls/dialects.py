@@ -100,7 +100,7 @@ class Credentials(Protocol):
 
     @property
     def env(self) -> str:
-        """The environment variable that holds the secret."""
+        """The environment variable that holds the secret; empty where only connected accounts have one."""
         ...
 
     @property

@@ -34,7 +34,8 @@ async def verdict(service: Service, timeout: float) -> dict[str, Any]:
 def advice(error: Exception, kind: type[Service]) -> str:
     """What to do about it."""
     if isinstance(error, errors.AuthenticationFailed):
-        return f"{kind.credentials.env} is not taken by {kind.name}: is the key of this account, and of this mode?"
+        key = kind.credentials.env or "the token"
+        return f"{key} is not taken by {kind.name}: is the key of this account, and of this mode?"
     if isinstance(error, errors.PermissionDenied):
         return "the key is known, and lacks a right or scope that its operations need"
     if isinstance(error, errors.RateLimited):

@@ -75,7 +75,7 @@ def _described(service: type[Service | Sender]) -> dict[str, Any]:
         "operations": [*_operations(service), "request"] if called else [],
         "webhooks": service.webhooks is not None,
         "sandbox": called and service.name in registrations(),
-        "env": env,
+        "env": env or None,
         "missing": missing,
         "configured": not missing,
         "docs": service.docs,
@@ -91,13 +91,12 @@ def _operations(service: type[Service | Sender]) -> list[str]:
 def _missing(service: type[Service | Sender]) -> list[str]:
     """The variables that it needs and that are not there."""
     from moorline.calls.parameters import missing_of
+    from moorline.identity.connector import client_variables
 
     if service.credentials is None:
         return [] if _is_there(service.webhooks.env) else [service.webhooks.env]
-    needed = missing_of(service)
-    if not _is_there(service.credentials.env):
-        needed.insert(0, service.credentials.env)
-    return needed
+    own = [service.credentials.env] if service.credentials.env else client_variables(service)
+    return [*(name for name in own if not _is_there(name)), *missing_of(service)]
 
 
 def _is_there(name: str) -> bool:
@@ -146,7 +145,9 @@ async def _examined(app: Moorline, names: list[str] | None, timeout: float) -> l
     limit = asyncio.Semaphore(_AT_ONCE)
 
     def there() -> list[type[Service]]:
-        return [one for one in called if names is not None or not _missing(one) or one.name in app.services]
+        # Without a key of its own it is asked for connected accounts alone.
+        own = [one for one in called if one.credentials.env]
+        return called if names is not None else [one for one in own if not _missing(one) or one.name in app.services]
 
     async def one_of(kind: type[Service]) -> dict[str, Any]:
         async with limit:

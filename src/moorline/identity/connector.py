@@ -27,13 +27,27 @@ if TYPE_CHECKING:
     from moorline.calls.service import Service
     from moorline.secrets.secret import Secret
 
-__all__ = ["ConnectDesk", "Connector"]
+__all__ = ["ConnectDesk", "Connector", "client_variables"]
 
 T = TypeVar("T")
 
 _SANDBOX: Final = "MOORLINE_SANDBOX_URL"
 _GONE: Final = 404
 _DEAD: Final = frozenset({"invalid_token", "invalid_grant", "invalid_auth", "token_revoked", "token_expired"})
+
+
+def client_variables(service: type[Service]) -> list[str]:
+    """The variables that name our application at *service*, and prove it; none where accounts are not connected."""
+    oauth = service.oauth
+    if not isinstance(oauth, OAuth):
+        return []
+    name, secret = _variables(oauth, service.name)
+    return [name] if oauth.authentication == "none" else [name, secret]
+
+
+def _variables(oauth: OAuth, name: str) -> tuple[str, str]:
+    prefix = (oauth.client or name).upper().replace("-", "_")
+    return f"{prefix}_CLIENT_ID", f"{prefix}_CLIENT_SECRET"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +79,7 @@ class Connector(Provider):
     @property
     def variables(self) -> tuple[str, str]:
         """Of the record's client."""
-        prefix = (self.oauth.client or self.name).upper().replace("-", "_")
-        return f"{prefix}_CLIENT_ID", f"{prefix}_CLIENT_SECRET"
+        return _variables(self.oauth, self.name)
 
     @property
     def places(self) -> Places:
@@ -165,7 +178,9 @@ class ConnectDesk(Desk):
         oauth, places = self.oauth, self.provider.places
         form = {"grant_type": "refresh_token", "refresh_token": tokens.refresh.reveal()}
         if oauth.refreshes_scope:
-            form["scope"] = oauth.separator.join(sorted(scopes))
+            # What no answer names is asked for all the same: offline_access brings the next refresh token.
+            always = {one for one in oauth.unlisted if one in oauth.scopes}
+            form["scope"] = oauth.separator.join(sorted({*scopes, *always}))
         request = flow.proved(self.provider, places.token, places.authentication, form)
         # Where each refresh takes the token back, a second one of the same would end the grant.
         return self._grants(places.token).asked(

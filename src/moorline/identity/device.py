@@ -48,7 +48,7 @@ _LONGEST: Final = 4096
 _LONGEST_CODE: Final = 64
 _LONGEST_LIFE: Final = 86_400.0
 _LONGEST_INTERVAL: Final = 300.0
-_DENIED: Final = frozenset({"access_denied", "authorization_declined"})  # the latter is Microsoft's (unconfirmed)
+_DENIED: Final = frozenset({"access_denied", "authorization_declined"})  # the latter is Microsoft's
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ def microsoft(*scopes: str, tenant: str = "common", **fields: Any) -> OAuth:
             "whoami": "https://graph.microsoft.com/oidc/userinfo",
             "account": "sub",
             "scopes": ("openid", "offline_access", *scopes),
-            "unlisted": ("offline_access",),
+            # learn.microsoft.com/entra/identity-platform/v2-oauth2-auth-code-flow: an answer without either.
+            "unlisted": ("openid", "offline_access"),
             "refreshes_scope": True,
             "ended": ("interaction_required",),
             "client": "microsoft",

@@ -360,7 +360,9 @@ class KeyOf:
         return partial(asyncio.to_thread, self._anew) if secrets().configured else None
 
     def _anew(self) -> None:
-        secrets().refresh(self._name())
+        name = self._name()
+        if name:
+            secrets().refresh(name)
 
 
 def secrets() -> Secrets:

@@ -81,9 +81,10 @@ def _usual(pair: TokenPair) -> dict[str, Any]:
 
 class Accounts(Grants):
     """The accounts of one vendor. *authorize*, *token*, *revoke* are its paths; *rotates* takes a refresh token back
-    when it gives another one; *lasts* are the seconds of an access token, *shape* makes the answer with both, *failed*
-    that to a request which is refused. Tokens begin with *prefix*. Where the stand-in has clients of its own at the
-    same address, the token endpoint is *shared*: what is not from the client here is not answered here.
+    when it gives another one, *renews* gives another one and leaves it good; *lasts* are the seconds of an access
+    token, *shape* makes the answer with both, *failed* that to a request which is refused. Tokens begin with *prefix*.
+    Where the stand-in has clients of its own at the same address, the token endpoint is *shared*: what is not from the
+    client here is not answered here.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Accounts(Grants):
         revoke: str = "",
         device: str = "",
         rotates: bool = False,
+        renews: bool = False,
         lasts: int = 3600,
         prefix: str = "sandbox-",
         scope: str = "scope",
@@ -115,7 +117,7 @@ class Accounts(Grants):
         self._shown: dict[str, str] = {}  # the device codes, by what the user types
         self._at = authorize, token, revoke
         self._rotates, self._lasts, self._prefix, self._shape, self._scope = rotates, lasts, prefix, shape, scope
-        self._failed = failed
+        self._failed, self._renews = failed, renews
         self._grants: list[_Grant] = []
         self._of_code: dict[str, _Grant] = {}
         self._refresh: dict[str, _Grant] = {}
@@ -197,6 +199,7 @@ class Accounts(Grants):
             raise Refused("invalid_grant", "The refresh token is not good, is over, or was revoked.")
         if self._rotates:
             self._spent[token] = self._refresh.pop(token)
+        if self._rotates or self._renews:
             grant.refresh = self._around.id(f"{self._prefix}refresh-", 40)
         return self._pair(grant)
 
