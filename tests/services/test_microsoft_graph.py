@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.secrets.places import Told, among
 from tests.services.conftest import Box
 from tests.services.recorder import Recorder, answered
 
@@ -18,6 +19,7 @@ from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.sandbox.services.microsoft_graph import STAND_IN
 from moorline.sandbox.standin import Emission, Surroundings
+from moorline.secrets import locker
 from moorline.secrets.secret import Secret
 from moorline.services.business.microsoft_graph import GraphUser, MicrosoftGraph
 
@@ -124,6 +126,23 @@ def test_any_other_endpoint(run: Run):
     with pytest.raises(errors.MoorlineError):
         run(service.request("GET", "https://graph.microsoft.com.evil.example/v1.0/me"))
     assert len(recorder.requests) == 2
+
+
+def test_without_a_key_of_its_own(box: Box, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Nothing is looked for in any source, before a call, at one, or after a 401; what is missing is an account."""
+    source = Told(MICROSOFT_GRAPH_TOKEN="canary-0123456789")
+    monkeypatch.setattr(locker, "_PROCESS", among(source))
+    monkeypatch.delenv("MOORLINE_SANDBOX_URL", raising=False)
+    graph = MicrosoftGraph(guards=Guards())
+    assert (graph.variable, graph.needed_variable, graph.key_origin, graph.key_ends) == (None, None, "", None)
+    with pytest.raises(errors.ConfigurationError, match=r"app\.connections\.get\(owner, MicrosoftGraph\)"):
+        run(graph.get_me())
+    monkeypatch.setenv("MOORLINE_SANDBOX_URL", box.url)
+    assert run(graph.check())
+    box.arm(kind="status", status=401, service="microsoft_graph")
+    with pytest.raises(errors.AuthenticationFailed):
+        run(graph.check())
+    assert source.fetches == 0
 
 
 def test_the_stand_in(box: Box, run: Run):
