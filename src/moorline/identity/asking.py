@@ -48,6 +48,7 @@ class Ask:
     base: str
     query: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    scope: MutableMapping[str, Any] = field(repr=False)
 
     @property
     def secure(self) -> bool:
@@ -130,7 +131,7 @@ def ask_of(origin: Origin, scope: MutableMapping[str, Any], below: str) -> Ask:
     query = scope.get("query_string", b"").decode("latin-1")
     if len(query) > _LONGEST_QUERY:
         raise Refused(414, "This address is too long.")
-    return Ask(scope.get("method", "GET"), base, query, headers)
+    return Ask(scope.get("method", "GET"), base, query, headers, scope)
 
 
 def _is_path(text: str) -> bool:

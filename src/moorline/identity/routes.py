@@ -75,7 +75,7 @@ class SignInRoutes:
             location, kept = await self._answered(scope, below)
         except Refused as refused:
             await send_refusal(send, refused, _TITLE, _AGAIN)
-        except (StoreError, Misuse) as error:  # Misuse: it could not be opened
+        except (StoreError, Misuse, ConfigurationError) as error:  # Misuse: it could not be opened
             log.error("sign_in_not_stored", reason=str(error))
             await send_refusal(send, Refused(503, "Please try again in a moment."), _TITLE, _AGAIN)
         else:
@@ -101,7 +101,12 @@ class SignInRoutes:
             return None, None
         session = await self._session(ask)
         again = None if session is None else self.sessions.renewed(session)
-        return session, None if again is None else lambda: self.sessions.header(again, secure=ask.secure)
+        if again is None:
+            return session, None
+        if not self.sessions.in_cookies:
+            self.sessions.hold(ask, again)
+            return session, None
+        return session, lambda: self.sessions.header(again, secure=ask.secure)
 
     async def _answered(self, scope: Scope, below: str) -> tuple[str, list[str]]:
         """Where the browser is sent, with which cookies. Raises Refused."""
@@ -167,7 +172,7 @@ class SignInRoutes:
                 503, f"{desk.provider.title} does not answer. Please sign in again.", *gone, again=again
             ) from error
         log.info("signed_in", provider=provider, user=session.user)
-        return begun.next, [*gone, self.sessions.header(session, secure=ask.secure)]
+        return begun.next, [*gone, *self.sessions.hold(ask, session, begins=True)]
 
     async def _identified(
         self, desk: Desk, begun: Pending | None, answer: Mapping[str, str]
@@ -202,12 +207,12 @@ class SignInRoutes:
         if session is not None:
             await self._end(session)
             log.info("signed_out", user=session.user)
-        return onward, [self.sessions.ended(secure=ask.secure)]
+        return onward, self.sessions.let_go(ask)
 
     # --- parts
 
     async def _session(self, ask: Ask) -> Session | None:
-        found = self.sessions.read(ask.headers.get("cookie", ""), secure=ask.secure)
+        found = self.sessions.held(ask)
         if found is None or await self.store.read(identities.is_ended, found):
             return None
         return found

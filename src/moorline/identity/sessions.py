@@ -5,20 +5,26 @@ host, a subdomain's included, can set it. Each sign-in begins a session with an 
 so that none can be fixed beforehand. A session ends when it was idle too long, when it is too old whatever was done
 with it, and with signing out: then its id is noted as spent, so that a copy of the cookie is of no use either. All of a
 user's end at once by a note of the user and the time.
+
+Instead of the cookie the session of the host application may hold it: then who is signed in, and since when, stands
+there under ``moorline``, and the rest is the same.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, DecryptionFailed
 from moorline.secrets.keyring import KeyRing
 from moorline.store.ids import new_id
+
+if TYPE_CHECKING:
+    from moorline.identity.asking import Ask
 
 __all__ = ["LONGEST", "Session", "Sessions", "all_of", "cookie", "cookies", "with_session"]
 
@@ -28,6 +34,7 @@ _PURPOSE: Final = "session"
 _RENEWED_AFTER: Final = 60.0  # seconds; a cookie with each answer would be too much
 _LONGEST_HEADER: Final = 32_768
 _LONGEST_USER: Final = 500
+_HELD_AS: Final = "moorline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Session:
 
 class Sessions:
     """Makes and reads the cookies, with *ring*. *idle* and *longest* are seconds: how long a session lasts without a
-    request, and at all.
+    request, and at all. *host* gives the host application's own session, of an ASGI scope: a mapping.
 
     Raises ConfigurationError naming the argument.
     """
@@ -71,6 +78,7 @@ class Sessions:
         idle: float = 86_400.0,
         longest: float = 1_209_600.0,
         name: str = "moorline",
+        host: Callable[[Any], Any] | None = None,
     ) -> None:
         if not 60 <= idle <= longest <= LONGEST:
             raise ConfigurationError("sessions: idle must be from 60 seconds to longest, and that at most 366 days")
@@ -79,6 +87,52 @@ class Sessions:
         self.longest = longest
         self._clock = clock
         self._name = name
+        self._host = host
+
+    @property
+    def in_cookies(self) -> bool:
+        """Whether cookies of ours hold them, and not the host application's own session."""
+        return self._host is None
+
+    # --- of a request
+
+    def held(self, ask: Ask) -> Session | None:
+        """The session of a request, if it is in time; whether it was ended is for the database to say."""
+        if self._host is None:
+            return self.read(ask.headers.get("cookie", ""), secure=ask.secure)
+        return self._in_time(self._of_host(ask).get(_HELD_AS))
+
+    def hold(self, ask: Ask, session: Session, *, begins: bool = False) -> list[str]:
+        """Keep it; the cookies that do it. One that *begins* has the host's session under another id."""
+        if self._host is None:
+            return [self.header(session, secure=ask.secure)]
+        host = self._of_host(ask)
+        renewed = getattr(host, "cycle_key", None)  # Django's word for it
+        if begins and callable(renewed):
+            renewed()
+        host[_HELD_AS] = asdict(session)
+        return []
+
+    def let_go(self, ask: Ask) -> list[str]:
+        """Keep it no more; the cookies that do it."""
+        if self._host is None:
+            return [self.ended(secure=ask.secure)]
+        self._of_host(ask).pop(_HELD_AS, None)
+        return []
+
+    def _of_host(self, ask: Ask) -> Any:
+        assert self._host is not None
+        try:
+            found = self._host(ask.scope)
+        except (KeyError, AttributeError, AssertionError):
+            found = None
+        if not hasattr(found, "get") or not hasattr(found, "pop"):
+            raise ConfigurationError(
+                "sign_in: the host application has no session here; is its middleware around this?"
+            )
+        return found
+
+    # --- cookies
 
     def name(self, *, secure: bool) -> str:
         """Of the cookie."""
@@ -112,13 +166,19 @@ class Sessions:
         return None
 
     def _opened(self, name: str, value: str) -> Session | None:
-        now = self._clock.wall()
         try:
             raw = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)) if value.isascii() else b""
-            found = Session(**json.loads(self.ring.decrypt(raw, purpose=_PURPOSE, place=name)))
-        except (DecryptionFailed, ValueError, TypeError):
+            return self._in_time(json.loads(self.ring.decrypt(raw, purpose=_PURPOSE, place=name)))
+        except (DecryptionFailed, ValueError):
             return None
-        in_time = now < found.seen_at + self.idle and now < found.started_at + self.longest
+
+    def _in_time(self, held: Any) -> Session | None:
+        now = self._clock.wall()
+        try:
+            found = Session(**held)
+            in_time = now < found.seen_at + self.idle and now < found.started_at + self.longest
+        except TypeError:
+            return None
         return found if in_time else None
 
     def until(self, session: Session) -> float:

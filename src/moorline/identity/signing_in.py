@@ -48,14 +48,17 @@ class SigningIn:
         keys: KeyRing | None = None,
         idle: float = 86_400.0,
         longest: float = 1_209_600.0,
+        host_session: Callable[[Any], Any] | None = None,
         **options: Any,
     ) -> None:
         """Let users sign in: ``app.sign_in(Google, GitHub, OpenID("okta", issuer="https://…"))``.
 
         That opens ``/auth/{provider}/login``, ``/auth/{provider}/callback`` and ``POST /auth/logout``. *keys* encrypt
         the cookies (by default those in ``MOORLINE_ENCRYPTION_KEY``); a session lasts *idle* seconds without a request,
-        and *longest* at all. *options* are those of a Service (``guards``, ``wire``, ``policy``) for the requests to
-        the providers. The public address is that of ``[webhooks]``: ``public_url``, or ``trusted_proxies``.
+        and *longest* at all. With *host_session* the host application's own session holds it instead of a cookie of
+        ours: ``lambda scope: scope["session"]`` where Starlette's ``SessionMiddleware`` is around it. *options* are
+        those of a Service (``guards``, ``wire``, ``policy``) for the requests to the providers. The public address is
+        that of ``[webhooks]``: ``public_url``, or ``trusted_proxies``.
 
         Raises ConfigurationError: no provider, one twice, no client id or secret, no key; KeyUnavailable while a key
         cannot be unwrapped.
@@ -80,7 +83,7 @@ class SigningIn:
             desks[made.name] = Desk(made, clock=self.clock, **options)
         if not desks:
             raise ConfigurationError("sign_in: which providers?")
-        sessions = Sessions(keys or encryption_ring(), self.clock, idle=idle, longest=longest)
+        sessions = Sessions(keys or encryption_ring(), self.clock, idle=idle, longest=longest, host=host_session)
         users = None if self._user_of is None else self._user
         self._signing = SignInRoutes(desks, sessions, self.store, self.receiver.intake.origin, users)
 
