@@ -17,7 +17,6 @@ from tests.redaction.canaries import CANARIES, register
 
 from moorline import live_values, redaction
 from moorline.redaction import plain
-from moorline.redaction.shapes import mask_cards
 
 LETTERS = string.ascii_letters + string.digits
 SECRETS = st.text(LETTERS + "-_+/=.!$&ü\"'\\<> %", min_size=16, max_size=60).filter(lambda one: len(one.strip()) >= 16)
@@ -168,7 +167,7 @@ NUMBERS = st.one_of(
 def test_ordinary_text_is_unchanged(words: list[str]):
     """Prose, ids, times, prices, ISBNs and account numbers."""
     register()
-    line = " ".join(words)
+    line = ", ".join(words)  # two numbers side by side may be one of a card
     assert redaction.text(line) == line
     body = json.dumps({"said": words, "id": str(uuid.UUID(int=7)), "amount": 12}).encode()
     assert redaction.body(body, "application/json", limit=100_000) == body.decode()
@@ -196,7 +195,7 @@ def test_numbers_of_cards_are_masked(number: str):
 def test_a_number_of_sixteen_digits_is_a_card_only_with_its_check_digit(number: str):
     """Each network's numbers with another last digit are order numbers; of all sixteen-digit ones, few are masked."""
     wrong = [number[:-1] + digit for digit in string.digits]
-    assert sum(mask_cards(one) != one for one in wrong) <= 1
+    assert sum(redaction.text(one) != one for one in wrong) <= 1
 
 
 def test_personal_data_is_masked_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):

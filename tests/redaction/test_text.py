@@ -157,6 +157,22 @@ def test_assignments_headers_and_urls_in_text(line, shown):
     assert redaction.text(line) == shown
 
 
+@pytest.mark.parametrize("line", ["--token2 abc123x", "run --tokens abc123x", "--sessionid abc123x --fast"])
+def test_arguments_of_numbered_and_plural_names(line):
+    """The quick look knows each name that the rule for arguments knows."""
+    assert "abc123x" not in redaction.text(line)
+
+
+def test_the_end_of_a_secret_far_behind_its_hint_is_masked():
+    """A word that resembles a part of a shape, five hundred characters before one, leaves nothing of its end."""
+    secret = "pi_3MtwBw_secret_YrKJUKribcBjcG8HVhfZluoGH"
+    token = "/bot123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw"
+    for gap in range(400, 520):
+        filler = "x " * (gap // 2) + "-" * (gap % 2)
+        assert redaction.text(f"a_secret_ {filler}{secret} end").endswith("*** end")
+        assert redaction.text(f"/bot123456 {filler}{token}/end").endswith("/bot***/end")
+
+
 SECRETS = st.text(string.ascii_letters + string.digits + '-_+/=.!$&ü"\\ ', min_size=8, max_size=60).filter(
     lambda value: len(value.strip()) >= 8
 )

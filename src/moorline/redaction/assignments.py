@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from moorline.redaction.draft import Change, Draft
 from moorline.redaction.names import ENDS, MASK, SHOWN_VALUES, is_count, is_sensitive
 
 __all__ = ["NAMED", "mask_named"]
@@ -23,7 +24,7 @@ _NO_COMPARISON: Final = "(?!=)"  # of two strings, in a line of code
 
 NAMED: Final = (
     rf"(?i:(?:{'|'.join(_WORDS)}){_ENDING}(?:\\*{_QUOTE}(?:{_SPACE}|[\x1c-\x1f])*{_MARK}|>|\\*[\"'],))"
-    rf"|(?i:--[\w.-]*(?:{'|'.join(_WORDS)})[ ])"
+    rf"|(?i:--[\w.-]*(?:{'|'.join(_WORDS)}){_ENDING}[ ])"
 )
 """What opens a gate for these rules, in the syntax that Rust's regular expressions share with Python's."""
 
@@ -38,19 +39,21 @@ _SECRET: Final = re.compile(r"Secret\('\*\*\*'\)|\*\*\*")
 _IN_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _LONG: Final = 20
 _LONGEST_NAME: Final = 60
+_WORD: Final = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
+_LONGEST_WORD: Final = max(map(len, _WORDS))
 _LONGEST_PREFIX: Final = 20  # of a name in XML
 _BRACKETS: Final = {"[": "]", "{": "}", "(": ")"}
 
 
-def mask_named(line: str, lowered: str) -> str:
-    """*line* with what is assigned to sensitive names masked, quotes kept. *lowered* is the line in lower case."""
-    parts: list[str] = []
+def mask_named(draft: Draft) -> None:
+    """Mask what is assigned to sensitive names, quotes kept."""
+    line = draft.line
+    changes: list[Change] = []
     done = 0
-    for at in _places(lowered):
+    for at in draft.places_in_any_case(*_WORDS):
         if at < done:
             continue
-        word_end = _word_end(lowered, at)
-        after = _AFTER.match(line, word_end)
+        after = _AFTER.match(line, _word_end(line, at))
         if after is None:
             continue
         kind = after.lastgroup or ""
@@ -61,26 +64,15 @@ def mask_named(line: str, lowered: str) -> str:
             continue
         span = _RULES[kind](line, start, name, after)
         if span is not None:
-            begin, end = span
+            begin, done = span
             quote = _quote_of(line, begin, after["mark"] or "")
-            parts += (line[done:begin], quote, MASK, quote)
-            done = end
-    return "".join((*parts, line[done:])) if parts else line
+            changes.append((begin, done, f"{quote}{MASK}{quote}"))
+    draft.change(changes)
 
 
-def _places(lowered: str) -> list[int]:
-    """Where the words begin, in order. Each is looked for by itself: that is a hundred times as fast as ``re``."""
-    places: set[int] = set()
-    for word in _WORDS:
-        at = lowered.find(word)
-        while at >= 0:
-            places.add(at)
-            at = lowered.find(word, at + len(word))
-    return sorted(places)
-
-
-def _word_end(lowered: str, at: int) -> int:
-    return max(at + len(word) for word in _WORDS if lowered.startswith(word, at))
+def _word_end(line: str, at: int) -> int:
+    found = _WORD.match(line[at : at + _LONGEST_WORD].lower())
+    return at if found is None else at + found.end()
 
 
 def _assigned(line: str, _start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:

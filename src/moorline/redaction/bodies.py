@@ -12,10 +12,11 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from moorline import live_values
+from moorline.redaction.draft import Cuts, suspicious
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import MASK, is_sensitive
 from moorline.redaction.personal import mask_if_asked
-from moorline.redaction.plain import SECRETS, text
+from moorline.redaction.plain import CUTS, SECRETS, shown, text
 
 __all__ = ["body"]
 
@@ -24,9 +25,13 @@ _HIDING: Final = r"\\/|\\u00[2-7]"
 _may_hide: Final = Gate(_HIDING)
 _may_be_secret_json: Final = Gate(rf"{SECRETS}|{_HIDING}")
 _ESCAPE: Final = re.compile(r"\\(?:u(00[2-7][0-9A-Fa-f])|(.))", re.DOTALL)
+# Before the next field, unless the mark is of an escape in HTML. Only an address, unescaped, goes on over it.
+_FIELDS: Final = Cuts("&(?![qQ#])", ahead=0)
+_FIELD: Final = rf"{SECRETS}|:(?://|\\/\\/)"
+_may_be_secret_field: Final = Gate(_FIELD)
 # Beside what any text may hold: the marks that a form escapes, where a rule needs them.
 _may_be_secret_form: Final = Gate(
-    rf"{SECRETS}|(?i:%3a%2f%2f|%(?:[46][1-9a-f]|5[0-9a]|7[0-9a])|%3d|%22|%27|\+bearer|\+basic)"
+    rf"{_FIELD}|(?i:%3a(?:%5c)?%2f|%(?:[46][1-9a-f]|5[0-9ac]|7[0-9a])|%3d|%2[2567]|\+bearer|\+basic)"
     r"|1%2[fF]%2[fF]0|00D[A-Za-z0-9]{12,15}%21|PRIVATE(?:\+|%20)KEY|%3[cC]%2[fF]|--[A-Za-z0-9_.-]+(?:\+|%20)"
     r"|(?i:%2f(?:api%2fwebhooks|bot|services|workflows|triggers|commands|actions|app|upload))"
     r"|(?i:(?:%[0-9a-f]{2}|[+ -])(?:(?:%[0-9a-f]{2}|[+ -])*[0-9]){14})"
@@ -65,12 +70,17 @@ def _renderer(kind: str) -> Callable[[str], str] | None:
 
 
 def _json(content: str) -> str:
-    content = live_values.mask(content, MASK)
-    if not _may_be_secret_json(content):
-        return mask_if_asked(content)
-    plain = _ESCAPE.sub(_unescaped, content) if _may_hide(content) else content
+    known = live_values.mask(content, MASK)
+    spans = suspicious(known, _may_be_secret_json, CUTS)
+    if not spans:
+        return mask_if_asked(known)
+    if known is content and not any(_may_hide(content[start:end]) for start, end in spans):
+        return mask_if_asked(shown(content, spans))
+    if "\\u00" in known:
+        known = text(known)  # what is escaped letter by letter, before some of its escapes are gone
+    plain = _ESCAPE.sub(_unescaped, known) if _may_hide(known) else known
     masked = text(plain)
-    return content if masked == plain else masked
+    return known if masked == plain else masked
 
 
 def _unescaped(match: re.Match[str]) -> str:
@@ -83,19 +93,27 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _form(content: str) -> str:
     content = live_values.mask(content, MASK)
-    if not _may_be_secret_form(content):
+    spans = suspicious(content, _may_be_secret_form, _FIELDS)
+    if not spans:
         return mask_if_asked(content)
-    pairs = content.split("&")
-    grant = any(pair.startswith("grant_type=") for pair in pairs)
-    return text("&".join(_pair(pair, grant=grant) for pair in pairs))
+    grant = content.startswith("grant_type=") or "&grant_type=" in content
+    parts: list[str] = []
+    done = 0
+    for start, end in [(0, len(content))] if grant else spans:
+        pairs = content[start:end].split("&")
+        parts += (content[done:start], "&".join(_pair(pair, grant=grant) for pair in pairs))
+        done = end
+    content = live_values.mask("".join((*parts, content[done:])), MASK)
+    spans = suspicious(content, _may_be_secret_field, _FIELDS)
+    return mask_if_asked(shown(content, spans) if spans else content)
 
 
 def _pair(pair: str, *, grant: bool) -> str:
     name, equals, value = pair.partition("=")
-    plain_name = unquote_plus(name)
+    plain_name = unquote_plus(name) if "%" in name or "+" in name else name
     if value and (is_sensitive(plain_name) or (grant and plain_name in {"code", "device_code"})):
         return f"{name}={MASK}"
-    if "%" not in pair and "+" not in pair:
+    if "%" not in value and "+" not in value:
         return pair
     plain = unquote_plus(value)
     shown = text(plain)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote
 
 from moorline import live_values
 from moorline.redaction.assignments import NAMED, mask_named
+from moorline.redaction.draft import Change, Cuts, Draft, Span, suspicious
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import MASK, SHOWN_VALUES
 from moorline.redaction.personal import mask_if_asked
 from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
 
-__all__ = ["SECRETS", "plain_url", "shown", "text"]
+__all__ = ["CUTS", "SECRETS", "plain_url", "shown", "text"]
 
 _URL: Final = re.compile(r":(?://|\\/\\/)[^\s\"'<>`]+")
 _SCHEME: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
@@ -26,7 +27,6 @@ _CODE: Final = re.compile(r"(?<=[?&])(code|state|sig)=([^&\s\"'<>]{10,})")
 _GRANT_CODE: Final = re.compile(
     r"(?:(?<=device_)|(?<![A-Za-z0-9_]))(code)(?:(\\*[\"']\s*:\s*\\*[\"'])([^\"'\\]+)|(=)([^&\s\"']+))"
 )
-_CAPITALS: Final = re.compile("[A-Z]+")
 # Text of which each letter was written as an escape: what says so, and all that belongs to it.
 _NUMBERED: Final = r"(?:\\{1,8}u00[2-7][0-9A-Fa-f]){4}"
 _QUOTED: Final = r"(?:%[2-7][0-9A-Fa-f]){6}"
@@ -53,6 +53,11 @@ SECRETS: Final = "|".join(
 )
 """What opens a gate: a superset of what the rules may change, live values apart."""
 
+CUTS: Final = Cuts(r"[,\n>](?:(?<=>)|(?<=,)(?=[ \n\"'])|(?<=[^\s+0rRcC]\n)(?=[^\s=:%+]))", ahead=1)
+"""Behind what no gate's match goes on: the end of a tag, the comma between words or fields, and the end of a line, but
+for those across which a name may be assigned to, or a scheme (``Bearer``) have its value.
+"""
+
 _may_hold_secrets: Final = Gate(SECRETS)
 
 
@@ -62,19 +67,25 @@ def text(line: str) -> str:
     Ordinary text comes back unchanged, and so does text that was redacted before.
     """
     line = live_values.mask(line, MASK)
-    if _may_hold_secrets(line):
-        line = shown(line)
+    spans = suspicious(line, _may_hold_secrets, CUTS)
+    if spans:
+        line = shown(line, spans)
     return mask_if_asked(line)
 
 
-def shown(line: str) -> str:
-    """As ``text``, for a line without live values of which a gate has said that there may be something in it."""
-    line = _masked(line)
-    if ("u00" in line or "%" in line) and _ESCAPED.search(line):
+def shown(line: str, spans: Iterable[Span] | None = None) -> str:
+    """As ``text``, for a line without live values of which a gate has said that there may be something in it, and in
+    which pieces (by default, in all of it).
+    """
+    draft = Draft(line, spans)
+    _mask(draft)
+    line = draft.line
+    if any(("u00" in piece or "%" in piece) and _ESCAPED.search(piece) for piece in draft.pieces):
         plain = _QUOTES.sub(lambda run: unquote(run[0]), _NUMBERS.sub(_unnumbered, line))
         if plain != line:
-            masked = _masked(live_values.mask(plain, MASK))
-            line = line if masked == plain else masked
+            draft = Draft(live_values.mask(plain, MASK))
+            _mask(draft)
+            line = line if draft.line == plain else draft.line
     return line
 
 
@@ -83,68 +94,45 @@ def _unnumbered(run: re.Match[str]) -> str:
     return letters.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # pairs become one
 
 
-def _masked(line: str) -> str:
-    line = _without_urls(mask_shapes(line))
-    lowered = _lowered(line)
-    if "bearer" in lowered or "basic" in lowered:
-        line = _jump(line, lowered, ("bearer", "basic"), _SCHEME, _mask_scheme)
-        lowered = _lowered(line)
-    if "authorization" in lowered or "cookie" in lowered:
-        line = _jump(line, lowered, ("authorization", "cookie"), _HEADER_LINE, _mask_header)
-        lowered = _lowered(line)
-    if "code=" in line or "state=" in line or "sig=" in line:
-        line = _jump(line, line, ("code=", "state=", "sig="), _CODE, _mask_code)
-        lowered = _lowered(line)
-    if "grant_type" in line:
-        line = _jump(line, line, ("code",), _GRANT_CODE, _mask_grant_code)
-        lowered = _lowered(line)
-    return mask_cards(mask_named(line, lowered))
+def _mask(draft: Draft) -> None:
+    mask_shapes(draft)
+    _mask_urls(draft, "://")
+    _mask_urls(draft, ":\\/\\/")
+    _jump(draft, draft.places_in_any_case("bearer", "basic"), _SCHEME, _mask_scheme)
+    _jump(draft, draft.places_in_any_case("authorization", "cookie"), _HEADER_LINE, _mask_header)
+    _jump(draft, draft.places("code=", "state=", "sig="), _CODE, _mask_code)
+    if draft.places("grant_type"):
+        whole = Draft(draft.line)
+        _jump(draft, whole.places("code"), _GRANT_CODE, _mask_grant_code)
+    mask_named(draft)
+    mask_cards(draft)
 
 
-def _lowered(line: str) -> str:
-    """In lower case, each character at its place: a few letters become two otherwise."""
-    lowered = line.lower()
-    return lowered if len(lowered) == len(line) else _CAPITALS.sub(lambda found: found[0].lower(), line)
-
-
-def _jump(
-    line: str, lowered: str, hints: tuple[str, ...], pattern: re.Pattern[str], masked: Callable[[re.Match[str]], str]
-) -> str:
-    """As ``pattern.sub``, which looks at each character; this goes from hint to hint."""
-    places = set()
-    for hint in hints:
-        at = lowered.find(hint)
-        while at >= 0:
-            places.add(at)
-            at = lowered.find(hint, at + len(hint))
-    parts: list[str] = []
+def _jump(draft: Draft, places: list[int], pattern: re.Pattern[str], masked: Callable[[re.Match[str]], str]) -> None:
+    """As ``pattern.sub``, which looks at each character; this goes from place to place."""
+    changes: list[Change] = []
     done = 0
-    for at in sorted(places):
-        found = pattern.match(line, at) if at >= done else None
+    for at in places:
+        found = pattern.match(draft.line, at) if at >= done else None
         if found is not None:
-            parts += (line[done:at], masked(found))
             done = found.end()
-    return "".join((*parts, line[done:])) if parts else line
+            changes.append((at, done, masked(found)))
+    draft.change(changes)
 
 
-def _without_urls(line: str) -> str:
-    parts: list[str] = []
-    done = at = 0
-    for mark in ("://", ":\\/\\/"):
-        at = line.find(mark)
-        while at >= 0:
-            found = _URL.match(line, at)
-            start = at
-            while start > max(done, at - _LONGEST_SCHEME) and line[start - 1] in _IN_SCHEME:
-                start -= 1
-            if found is not None and start < at:
-                parts += (line[done:start], plain_url(line[start : found.end()]))
-                done = found.end()
-            at = line.find(mark, max(at + 1, done))
-        if parts:
-            line = "".join((*parts, line[done:]))
-            parts, done = [], 0
-    return line
+def _mask_urls(draft: Draft, mark: str) -> None:
+    line = draft.line
+    changes: list[Change] = []
+    done = 0
+    for at in draft.places(mark):
+        found = _URL.match(line, at) if at >= done else None
+        start = at
+        while start > max(done, at - _LONGEST_SCHEME) and line[start - 1] in _IN_SCHEME:
+            start -= 1
+        if found is not None and start < at:
+            done = found.end()
+            changes.append((start, done, plain_url(line[start:done])))
+    draft.change(changes)
 
 
 def _mask_grant_code(match: re.Match[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+from moorline.redaction.draft import Change, Draft
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import MASK
 
@@ -20,29 +21,34 @@ _EDGE: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0
 
 
 _NEAR: Final = 72
-_FAR: Final = 512
 
 
 class _Shape(NamedTuple):
-    """*hint* stands in every secret of the shape, *back* characters after its beginning (-1: anywhere; -2: near it)."""
+    """*hint* stands with every secret of the shape, *back* characters after its beginning (None: at most ``_NEAR``)."""
 
     hint: str
     pattern: re.Pattern[str]
-    back: int
+    back: int | None
     gate: str
 
 
-def _shape(hint: str, pattern: str, *, back: int = 0, gate: str | None = None, edge: str = _EDGE) -> _Shape:
-    return _Shape(hint, re.compile(edge + pattern, re.DOTALL), back, re.escape(hint) if gate is None else gate)
+def _shape(hint: str, pattern: str, *, back: int | None = 0, gate: str | None = None) -> _Shape:
+    return _Shape(hint, re.compile(_EDGE + pattern, re.DOTALL), back, re.escape(hint) if gate is None else gate)
 
 
-_SLACK_HOOK: Final = r"(?<=hooks\.slack\.com/)(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+"
+def _after(hint: str, pattern: str, *, gate: str | None = None) -> _Shape:
+    """Of what is a secret only behind the hint."""
+    return _Shape(hint, re.compile(pattern, re.DOTALL), -len(hint), re.escape(hint) if gate is None else gate)
+
+
+_SLACK_HOOK: Final = r"(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+"
+_PEM: Final = r"[A-Z ]{0,32}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,32}PRIVATE KEY-----|\Z)"
 
 _SHAPES: Final = (
     _shape("k_live_", r"[sr]k_live_[A-Za-z0-9_]+", back=1, gate="[sr]k_live_"),
     _shape("k_test_", r"[sr]k_test_[A-Za-z0-9_]+", back=1, gate="[sr]k_test_"),
     _shape("whsec_", r"whsec_[A-Za-z0-9+/=_-]+"),
-    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=-2),
+    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=None),
     _shape("sb_secret_", r"sb_secret_[A-Za-z0-9_-]+"),
     _shape("SG.", r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?", gate=r"SG\.[A-Za-z0-9_-]{7}"),
     *(_shape(f"gh{kind}_", rf"gh{kind}_[A-Za-z0-9]{{8,}}") for kind in "oprsu"),
@@ -52,10 +58,10 @@ _SHAPES: Final = (
     _shape("pat-", r"pat-[a-z]{2}[0-9]-[A-Za-z0-9-]{8,}", gate="pat-[a-z]{2}[0-9]-"),
     _shape("xox", r"xox[abceoprs](?:\.[a-z]+)?-[A-Za-z0-9-]{8,}", gate=r"xox[abceoprs][.-]"),
     _shape("xapp-", r"xapp-[A-Za-z0-9-]{8,}"),
-    _shape("slack.com/", _SLACK_HOOK, back=-1, gate=r"hooks\.slack\.com/", edge=""),
-    _shape("slack.com/", r"(?<=files\.slack\.com/upload/v1/)[A-Za-z0-9_-]+", back=-1, gate=r"slack\.com/upl", edge=""),
-    _shape("/api/webhooks/", r"(?<=/api/webhooks/)(?:[0-9]+|\*\*\*)/[A-Za-z0-9_-]+", back=-1, edge=""),
-    _shape("/bot", r"(?<=/bot)[0-9]{6,}:[A-Za-z0-9_-]{20,}", back=-2, gate="/bot[0-9]{6}", edge=""),
+    _after("hooks.slack.com/", _SLACK_HOOK),
+    _after("files.slack.com/upload/v1/", r"[A-Za-z0-9_-]+", gate=r"slack\.com/upl"),
+    _after("/api/webhooks/", r"(?:[0-9]+|\*\*\*)/[A-Za-z0-9_-]+"),
+    _after("/bot", r"[0-9]{6,}:[A-Za-z0-9_-]{20,}", gate="/bot[0-9]{6}"),
     _shape("AKIA", r"AKIA[A-Z0-9]{12,}"),
     _shape("ASIA", r"ASIA[A-Z0-9]{12,}", gate="ASIA[A-Z0-9]{12}"),
     _shape("AIza", r"AIza[A-Za-z0-9_-]{30,}"),
@@ -71,13 +77,7 @@ _SHAPES: Final = (
     _shape("sk-", r"sk-[A-Za-z0-9_-]{20,}", gate="sk-[A-Za-z0-9_-]{20}"),
     _shape("key-", r"key-[0-9a-f]{32}", gate="key-[0-9a-f]{32}"),
     _shape("eyJ", r"eyJ[A-Za-z0-9_-]{6,}(?:\.[A-Za-z0-9_-]*){1,4}", gate=r"eyJ[A-Za-z0-9_-]{6,}\."),
-    _shape(
-        "PRIVATE KEY",
-        r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,32}PRIVATE KEY-----|\Z)",
-        back=-1,
-        gate="BEGIN [A-Z ]*PRIVATE KEY",
-        edge="",
-    ),
+    _Shape("-----BEGIN ", re.compile("-----BEGIN " + _PEM, re.DOTALL), 0, "BEGIN [A-Z ]*PRIVATE KEY"),
 )
 SHAPES: Final = "|".join(dict.fromkeys(shape.gate for shape in _SHAPES))
 """What opens a gate for them, in the syntax that Rust's regular expressions share with Python's."""
@@ -85,32 +85,34 @@ SHAPES: Final = "|".join(dict.fromkeys(shape.gate for shape in _SHAPES))
 _may_hold_shapes: Final = Gate(SHAPES)
 
 
-def mask_shapes(line: str) -> str:
-    """*line* without what has the look of a secret."""
-    if not _may_hold_shapes(line):
-        return line
+def mask_shapes(draft: Draft) -> None:
+    """Mask what has the look of a secret."""
+    pieces = [piece for piece in draft.pieces if _may_hold_shapes(piece)]
     for shape in _SHAPES:
-        if shape.hint in line:
-            line = shape.pattern.sub(MASK, line) if shape.back == -1 else _masked(line, shape)
-    return line
+        for piece in pieces:
+            if shape.hint in piece:
+                draft.change(_masked(draft, shape))
+                break
 
 
-def _masked(line: str, shape: _Shape) -> str:
-    """As ``sub``, which looks at each character; this jumps from hint to hint."""
+def _masked(draft: Draft, shape: _Shape) -> list[Change]:
     hint, pattern, back, _gate = shape
-    parts: list[str] = []
+    line = draft.line
+    changes: list[Change] = []
     done = 0
-    at = line.find(hint)
-    while at >= 0:
-        if back < 0:
-            found = pattern.search(line, max(at - _NEAR, done), at + _FAR)
-        else:
-            found = pattern.match(line, at - back) if at - back >= done else None
+    for at in draft.places(hint):
+        start = at - back if back is not None else _beginning(line, shape, at, done)
+        found = pattern.match(line, start) if start >= done else None
         if found is not None:
-            parts += (line[done : found.start()], MASK)
             done = found.end()
-        at = line.find(hint, max(done, at + 1))
-    return "".join((*parts, line[done:])) if parts else line
+            changes.append((start, done, MASK))
+    return changes
+
+
+def _beginning(line: str, shape: _Shape, at: int, floor: int) -> int:
+    """Where what has the hint at that place begins; -1 if nothing does."""
+    found = shape.pattern.search(line, max(at - _NEAR, floor), at + len(shape.hint) + 1)
+    return -1 if found is None else found.start()
 
 
 # --- cards ------------------------------------------------------------------------------------------------------------
@@ -141,17 +143,17 @@ CARDS: Final = r"[2-6][0-9]{3}(?:[ -]?[0-9]){10}"
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
-def mask_cards(line: str) -> str:
-    """*line* without numbers of payment cards."""
-    parts: list[str] = []
-    done = at = 0
-    while (run := _RUN.search(line, at)) is not None:
-        at = run.end()
-        found = _CARD.match(line, run.start())
+def mask_cards(draft: Draft) -> None:
+    """Mask numbers of payment cards."""
+    line = draft.line
+    changes: list[Change] = []
+    done = 0
+    for at in draft.found(_RUN):
+        found = _CARD.match(line, at) if at >= done else None
         if found is not None and _is_card(found[0]):
-            parts += (line[done : found.start()], MASK)
-            done = at = found.end()
-    return "".join((*parts, line[done:])) if parts else line
+            done = found.end()
+            changes.append((at, done, MASK))
+    draft.change(changes)
 
 
 def _is_card(written: str) -> bool:

@@ -1,0 +1,139 @@
+"""A text in the hands of the rules, and the places of it at which they look.
+
+Most of a body that holds a secret is as clean as any other, and only the gate is quick enough to read it all. So it is
+asked piece by piece, and the rules look for where a secret *begins* only in pieces in which it found something. What
+they find there they follow through the whole text: a value may be of any length, and is never cut.
+
+A piece ends where nothing that a gate looks for can go on: it would have to hold the two characters around the cut.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Final
+
+from moorline.redaction.gate import Gate
+
+__all__ = ["Change", "Cuts", "Draft", "Span", "suspicious"]
+
+Span = tuple[int, int]
+Change = tuple[int, int, str]
+"""From where to where, and what is to stand there."""
+
+_BLOCK: Final = 4096  # a clean one costs one question
+_PIECE: Final = 256
+# What a change leaves beside it, and what stands across a cut, is looked at again: longer than each hint of a rule.
+_AROUND: Final = 64
+_CAPITALS: Final = re.compile("[A-Z]+")
+
+
+class Cuts:
+    """Where a text may be cut: *ahead* characters after the beginning of what *pattern* finds."""
+
+    def __init__(self, pattern: str, ahead: int) -> None:
+        self._search = re.compile(pattern).search
+        self._ahead = ahead
+
+    def pieces(self, line: str, start: int, end: int, size: int) -> Iterator[Span]:
+        """The stretch from *start* to *end* in pieces of at least *size* characters, but for the last."""
+        while end - start > size:
+            found = self._search(line, start + size, end)
+            if found is None:
+                break
+            yield start, found.start() + self._ahead
+            start = found.start() + self._ahead
+        if start < end:
+            yield start, end
+
+
+def suspicious(line: str, gate: Gate, cuts: Cuts) -> list[Span]:
+    """The pieces of *line* in which *gate* finds something, in order."""
+    if len(line) <= 2 * _PIECE:
+        return [(0, len(line))] if gate(line) else []
+    return [
+        piece
+        for start, end in cuts.pieces(line, 0, len(line), _BLOCK)
+        if gate(line[start:end])
+        for piece in cuts.pieces(line, start, end, _PIECE)
+        if gate(line[piece[0] : piece[1]])
+    ]
+
+
+class Draft:
+    """*line*, which rules change, and of it the pieces in which they look; without *spans* that is all of it."""
+
+    def __init__(self, line: str, spans: Iterable[Span] | None = None) -> None:
+        self.line = line
+        self._set([(0, len(line))] if spans is None else [(start - _AROUND, end + _AROUND) for start, end in spans])
+
+    def _set(self, spans: list[Span]) -> None:
+        line = self.line
+        self._spans: list[Span] = []
+        for start, end in spans:
+            if self._spans and start <= self._spans[-1][1]:
+                self._spans[-1] = self._spans[-1][0], min(max(end, self._spans[-1][1]), len(line))
+            else:
+                self._spans.append((max(start, 0), min(end, len(line))))
+        self.pieces = [line[start:end] for start, end in self._spans]
+        self._lowered: list[str] | None = None
+
+    def places(self, *hints: str) -> list[int]:
+        """Where the *hints* begin, in order: each is looked for by itself, a hundred times as fast as by ``re``."""
+        return self._places(self.pieces, hints)
+
+    def places_in_any_case(self, *hints: str) -> list[int]:
+        """As ``places``, of hints in lower case."""
+        if self._lowered is None:
+            self._lowered = [_lowered(piece) for piece in self.pieces]
+        return self._places(self._lowered, hints)
+
+    def _places(self, pieces: list[str], hints: tuple[str, ...]) -> list[int]:
+        found: list[int] = []
+        for number, piece in enumerate(pieces):
+            for hint in hints:
+                if hint in piece:
+                    start = self._spans[number][0]
+                    at = piece.find(hint)
+                    while at >= 0:
+                        found.append(start + at)
+                        at = piece.find(hint, at + 1)
+        return sorted(set(found)) if len(found) > 1 else found
+
+    def found(self, pattern: re.Pattern[str]) -> list[int]:
+        """Where *pattern*, which must be quick, is found."""
+        return [where.start() for start, end in self._spans for where in pattern.finditer(self.line, start, end)]
+
+    def change(self, changes: list[Change]) -> None:
+        """Make *changes*, which are in order and do not overlap."""
+        changes = changes and [one for one in changes if self.line[one[0] : one[1]] != one[2]]
+        if not changes:
+            return
+        parts: list[str] = []
+        done = 0
+        for start, end, new in changes:
+            parts += (self.line[done:start], new)
+            done = end
+        self.line = "".join((*parts, self.line[done:]))
+        self._set(_moved(self._spans, changes))
+
+
+def _moved(spans: list[Span], changes: list[Change]) -> list[Span]:
+    ends = [end for _start, end, _new in changes]
+    shifts = [0, *accumulate(len(new) - (end - start) for start, end, new in changes)]
+
+    def moved(at: int, around: int) -> int:
+        before = bisect_right(ends, at)
+        if before < len(changes) and changes[before][0] < at:  # within what was changed: behind it
+            return ends[before] + shifts[before + 1] + around
+        return at + shifts[before]
+
+    return [(moved(start, -_AROUND), moved(end, _AROUND)) for start, end in spans]
+
+
+def _lowered(line: str) -> str:
+    """In lower case, each character at its place: a few letters become two otherwise."""
+    lowered = line.lower()
+    return lowered if len(lowered) == len(line) else _CAPITALS.sub(lambda found: found[0].lower(), line)
