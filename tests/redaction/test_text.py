@@ -86,6 +86,7 @@ ORDINARY = [
     "job send_welcome failed: KeyError: 'user'",
     'File "/srv/app/tokens.py", line 12, in refresh_token',
     "monkey=banana turkey: 12 pieces",
+    "bearer \u0130api_keys",
     "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
     "see https://docs.stripe.com/error-codes/card-declined for more",
     "1.5 s, 100 %, 2026-11-23T10:00:00Z, ünïcödé ✓",

@@ -20,7 +20,7 @@ from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
 __all__ = ["CUTS", "SECRETS", "plain_url", "shown", "text"]
 
 _URL: Final = re.compile(r":(?://|\\/\\/)[^\s\"'<>`]+")
-_SCHEME: Final = re.compile(r"(?i)\b(bearer|basic)(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
+_SCHEME: Final = re.compile(r"\b((?i:bearer|basic))(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
 _HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\*[\"']?\s*[:=]\s*\\*[\"']?)([^\"'\\\r\n]+)")
 _CODE: Final = re.compile(r"(?<=[?&])(code|state|sig)=([^&\s\"'<>]{10,})")
 # Of a request for a token, in JSON, in a repr or as a form; elsewhere a code says what went wrong.
