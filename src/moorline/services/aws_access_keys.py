@@ -19,6 +19,7 @@ from moorline.calls.service import Endpoints, Plan, operation
 from moorline.errors import LimitFault, NotFound
 from moorline.secrets.secret import Secret
 from moorline.services.answers import record, text
+from moorline.services.key_answers import gone
 
 __all__ = ["AccessKeys"]
 
@@ -45,7 +46,6 @@ class _Iam(AwsService):
     @operation
     def remove(self, /, key: str) -> Plan[bool]:
         """Delete a key of that user; False where there is none."""
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.ask("DeleteAccessKey", {"AccessKeyId": key}, lambda _: True, accept=gone)
 
     def own_keys(self) -> Pair | None:

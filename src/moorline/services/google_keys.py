@@ -18,9 +18,10 @@ from moorline.calls.faults import ErrorMap
 from moorline.calls.minting import Minted
 from moorline.calls.service import Endpoints, Plan, operation, segment
 from moorline.calls.tokens import KeyFile, ServiceAccount, TokenService, key_file
-from moorline.errors import BadAnswer, NotFound, PermissionDenied
+from moorline.errors import BadAnswer, PermissionDenied
 from moorline.secrets.secret import Secret
 from moorline.services.answers import record, text
+from moorline.services.key_answers import gone
 
 __all__ = ["ServiceAccountKeys"]
 
@@ -51,7 +52,6 @@ class _Keys(TokenService):
     @operation
     def remove(self, /, account: str, key: str) -> Plan[bool]:
         """Delete a key; False where there is none."""
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         path = f"{_path(account)}/{segment(key, 'id')}"
         return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
 

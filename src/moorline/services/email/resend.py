@@ -53,6 +53,7 @@ from moorline.services.email.protocol import (
     SentTo,
     check_batch,
 )
+from moorline.services.key_answers import called, gone, minted
 from moorline.services.limits import at_most, refused
 
 if TYPE_CHECKING:
@@ -221,13 +222,12 @@ print(sent.id, Resend().get_email(sent.id).result().status)
     def revoke_key(self, id: str) -> Plan[bool]:
         """Delete the key of that id: it is refused from now on. False where there is none."""
         path = f"/api-keys/{segment(id, 'id')}"
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
 
     @operation
     def find_keys(self, label: str) -> Plan[Sequence[str]]:
         """The ids of the keys that are called so."""
-        return self.get("/api-keys", parse=lambda exchange: _called(exchange, label))
+        return self.get("/api-keys", parse=called(label, "data", "id"))
 
     def key_id(self, secret: Secret) -> str | None:  # noqa: ARG002 (of others it can be told)
         """None: a key of Resend's does not tell."""
@@ -269,14 +269,7 @@ print(sent.id, Resend().get_email(sent.id).result().status)
         )
 
 
-def _minted(exchange: Exchange) -> Minted:
-    answer = record(exchange.data)
-    return Minted(Secret(text(answer, "token"), name="RESEND_API_KEY"), text(answer, "id"))
-
-
-def _called(exchange: Exchange, label: str) -> list[str]:
-    found = [record(one, "a key") for one in items(record(exchange.data).get("data"), "data")]
-    return [text(one, "id") for one in found if one.get("name") == label]
+_minted = minted("RESEND_API_KEY", "token", "id")
 
 
 def _there(exchange: Exchange) -> bool:

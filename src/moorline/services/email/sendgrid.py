@@ -25,7 +25,7 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.errors import BadAnswer, NotFound
+from moorline.errors import BadAnswer
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.ecdsa_signature import ECDSASignature
 from moorline.secrets.secret import Secret
@@ -41,6 +41,7 @@ from moorline.services.email.protocol import (
     SentTo,
     check_batch,
 )
+from moorline.services.key_answers import called, gone, minted
 from moorline.services.limits import at_most, refused
 
 if TYPE_CHECKING:
@@ -195,13 +196,12 @@ print(sent.id)
     def revoke_key(self, id: str) -> Plan[bool]:
         """Delete the key of that id: it is refused from now on. False where there is none."""
         path = f"/v3/api_keys/{segment(id, 'id')}"
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
 
     @operation
     def find_keys(self, label: str) -> Plan[Sequence[str]]:
         """The ids of the keys that are called so, which need not be one."""
-        return self.get("/v3/api_keys", parse=lambda exchange: _called(exchange, label))
+        return self.get("/v3/api_keys", parse=called(label, "result", "api_key_id"))
 
     def key_id(self, secret: Secret) -> str | None:
         """The middle one of the three parts of a key, ``SG.id.secret``, as the example of the API's description has
@@ -354,11 +354,4 @@ def _scopes(exchange: Exchange) -> list[str]:
     return found
 
 
-def _minted(exchange: Exchange) -> Minted:
-    answer = record(exchange.data)
-    return Minted(Secret(text(answer, "api_key"), name="SENDGRID_API_KEY"), text(answer, "api_key_id"))
-
-
-def _called(exchange: Exchange, label: str) -> list[str]:
-    found = [record(one, "a key") for one in items(record(exchange.data).get("result"), "result")]
-    return [text(one, "api_key_id") for one in found if one.get("name") == label]
+_minted = minted("SENDGRID_API_KEY", "api_key", "api_key_id")

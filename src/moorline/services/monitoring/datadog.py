@@ -29,13 +29,14 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError, NotFound
+from moorline.errors import AuthenticationFailed, BadAnswer, ConfigurationError
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, record, text
 from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
+from moorline.services.key_answers import gone
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
     Alarm,
@@ -301,7 +302,6 @@ print(Datadog().send_metrics([Metric("shop.orders", 3, tags={"quay": "3"})]).res
     def revoke_key(self, id: str) -> Plan[bool]:
         """Delete the key of that id: it is refused from now on. False where there is none."""
         path = f"/api/v2/api_keys/{segment(id, 'id')}"
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.delete(path, parse=lambda _: True, blank=True, accept=gone)
 
     @operation

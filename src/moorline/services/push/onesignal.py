@@ -25,9 +25,10 @@ from moorline.calls.service import (
     operation,
     segment,
 )
-from moorline.errors import BadAnswer, CallError, InvalidRequest, NotFound
+from moorline.errors import BadAnswer, CallError, InvalidRequest
 from moorline.secrets.secret import Secret
-from moorline.services.answers import items, optional_text, record, text
+from moorline.services.answers import optional_text, record
+from moorline.services.key_answers import called, gone, minted
 from moorline.services.limits import at_most, refused
 from moorline.services.push.protocol import Push, PushReport, PushResult, merged, one_each
 
@@ -188,13 +189,12 @@ print(report.sent, "sent; to delete:", report.dead)
     @operation
     def revoke_key(self, id: str) -> Plan[bool]:
         """Delete the key of that id: it is refused from now on. False where there is none."""
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.delete(self._tokens(id), parse=lambda _: True, blank=True, accept=gone)
 
     @operation
     def find_keys(self, label: str) -> Plan[Sequence[str]]:
         """The ids of the keys that are called so."""
-        return self.get(self._tokens(), parse=lambda exchange: _called(exchange, label))
+        return self.get(self._tokens(), parse=called(label, "tokens", "token_id"))
 
     def key_id(self, secret: Secret) -> str | None:  # noqa: ARG002 (of others it can be told)
         """None: a key of OneSignal's does not tell."""
@@ -236,14 +236,7 @@ print(report.sent, "sent; to delete:", report.dead)
         return body
 
 
-def _minted(exchange: Exchange) -> Minted:
-    answer = record(exchange.data)
-    return Minted(Secret(text(answer, "formatted_token"), name="ONESIGNAL_REST_API_KEY"), text(answer, "token_id"))
-
-
-def _called(exchange: Exchange, label: str) -> list[str]:
-    found = [record(one, "a key") for one in items(record(exchange.data).get("tokens"), "tokens")]
-    return [text(one, "token_id") for one in found if one.get("name") == label]
+_minted = minted("ONESIGNAL_REST_API_KEY", "formatted_token", "token_id")
 
 
 def _unsubscribed(errors: object) -> bool:

@@ -29,7 +29,6 @@ from moorline.calls.service import (
 from moorline.errors import (
     AuthenticationFailed,
     BadAnswer,
-    NotFound,
     OutcomeUnknown,
     PermissionDenied,
     ServiceUnavailable,
@@ -38,6 +37,7 @@ from moorline.events.delivery import Delivers
 from moorline.events.schemes.signed_fields import SignedFields
 from moorline.secrets.secret import Secret
 from moorline.services.answers import items, moment, optional_text, record, text
+from moorline.services.key_answers import gone
 from moorline.services.limits import at_most, refused
 from moorline.services.sms.protocol import SMS, InboundSMS, SentSMS, SMSEvent, SMSStatus, international
 
@@ -218,7 +218,6 @@ print(sent.id, sent.segments, sent.price)
     @operation
     def revoke_key(self, id: str) -> Plan[bool]:
         """Take the secret of that id back. False where there is none. Raises PermissionDenied for the last one."""
-        gone = lambda error: False if isinstance(error, NotFound) else None  # noqa: E731
         return self.delete(self._secrets(id), host="account", parse=lambda _: True, blank=True, accept=gone)
 
     def _secrets(self, id: str | None = None) -> str:
