@@ -1,4 +1,4 @@
-"""A vault on each database, and a provider that refreshes tokens."""
+"""A vault on each database, a provider that refreshes tokens, and an application that users sign in to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from tests.databases import migrated_sqlite
 from tests.identity.hub import READ, RING, Owner
+from tests.identity.shop import SHOP, Browser, Idp, shop_of
 
 from moorline import Moorline
 from moorline.calls.call import Call
@@ -55,6 +56,39 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture
+def shop_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For applications that sign users in: a public address, and a folder of their own."""
+    monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", SHOP)
+    monkeypatch.setenv("MOORLINE_TAP", "false")  # closing it takes longer than all else
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def idp() -> Idp:
+    """An OpenID provider that can be bent."""
+    return Idp()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """The URL of an empty database, migrated."""
+    return migrated_sqlite(tmp_path / "shop.db")
+
+
+@pytest.fixture
+async def shop(shop_environment: None, database: str, clock: ManualClock, idp: Idp) -> AsyncIterator[Moorline]:
+    """An application that users sign in to."""
+    async with shop_of(database, clock, idp) as app:
+        yield app
+
+
+@pytest.fixture
+def browser(shop: Moorline) -> Browser:
+    """That of somebody who is not signed in yet."""
+    return Browser(shop)
 
 
 @pytest.fixture

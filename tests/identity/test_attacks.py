@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
@@ -16,7 +15,6 @@ import pytest
 from authlib.oidc.core.util import create_half_hash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tests.databases import migrated_sqlite
 from tests.identity import tokens
 from tests.identity.shop import ACCESS, CLIENT, ISSUER, RING, SECRET, SHOP, Browser, Idp, half, idp_provider, shop_of
 
@@ -30,36 +28,10 @@ from moorline.identity.provider import Places, Provider
 from moorline.identity.sessions import Session, Sessions, cookies
 from moorline.secrets.secret import Secret
 
+pytestmark = pytest.mark.usefixtures("shop_environment")
+
 NOW = tokens.NOW
 SESSION = "__Host-moorline"
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", SHOP)
-    monkeypatch.setenv("MOORLINE_TAP", "false")  # closing it takes longer than all else
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def idp() -> Idp:
-    return Idp()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return migrated_sqlite(tmp_path / "shop.db")
-
-
-@pytest.fixture
-async def shop(database: str, clock: ManualClock, idp: Idp) -> AsyncIterator[Moorline]:
-    async with shop_of(database, clock, idp) as app:
-        yield app
-
-
-@pytest.fixture
-def browser(shop: Moorline) -> Browser:
-    return Browser(shop)
 
 
 @pytest.fixture(autouse=True)
@@ -789,7 +761,7 @@ async def test_adding_an_account_in_another_session(shop: Moorline, browser: Bro
 
 
 @pytest.fixture
-def _unnamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def _unnamed(shop_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOORLINE_WEBHOOKS__PUBLIC_URL")
 
 

@@ -38,11 +38,6 @@ def token(request: httpx2.Request) -> httpx2.Response:
 
 
 @pytest.fixture
-def idp() -> Idp:
-    return Idp()
-
-
-@pytest.fixture
 async def shop(
     tmp_path: Path, clock: ManualClock, idp: Idp, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Moorline]:

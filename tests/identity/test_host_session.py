@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
-from tests.databases import migrated_sqlite
-from tests.identity.shop import SHOP, Browser, Idp, shop_of
+from tests.identity.shop import Browser, Idp, shop_of
 
 from moorline import Moorline
 from moorline.clock import ManualClock
@@ -22,18 +20,8 @@ HOST = "the host's own cookie"
 
 
 @pytest.fixture
-def idp() -> Idp:
-    return Idp()
-
-
-@pytest.fixture
-async def shop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock, idp: Idp
-) -> AsyncIterator[Moorline]:
-    monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", SHOP)
-    monkeypatch.setenv("MOORLINE_TAP", "false")  # closing it takes longer than all else
-    url = migrated_sqlite(tmp_path / "moorline.db")
-    async with shop_of(url, clock, idp, host_session=lambda scope: scope["session"]) as app:
+async def shop(shop_environment: None, database: str, clock: ManualClock, idp: Idp) -> AsyncIterator[Moorline]:
+    async with shop_of(database, clock, idp, host_session=lambda scope: scope["session"]) as app:
         yield app
 
 

@@ -21,33 +21,7 @@ from moorline.errors import ConfigurationError, SignInFailed, StoreUnavailable
 from moorline.identity import GitHub, Google, Identity, Microsoft, OpenID, Session, identities
 from moorline.identity.provider import Provider
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MOORLINE_WEBHOOKS__PUBLIC_URL", SHOP)
-    monkeypatch.setenv("MOORLINE_TAP", "false")  # closing it takes longer than all else
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def idp() -> Idp:
-    return Idp()
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return migrated_sqlite(tmp_path / "shop.db")
-
-
-@pytest.fixture
-async def shop(database: str, clock: ManualClock, idp: Idp) -> AsyncIterator[Moorline]:
-    async with shop_of(database, clock, idp) as app:
-        yield app
-
-
-@pytest.fixture
-def browser(shop: Moorline) -> Browser:
-    return Browser(shop)
+pytestmark = pytest.mark.usefixtures("shop_environment")
 
 
 def keeps(seen: list[Identity]) -> Callable[[Identity], str]:
