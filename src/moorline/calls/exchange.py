@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -128,13 +129,11 @@ class Exchange:
                 return value
         except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
             pass
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(self.body)
-        except (ValueError, RecursionError):
-            kind = self.headers.get("content-type", "no content type").split(";")[0]
-            raise BadAnswer(
-                f"the answer is not JSON ({len(self.body)} bytes of {kind[:60]})", status=self.status
-            ) from None
+        # Out of the block, as the error of the decoder holds the whole body, and would be this one's context.
+        kind = self.headers.get("content-type", "no content type").split(";")[0]
+        raise BadAnswer(f"the answer is not JSON ({len(self.body)} bytes of {kind[:60]})", status=self.status)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.method} {self.status}, {len(self.body)} bytes>"
