@@ -300,9 +300,9 @@ async def test_httpx_alone_loses_those_slots():
             assert pool.connections == []
 
 
-@pytest.mark.parametrize("cancels", [1, 2])
-async def test_cancelled_streams_leave_nothing(cancels):
-    """Tasks cancelled within a body, even twice, leave no slot, no permit and no connection in the pool."""
+@pytest.mark.parametrize(("cancels", "steps"), [(1, 1), (2, 1), (2, 2), (2, 3), (2, 4), (3, 1), (3, 2)])
+async def test_cancelled_streams_leave_nothing(cancels, steps):
+    """Tasks cancelled within a body, even again some steps of the loop later, leave nothing of the pool taken."""
     guards, policy = Guards(), Policy(retry=None, bulkhead=Bulkhead(2), breaker=Breaker(failures=1))
     guard = guards.guard("acme", policy)
     assert guard.bulkhead
@@ -322,12 +322,13 @@ async def test_cancelled_streams_leave_nothing(cancels):
                 assert guard.bulkhead.busy == 1
                 for _ in range(cancels):
                     task.cancel()
-                    await asyncio.sleep(0)
+                    for _ in range(steps):
+                        await asyncio.sleep(0)
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 assert (guard.bulkhead.busy, guard.breaker.state) == (0, "closed")
+                assert (pool_of(client)._requests, pool_of(client).connections) == ([], [])
             assert (await client.get(fine.url)).text == "body"
-            assert len(pool_of(client)._requests) == 0
 
 
 async def test_many_cancelled_requests_leave_nothing():

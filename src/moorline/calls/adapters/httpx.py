@@ -92,6 +92,7 @@ class _Base:
             key_header=self._key_header,
             blocking=isinstance(self, httpx.BaseTransport),
             statuses=self._statuses,
+            wire=self._wire,
         )
 
     def __repr__(self) -> str:
@@ -171,14 +172,15 @@ class _OneBody(httpx.AsyncByteStream, httpx.SyncByteStream):
 class _Context(Foreign):
     """One request of a client."""
 
-    __slots__ = ("_blocking", "_extensions", "_refused", "_stream", "marks", "sent")
+    __slots__ = ("_blocking", "_extensions", "_refused", "_stream", "_wire", "marks", "sent")
 
-    def __init__(self, request: httpx.Request, *, key_header: str, blocking: bool, **given: Any) -> None:
+    def __init__(self, request: httpx.Request, *, key_header: str, blocking: bool, wire: Any, **given: Any) -> None:
         idempotent = is_idempotent(request.method)
         key = None if idempotent else request.headers.get(key_header)
         super().__init__(operation=request.method, idempotent=idempotent, key=key, **given)
         self.sent = request
         self._blocking = blocking
+        self._wire = wire
         self.marks = Marks({})
         self._extensions = request.extensions
         self._stream: Any = request.stream
@@ -223,7 +225,7 @@ class _Context(Foreign):
                 self.marks.update(timeouts(time.monotonic() + left, self._extensions.get("timeout")))
             response.stream = Body(response.stream, watch)
         else:
-            response.stream = AsyncBody(response.stream, watch, self.marks)
+            response.stream = AsyncBody(response.stream, watch, self.marks, self._wire)
         return True
 
     def translated(self, error: Exception, *, in_body: bool = False) -> CallError:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from moorline.calls.adapters.httpcore_pools import Marks
+from moorline.calls.adapters.httpcore_pools import Marks, mend
 from moorline.calls.timer import BodyTimer
 from moorline.calls.watching import Watch
 from moorline.errors import CallError
@@ -48,12 +48,14 @@ class Body(httpx.SyncByteStream):
 
 
 class AsyncBody(httpx.AsyncByteStream):
-    """A body read on the loop within the deadline."""
+    """A body read on the loop within the deadline, from a connection of *transport*."""
 
-    def __init__(self, stream: Any, watch: Watch, marks: Marks) -> None:
+    def __init__(self, stream: Any, watch: Watch, marks: Marks, transport: Any) -> None:
         self._stream = stream
         self._watch = watch
         self._marks = marks
+        self._transport = transport
+        self._cancelled = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         watch = self._watch
@@ -75,6 +77,7 @@ class AsyncBody(httpx.AsyncByteStream):
             await self.aclose()
             raise
         except asyncio.CancelledError:
+            self._cancelled = True
             watch.settle(worked=None)
             raise
         finally:
@@ -85,6 +88,11 @@ class AsyncBody(httpx.AsyncByteStream):
         """Free the connection and what the attempt held."""
         try:
             await self._stream.aclose()
+        except asyncio.CancelledError:
+            self._cancelled = True
+            raise
         finally:
             self._marks.alive = False  # not earlier: until here the pool has its own hold on it
             self._watch.settle(worked=True)
+            if self._cancelled:  # a second cancellation stops the pool in giving the slot back, and it tries only once
+                await mend(self._transport)
