@@ -10,9 +10,10 @@ import re
 from typing import Final
 
 from moorline.redaction.draft import Change, Draft
+from moorline.redaction.gate import Gate
 from moorline.redaction.names import ENDS, MASK, SHOWN_VALUES, is_count, is_sensitive
 
-__all__ = ["NAMED", "mask_named"]
+__all__ = ["MAY_BE_NAMED", "NAMED", "mask_named"]
 
 _FURTHER: Final = ("verifier", "plaintext", "otp", "pass", "session")
 _WORDS: Final = tuple(dict.fromkeys((*(end for end in ENDS if not end.startswith("session")), *_FURTHER)))
@@ -28,9 +29,13 @@ NAMED: Final = (
 )
 """What opens a gate for these rules, in the syntax that Rust's regular expressions share with Python's."""
 
-# What may follow the name: a mark of assignment, the end of an XML tag, the comma of a pair, the space of an argument.
+MAY_BE_NAMED: Final = Gate(NAMED)
+
+# The longest word that stands there, and what may follow: a mark of assignment, the end of an XML tag, the comma of a
+# pair, the space of an argument.
 _AFTER: Final = re.compile(
-    rf"(?i){_ENDING}(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_NO_COMPARISON}{_SPACE}*)|(?P<tag>>)(?P<inner>[^<>]+)</"
+    rf"(?i)(?>{'|'.join(sorted(_WORDS, key=len, reverse=True))}){_ENDING}"
+    rf"(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_NO_COMPARISON}{_SPACE}*)|(?P<tag>>)(?P<inner>[^<>]+)</"
     rf"|(?P<comma>\\*[\"'],\s*)(?:b?\\*[\"'])|(?P<space>[ ])[^\s-])"
 )
 _OPENING: Final = re.compile(r"(?:[bBrRuUfF]{1,2})?(\\*)([\"'])|(%22|%27|&quot;|&#34;|&#39;|&#x27;)")
@@ -39,21 +44,21 @@ _SECRET: Final = re.compile(r"Secret\('\*\*\*'\)|\*\*\*")
 _IN_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _LONG: Final = 20
 _LONGEST_NAME: Final = 60
-_WORD: Final = re.compile("|".join(sorted(_WORDS, key=len, reverse=True)))
-_LONGEST_WORD: Final = max(map(len, _WORDS))
 _LONGEST_PREFIX: Final = 20  # of a name in XML
 _BRACKETS: Final = {"[": "]", "{": "}", "(": ")"}
 
 
 def mask_named(draft: Draft) -> None:
     """Mask what is assigned to sensitive names, quotes kept."""
+    if not draft.may_hold(MAY_BE_NAMED):
+        return
     line = draft.line
     changes: list[Change] = []
     done = 0
     for at in draft.places_in_any_case(*_WORDS):
         if at < done:
             continue
-        after = _AFTER.match(line, _word_end(line, at))
+        after = _AFTER.match(line, at)
         if after is None:
             continue
         kind = after.lastgroup or ""
@@ -68,11 +73,6 @@ def mask_named(draft: Draft) -> None:
             quote = _quote_of(line, begin, after["mark"] or "")
             changes.append((begin, done, f"{quote}{MASK}{quote}"))
     draft.change(changes)
-
-
-def _word_end(line: str, at: int) -> int:
-    found = _WORD.match(line[at : at + _LONGEST_WORD].lower())
-    return at if found is None else at + found.end()
 
 
 def _assigned(line: str, _start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:
@@ -127,6 +127,8 @@ def _name_start(line: str, at: int, floor: int) -> int:
 
 
 def _decoded(name: str) -> str:
+    if "%" not in name:
+        return name
     return name.replace("%5B", "[").replace("%5D", "]").replace("%5b", "[").replace("%5d", "]")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Final
 
@@ -24,7 +24,7 @@ Change = tuple[int, int, str]
 """From where to where, and what is to stand there."""
 
 _BLOCK: Final = 4096  # a clean one costs one question
-_PIECE: Final = 256
+_PIECE: Final = 320
 # What a change leaves beside it, and what stands across a cut, is looked at again: longer than each hint of a rule.
 _AROUND: Final = 64
 _CAPITALS: Final = re.compile("[A-Z]+")
@@ -37,29 +37,37 @@ class Cuts:
         self._search = re.compile(pattern).search
         self._ahead = ahead
 
-    def pieces(self, line: str, start: int, end: int, size: int) -> Iterator[Span]:
-        """The stretch from *start* to *end* in pieces of at least *size* characters, but for the last."""
-        while end - start > size:
-            found = self._search(line, start + size, end)
-            if found is None:
-                break
-            yield start, found.start() + self._ahead
-            start = found.start() + self._ahead
-        if start < end:
-            yield start, end
+    def after(self, line: str, at: int, end: int) -> int:
+        """The first cut behind *at*; *end* if there is none before it."""
+        found = self._search(line, at, end)
+        return end if found is None else found.start() + self._ahead
 
 
 def suspicious(line: str, gate: Gate, cuts: Cuts) -> list[Span]:
     """The pieces of *line* in which *gate* finds something, in order."""
-    if len(line) <= 2 * _PIECE:
-        return [(0, len(line))] if gate(line) else []
-    return [
-        piece
-        for start, end in cuts.pieces(line, 0, len(line), _BLOCK)
-        if gate(line[start:end])
-        for piece in cuts.pieces(line, start, end, _PIECE)
-        if gate(line[piece[0] : piece[1]])
-    ]
+    length = len(line)
+    if length <= 2 * _PIECE:
+        return [(0, length)] if gate(line) else []
+    found: list[Span] = []
+    end = 0
+    while end < length:
+        start, end = end, cuts.after(line, end + _BLOCK, length)
+        if gate(line[start:end]):
+            _narrow(line, start, end, gate, cuts, found)
+    return found
+
+
+def _narrow(line: str, start: int, end: int, gate: Gate, cuts: Cuts, found: list[Span]) -> None:
+    """Where in that suspicious stretch it is: halved, as what is not in the first half must be in the second."""
+    cut = cuts.after(line, (start + end) // 2, end) if end - start > _PIECE else end
+    if cut == end:
+        found.append((start, end))
+        return
+    first = gate(line[start:cut])
+    if first:
+        _narrow(line, start, cut, gate, cuts, found)
+    if not first or gate(line[cut:end]):
+        _narrow(line, cut, end, gate, cuts, found)
 
 
 class Draft:
@@ -71,14 +79,23 @@ class Draft:
 
     def _set(self, spans: list[Span]) -> None:
         line = self.line
-        self._spans: list[Span] = []
+        merged: list[Span] = []
+        last = -1
         for start, end in spans:
-            if self._spans and start <= self._spans[-1][1]:
-                self._spans[-1] = self._spans[-1][0], min(max(end, self._spans[-1][1]), len(line))
+            if merged and start <= last:
+                last = min(max(end, last), len(line))
+                merged[-1] = merged[-1][0], last
             else:
-                self._spans.append((max(start, 0), min(end, len(line))))
-        self.pieces = [line[start:end] for start, end in self._spans]
-        self._lowered: list[str] | None = None
+                last = min(end, len(line))
+                merged.append((max(start, 0), last))
+        self._spans = merged
+        self.pieces = "\n".join([line[start:end] for start, end in merged])
+        """All of them in one text, so that one question is enough: no hint of a rule holds the end of a line."""
+        self._lowered: str | None = None
+
+    def may_hold(self, gate: Gate) -> bool:
+        """Whether *gate* may find something in the pieces: asked before a rule looks for its many hints."""
+        return gate(self.pieces)
 
     def places(self, *hints: str) -> list[int]:
         """Where the *hints* begin, in order: each is looked for by itself, a hundred times as fast as by ``re``."""
@@ -87,20 +104,30 @@ class Draft:
     def places_in_any_case(self, *hints: str) -> list[int]:
         """As ``places``, of hints in lower case."""
         if self._lowered is None:
-            self._lowered = [_lowered(piece) for piece in self.pieces]
+            self._lowered = _lowered(self.pieces)
         return self._places(self._lowered, hints)
 
-    def _places(self, pieces: list[str], hints: tuple[str, ...]) -> list[int]:
+    def _places(self, pieces: str, hints: tuple[str, ...]) -> list[int]:
         found: list[int] = []
-        for number, piece in enumerate(pieces):
-            for hint in hints:
-                if hint in piece:
-                    start = self._spans[number][0]
-                    at = piece.find(hint)
-                    while at >= 0:
-                        found.append(start + at)
-                        at = piece.find(hint, at + 1)
-        return sorted(set(found)) if len(found) > 1 else found
+        for hint in [hint for hint in hints if hint in pieces]:
+            at = pieces.find(hint)
+            while at >= 0:
+                found.append(at)
+                at = pieces.find(hint, at + 1)
+        return self._in_line(sorted(set(found)) if len(found) > 1 else found)
+
+    def _in_line(self, places: list[int]) -> list[int]:
+        """Which places of the line are those of the pieces."""
+        spans = iter(self._spans)
+        made: list[int] = []
+        behind = shift = 0
+        for at in places:
+            while at >= behind:
+                start, end = next(spans)
+                shift = start - behind
+                behind += end - start + 1
+            made.append(at + shift)
+        return made
 
     def found(self, pattern: re.Pattern[str]) -> list[int]:
         """Where *pattern*, which must be quick, is found."""

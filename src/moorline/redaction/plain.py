@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from moorline import live_values
-from moorline.redaction.assignments import NAMED, mask_named
+from moorline.redaction.assignments import MAY_BE_NAMED, NAMED, mask_named
 from moorline.redaction.draft import Change, Cuts, Draft, Span, suspicious
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import MASK, SHOWN_VALUES
@@ -38,19 +38,10 @@ _IN_SCHEME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 _LONGEST_SCHEME: Final = 40
 _LONG: Final = 20
 
-SECRETS: Final = "|".join(
-    [
-        r":(?://|\\/\\/)[^\s\"'<>`]*[@=]",
-        r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}",
-        r"[?&](?:code|state|sig)=",
-        "grant_type",
-        _NUMBERED,
-        _QUOTED,
-        CARDS,
-        NAMED,
-        SHAPES,
-    ]
-)
+_IN_URLS: Final = r":(?://|\\/\\/)[^\s\"'<>`]*[@=]"
+_SCHEMES: Final = r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}"
+_CODES: Final = r"[?&](?:code|state|sig)="
+SECRETS: Final = f"{_IN_URLS}|{_SCHEMES}|{_CODES}|grant_type|{_NUMBERED}|{_QUOTED}|{CARDS}|{NAMED}|{SHAPES}"
 """What opens a gate: a superset of what the rules may change, live values apart."""
 
 CUTS: Final = Cuts(r"[,\n>](?:(?<=>)|(?<=,)(?=[ \n\"'])|(?<=[^\s+0rRcC]\n)(?=[^\s=:%+]))", ahead=1)
@@ -59,6 +50,8 @@ for those across which a name may be assigned to, or a scheme (``Bearer``) have 
 """
 
 _may_hold_secrets: Final = Gate(SECRETS)
+_may_hold_urls: Final = Gate(_IN_URLS)
+_may_hold_schemes: Final = Gate(_SCHEMES)
 
 
 def text(line: str) -> str:
@@ -80,7 +73,8 @@ def shown(line: str, spans: Iterable[Span] | None = None) -> str:
     draft = Draft(line, spans)
     _mask(draft)
     line = draft.line
-    if any(("u00" in piece or "%" in piece) and _ESCAPED.search(piece) for piece in draft.pieces):
+    pieces = draft.pieces
+    if ("u00" in pieces or "%" in pieces) and _ESCAPED.search(pieces):
         plain = _QUOTES.sub(lambda run: unquote(run[0]), _NUMBERS.sub(_unnumbered, line))
         if plain != line:
             draft = Draft(live_values.mask(plain, MASK))
@@ -96,12 +90,15 @@ def _unnumbered(run: re.Match[str]) -> str:
 
 def _mask(draft: Draft) -> None:
     mask_shapes(draft)
-    _mask_urls(draft, "://")
-    _mask_urls(draft, ":\\/\\/")
-    _jump(draft, draft.places_in_any_case("bearer", "basic"), _SCHEME, _mask_scheme)
-    _jump(draft, draft.places_in_any_case("authorization", "cookie"), _HEADER_LINE, _mask_header)
+    if draft.may_hold(_may_hold_urls):
+        _mask_urls(draft, "://")
+        _mask_urls(draft, ":\\/\\/")
+    if draft.may_hold(_may_hold_schemes):
+        _jump(draft, draft.places_in_any_case("bearer", "basic"), _SCHEME, _mask_scheme)
+    if draft.may_hold(MAY_BE_NAMED):
+        _jump(draft, draft.places_in_any_case("authorization", "cookie"), _HEADER_LINE, _mask_header)
     _jump(draft, draft.places("code=", "state=", "sig="), _CODE, _mask_code)
-    if draft.places("grant_type"):
+    if "grant_type" in draft.pieces:
         whole = Draft(draft.line)
         _jump(draft, whole.places("code"), _GRANT_CODE, _mask_grant_code)
     mask_named(draft)
@@ -126,10 +123,15 @@ def _mask_urls(draft: Draft, mark: str) -> None:
     done = 0
     for at in draft.places(mark):
         found = _URL.match(line, at) if at >= done else None
-        start = at
-        while start > max(done, at - _LONGEST_SCHEME) and line[start - 1] in _IN_SCHEME:
+        if found is None:
+            continue
+        if "=" not in found[0] and "@" not in found[0]:  # what else there is of an address is shown
+            done = found.end()
+            continue
+        start, first = at, max(done, at - _LONGEST_SCHEME)
+        while start > first and line[start - 1] in _IN_SCHEME:
             start -= 1
-        if found is not None and start < at:
+        if start < at:
             done = found.end()
             changes.append((start, done, plain_url(line[start:done])))
     draft.change(changes)

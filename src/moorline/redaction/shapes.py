@@ -20,11 +20,12 @@ __all__ = ["CARDS", "SHAPES", "mask_cards", "mask_shapes"]
 _EDGE: Final = r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])|(?<=%[0-9A-Fa-f]{2})|(?<=\\u[0-9A-Fa-f]{4}))"
 
 
-_NEAR: Final = 72
+_WITH_SECRETS: Final = ("pi", "seti", "cs", "src")  # Stripe's ids of what has a secret
+_LONGEST_ID: Final = 64
 
 
 class _Shape(NamedTuple):
-    """*hint* stands with every secret of the shape, *back* characters after its beginning (None: at most ``_NEAR``)."""
+    """*hint* stands with every secret of the shape, *back* characters after its beginning (None: behind an id)."""
 
     hint: str
     pattern: re.Pattern[str]
@@ -48,7 +49,7 @@ _SHAPES: Final = (
     _shape("k_live_", r"[sr]k_live_[A-Za-z0-9_]+", back=1, gate="[sr]k_live_"),
     _shape("k_test_", r"[sr]k_test_[A-Za-z0-9_]+", back=1, gate="[sr]k_test_"),
     _shape("whsec_", r"whsec_[A-Za-z0-9+/=_-]+"),
-    _shape("_secret_", r"(?:pi|seti|cs|src)_[A-Za-z0-9]{1,64}_secret_[A-Za-z0-9]+", back=None),
+    _shape("_secret_", rf"(?:{'|'.join(_WITH_SECRETS)})_[A-Za-z0-9]{{1,{_LONGEST_ID}}}_secret_[A-Za-z0-9]+", back=None),
     _shape("sb_secret_", r"sb_secret_[A-Za-z0-9_-]+"),
     _shape("SG.", r"SG\.[A-Za-z0-9_-]{7,}(?:\.[A-Za-z0-9_-]+)?", gate=r"SG\.[A-Za-z0-9_-]{7}"),
     *(_shape(f"gh{kind}_", rf"gh{kind}_[A-Za-z0-9]{{8,}}") for kind in "oprsu"),
@@ -83,16 +84,15 @@ SHAPES: Final = "|".join(dict.fromkeys(shape.gate for shape in _SHAPES))
 """What opens a gate for them, in the syntax that Rust's regular expressions share with Python's."""
 
 _may_hold_shapes: Final = Gate(SHAPES)
+_BY_HINT: Final = {shape.hint: shape for shape in _SHAPES}
 
 
 def mask_shapes(draft: Draft) -> None:
     """Mask what has the look of a secret."""
-    pieces = [piece for piece in draft.pieces if _may_hold_shapes(piece)]
-    for shape in _SHAPES:
-        for piece in pieces:
-            if shape.hint in piece:
+    if draft.may_hold(_may_hold_shapes):
+        for hint, shape in _BY_HINT.items():
+            if hint in draft.pieces:
                 draft.change(_masked(draft, shape))
-                break
 
 
 def _masked(draft: Draft, shape: _Shape) -> list[Change]:
@@ -101,7 +101,7 @@ def _masked(draft: Draft, shape: _Shape) -> list[Change]:
     changes: list[Change] = []
     done = 0
     for at in draft.places(hint):
-        start = at - back if back is not None else _beginning(line, shape, at, done)
+        start = at - back if back is not None else _beginning(line, at)
         found = pattern.match(line, start) if start >= done else None
         if found is not None:
             done = found.end()
@@ -109,10 +109,13 @@ def _masked(draft: Draft, shape: _Shape) -> list[Change]:
     return changes
 
 
-def _beginning(line: str, shape: _Shape, at: int, floor: int) -> int:
-    """Where what has the hint at that place begins; -1 if nothing does."""
-    found = shape.pattern.search(line, max(at - _NEAR, floor), at + len(shape.hint) + 1)
-    return -1 if found is None else found.start()
+def _beginning(line: str, at: int) -> int:
+    """Where the id begins that ends at that place, with the prefix of what it is the id of; -1 if there is none."""
+    joint = line.rfind("_", max(at - _LONGEST_ID - 1, 0), at)
+    for prefix in _WITH_SECRETS:
+        if joint >= 0 and line.endswith(prefix, 0, joint):
+            return joint - len(prefix)
+    return -1
 
 
 # --- cards ------------------------------------------------------------------------------------------------------------
@@ -140,11 +143,15 @@ _RUN: Final = re.compile("[2-6][0-9]{3,}")
 CARDS: Final = r"[2-6][0-9]{3}(?:[ -]?[0-9]){10}"
 """What stands in every card number, for a gate."""
 
+_may_hold_cards: Final = Gate(CARDS)
+
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 
 
 def mask_cards(draft: Draft) -> None:
     """Mask numbers of payment cards."""
+    if not draft.may_hold(_may_hold_cards):
+        return
     line = draft.line
     changes: list[Change] = []
     done = 0
