@@ -74,6 +74,7 @@ HARD = {
     "backslashes": 'secret\\\\":',
     "spaces": "password " + " " * 50,
     "addresses": "http://a:",
+    "marks": "://=",
     "pem": "-----BEGIN PRIVATE KEY----- ",
     "digits": "4242 ",
     "brackets": 'secrets=[{"',

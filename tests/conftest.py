@@ -159,6 +159,7 @@ def _live_values_as_before() -> Iterator[None]:
     kept = [(table, table.copy()) for table in tables]
     yield
     with live_values._lock:
+        live_values._Quick.forget()
         for table, before in kept:
             table.clear()
             table.update(before)

@@ -72,14 +72,42 @@ DOORS: dict[str, Callable[[str], str]] = {
 }
 
 
+@pytest.mark.parametrize("enough", [0, 1_000_000])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(secret=SECRETS, before=AROUND, after=AROUND, door=st.sampled_from(sorted(DOORS)))
-def test_a_live_value_leaves_by_no_door(encoding: str, secret: str, before: str, after: str, door: str):
-    """In whatever encoding it stands, and whatever stands around it."""
-    redaction.register(secret)
-    coded = ENCODINGS[encoding](secret)
-    assert coded not in DOORS[door](f"{before} {coded} {after}")
+def test_a_live_value_leaves_by_no_door(enough: int, encoding: str, secret: str, before: str, after: str, door: str):
+    """In whatever encoding it stands, and whatever stands around it; looked for by an automaton, and by windows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_values, "_ENOUGH", enough)
+        for name in ("_values", "_anchors", "_odd"):
+            patch.setattr(live_values, name, {})
+        patch.setattr(live_values, "_keys", set())
+        redaction.register(secret)
+        coded = ENCODINGS[encoding](secret)
+        redaction.text("once, so that there is an automaton")
+        assert (live_values._Quick.of is live_values._values) == (enough == 0)
+        assert coded not in DOORS[door](f"{before} {coded} {after}")
+
+
+@given(
+    first=SECRETS, second=st.sampled_from(["tiger", "12345678", "abcd\ud800efgh", "é" * 9, "(.*)+?[]{}^$|\\#&~- \t\n\r\v\f\0"]), line=AROUND
+)  # fmt: skip
+def test_the_automaton_opens_wherever_a_value_stands(first: str, second: str, line: str):
+    """It reads what the windows read, also short values and those that are no text; and is made anew for another value."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live_values, "_ENOUGH", 0)
+        for name in ("_values", "_anchors", "_odd"):
+            patch.setattr(live_values, name, {})
+        patch.setattr(live_values, "_keys", set())
+        for value in (first, second):
+            redaction.register(value)
+            quick = live_values.mask(f"{line} {value} {line}", "***")
+            patch.setattr(live_values._Quick, "of", None)
+            patch.setattr(live_values._Quick, "read", -1_000_000)
+            assert quick == live_values.mask(f"{line} {value} {line}", "***")
+            assert value not in quick
+            live_values._Quick.forget()
 
 
 @given(before=MIXED, after=MIXED, kind=st.sampled_from([k for k in CANARIES if not k.startswith("live")]))

@@ -19,7 +19,9 @@ from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
 
 __all__ = ["CUTS", "SECRETS", "plain_url", "shown", "text"]
 
-_URL: Final = re.compile(r":(?://|\\/\\/)[^\s\"'<>`]+")
+_URL_MARK: Final = re.compile(r":(?://|\\/\\/)")
+_VALUED: Final = re.compile(_URL_MARK.pattern + r"[^\s\"'<>`=@]*[=@]")  # what else there is of an address is shown
+_URL: Final = re.compile(_URL_MARK.pattern + r"[^\s\"'<>`]+")
 _SCHEME: Final = re.compile(r"\b((?i:bearer|basic))(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
 _HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\*[\"']?\s*[:=]\s*\\*[\"']?)([^\"'\\\r\n]+)")
 _CODE: Final = re.compile(r"(?<=[?&])(code|state|sig)=([^&\s\"'<>]{10,})")
@@ -91,8 +93,7 @@ def _unnumbered(run: re.Match[str]) -> str:
 def _mask(draft: Draft) -> None:
     mask_shapes(draft)
     if draft.may_hold(_may_hold_urls):
-        _mask_urls(draft, "://")
-        _mask_urls(draft, ":\\/\\/")
+        _mask_urls(draft)
     if draft.may_hold(_may_hold_schemes):
         _jump(draft, draft.places_in_any_case("bearer", "basic"), _SCHEME, _mask_scheme)
     if draft.may_hold(MAY_BE_NAMED):
@@ -117,23 +118,24 @@ def _jump(draft: Draft, places: list[int], pattern: re.Pattern[str], masked: Cal
     draft.change(changes)
 
 
-def _mask_urls(draft: Draft, mark: str) -> None:
+def _mask_urls(draft: Draft) -> None:
     line = draft.line
     changes: list[Change] = []
     done = 0
-    for at in draft.places(mark):
-        found = _URL.match(line, at) if at >= done else None
-        if found is None:
+    for mark in draft.found(_VALUED):
+        if mark < done:
             continue
-        if "=" not in found[0] and "@" not in found[0]:  # what else there is of an address is shown
-            done = found.end()
-            continue
-        start, first = at, max(done, at - _LONGEST_SCHEME)
-        while start > first and line[start - 1] in _IN_SCHEME:
-            start -= 1
-        if start < at:
-            done = found.end()
-            changes.append((start, done, plain_url(line[start:done])))
+        found = _URL.match(line, mark)
+        assert found is not None
+        start = done
+        done = found.end()
+        for at in [one.start() for one in _URL_MARK.finditer(line, mark, done)]:
+            first = at
+            while first > max(start, at - _LONGEST_SCHEME) and line[first - 1] in _IN_SCHEME:
+                first -= 1
+            if first < at:
+                changes.append((first, done, plain_url(line[first:done])))
+                break
     draft.change(changes)
 
 
@@ -155,8 +157,9 @@ def _mask_scheme(match: re.Match[str]) -> str:
 
 
 def _is_basic(value: str) -> bool:
+    coded = value.partition("=")[0]  # what follows the padding is something else
     try:
-        return b":" in base64.b64decode(value + "=" * (-len(value) % 4), validate=True)
+        return b":" in base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)
     except (binascii.Error, ValueError):
         return False
 
