@@ -274,3 +274,28 @@ def test_a_secret_is_found_at_every_place_of_a_long_line(filler):
     for length in (*range(40), *range(1_000, 1_060), *range(2_030, 2_060)):
         before = (filler * length)[:length]
         assert redaction.text(f"{before} {secret} end") == f"{before} {redaction.MASK} end"
+
+
+MARKS = ["://", "a://", ":\\/\\/", "://a", "@://", "https://a", "://?"]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("end", [" a://b@c", "=1", "@c", " x=1"])
+def test_addresses_without_an_end_are_read_once(mark: str, end: str):
+    """However many marks of an address follow each other: looking on from each of them would take minutes."""
+    redaction.text(mark * 100_000 + end)
+
+
+@pytest.mark.parametrize("length", range(40, 60))
+def test_a_basic_credential_is_known_wherever_it_is_cut(length: int):
+    """As it stands at the end of what is shown of a long header."""
+    coded = base64.b64encode(b"user:" + b"p" * 100).decode()
+    assert redaction.beginning(f"Proxy: Basic {coded}"[: 13 + length], 500) == "Proxy: Basic ***"
+
+
+def test_of_a_long_text_no_more_than_its_beginning_is_read():
+    """A secret that begins in what is shown is masked, however far it goes on."""
+    redaction.register("live-" + "x" * 2_000)
+    assert redaction.beginning("a " * 249 + "live-" + "x" * 2_000 + " b" * 1_000_000, 500) == "a " * 249 + "**"
+    assert redaction.beginning("k=1 token=" + "y" * 5_000, 500) == "k=1 token=***"
+    assert redaction.beginning("word " * 1_000, 10) == "word word "

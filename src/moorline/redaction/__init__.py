@@ -21,12 +21,13 @@ from moorline.redaction.bodies import body
 from moorline.redaction.crashes import trace, watch_crashes
 from moorline.redaction.names import MASK, SENSITIVE_HEADERS, is_sensitive
 from moorline.redaction.personal import mask_personal
-from moorline.redaction.plain import text
+from moorline.redaction.plain import beginning, text
 from moorline.redaction.structures import data, headers, show
 
 __all__ = [
     "MASK",
     "SENSITIVE_HEADERS",
+    "beginning",
     "body",
     "data",
     "headers",

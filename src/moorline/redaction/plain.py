@@ -17,10 +17,9 @@ from moorline.redaction.names import MASK, SHOWN_VALUES
 from moorline.redaction.personal import mask_if_asked
 from moorline.redaction.shapes import CARDS, SHAPES, mask_cards, mask_shapes
 
-__all__ = ["CUTS", "SECRETS", "plain_url", "shown", "text"]
+__all__ = ["CUTS", "SECRETS", "beginning", "plain_url", "shown", "text"]
 
 _URL_MARK: Final = re.compile(r":(?://|\\/\\/)")
-_VALUED: Final = re.compile(_URL_MARK.pattern + r"[^\s\"'<>`=@]*[=@]")  # what else there is of an address is shown
 _URL: Final = re.compile(_URL_MARK.pattern + r"[^\s\"'<>`]+")
 _SCHEME: Final = re.compile(r"\b((?i:bearer|basic))(\s+|%20|\+)([A-Za-z0-9._~+/=-]{8,})")
 _HEADER_LINE: Final = re.compile(r"(?i)\b(authorization|cookie)(\\*[\"']?\s*[:=]\s*\\*[\"']?)([^\"'\\\r\n]+)")
@@ -39,6 +38,7 @@ _QUOTES: Final = re.compile(r"(?:%[0-9A-Fa-f]{2}){6,}")
 _IN_SCHEME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-")
 _LONGEST_SCHEME: Final = 40
 _LONG: Final = 20
+_LONGEST: Final = 512  # of the secrets that are known by their look; what is longer is known by its beginning
 
 _IN_URLS: Final = r":(?://|\\/\\/)[^\s\"'<>`]*[@=]"
 _SCHEMES: Final = r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}"
@@ -66,6 +66,14 @@ def text(line: str) -> str:
     if spans:
         line = shown(line, spans)
     return mask_if_asked(line)
+
+
+def beginning(line: str, limit: int) -> str:
+    """The first *limit* characters of *line* without secrets; not much more of it is read, however long it is.
+
+    It is cut behind the longest secret that may begin within the limit: half of one has no known shape.
+    """
+    return text(line[: limit + max(live_values.longest(), _LONGEST)])[:limit]
 
 
 def shown(line: str, spans: Iterable[Span] | None = None) -> str:
@@ -122,19 +130,19 @@ def _mask_urls(draft: Draft) -> None:
     line = draft.line
     changes: list[Change] = []
     done = 0
-    for mark in draft.found(_VALUED):
-        if mark < done:
+    for mark in draft.places("://", ":\\/\\/"):
+        found = _URL.match(line, mark) if mark >= done else None
+        if found is None:
             continue
-        found = _URL.match(line, mark)
-        assert found is not None
-        start = done
-        done = found.end()
-        for at in [one.start() for one in _URL_MARK.finditer(line, mark, done)]:
-            first = at
-            while first > max(start, at - _LONGEST_SCHEME) and line[first - 1] in _IN_SCHEME:
-                first -= 1
-            if first < at:
-                changes.append((first, done, plain_url(line[first:done])))
+        before, done = done, found.end()  # in any case: a run of marks is read once
+        if "=" not in found[0] and "@" not in found[0]:  # what else there is of an address is shown
+            continue
+        for at in (one.start() for one in _URL_MARK.finditer(line, mark, done)):
+            start, first = at, max(before, at - _LONGEST_SCHEME)
+            while start > first and line[start - 1] in _IN_SCHEME:
+                start -= 1
+            if start < at:
+                changes.append((start, done, plain_url(line[start:done])))
                 break
     draft.change(changes)
 
@@ -158,6 +166,8 @@ def _mask_scheme(match: re.Match[str]) -> str:
 
 def _is_basic(value: str) -> bool:
     coded = value.partition("=")[0]  # what follows the padding is something else
+    if len(coded) % 4 == 1:  # it was cut off
+        coded = coded[:-1]
     try:
         return b":" in base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)
     except (binascii.Error, ValueError):
