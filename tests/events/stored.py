@@ -34,9 +34,7 @@ def pull(number: int, *, at: float | None = None, **payload: Any) -> Event:
 
 def add_all(inbox: Inbox, events: Iterable[Event]) -> list[str]:
     """Store them in their order, committed together; their ids in the inbox."""
-    from moorline.events.inbox_sql import store_arrivals
-
-    futures = [inbox.store.submit(store_arrivals, inbox._arrival(event)) for event in events]
+    futures = [inbox.store.submit(inbox._apply, inbox._arrival(event)) for event in events]
     return [future.result().event_id for future in futures]
 
 

@@ -18,6 +18,8 @@ from moorline.store.store import Store
 class Rooms:
     """A store whose queue is as long as one says."""
 
+    dialect = "sqlite"
+
     def __init__(self) -> None:
         self.wait = 0.0
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
 from moorline.store import Store
-from moorline.store.writer import Writer
+from moorline.store.writer import AtOnce, Writer
 
 _INSERT = sa.text("INSERT INTO meta (key, value) VALUES (:key, '')")
 
@@ -144,6 +144,31 @@ async def test_of_a_writer_that_rested_half_goes_first() -> None:
     assert await asyncio.gather(*[writer.submit_async(note, number) for number in range(8)]) == list(range(8))
     writer.close()
     assert groups == [20, 20, 8]
+
+
+async def test_what_is_one_statement_is_written_so_and_in_two_where_commits_are_quick() -> None:
+    """A few at a time, as those who submit again would else all wait together; with anything else it is a transaction."""
+    alone: list[int] = []
+    together: list[int] = []
+
+    def note(_: object, payloads: list[int]) -> list[int]:
+        together.append(len(payloads))
+        return payloads
+
+    def at_once(_: object, payloads: list[int]) -> list[int] | None:
+        alone.append(len(payloads))
+        return payloads if payloads[0] >= 0 else None
+
+    one = AtOnce(note, at_once)
+    writer = Writer(Nothing, max_waiting=1_000)
+    writer.start()
+    for count in (20, 50, 100):
+        assert await asyncio.gather(*[writer.submit_async(one, number) for number in range(count)]) == [*range(count)]
+    assert (alone, together) == ([20, 25, 25, 100], [])
+    assert await writer.submit_async(one, -1) == -1
+    assert [*await asyncio.gather(writer.submit_async(one, 1), writer.submit_async(note, 2))] == [1, 2]
+    writer.close()
+    assert (alone[4:], together) == ([1], [1, 1, 1])
 
 
 class Nothing:

@@ -21,7 +21,7 @@ from moorline.cli.runner import BACKLOG
 __all__ = ["Server"]
 
 _YOUNG: Final = 50_000  # new objects between two looks for cycles; a request makes some hundreds
-_TURN: Final = 0.0005
+_TURN: Final = 0.0002
 """Seconds that the event loop may keep the interpreter from the thread that writes. At Python's 5 ms that thread, which
 gives it up a dozen times in each transaction, waits longer than it writes.
 """

@@ -19,6 +19,7 @@ from moorline.events.inbox_sql import (
     store_arrivals,
     store_deliveries,
 )
+from moorline.events.inbox_sqlite import STORE_ARRIVALS
 from moorline.events.ledger import Ledger
 from moorline.events.own import Beside
 from moorline.events.stored_headers import kept
@@ -71,6 +72,7 @@ class Inbox:
             raise ConfigurationError("relay: it relays the jobs of another store")
         self.store = store
         self._relayed = relay is not None
+        self._apply = STORE_ARRIVALS if store.dialect == "sqlite" else store_arrivals
         self._channel = OUTBOX if self._relayed else CHANNEL
         self._compress_from = compress_from
         self.handlers = Handlers() if handlers is None else handlers
@@ -93,7 +95,7 @@ class Inbox:
         Cancelling it does not undo it. Raises StoreOverloaded when too much waits to be written.
         """
         arrival = self._arrival(event)
-        stored = await self.store.write(*self._with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
+        stored = await self.store.write(*self._with_keys(self._apply, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
             self._wake_soon()
         return stored
@@ -117,7 +119,7 @@ class Inbox:
     def add_sync(self, event: Event) -> Stored:
         """As ``add``, blocking."""
         arrival = self._arrival(event)
-        stored = self.store.write_sync(*self._with_keys(store_arrivals, arrival, (arrival,)), within=self.max_wait)
+        stored = self.store.write_sync(*self._with_keys(self._apply, arrival, (arrival,)), within=self.max_wait)
         if arrival.handlers and not stored.duplicate:
             self.store.notify(self._channel)
         return stored

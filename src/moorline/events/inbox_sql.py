@@ -90,7 +90,7 @@ class Replay(NamedTuple):
     relayed: bool = False
 
 
-_COLUMNS: Final = (
+COLUMNS: Final = (
     "id",
     "service",
     "delivery_key",
@@ -106,9 +106,9 @@ _COLUMNS: Final = (
     "secret",
     "duplicates",
 )
-_NAMES: Final = ", ".join(_COLUMNS)
+_NAMES: Final = ", ".join(COLUMNS)
 _PLAIN: Final = Arrival._fields.index("handlers")
-_BODY: Final = _COLUMNS.index("body")
+_BODY: Final = COLUMNS.index("body")
 # PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
 # counts those; excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
@@ -118,7 +118,7 @@ _CONFLICT: Final = (
 # SQLite: each row that a statement returns gives the interpreter's lock up and waits for it again, against a busy
 # event loop. So the usual group, all new, is one statement that returns nothing; which were old is asked if some were.
 _LARGEST: Final = 64
-_PLACES: Final = "(" + ", ".join("?" * len(_COLUMNS)) + ")"
+_PLACES: Final = "(" + ", ".join("?" * len(COLUMNS)) + ")"
 _KEPT: Final = sa.text("SELECT id FROM events WHERE service = :service AND delivery_key = :key")
 _KNOWN: Final = sa.text(
     "SELECT delivery_key FROM events WHERE sender_id = :id AND service = :service AND delivery_key LIKE 'once:%'"
@@ -144,15 +144,9 @@ _SERVICES: Final = sa.text(
 
 def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stored]:
     """Store each arrival once, with one job for each of its handlers, in the connection's transaction."""
-    rows: dict[tuple[str, str], list[Any]] = {}
     if any(one.delivery_key.startswith(ONCE) for one in arrivals):
         arrivals = _known_by_ids(connection, arrivals)
-    for arrival in arrivals:
-        row = rows.get(arrival[:2])
-        if row is None:
-            rows[arrival[:2]] = _row(arrival)
-        else:
-            row[-1] += 1
+    rows = rows_of(arrivals)
     # In the order of their keys: two receivers with the same events at once must not lock them in a ring.
     ordered = sorted(rows.values(), key=_key)
     insert = _insert_postgres if connection.dialect.name == "postgresql" else _insert_sqlite
@@ -168,7 +162,7 @@ def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stor
         if new:
             row[0] = None
             made = outbox if arrival.relayed else jobs
-            made.extend(_jobs(event_id, arrival.received_at, arrival.handlers))
+            made.extend(jobs_of(event_id, arrival.received_at, arrival.handlers))
         answers.append(Stored(event_id, not new))
     if jobs:
         insert_jobs(connection, jobs)
@@ -195,7 +189,7 @@ def enqueue_again(connection: Connection, replays: list[Replay]) -> list[list[st
 
 def jobs_again(connection: Connection, replays: list[Replay]) -> list[list[str]]:
     """Make the jobs of those events anew, all of which are known to be there; the ids of the jobs, for each event."""
-    made = [list(_jobs(replay.event_id, replay.now, replay.handlers)) for replay in replays]
+    made = [list(jobs_of(replay.event_id, replay.now, replay.handlers)) for replay in replays]
     for insert, relayed in ((insert_jobs, False), (insert_outbox, True)):
         rows = [job for jobs, one in zip(made, replays, strict=True) if one.relayed == relayed for job in jobs]
         if rows:
@@ -293,6 +287,18 @@ def _known_by_id(connection: Connection, arrival: Arrival) -> Arrival:
     return arrival if known is None else arrival._replace(delivery_key=known)
 
 
+def rows_of(arrivals: list[Arrival]) -> dict[tuple[str, str], list[Any]]:
+    """The values of ``COLUMNS`` by what makes an event another one; those that come twice are counted at the end."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for arrival in arrivals:
+        row = rows.get(arrival[:2])
+        if row is None:
+            rows[arrival[:2]] = _row(arrival)
+        else:
+            row[-1] += 1
+    return rows
+
+
 def _row(arrival: Arrival) -> list[Any]:
     row = [new_id(arrival.received_at), *arrival[:_PLAIN], 0]
     if arrival.encoding is not None:
@@ -305,7 +311,7 @@ def _key(row: list[Any]) -> tuple[str, str]:
     return row[1], row[2]
 
 
-def _jobs(event_id: str, now: float, handlers: Iterable[Planned]) -> Iterable[JobRow]:
+def jobs_of(event_id: str, now: float, handlers: Iterable[Planned]) -> Iterable[JobRow]:
     for handler, order_key in handlers:
         yield JobRow(
             id=new_id(now),
@@ -325,11 +331,11 @@ def _insert_sqlite(connection: Connection, rows: list[list[Any]]) -> Sequence[An
         part = rows[start : start + _LARGEST]
         values = tuple([value for row in part for value in row])
         inserted = connection.exec_driver_sql(_sqlite_insert(len(part)), values).rowcount
-        kept += part if inserted == len(part) else [_old_or_new(connection, row) for row in part]
+        kept += part if inserted == len(part) else [old_or_new(connection, row) for row in part]
     return [row[:3] for row in kept]
 
 
-def _old_or_new(connection: Connection, row: list[Any]) -> list[Any]:
+def old_or_new(connection: Connection, row: list[Any]) -> list[Any]:
     """The row with the id under which its event is kept; counted if that is another one's."""
     kept: str = connection.execute(_KEPT, {"service": row[1], "key": row[2]}).scalar_one()
     if kept != row[0]:

@@ -31,6 +31,11 @@ class Pressure:
         self._writes = 0
         self._began: float | None = None
 
+    @property
+    def fixed(self) -> float:
+        """Seconds that a commit of next to nothing takes; 0 until one was seen."""
+        return self._fixed
+
     def began(self, writes: int, now: float) -> None:
         """A group of so many writes is being committed."""
         self._writes = writes

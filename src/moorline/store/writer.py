@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -23,7 +24,7 @@ from moorline.errors import Misuse, StoreOverloaded, StoreUnavailable
 from moorline.store.engines import is_conflict, is_disconnect, is_locked, is_silence, translated
 from moorline.store.pressure import Pressure
 
-__all__ = ["Apply", "Session", "Writer"]
+__all__ = ["Apply", "AtOnce", "Session", "Writer"]
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -35,10 +36,29 @@ may be called again for the same payload, so it does nothing but database work."
 AnyApply: TypeAlias = Callable[[Any, list[P]], Sequence[R | Exception]]
 """As ``Apply``, on whatever ``connect`` gives."""
 
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AtOnce(Generic[P, R]):
+    """An Apply that may be one statement, which is a transaction by itself, where a group holds nothing else.
+
+    ``at_once`` is asked before a transaction is begun, and gives None for what must be written by ``apply`` in one.
+    What fails in it, it leaves to that as well.
+    """
+
+    apply: Apply[P, R]
+    at_once: Callable[[Any, list[P]], Sequence[R | Exception] | None]
+
+    def __call__(self, connection: Connection, payloads: list[P]) -> Sequence[R | Exception]:
+        """As ``apply``."""
+        return self.apply(connection, payloads)
+
+
 MAX_GROUP: Final = 2_000
 _PAUSE: Final = 0.25  # seconds that a database which does not answer is left alone
 _TRIES: Final = 3
 _HALVED: Final = 16  # payloads
+_IN_TWO: Final = range(26, 65)  # payloads of one statement; what is more has waited, and goes quicker as a whole
+_QUICK: Final = 0.002  # seconds of a commit
 _LOCKS: Final = 2  # of others, that one after the other are waited for; then what is left of the group is refused too
 
 
@@ -65,7 +85,8 @@ class Writer:
     """The writer thread. ``connect`` opens the connection that it alone uses; at most ``max_waiting`` payloads wait.
 
     ``halves``: a group costs little beside what is in it, so one that ends a rest is written in two. Those who submit
-    again when they are answered would else all wait at the same time, and the server for them after that.
+    again when they are answered would else all wait at the same time, and the server for them after that. For the same
+    reason a group that is one statement is written in two, where commits are quick.
     """
 
     def __init__(
@@ -176,14 +197,18 @@ class Writer:
         ended = False
         while not ended:
             group, ended = self._gathered()
-            if not group:
-                continue
-            if self._halves and self._rested and len(group) >= _HALVED:
+            if group and self._in_two(group):
                 half = len(group) // 2
                 self._write_measured(group[:half])
                 group = group[half:]
-            self._write_measured(group)
+            if group:
+                self._write_measured(group)
         self._drop()
+
+    def _in_two(self, group: list[_Item]) -> bool:
+        if isinstance(group[0][0], AtOnce):
+            return len(group) in _IN_TWO and self._pressure.fixed < _QUICK
+        return self._halves and self._rested and len(group) >= _HALVED
 
     def _gathered(self) -> tuple[list[_Item], bool]:
         """What waits, up to a group; and whether nothing will come after it."""
@@ -253,6 +278,10 @@ class Writer:
             committing = False
             try:
                 connection = self._connected()
+                if len(by_apply) == 1 and isinstance(group[0][0], AtOnce):
+                    done = group[0][0].at_once(connection, [item[1] for item in group])
+                    if done is not None:
+                        return list(zip(group, done, strict=True))
                 with connection.begin() as transaction:
                     answers: list[_Answer] = []
                     for apply, items in by_apply.items():
