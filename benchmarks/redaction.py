@@ -82,6 +82,14 @@ HARD = {
     "arguments": "--a-token",
     "elements": "<token>",
     "json keys": '{"token":',
+    "attributes": "<token a ",
+    "literals": "<token><![CDATA[",
+    "lines": "token\n\n",
+    "labels": '"key":"a_token"\n',
+    "parts": 'name="token"\r\n',
+    "blocks": "token: |\n ",
+    "lists": "tokens:\n- ",
+    "inputs": "token\n input_value=",
 }
 
 

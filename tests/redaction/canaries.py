@@ -1,4 +1,4 @@
-"""Forty-eight kinds of secret, each with a text in which it stands and the part of it that must not come out.
+"""Kinds of secret, each with a text in which it stands and the part of it that must not come out.
 
 None was ever anyone's. ``LIVE`` have no look that one could know: they are registered, as an application's keys are.
 """
@@ -67,6 +67,17 @@ _SHAPES = [
     _shape("onesignal", "os_v2_app_canaryonesignal000000021"),
     _shape("salesforce", "00DCanary0000022!AQEAQCanarySalesforce.00022"),
     _shape("new relic", "eu01xxcanarynewrelic0000000023"),
+    _shape("google client", "GOCSPX-CanaryGoogleClient00000043"),
+    _shape("stripe organization", "sk_org_live_CanaryStripeOrg0044"),
+    _shape("stripe ephemeral", "ek_live_CanaryStripeEphemeral0045"),
+    _shape("square application", "sq0csp-CanarySquareApp000000000046"),
+    _shape("new relic user", "NRAK-CANARYNEWRELICUSER000047"),
+    _shape("new relic licence", "0123456789canarynewreliclicence00048NRAL"),
+    _shape("sentry", "sntrys_eyJpYXQiCanarySentry_0000049"),
+    _shape("sentry user", "sntryu_0123456789abcdefca4a00000050"),
+    _shape("supabase token", "sbp_0123456789abcdef0123ca4a00000051"),
+    _shape("paypal access", "A21AACanaryPaypalAccess0123456789abcdefghijklmnopqrst0052"),
+    _shape("vault recovery", "hvr.CAESICanaryVaultRecovery0053"),
     Canary("card", "charged 4242 4242 4242 4242 for it", "4242 4242 4242"),
 ]
 _PLACES = [
@@ -86,6 +97,13 @@ _PLACES = [
     Canary("environment", "environ({'HOME': '/root', 'DB_PASSWORD': 'canary-env-0038'})", "canary-env-0038"),
     Canary("dataclass", repr(Settings("eu", "canary-data-0039")), "canary-data-0039"),
     Canary("xml", "<Answer><SessionToken>canary-xml-0040</SessionToken></Answer>", "canary-xml-0040"),
+    Canary("xml attribute", '<Password Type="text">canary-attribute-0054</Password>', "canary-attribute-0054"),
+    Canary("xml literal", "<Password><![CDATA[canary<literal>0055]]></Password>", "literal>0055"),
+    Canary("named in a list", repr([{"name": "X-Api-Key", "value": "canary-named-0056"}]), "canary-named-0056"),
+    Canary("keyed in a list", json.dumps({"Key": "db_password", "Value": "canary-keyed-0057"}), "canary-keyed-0057"),
+    Canary("arrow", "{'api_key' => 'canary-arrow-0058'}", "canary-arrow-0058"),
+    Canary("short name", "DB_PASS=canary-short-0059", "canary-short-0059"),
+    Canary("name with value", json.dumps({"token_value": "canary-value-0060"}), "canary-value-0060"),
     Canary("argument", "ran tool --token canary-argument-0041 --fast", "canary-argument-0041"),
 ]
 _VALUE = "correct/horse+battery=staple\"'<0042> cañary"

@@ -1,4 +1,4 @@
-"""Forty-eight kinds of secret are planted wherever an application may drop them, and searched for in all that comes out."""
+"""Seventy kinds of secret are planted wherever an application may drop them, and searched for in all that comes out."""
 
 from __future__ import annotations
 

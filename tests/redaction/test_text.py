@@ -299,3 +299,61 @@ def test_of_a_long_text_no_more_than_its_beginning_is_read():
     assert redaction.beginning("a " * 249 + "live-" + "x" * 2_000 + " b" * 1_000_000, 500) == "a " * 249 + "**"
     assert redaction.beginning("k=1 token=" + "y" * 5_000, 500) == "k=1 token=***"
     assert redaction.beginning("word " * 1_000, 10) == "word word "
+
+
+PLANTED = "canary-lines-0061"
+LINES = {
+    "environment in yaml": f"env:\n  - name: STRIPE_SECRET_KEY\n    value: {PLANTED}\n  - name: COLOUR\n    value: shown",
+    "text in yaml": f"private_key: |-\n  first\n  {PLANTED}\n\n  last\ncolour: shown",
+    "folded text in yaml": f"a:\n  token: >\n    {PLANTED}\n  colour: shown",
+    "list in yaml": f"a:\n  tokens:\n  - first\n  - {PLANTED}\n  colour: shown",
+    "json on lines": f'{{\n "name": "API_KEY",\n "value": "{PLANTED}"\n}}, shown',
+    "part of a form": f'--b\r\nContent-Disposition: form-data; name="password"\r\n\r\n{PLANTED}\r\n--b\r\nshown',
+    "file in a form": f'filename="a.txt"; name="secret"\r\nContent-Type: text/plain\r\n\r\n{PLANTED}\r\n--b--shown',
+    "form in a repr": repr(f'name="password"\r\n\r\n{PLANTED}\r\n--b--shown'),
+    "field of pydantic": f"api_key\n  Not a number [type=int, input_value='{PLANTED}', input_type=str]\nshown",
+    "inner field of pydantic": f"a.0.token\n  Too long [type=x, input_value={PLANTED}, input_type=str]\nshown",
+    "block of pgp": f"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{PLANTED}\n-----END PGP PRIVATE KEY BLOCK-----\nshown",
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_values_on_other_lines_are_masked(kind: str):
+    """Of YAML, forms in parts and pydantic's messages; what stands beside them is shown."""
+    shown = redaction.text(LINES[kind])
+    assert "lines-0061" not in shown
+    assert "first" not in shown
+    assert shown.endswith(("shown", "shown'"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "bypass=1 compass: north",
+        "3 tests pass: all good",
+        "colour\n  Not a number [type=int, input_value='red', input_type=str]",
+        "name: COLOUR\nvalue: red",
+        '{"name": "colour", "value": "red"}',
+        "keys are many => values are few",
+        "x = [token for token in words if token > limit and limit < 3]",
+    ],
+)
+def test_what_only_looks_alike_is_shown(line: str):
+    """Names that hold no secret, in the same places."""
+    assert redaction.text(line) == line
+
+
+def test_pairs_and_labelled_values_are_masked_in_data():
+    """As headers and variables are listed; a list of words is none, and no name of a value is hidden."""
+    given = {
+        "headers": [["X-Api-Key", PLANTED], ("Authorization", f"Token {PLANTED}"), ["accept", "*/*"]],
+        "env": [{"name": "A_KEY", "value": PLANTED}, {"name": "COLOUR", "value": "red"}],
+        "tags": {"Key": "db_password", "Value": PLANTED},
+        "scopes": ["token", "secret"],
+    }
+    assert redaction.data(given) == {
+        "headers": [["X-Api-Key", "***"], ["Authorization", "***"], ["accept", "*/*"]],
+        "env": [{"name": "A_KEY", "value": "***"}, {"name": "COLOUR", "value": "red"}],
+        "tags": {"Key": "db_password", "Value": "***"},
+        "scopes": ["token", "secret"],
+    }

@@ -13,37 +13,51 @@ from moorline.redaction.draft import Change, Draft
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import ENDS, MASK, SHOWN_VALUES, is_count, is_sensitive
 
-__all__ = ["MAY_BE_NAMED", "NAMED", "mask_named"]
+__all__ = ["INPUT", "MAY_BE_NAMED", "NAMED", "mask_inputs", "mask_named"]
 
 _FURTHER: Final = ("verifier", "plaintext", "otp", "pass", "session")
 _WORDS: Final = tuple(dict.fromkeys((*(end for end in ENDS if not end.startswith("session")), *_FURTHER)))
-_ENDING: Final = r"(?:s|[-_. ]?id|[-_]?string|[-_]?binary)?(?:[-_.\[\]0-9]|%5[bBdD]){0,12}"
+_ENDING: Final = r"(?:s|[-_. ]?id|[-_]?string|[-_]?binary|[-_.]?value)?(?:[-_.\[\]0-9]|%5[bBdD]){0,12}"
 _SPACE: Final = r"(?:\s|%20|\+)"
 _QUOTE: Final = r"(?:[\"']|%22|%27|&quot;|&#34;|&#39;|&#x27;)?"
 _MARK: Final = r"(?:[=:]|%3[aAdD])"
 _NO_COMPARISON: Final = "(?!=)"  # of two strings, in a line of code
+_ATTRIBUTES: Final = r"(?:[ ][^<>,&\n]*)?"  # of an element in XML; nothing at which a text may be cut
+_BREAK: Final = r"(?:\r?\n|\\{1,4}r\\{1,4}n)"  # of a line, also as text in text
+
+_VALUE_BESIDE: Final = r"\\*[\"']?(?:,|[ \t\r]*\n)\s*+\\*[\"']?value\\*[\"']?\s*(?:=>?|:)\s*"
 
 NAMED: Final = (
-    rf"(?i:(?:{'|'.join(_WORDS)}){_ENDING}(?:\\*{_QUOTE}(?:{_SPACE}|[\x1c-\x1f])*{_MARK}|>|\\*[\"'],))"
+    rf"(?i:(?:{'|'.join(_WORDS)}){_ENDING}(?:\\*{_QUOTE}(?:{_SPACE}|[\x1c-\x1f])*{_MARK}|{_ATTRIBUTES}>|\\*[\"'],"
+    rf"|[\"']?[ \t\r]*\n\s*[\"']?value|\\*[\"']{_BREAK}))"
     rf"|(?i:--[\w.-]*(?:{'|'.join(_WORDS)}){_ENDING}[ ])"
 )
 """What opens a gate for these rules, in the syntax that Rust's regular expressions share with Python's."""
 
 MAY_BE_NAMED: Final = Gate(NAMED)
 
-# The longest word that stands there, and what may follow: a mark of assignment, the end of an XML tag, the comma of a
-# pair, the space of an argument.
+# The longest word that stands there, and what may follow: a mark of assignment, the end of an XML tag, a field "value"
+# beside the name, the head of a part of a form, the comma of a pair, the space of an argument.
 _AFTER: Final = re.compile(
     rf"(?i)(?>{'|'.join(sorted(_WORDS, key=len, reverse=True))}){_ENDING}"
-    rf"(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_NO_COMPARISON}{_SPACE}*)|(?P<tag>>)(?P<inner>[^<>]+)</"
+    rf"(?:(?P<mark>\\*{_QUOTE}{_SPACE}*{_MARK}{_NO_COMPARISON}>?{_SPACE}*)"
+    rf"|(?P<tag>{_ATTRIBUTES.replace('*', '{0,200}')}>)(?:(?P<literal><!\[CDATA\[)|(?P<inner>[^<>]+)</)"
+    rf"|(?P<beside>{_VALUE_BESIDE})"
+    rf"|(?P<part>\\*[\"'](?:{_BREAK}[^\r\n\\]+)?{_BREAK}{_BREAK})"
     rf"|(?P<comma>\\*[\"'],\s*)(?:b?\\*[\"'])|(?P<space>[ ])[^\s-])"
 )
+_BOUNDARY: Final = re.compile(rf"{_BREAK}--")
+_LABEL: Final = re.compile(r"(?i)(?:name|key)\\*[\"']?\s*(?:=>?|:)\s*\\*[\"']?$")
+_LABELLED: Final = re.compile(rf"(?i)([^\"'\\\r\n,]{{1,100}}){_VALUE_BESIDE}")
+_INDICATOR: Final = re.compile(r"[|>][-+0-9]{0,2}")  # of a text on the lines below, in YAML
 _OPENING: Final = re.compile(r"(?:[bBrRuUfF]{1,2})?(\\*)([\"'])|(%22|%27|&quot;|&#34;|&#39;|&#x27;)")
 _BARE: Final = re.compile(r"[^\s\"'&,;)}\]\\]+")
 _SECRET: Final = re.compile(r"Secret\('\*\*\*'\)|\*\*\*")
 _IN_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
 _LONG: Final = 20
 _LONGEST_NAME: Final = 60
+INPUT: Final = "input_value="
+_FARTHEST: Final = 2_000  # characters of pydantic's message before it
 _LONGEST_PREFIX: Final = 20  # of a name in XML
 _BRACKETS: Final = {"[": "]", "{": "}", "(": ")"}
 
@@ -62,7 +76,7 @@ def mask_named(draft: Draft) -> None:
         if after is None:
             continue
         kind = after.lastgroup or ""
-        kind = "tag" if kind == "inner" else kind
+        kind = "tag" if kind in {"inner", "literal"} else kind
         start = _name_start(line, at, done)
         name = line[start : after.start(kind)]
         if not is_sensitive(_decoded(name)):
@@ -76,15 +90,54 @@ def mask_named(draft: Draft) -> None:
 
 
 def _assigned(line: str, _start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:
+    if name.lower() == "key":  # {"Key": "db_password", "Value": "…"}: what stands there is a name itself
+        opening = _OPENING.match(line, after.end("mark"))
+        labelled = _LABELLED.match(line, after.end("mark") if opening is None else opening.end())
+        if labelled is not None and is_sensitive(labelled[1]):
+            return _value(line, labelled.end(), labelled[1], '":')
     return _value(line, after.end("mark"), name, after["mark"])
+
+
+def _beside(line: str, start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:
+    """Of ``{"name": "api_key", "value": "…"}`` the value, as headers and variables are listed."""
+    labelled = _LABEL.search(line[max(start - 24, 0) : start])
+    return None if labelled is None else _value(line, after.end("beside"), name, '":')
+
+
+def _part(line: str, start: int, _name: str, after: re.Match[str]) -> tuple[int, int] | None:
+    """Of a form in parts the value: all until the next line that begins with the boundary's dashes."""
+    if not line[max(start - 12, 0) : start].rstrip("\\\"'").endswith("name="):
+        return None
+    begin = after.end("part")
+    found = _BOUNDARY.search(line, begin)
+    return begin, len(line) if found is None else found.start()
 
 
 def _element(line: str, start: int, name: str, after: re.Match[str]) -> tuple[int, int] | None:
     # A "Key" alone is the name of an object in S3.
     before = line[max(start - _LONGEST_PREFIX, 0) : start]
     opened = before.endswith("<") or (before.endswith(":") and "<" in before)
-    shown = not opened or name.lower() == "key" or after["inner"].strip().lower() in SHOWN_VALUES
-    return None if shown else after.span("inner")
+    if not opened or name.lower() == "key":
+        return None
+    if after["literal"]:
+        end = line.find("]]>", after.end())
+        return after.end(), len(line) if end < 0 else end
+    return None if after["inner"].strip().lower() in SHOWN_VALUES else after.span("inner")
+
+
+def mask_inputs(draft: Draft) -> None:
+    """Mask what pydantic says that it was given for a sensitive field: the field stands on the line before."""
+    line = draft.line
+    changes: list[Change] = []
+    for at in draft.places(INPUT):
+        start = line.rfind("\n", max(at - _FARTHEST, 0), at)
+        field = line[line.rfind("\n", max(start - _LONGEST_NAME, 0), max(start, 0)) + 1 : max(start, 0)]
+        if not is_sensitive(field.strip().rpartition(".")[2]):
+            continue
+        span = _value(line, at + len(INPUT), field, "=")
+        if span is not None and (not changes or span[0] >= changes[-1][1]):
+            changes.append((*span, MASK))
+    draft.change(changes)
 
 
 def _paired(line: str, start: int, _name: str, after: re.Match[str]) -> tuple[int, int] | None:
@@ -110,7 +163,9 @@ def _argument(line: str, start: int, name: str, after: re.Match[str]) -> tuple[i
     return None if line[begin:end].lower() in SHOWN_VALUES else (begin, end)
 
 
-_RULES: Final = {"mark": _assigned, "tag": _element, "comma": _paired, "space": _argument}
+_RULES: Final = {
+    "mark": _assigned, "tag": _element, "beside": _beside, "part": _part, "comma": _paired, "space": _argument,
+}  # fmt: skip
 
 
 def _quote_of(line: str, begin: int, joint: str) -> str:
@@ -151,6 +206,10 @@ def _value(line: str, at: int, name: str, joint: str) -> tuple[int, int] | None:
         return None
     end = bare.end()
     value = bare[0]
+    if _INDICATOR.fullmatch(value) and line[end : end + 2].startswith(("\n", "\r\n")):
+        return at, _end_of_lines(line, end, deeper=True)
+    if value == "-" and "\n" in joint and line[end : end + 1] == " ":
+        return at, _end_of_lines(line, end, deeper=False)
     if value.lower() in SHOWN_VALUES or _is_number_of(name, value):
         return None
     # "wrong token: expected a string" is English; "password: hunter2" and {"token": "…"} are not.
@@ -158,6 +217,23 @@ def _value(line: str, at: int, name: str, joint: str) -> tuple[int, int] | None:
         return None
     opened = value.find("(")
     return at, (_balanced(line, at + opened) if opened >= 0 else end)
+
+
+def _end_of_lines(line: str, at: int, *, deeper: bool) -> int:
+    """Where the lines end that belong to the one of that place in YAML: those that are indented *deeper*, or as deep
+    and of the same list.
+    """
+    begin = line.rfind("\n", 0, at) + 1
+    indent = len(line[begin:at]) - len(line[begin:at].lstrip(" "))
+    end = line.find("\n", at)
+    while end >= 0:
+        following = line.find("\n", end + 1)
+        text = line[end + 1 : following if following >= 0 else len(line)]
+        inner = len(text) - len(text.lstrip(" "))
+        if text.strip() and not (inner > indent or (not deeper and inner == indent and text[inner] == "-")):
+            return end
+        end = following
+    return len(line)
 
 
 def _is_number_of(name: str, value: str) -> bool:

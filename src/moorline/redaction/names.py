@@ -76,6 +76,9 @@ _KEY: Final = re.compile(
     r"(?:(?:^|[^A-Za-z]|(?i:access|account|api|auth|encryption|license|master|private|secret|shared|signing|write))"
     r"(?i:keys?)|[a-z]Keys?)[^A-Za-z]*$"
 )
+# As "DB_PASS"; no "bypass", no "compass".
+_PASS: Final = re.compile(r"(?:[^A-Za-z](?i:pass)|[a-z]Pass)[^A-Za-z]*$")
+_VALUE: Final = re.compile("[-_.]?(?i:value)[^A-Za-z]*$")  # "token_value", "apiKeyValue"
 _SEPARATORS: Final = str.maketrans("", "", "-_ .[]")
 _DIGITS: Final = "0123456789"
 _LONGEST: Final = 200
@@ -94,6 +97,7 @@ def is_sensitive(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_sensitive(name: str) -> bool:
+    name = _VALUE.sub("", name) or name
     lowered = name.lower()
     plain = lowered.translate(_SEPARATORS).rstrip(_DIGITS)
     if plain in _HARMLESS:
@@ -104,6 +108,7 @@ def _is_sensitive(name: str) -> bool:
         or plain in _SENSITIVE
         or lowered.replace("-", "_") == "secret_id"
         or _KEY.search(name) is not None
+        or _PASS.search(name) is not None
     )
 
 

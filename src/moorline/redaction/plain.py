@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from moorline import live_values
-from moorline.redaction.assignments import MAY_BE_NAMED, NAMED, mask_named
+from moorline.redaction.assignments import INPUT, MAY_BE_NAMED, NAMED, mask_inputs, mask_named
 from moorline.redaction.draft import Change, Cuts, Draft, Span, suspicious
 from moorline.redaction.gate import Gate
 from moorline.redaction.names import MASK, SHOWN_VALUES
@@ -43,7 +43,7 @@ _LONGEST: Final = 512  # of the secrets that are known by their look; what is lo
 _IN_URLS: Final = r":(?://|\\/\\/)[^\s\"'<>`]*[@=]"
 _SCHEMES: Final = r"(?i:bearer|basic)(?:\s|[\x1c-\x1f]|%20|\+)+[A-Za-z0-9._~+/=-]{8}"
 _CODES: Final = r"[?&](?:code|state|sig)="
-SECRETS: Final = f"{_IN_URLS}|{_SCHEMES}|{_CODES}|grant_type|{_NUMBERED}|{_QUOTED}|{CARDS}|{NAMED}|{SHAPES}"
+SECRETS: Final = f"{_IN_URLS}|{_SCHEMES}|{_CODES}|grant_type|{INPUT}|{_NUMBERED}|{_QUOTED}|{CARDS}|{NAMED}|{SHAPES}"
 """What opens a gate: a superset of what the rules may change, live values apart."""
 
 CUTS: Final = Cuts(r"[,\n>](?:(?<=>)|(?<=,)(?=[ \n\"'])|(?<=[^\s+0rRcC]\n)(?=[^\s=:%+]))", ahead=1)
@@ -110,6 +110,8 @@ def _mask(draft: Draft) -> None:
     if "grant_type" in draft.pieces:
         whole = Draft(draft.line)
         _jump(draft, whole.places("code"), _GRANT_CODE, _mask_grant_code)
+    if INPUT in draft.pieces:
+        mask_inputs(draft)
     mask_named(draft)
     mask_cards(draft)
 

@@ -1,8 +1,9 @@
 """Secrets that are known by their look: keys in vendors' formats, private keys, JWTs, numbers of payment cards.
 
 Sources: the cards of the services; Slack's, Discord's and Telegram's documentation of their addresses; RFC 7468 (PEM);
-RFC 7515 (JWT); ISO/IEC 7812-1 (card numbers, the check digit by Luhn). That a key of Resend has a second underscore,
-which no id of a Stripe refund has, is unconfirmed.
+RFC 7515 (JWT); RFC 9580 (PGP's blocks); ISO/IEC 7812-1 (card numbers, the check digit by Luhn); Sentry's page on token
+formats. Unconfirmed are the beginnings that only scanners of secrets tell of: ``GOCSPX-``, ``sq0…``, ``NRAK-``,
+``…NRAL``, ``sbp_``, ``A21AA``; and that a key of Resend has a second underscore, which no id of a Stripe refund has.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def _after(hint: str, pattern: str, *, gate: str | None = None) -> _Shape:
 
 
 _SLACK_HOOK: Final = r"(?:services|workflows|triggers|commands|actions|app)/[A-Za-z0-9/_-]+"
-_PEM: Final = r"[A-Z ]{0,32}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,32}PRIVATE KEY-----|\Z)"
+_PEM: Final = r"[A-Z ]{0,32}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{0,32}PRIVATE KEY(?: BLOCK)?-----|\Z)"
 
 _SHAPES: Final = (
-    _shape("k_live_", r"[sr]k_live_[A-Za-z0-9_]+", back=1, gate="[sr]k_live_"),
-    _shape("k_test_", r"[sr]k_test_[A-Za-z0-9_]+", back=1, gate="[sr]k_test_"),
+    _shape("k_live_", r"[sre]k_live_[A-Za-z0-9_]+", back=1, gate="[sre]k_live_"),
+    _shape("k_test_", r"[sre]k_test_[A-Za-z0-9_]+", back=1, gate="[sre]k_test_"),
+    _shape("sk_org_", r"sk_org_(?:live|test)_[A-Za-z0-9_]+"),
     _shape("whsec_", r"whsec_[A-Za-z0-9+/=_-]+"),
     _shape("_secret_", rf"(?:{'|'.join(_WITH_SECRETS)})_[A-Za-z0-9]{{1,{_LONGEST_ID}}}_secret_[A-Za-z0-9]+", back=None),
     _shape("sb_secret_", r"sb_secret_[A-Za-z0-9_-]+"),
@@ -69,6 +71,15 @@ _SHAPES: Final = (
     _shape("ya29.", r"ya29\.[A-Za-z0-9_.-]{8,}"),
     _shape("1//0", r"1//0[A-Za-z0-9_-]{10,}"),
     _shape("00D", r"00D[A-Za-z0-9]{12,15}![A-Za-z0-9._]{20,}", gate="00D[A-Za-z0-9]{12,15}!"),
+    _shape("GOCSPX-", r"GOCSPX-[A-Za-z0-9_-]{8,}"),
+    _shape("sq0", r"sq0(?:csp|atp)-[A-Za-z0-9_-]{8,}", gate="sq0(?:csp|atp)-"),
+    _shape("NRAK-", r"NRAK-[A-Z0-9]{8,}"),
+    _shape("NRAL", r"[A-Za-z0-9]{36}NRAL(?![A-Za-z0-9])", back=36, gate="[A-Za-z0-9]{4}NRAL"),
+    _shape("sntrys_", r"sntrys_[A-Za-z0-9+/=_-]{8,}"),
+    _shape("sntryu_", r"sntryu_[a-f0-9]{8,}"),
+    _shape("sbp_", r"sbp_[a-f0-9]{20,}", gate="sbp_[a-f0-9]{20}"),
+    _shape("A21AA", r"A21AA[A-Za-z0-9_-]{40,}", gate="A21AA[A-Za-z0-9_-]{40}"),
+    _shape("hvr.", r"hvr\.[A-Za-z0-9_-]{8,}"),
     _shape("hvs.", r"hvs\.[A-Za-z0-9_-]{8,}"),
     _shape("hvb.", r"hvb\.[A-Za-z0-9_-]{8,}"),
     _shape("EAAA", r"EAAA[A-Za-z0-9_-]{8,}", gate="EAAA[A-Za-z0-9_-]{8}"),

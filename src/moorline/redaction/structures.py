@@ -14,6 +14,7 @@ __all__ = ["data", "headers", "show"]
 _DEPTH: Final = 8
 _SHORTEST_CARD: Final = 10**13
 # Sensitive only where a token is asked for: elsewhere a code says what went wrong.
+_LABELS: Final = frozenset({"name", "key"})
 _OF_A_GRANT: Final = frozenset({"code", "device_code"})
 
 
@@ -41,7 +42,7 @@ def data(value: Any, *, depth: int = _DEPTH) -> Any:
     if isinstance(value, Mapping):
         return _fields(value, depth) if depth else "..."
     if isinstance(value, list | tuple | set | frozenset):
-        return [data(item, depth=depth - 1) for item in value] if depth else "..."
+        return [_item(item, depth - 1) for item in value] if depth else "..."
     return text(str(value))
 
 
@@ -58,9 +59,41 @@ def show(value: object) -> str:
     return text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value))
 
 
+def _item(value: Any, depth: int) -> Any:
+    """Of a list; one of pairs is one of headers or variables, and their second half the value."""
+    if depth > 0 and isinstance(value, list | tuple) and len(value) == 2 and _is_name(value[0]):
+        return [text(value[0]), _masked(value[1], depth - 1)]
+    return data(value, depth=depth)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and (name.lower() in SENSITIVE_HEADERS or is_sensitive(name))
+
+
+def _masked(value: Any, depth: int) -> Any:
+    return data(value, depth=depth) if value is None or value == "" or isinstance(value, bool) else MASK
+
+
 def _fields(mapping: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     hidden = _OF_A_GRANT if "grant_type" in mapping else frozenset()
-    return {text(str(key)): MASK if key in hidden else _field(str(key), item, depth) for key, item in mapping.items()}
+    labels, values = _labelled(mapping)
+    return {
+        text(str(key)): MASK
+        if key in hidden
+        else text(item)
+        if key in labels
+        else _masked(item, depth - 1)
+        if key in values
+        else _field(str(key), item, depth)
+        for key, item in mapping.items()
+    }
+
+
+def _labelled(mapping: Mapping[Any, Any]) -> tuple[set[Any], set[Any]]:
+    """The keys of a sensitive name, and of its value, where they stand side by side: ``{"name": …, "value": …}``."""
+    labels = {key for key, item in mapping.items() if str(key).lower() in _LABELS and _is_name(item)}
+    values = {key for key in mapping if str(key).lower() == "value"}
+    return (labels, values) if labels and values else (set(), set())
 
 
 def _field(name: str, value: Any, depth: int) -> Any:
