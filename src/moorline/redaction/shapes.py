@@ -74,7 +74,7 @@ _SHAPES: Final = (
     _shape("GOCSPX-", r"GOCSPX-[A-Za-z0-9_-]{8,}"),
     _shape("sq0", r"sq0(?:csp|atp)-[A-Za-z0-9_-]{8,}", gate="sq0(?:csp|atp)-"),
     _shape("NRAK-", r"NRAK-[A-Z0-9]{8,}"),
-    _shape("NRAL", r"[A-Za-z0-9]{36}NRAL(?![A-Za-z0-9])", back=36, gate="[A-Za-z0-9]{4}NRAL"),
+    _shape("NRAL", r"[A-Za-z0-9]{36}NRAL(?![A-Za-z0-9])", back=36),  # a class repeated would cost the gate a fifth
     _shape("sntrys_", r"sntrys_[A-Za-z0-9+/=_-]{8,}"),
     _shape("sntryu_", r"sntryu_[a-f0-9]{8,}"),
     _shape("sbp_", r"sbp_[a-f0-9]{20,}", gate="sbp_[a-f0-9]{20}"),
