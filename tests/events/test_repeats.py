@@ -13,7 +13,7 @@ from tests.events.test_senders import receiver_for, sent
 
 from moorline.errors import UnusableEvent
 from moorline.events import Inbox, verify, verify_each
-from moorline.services import Auth0, Datadog, NewRelic, Zendesk
+from moorline.services import Auth0, Datadog, HubSpot, NewRelic, Twilio, Zendesk
 from moorline.store.store import Store
 
 NOW = 1_790_000_040.0  # 40 s within its minute
@@ -67,6 +67,25 @@ def test_zendesk_triggers_with_a_tickets_id_are_events_of_their_own():
     assert opened.dedup_key != solved.dedup_key
     assert one({"id": 35, "status": "open"}, NOW, NOW + 200).dedup_key == opened.dedup_key
     assert one({"id": 35, "status": "open"}, NOW + 200, NOW + 200).dedup_key != opened.dedup_key
+
+
+def test_what_has_no_id_may_come_again_and_be_meant():
+    """A caller who presses the same key twice, a workflow that sends the same contact on another day; a message may not."""
+
+    def one(service: Any, body: bytes, now: float) -> Any:
+        url = "https://shop.test/webhooks/x"
+        media = {"Content-Type": "application/json" if service is HubSpot else "application/x-www-form-urlencoded"}
+        signed = service.webhooks.sign(body, "secret", now=now, url=url)
+        return verify(service, headers=media | signed, body=body, secrets="secret", url=url, now=now).dedup_key
+
+    for service, body, soon, later in (
+        (Twilio, b"CallSid=CA1&Digits=1", 5, 30),
+        (HubSpot, b'{"vid":1,"properties":{}}', 3_600, 2 * 86_400),
+    ):
+        first, retry, again = [one(service, body, NOW - NOW % 86_400 + after) for after in (0, soon, later)]
+        assert first == retry != again
+    message = b"MessageSid=SM1&SmsStatus=delivered"
+    assert one(Twilio, message, NOW) == one(Twilio, message, NOW + 10 * 86_400)
 
 
 @pytest.mark.parametrize(

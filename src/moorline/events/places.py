@@ -167,6 +167,10 @@ class Located:
         """Where the id of this delivery stands."""
         return (self._plan or self._planned()).ids
 
+    def may_repeat(self, identity: str) -> bool:  # noqa: ARG002
+        """Whether what is known by its content may come again, and be meant."""
+        return self.repeats_after > 0
+
     def content(self, delivery: Delivery, body: bytes) -> bytes:  # noqa: ARG002
         """What an event is known by that has no id: its body, where all of that is signed as it stands."""
         return body
@@ -208,8 +212,8 @@ class Located:
             new = "new:" + secrets.token_hex(16)
             return new, new
         key = digest(self.content(delivery, body))
-        whole = whole or key
-        return (key + self._slot(delivery, timestamp) if self.repeats_after else key), whole
+        slot = self._slot(delivery, timestamp) if self.may_repeat(whole) else ""
+        return key + slot, whole or key
 
     def _kind(self, places: tuple[str, ...], delivery: Delivery, found: Mapping[str, Any]) -> str:
         for place in places:

@@ -56,6 +56,10 @@ class SignedForm(Scheme):
         """The address is signed."""
         return True
 
+    def may_repeat(self, identity: str) -> bool:
+        """Only what has no id, which stands in the signed text."""
+        return self.repeats_after > 0 and not identity
+
     def content(self, delivery: Delivery, body: bytes) -> bytes:  # noqa: ARG002
         """The signed text: another order of the fields, or another way to write them, is no other event."""
         after = self._after(delivery)

@@ -312,6 +312,7 @@ class HubSpot(TokenService):
         id=("subscriptionId", "eventId", "objectId", "occurredAt"),
         type="subscriptionType",
         typed=False,  # what a workflow sends is one object, with neither id nor type
+        repeats_after=86_400,  # as long as it is tried again: a workflow may send the same object anew
         delivers=Delivers(  # both unconfirmed; an older text says 2 s
             within=5, retries="up to 10 times in 24 h, but not after 400, 401, 403, 404 or 405"
         ),

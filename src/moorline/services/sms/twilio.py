@@ -97,6 +97,7 @@ class Twilio(Service):
         env="TWILIO_AUTH_TOKEN",
         id=("MessageStatus|SmsStatus|=received", "MessageSid"),
         lacking="digest",  # what is no message has no MessageSid
+        repeats_after=15,  # as long as an attempt may take: a caller may press the same key twice
         type=("MessageStatus", "SmsStatus", "CallStatus", "=received"),  # SmsStatus of inbound messages: unconfirmed
         answer=Reply(200, b"<Response/>", "text/xml"),
         # That a fragment (#rc=3, which sets the retries) is left out of the signed address is unconfirmed.
