@@ -85,7 +85,7 @@ JSON = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(string.ascii_lowercase, max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=4),
     max_leaves=20,
@@ -108,7 +108,7 @@ def test_secrets_in_data_do_not_leave(value, name):
 
 
 def test_data_of_all_kinds():
-    """Bytes, sets, exceptions and Secrets become redacted text; numbers and None stay."""
+    """Bytes, sets, exceptions, Secrets and numbers that JSON has not become redacted text; others and None stay."""
     Secret("kinds-canary-0123456789")
     shown = redaction.data(
         {
@@ -117,6 +117,7 @@ def test_data_of_all_kinds():
             "error": ValueError("kinds-canary-0123456789"),
             "secretive": Secret("kinds-canary-0123456789"),
             "number": 1.5,
+            "endless": [float("inf"), float("-inf"), float("nan")],
             "tokens": 12,
             "token": None,
             "password": 1234,
@@ -129,6 +130,7 @@ def test_data_of_all_kinds():
         "error": "***",
         "secretive": "Secret('***')",
         "number": 1.5,
+        "endless": ["inf", "-inf", "nan"],
         "tokens": 12,
         "token": None,
         "password": "***",

@@ -28,7 +28,7 @@ from moorline.services.monitor_hooks import LogHandler, MonitorMiddleware, insta
 from moorline.services.monitoring.datadog import Datadog
 from moorline.services.monitoring.logrocket import LogRocket
 from moorline.services.monitoring.new_relic import NewRelic
-from moorline.services.monitoring.protocol import LogLine, Metric, Report
+from moorline.services.monitoring.protocol import Crumb, LogLine, Metric, Report
 from moorline.services.monitoring.sentry import Sentry
 
 TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=["Cs"]), max_size=20)
@@ -112,6 +112,18 @@ def test_a_report_has_its_context(monitor: Monitor, wire: Wire):
     assert (within["release"], within["environment"], within["server_name"]) == ("shop@1", "test", "web-1")
     assert "breadcrumbs" not in after
     assert "user" not in after
+
+
+def test_numbers_that_json_has_not_are_text(monitor: Monitor, wire: Wire):
+    """A breadcrumb with one takes no report away, nor does what is given beside a report, however deep."""
+    monitor.add_breadcrumb("cache", data={"hit_ratio": float("nan"), "hits": 0})
+    assert monitor.capture_exception(fail(), extra={"cargo": [{"ratio": float("-inf")}]})
+    assert monitor.hand(Report("x", crumbs=[Crumb("cache", data={"ratio": float("inf")})]))
+    assert monitor.flush()
+    first, second = wire.events
+    assert first["breadcrumbs"]["values"][0]["data"] == {"hit_ratio": "nan", "hits": 0}
+    assert first["extra"]["cargo"] == [{"ratio": "-inf"}]
+    assert second["breadcrumbs"]["values"][0]["data"] == {"ratio": "inf"}
 
 
 def test_release_and_environment_have_their_usual_names(wire: Wire, monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -29,11 +30,12 @@ def headers(mapping: Mapping[str, str]) -> dict[str, str]:
 def data(value: Any, *, depth: int = _DEPTH) -> Any:
     """A copy of JSON-like data: values under sensitive names masked, strings passed through :func:`text`.
 
-    Goes eight levels deep; what lies deeper is shown as ``"..."``. Anything that is not JSON becomes its redacted text.
+    Goes eight levels deep; what lies deeper is shown as ``"..."``. Anything that is not JSON becomes its redacted text,
+    and so do numbers that are not finite.
     """
     if isinstance(value, str):
         return text(value)
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, int):
         return value if value < _SHORTEST_CARD or text(str(value)) != MASK else MASK
