@@ -126,6 +126,27 @@ def test_numbers_that_json_has_not_are_text(monitor: Monitor, wire: Wire):
     assert second["breadcrumbs"]["values"][0]["data"] == {"ratio": "inf"}
 
 
+def test_long_breadcrumbs_are_cut(monitor: Monitor, wire: Wire):
+    """Of a long message, or text beside it, the beginning is on the reports that follow, without secrets."""
+    text = "x" * 4080 + " token=hunter2hunter2 " + "y" * 600_000
+    monitor.add_breadcrumb(text, data={"body": text, "size": 600_000, "short": "z"})
+    monitor.add_breadcrumb(text)
+    assert monitor.capture_exception(fail())
+    assert monitor.flush()
+    first, second = wire.events[0]["breadcrumbs"]["values"]
+    assert first["message"] == second["message"] == first["data"]["body"]
+    assert first["message"].startswith("x" * 4080 + " token=***")
+    assert len(first["message"]) == 4096 + len("...")
+    assert (first["data"]["size"], first["data"]["short"]) == (600_000, "z")
+
+
+def test_a_large_report_is_handed_over_without_its_surroundings(monitor: Monitor, wire: Wire):
+    """What one record of the log had beside it takes no report away."""
+    assert monitor.capture_exception(fail(), extra={"body": "z " * 600_000})
+    assert monitor.flush()
+    assert "extra" not in wire.events[0]
+
+
 def test_release_and_environment_have_their_usual_names(wire: Wire, monkeypatch: pytest.MonkeyPatch):
     """Those of Sentry's own package."""
     monkeypatch.setenv("SENTRY_RELEASE", "shop@3")

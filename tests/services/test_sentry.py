@@ -416,6 +416,22 @@ def test_limits_are_those_of_a_dsn(box: Box):
 
 
 @pytest.mark.parametrize(
+    ("made", "contexts", "kept", "extra"),
+    [
+        (Report("x", crumbs=[Crumb(f"{n}" * 300_000) for n in range(5)], extra={"a": 1}), 0, "234", True),
+        (Report("x", crumbs=[Crumb("1" * 300_000)], extra={"a": "y" * 1_100_000}), 0, "", False),
+        (Report("x", crumbs=[Crumb(f"{n}" * 300_000) for n in range(3)], extra={"a": 1}), 400_000, "12", True),
+    ],
+)
+def test_an_event_that_is_too_large_goes_without_its_surroundings(made: Report, contexts: int, kept: str, extra: bool):
+    """The oldest breadcrumbs are left out, as many as need be, then what was given beside it; the report arrives."""
+    request = recorded(lambda s: s.capture(made, contexts={"cargo": {"all": "z" * contexts}}))
+    event = items_of(request)[1][0][1]
+    assert "".join(one["message"][0] for one in event["breadcrumbs"]["values"]) == kept
+    assert (event["logentry"]["formatted"], "extra" in event) == ("x", extra)
+
+
+@pytest.mark.parametrize(
     ("make", "field"),
     [
         (lambda s: s.capture(Report("x" * 1_100_000)), "event"),

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 from moorline.calls.dialects import base_address
 from moorline.errors import ConfigurationError
 from moorline.secrets.secret import Secret
-from moorline.services.batches import Clean, scrubbed
+from moorline.services.batches import Clean, encoded, scrubbed
 from moorline.services.monitoring.protocol import Crumb, Frame, LogLine, Metric, MetricKind, Raised, Report, Value
 
-__all__ = ["Dsn", "DsnKey", "event_of", "log_of", "metric_of"]
+__all__ = ["Dsn", "DsnKey", "event_of", "fitted", "log_of", "metric_of"]
 
 _WORDS: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SEVERITIES: Final = {"debug": ("debug", 5), "info": ("info", 9), "warning": ("warn", 13), "error": ("error", 17)}
@@ -101,6 +101,19 @@ def event_of(report: Report) -> dict[str, Any]:
         event["breadcrumbs"] = {"values": [_crumb(one) for one in report.crumbs]}
     found: dict[str, Any] = scrubbed(_filled(event))
     return found
+
+
+def fitted(event: dict[str, Any], most: int) -> dict[str, Any]:
+    """The event within *most* bytes of JSON, where that can be: breadcrumbs are left out, the oldest first, and then
+    what was given beside it. An error is worth more than what surrounds it.
+    """
+    over = len(encoded(event)) - most
+    if over > 0 and "breadcrumbs" in event:
+        crumbs = list(event["breadcrumbs"]["values"])
+        while crumbs and over > 0:
+            over -= len(encoded(crumbs.pop(0))) + 1
+        event = {**event, "breadcrumbs": {"values": crumbs}}
+    return event if over <= 0 else {name: one for name, one in event.items() if name != "extra"}
 
 
 def _exception(raised: Raised, report: Report) -> dict[str, Any]:

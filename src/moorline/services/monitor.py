@@ -37,7 +37,7 @@ from moorline.services.monitoring.protocol import (
     Report,
     Value,
 )
-from moorline.services.reports import report
+from moorline.services.reports import LONGEST, report, shortened
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -217,12 +217,14 @@ class Monitor:
     def add_breadcrumb(
         self, message: str, category: str = "", level: Level = "info", data: Mapping[str, Value] | None = None
     ) -> None:
-        """Something that happened before, for the reports that follow in this context: task, thread or ``scope``."""
+        """Something that happened before, for the reports that follow in this context: task, thread or ``scope``. Long
+        texts are cut, since each of these reports carries them.
+        """
 
         def act() -> None:
             scope = self._scope.get()
-            plain = {name: one if isinstance(one, Value) else str(one) for name, one in scrubbed(data or {}).items()}
-            crumb = Crumb(message, category, level, plain, self._now())
+            plain = {name: _plain(one) for name, one in scrubbed(data or {}).items()}
+            crumb = Crumb(_cut(message), category, level, plain, self._now())
             self._scope.set(replace(scope, crumbs=(*scope.crumbs, crumb)[-self._most_crumbs :]))
 
         self._quietly(act, None)
@@ -358,6 +360,14 @@ class Monitor:
 def _made(service: Any) -> BatchService:
     made = service() if isinstance(service, type) and issubclass(service, BatchService) else service
     return watching(made, "Monitor")
+
+
+def _plain(value: Any) -> Value:
+    return value if isinstance(value, bool | int | float) else _cut(value if isinstance(value, str) else str(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else shortened(text)
 
 
 def _alone(service: Any, batch: list[Report]) -> Call[Any]:

@@ -21,13 +21,13 @@ from typing import Any, Final
 from moorline import redaction
 from moorline.services.monitoring.protocol import Frame, Raised, Report
 
-__all__ = ["raised", "report"]
+__all__ = ["LONGEST", "raised", "report", "shortened"]
 
 _LINES: Final = 5
 _MOST_FRAMES: Final = 100  # sentry-sdk's; of a longer stack (a recursion) the ends are kept
 _MOST_RAISED: Final = 50
 _MOST_TEXT: Final = 1_000_000
-_LONGEST: Final = 4096  # characters of a message
+LONGEST: Final = 4096  # characters of a message, or of a breadcrumb
 _LONGEST_LINE: Final = 300
 _INSTALLED: Final = re.compile(r"[\\/](?:dist|site)-packages[\\/]")
 _STDLIB: Final = tuple(
@@ -94,7 +94,7 @@ def _one(error: BaseException, *, with_locals: bool, **tree: Any) -> Raised:
     errno = getattr(error, "errno", None) if isinstance(error, OSError) else None
     return Raised(
         kind.__name__,
-        _clean(_message(error), _LONGEST),
+        shortened(_message(error)),
         kind.__module__ if kind.__module__ not in ("builtins", "__builtins__") else None,
         tuple(_frames(error.__traceback__, with_locals=with_locals)),
         errno if isinstance(errno, int) else None,
@@ -113,7 +113,7 @@ def _message(error: BaseException) -> str:
     return "\n".join([text, *notes])
 
 
-def _clean(text: str, most: int) -> str:
+def shortened(text: str, most: int = LONGEST) -> str:
     """*text* without secrets, and not too long. It is cut after it was scrubbed: half a secret has no known shape."""
     scrubbed = redaction.text(text[:_MOST_TEXT])
     return scrubbed if len(scrubbed) <= most else scrubbed[:most] + "..."
@@ -165,7 +165,7 @@ def _source(frame: FrameType, line: int) -> tuple[tuple[str, ...], str | None, t
     at = line - 1
     if not 0 <= at < len(lines):
         return (), None, ()
-    clean = [_clean(one.rstrip("\r\n"), _LONGEST_LINE) for one in lines[max(0, at - _LINES) : at + 1 + _LINES]]
+    clean = [shortened(one.rstrip("\r\n"), _LONGEST_LINE) for one in lines[max(0, at - _LINES) : at + 1 + _LINES]]
     middle = min(at, _LINES)
     return tuple(clean[:middle]), clean[middle], tuple(clean[middle + 1 :])
 
@@ -196,7 +196,7 @@ def _variables(frame: FrameType) -> dict[str, str]:
             found[name] = redaction.MASK
             continue
         try:
-            found[name] = _clean(_show.repr(redaction.data(value) if isinstance(value, dict | list) else value), 500)
+            found[name] = shortened(_show.repr(redaction.data(value) if isinstance(value, dict | list) else value), 500)
         except Exception:  # noqa: BLE001 - a repr of somebody's
             found[name] = _BROKEN
     return found

@@ -25,7 +25,7 @@ from moorline.policies.policy import Policy
 from moorline.secrets.locker import secrets
 from moorline.services.answers import moment, optional_text, record, text
 from moorline.services.batches import BatchService, Caps, Clean, compressed, encoded, scrubbed
-from moorline.services.envelopes import Dsn, DsnKey, event_of, log_of, metric_of
+from moorline.services.envelopes import Dsn, DsnKey, event_of, fitted, log_of, metric_of
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.monitoring.protocol import (
     Alarm,
@@ -209,9 +209,12 @@ except ZeroDivisionError as error:
     def capture(self, /, report: Report, **extra: object) -> Plan[Shipped]:
         """Report an error or a message. *extra* are further fields of Sentry's event by their names (``contexts``).
 
-        The result's *id* is the event's. Raises InvalidRequest, before anything is sent, for an event over 1 MiB.
+        The result's *id* is the event's. Of an event over 1 MiB the oldest breadcrumbs are left out, then what stands
+        in the report's *extra*. Raises InvalidRequest, before anything is sent, where that is not enough.
         """
-        body = self._checked_item("event", encoded(event_of(report) | scrubbed(extra)), _EVENT)
+        more = scrubbed(extra)
+        event = fitted(event_of(report), _EVENT - len(encoded(more))) | more
+        body = self._checked_item("event", encoded(event), _EVENT)
         return self._posted([body], "error", 1, event_id=report.id)
 
     @operation
@@ -309,7 +312,7 @@ except ZeroDivisionError as error:
 
     def _record(self, item: Any, clean: Clean = scrubbed) -> Any:
         if isinstance(item, Report):
-            return event_of(item)
+            return fitted(event_of(item), _EVENT)
         return log_of(item, clean) if isinstance(item, LogLine) else metric_of(item, clean)
 
     def _batch(self, name: str, kind: str, media: str, items: Sequence[Any]) -> Plan[Shipped]:
