@@ -19,6 +19,7 @@ from tests.services.conftest import Box
 from tests.services.test_sentry import DSN, fail, items_of
 
 from moorline import Moorline
+from moorline.calls.account import KeySource
 from moorline.calls.guards import Guards
 from moorline.errors import ConfigurationError
 from moorline.policies.policy import Policy
@@ -53,8 +54,8 @@ class Wire:
         return [payload for head, payload in found if head["type"] == "event"]
 
 
-def sentry(wire: Wire, **options: Any) -> Sentry:
-    return Sentry(DSN, wire=httpx2.MockTransport(wire), guards=Guards(), policy=Policy(retry=None), **options)
+def sentry(wire: Wire, key: KeySource = DSN, **options: Any) -> Sentry:
+    return Sentry(key, wire=httpx2.MockTransport(wire), guards=Guards(), policy=Policy(retry=None), **options)
 
 
 @pytest.fixture
@@ -310,6 +311,24 @@ def test_what_sentry_does_not_want_is_dropped(box: Box):
     assert monitor.flush(10)
     assert (monitor.limited, monitor.counts["sentry.capture"].added) == ({"sentry.capture": 1}, 1)
     assert (len(box.state("sentry")["logs"]), len(box.state("datadog")["logs"])) == (1, 3)
+
+
+def test_the_credential_is_read_where_it_may_take_long(wire: Wire):
+    """Not by who hands over, who would wait for it, but by the thread that sends."""
+    readers: list[threading.Thread] = []
+
+    def key() -> str:
+        readers.append(threading.current_thread())
+        return DSN
+
+    monitor = Monitor(sentry(wire, key), age=60)
+    for text in ("first", "second"):
+        assert monitor.capture_message(text)
+        assert monitor.log(text)
+        assert monitor.flush()
+    assert len(wire.events) == 2
+    assert readers
+    assert threading.current_thread() not in readers
 
 
 def test_at_the_end_all_that_waits_becomes_jobs(tmp_path: Path):

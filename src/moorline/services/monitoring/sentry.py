@@ -190,9 +190,12 @@ except ZeroDivisionError as error:
         return Dsn.of(self.secret().reveal())
 
     def limited(self, operation: str) -> bool:
-        """Whether Sentry has closed the category: what happens meanwhile it wants dropped, not kept."""
-        gate = self._guard(self.base_url, self.policy).gate
-        return not gate.free and gate.closed_for(_OF_OPERATIONS[operation]) > 0
+        """Whether Sentry has closed the category: what happens meanwhile it wants dropped, not kept. The DSN, which
+        may have to be fetched, is not read for it: until something was sent nothing is known to be closed.
+        """
+        known = self._known_guard
+        gate = None if known is None else known[-1].gate
+        return gate is not None and not gate.free and gate.closed_for(_OF_OPERATIONS[operation]) > 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} without a DSN>" if self.switched_off else super().__repr__()
