@@ -21,7 +21,7 @@ from tests.services.test_sentry import DSN, fail, items_of
 from moorline import Moorline
 from moorline.calls.account import KeySource
 from moorline.calls.guards import Guards
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, SecretUnavailable
 from moorline.policies.policy import Policy
 from moorline.services.batches import encoded
 from moorline.services.monitor import Monitor
@@ -329,6 +329,26 @@ def test_the_credential_is_read_where_it_may_take_long(wire: Wire):
     assert len(wire.events) == 2
     assert readers
     assert threading.current_thread() not in readers
+
+
+class _Broken(Datadog):
+    @property
+    def switched_off(self) -> bool:
+        raise SecretUnavailable("the vault is down")
+
+
+def test_a_service_that_fails_silences_no_other(wire: Wire):
+    """What one raises when it is handed something is counted, and all others get it, once."""
+    monitor = Monitor(_Broken("k" * 32), Sentry("not-a-dsn"), sentry(wire), _Broken("k" * 32), age=60)
+    error = fail()
+    name = monitor.capture_exception(error)
+    assert monitor.capture_exception(error) == name
+    assert monitor.log("anchored")
+    assert monitor.flush()
+    assert [one["event_id"] for one in wire.events] == [name]
+    assert monitor.counts["sentry#2.send_logs"].sent == 1
+    assert monitor.misused == {"SecretUnavailable": 4}
+    assert monitor.counts["sentry.capture"].refused == {"ConfigurationError": 1}
 
 
 def test_at_the_end_all_that_waits_becomes_jobs(tmp_path: Path):

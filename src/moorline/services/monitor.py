@@ -326,18 +326,25 @@ class Monitor:
             raise TypeError(f"expected a Report, Metric, LogLine or Occurrence, not {type(item).__name__}")
         taken = False
         for number, service in enumerate(self.services):
-            if service.switched_off or (apart and not service.reports_apart):
-                continue
-            fitting = service.suited(item)
-            batcher = self._batchers.get((number, service.taken[type(fitting)]))
-            if batcher is None:
-                continue
-            if service.limited(service.taken[type(fitting)]):
-                with self._lock:
-                    self._limited[batcher.name] += 1
-            else:
-                taken = batcher.add(fitting) or taken
+            try:
+                taken = self._hand_to(number, service, item, apart=apart) or taken
+            except Exception as error:  # noqa: BLE001 - one service must not silence the others
+                self._count_wrong(error)
         return taken
+
+    def _hand_to(self, number: int, service: BatchService, item: Item, *, apart: bool) -> bool:
+        if service.switched_off or (apart and not service.reports_apart):
+            return False
+        fitting = service.suited(item)
+        operation = service.taken[type(fitting)]
+        batcher = self._batchers.get((number, operation))
+        if batcher is None:
+            return False
+        if service.limited(operation):
+            with self._lock:
+                self._limited[batcher.name] += 1
+            return False
+        return batcher.add(fitting)
 
     def _metric(self, name: str, value: float, kind: MetricKind, tags: dict[str, str]) -> bool:
         return self._quietly(lambda: self._hand(Metric(name, value, kind, tags, at=self._now())), default=False)
