@@ -148,6 +148,17 @@ def test_a_large_report_is_handed_over_without_its_surroundings(monitor: Monitor
     assert "extra" not in wire.events[0]
 
 
+@pytest.mark.parametrize("name", ["", " ", 7])
+def test_a_tag_without_a_name_is_no_tag(name: Any, monitor: Monitor, wire: Wire):
+    """It is counted when it is set, and takes no report that follows away."""
+    monitor.set_tag("quay", "3")
+    monitor.set_tag(name, "x")
+    assert monitor.misused == {"InvalidRequest": 1}
+    assert monitor.capture_exception(fail())
+    assert monitor.flush()
+    assert wire.events[0]["tags"] == {"quay": "3"}
+
+
 def test_release_and_environment_have_their_usual_names(wire: Wire, monkeypatch: pytest.MonkeyPatch):
     """Those of Sentry's own package."""
     monkeypatch.setenv("SENTRY_RELEASE", "shop@3")

@@ -25,7 +25,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError
 from moorline.policies.checks import check_count
 from moorline.services.batches import FRAME, BatchService, Item, scrubbed, watching
-from moorline.services.limits import refused
+from moorline.services.limits import as_text, refused
 from moorline.services.monitoring.protocol import (
     Crumb,
     Level,
@@ -233,6 +233,8 @@ class Monitor:
         """A tag of the reports that follow in this context."""
 
         def act() -> None:
+            if not as_text("name", name).strip():  # here, not of each report that follows
+                raise refused("name", "must not be empty")
             scope = self._scope.get()
             self._scope.set(replace(scope, tags={**scope.tags, name: str(value)}))
 
