@@ -5,6 +5,8 @@ import gzip
 import json
 import re
 from collections.abc import Callable
+from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from moorline.policies.policy import Policy
 from moorline.sandbox.services.sentry import STAND_IN
 from moorline.sandbox.standin import Emission, Surroundings
 from moorline.services.envelopes import Dsn
-from moorline.services.monitoring.protocol import Crumb, LogLine, Metric, MetricKind, Occurrence, Person, Report
+from moorline.services.monitoring.protocol import Crumb, LogLine, Metric, MetricKind, Occurrence, Person, Report, Value
 from moorline.services.monitoring.sentry import CheckIn, Item, Sentry
 from moorline.services.reports import report
 
@@ -156,6 +158,26 @@ def test_the_rest_arrives(box: Box, run: Run):
     assert held["others"] == [
         {"type": "attachment", "content_type": "application/json", "filename": "hello.txt", "length": 10, "size": 10}
     ]
+
+
+class _Ship(StrEnum):
+    TUG = "tug"
+
+
+class _Depth(float):
+    """A number of another package, such as numpy's."""
+
+
+def test_attributes_of_derived_types(box: Box):
+    """They are the texts and numbers that they derive from, for who weighs them and for who sends them."""
+    given: dict[str, Value] = {"status": HTTPStatus.NOT_FOUND, "ship": _Ship.TUG, "depth": _Depth(1.5)}
+    shipped = box.service(Sentry).ship([LogLine("x", attributes=given), Metric("x", 1, tags={"ship": _Ship.TUG})])
+    assert shipped.result().refused == ()
+    held = box.state("sentry")
+    attributes = held["logs"][0]["attributes"]
+    assert attributes["status"] == {"value": 404, "type": "integer"}
+    assert attributes["ship"] == held["metrics"][0]["attributes"]["ship"] == {"value": "tug", "type": "string"}
+    assert attributes["depth"] == {"value": 1.5, "type": "double"}
 
 
 def test_sent_again_it_is_one_event(box: Box):

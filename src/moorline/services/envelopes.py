@@ -24,7 +24,7 @@ __all__ = ["Dsn", "DsnKey", "event_of", "fitted", "log_of", "metric_of"]
 _WORDS: Final = re.compile(r"[A-Za-z0-9_-]+")
 _SEVERITIES: Final = {"debug": ("debug", 5), "info": ("info", 9), "warning": ("warn", 13), "error": ("error", 17)}
 _KINDS: Final = {MetricKind.COUNT: "counter", MetricKind.GAUGE: "gauge", MetricKind.DISTRIBUTION: "distribution"}
-_TYPES: Final = {bool: "boolean", int: "integer", float: "double", str: "string"}
+_TYPES: Final = ((bool, "boolean"), (int, "integer"), (float, "double"), (str, "string"))  # a bool is an int as well
 _TRACE: Final = uuid.uuid4().hex  # of this process: a log or metric has to belong to one
 _CLIENT: Final = "moorline/0.1"
 
@@ -189,7 +189,11 @@ def metric_of(metric: Metric, clean: Clean = scrubbed) -> dict[str, Any]:
 
 def _attributes(given: Mapping[str, Value], clean: Clean) -> dict[str, Any]:
     """Each with its type; scrubbed before, while the names still stand beside the values."""
-    return {name: {"value": one, "type": _TYPES[type(one)]} for name, one in clean(given).items()}
+    return {name: {"value": one, "type": _type(one)} for name, one in clean(given).items()}
+
+
+def _type(value: Value) -> str:
+    return next(word for kind, word in _TYPES if isinstance(value, kind))
 
 
 def _of(holder: object, *names: str) -> dict[str, Any]:
