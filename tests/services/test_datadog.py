@@ -263,7 +263,7 @@ def test_many_are_divided(box: Box, run: Run):
     assert [type(one.item).__name__ for one in shipped.refused] == ["Metric"]
 
 
-@pytest.mark.parametrize("status", [408, 500, 503])
+@pytest.mark.parametrize("status", [408, 500, 503, 520])
 def test_a_lost_batch_is_sent_again(box: Box, run: Run, status: int):
     """Datadog asks for it: metrics and logs are repeated after an error that passes, events are not."""
     datadog = box.service(Datadog, policy=Policy(retry=Retry(base=0.001)))

@@ -209,7 +209,9 @@ def test_many_are_divided(box: Box, run: Run):
     assert (shipped.accepted, shipped.refused, len(shipped.errors), len(box.seen())) == (8, (), 1, 5)
 
 
-@pytest.mark.parametrize("fault", [{"status": 408}, {"status": 503}, {"kind": "dropped", "processed": False}])
+@pytest.mark.parametrize(
+    "fault", [{"status": 408}, {"status": 503}, {"status": 520}, {"kind": "dropped", "processed": False}]
+)
 def test_it_is_sent_again_with_the_same_id(fault: dict[str, Any], run: Run):
     """After what passes the same payload goes again, under the id that it had."""
     seen: list[str] = []

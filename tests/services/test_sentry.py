@@ -521,7 +521,9 @@ def test_many_are_divided(box: Box, run: Run):
     assert "capture" in str(shipped.refused[1].error)
 
 
-@pytest.mark.parametrize("fault", [{"kind": "status", "status": 503}, {"kind": "dropped"}])
+@pytest.mark.parametrize(
+    "fault", [{"kind": "status", "status": 503}, {"kind": "status", "status": 520}, {"kind": "dropped"}]
+)
 def test_what_failed_is_not_repeated_at_once(box: Box, run: Run, fault: dict[str, Any]):
     """As Sentry asks; the same Call may be sent later, and is one event."""
     sentry = box.service(Sentry)

@@ -17,6 +17,7 @@ from moorline.services.limits import refused
 from moorline.services.monitoring.protocol import LogLine, Metric, Occurrence, Report, Shipped
 
 __all__ = [
+    "FAILED",
     "FRAME",
     "BatchService",
     "Caps",
@@ -34,6 +35,7 @@ __all__ = [
 Item = Report | Metric | LogLine | Occurrence
 Clean = Callable[[Any], Any]
 
+FAILED: Final = frozenset(range(500, 600))  # statuses after which these services want the same again, later
 FRAME: Final = 1024  # bytes that are left for what stands around the items
 _MARGIN: Final = 8  # for the comma, and what masks are longer than what they stand for
 _DEPTH: Final = 14  # of what is scrubbed: variables in a frame in a stack in an exception in an event

@@ -35,7 +35,7 @@ from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
 from moorline.services.answers import flag, items, record, text
-from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
+from moorline.services.batches import FAILED, BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.key_answers import gone
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
@@ -155,6 +155,7 @@ class Datadog(BatchService):
     errors = ErrorMap(  # one service, three shapes
         message="errors.0.detail|errors.0.title|errors.0",
         statuses={403: AuthenticationFailed},  # the usual answer for a bad key
+        retry=FAILED,
     )
     caps: ClassVar[Mapping[str, Caps]] = {
         "capture": Caps(1, 1_000_000, 1_000_000),

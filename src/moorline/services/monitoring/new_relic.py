@@ -27,7 +27,7 @@ from moorline.errors import AuthenticationFailed
 from moorline.events.delivery import Delivers
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.services.answers import optional_text, record
-from moorline.services.batches import BatchService, Caps, Clean, compressed, recent, scrubbed
+from moorline.services.batches import FAILED, BatchService, Caps, Clean, compressed, recent, scrubbed
 from moorline.services.limits import at_most, refused
 from moorline.services.monitoring.protocol import (
     Alarm,
@@ -99,7 +99,7 @@ class NewRelic(BatchService):
     account_id = Parameter("NEW_RELIC_ACCOUNT_ID", default="", like="[0-9]*")
     limits = RateLimitHeaders(apart=True, silent=60)  # events say no time: the limit is that of a minute
     errors = ErrorMap(  # what their bodies say is unconfirmed
-        message="error.message|error|message", statuses={403: AuthenticationFailed}
+        message="error.message|error|message", statuses={403: AuthenticationFailed}, retry=FAILED
     )
     caps: ClassVar[Mapping[str, Caps]] = {  # bytes as they are sent; the numbers of items are ours
         "capture": Caps(1, _MB, _MB),

@@ -24,7 +24,7 @@ from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.policies.policy import Policy
 from moorline.secrets.locker import secrets
 from moorline.services.answers import moment, optional_text, record, text
-from moorline.services.batches import BatchService, Caps, Clean, compressed, encoded, scrubbed
+from moorline.services.batches import FAILED, BatchService, Caps, Clean, compressed, encoded, scrubbed
 from moorline.services.envelopes import Dsn, DsnKey, event_of, fitted, log_of, metric_of
 from moorline.services.limits import as_text, at_most, refused
 from moorline.services.monitoring.protocol import (
@@ -140,6 +140,7 @@ class Sentry(BatchService):
     errors = ErrorMap(
         message="causes.0|detail",
         statuses={403: AuthenticationFailed},  # no key, an unknown one, or two that disagree
+        retry=FAILED,
     )
     default_policy = Policy(retry=None)
     reports_apart = True
