@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,18 @@ def test_it_is_sent_again_with_the_same_id(fault: dict[str, Any], run: Run):
     assert run(NewRelic(KEY, wire=httpx2.MockTransport(wire), guards=Guards(), policy=policy).send_logs(LINES))
     assert len(seen) == 2
     assert len(set(seen)) == 1
+
+
+def test_a_payload_has_its_id_in_whichever_call():
+    """What a batcher sends again is another Call with the same id; what was divided, or is another, has another."""
+
+    def id_of(lines: list[LogLine]) -> str:
+        return str(recorded(lambda s: s.send_logs(lines)).headers["x-request-id"])
+
+    ids = [id_of(lines) for lines in (LINES, LINES, LINES[:1], LINES[1:])]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 3
+    assert all(uuid.UUID(one).version == 4 for one in ids)
 
 
 def test_a_limit_without_a_time(box: Box, run: Run):

@@ -1,12 +1,13 @@
 """New Relic: metrics, lines of logs, events, and the notifications of its alert workflows.
 
 Facts: services/monitoring/new_relic.md; contract: new_relic.schema.json (derived from the documentation). What is sent
-and not answered is sent again with the same ``x-request-id``, as newrelic-telemetry-sdk-specs want it; that New Relic
-then counts it once is not promised.
+and not answered is sent again with the same ``x-request-id``, as newrelic-telemetry-sdk-specs want it, by whichever
+Call; that New Relic then counts it once is not promised.
 """
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -196,7 +197,7 @@ print(NewRelic().send_logs([LogLine("moored", "info", {"quay": 3})]).result().id
         headers = {
             "Content-Type": "application/json",
             "Content-Encoding": "gzip",
-            "x-request-id": str(uuid.uuid4()),
+            "x-request-id": _id_of(body),
         }
         content = compressed(body)
         at_most("batch", content, _MB, "bytes, compressed")
@@ -233,6 +234,11 @@ print(NewRelic().send_logs([LogLine("moored", "info", {"quay": 3})]).result().id
             attributes |= {"trace.id": item.trace} if item.trace else {}
             return {"timestamp": _ms(item.at), "message": clean(item.message), "attributes": attributes}
         return {**clean(_told(item)), "eventType": item.kind, "timestamp": _ms(item.at)}
+
+
+def _id_of(payload: bytes) -> str:
+    """The same in whichever Call it goes: one of a batcher's, or of a job's. What is divided has others."""
+    return str(uuid.UUID(bytes=hashlib.sha256(payload).digest()[:16], version=4))
 
 
 _METRICS: Final = (b'[{"metrics":[', b"]}]")
