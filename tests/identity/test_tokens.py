@@ -202,6 +202,13 @@ def test_the_key_is_the_one_that_is_named():
         {"e": None},
         {"kid": 5},
         {"kty": None},
+        {"kty": ["RSA"]},
+        {"alg": ["RS256"]},
+        {"alg": {}},
+        {"use": ["sig"]},
+        {"key_ops": {"verify": True}},
+        {"key_ops": [["verify"]]},
+        {"kid": ["first"]},
     ],
 )
 def test_a_key_is_used_for_what_it_is_made_for(changed: dict[str, Any]):

@@ -159,16 +159,17 @@ def _joserfc() -> Any:
 
 def _of_jwk(one: Any, *, symmetric: bool) -> Key | None:
     """The key, or None for one that does not verify signatures of ours."""
-    if not isinstance(one, Mapping) or one.get("kty") not in _PUBLIC or (one["kty"] == "oct" and not symmetric):
+    kind = one.get("kty") if isinstance(one, Mapping) else None
+    if not isinstance(kind, str) or kind not in _PUBLIC or (kind == "oct" and not symmetric):
         return None
     operations = one.get("key_ops", ["verify"])
     if one.get("use", "sig") != "sig" or not isinstance(operations, Sequence) or "verify" not in operations:
         return None
-    fields = {"kty": one["kty"], **{name: one.get(name) for name in _PUBLIC[one["kty"]]}}
+    fields = {"kty": kind, **{name: one.get(name) for name in _PUBLIC[kind]}}
     if not all(isinstance(value, str) for value in fields.values()):
         return None
     key_id = one.get("kid")
-    algorithms = _algorithms(fields["kty"], fields.get("crv"), one.get("alg"))
+    algorithms = _algorithms(kind, fields.get("crv"), one.get("alg"))
     if not algorithms or not (key_id is None or isinstance(key_id, str)):
         return None
     native = _imported(fields)
@@ -185,7 +186,7 @@ def _algorithms(kind: str, curve: str | None, told: object) -> frozenset[str]:
         possible = SYMMETRIC
     else:
         possible = frozenset(name for name, one in _CURVES.items() if one == curve)
-    return possible if told is None else possible & {told}
+    return possible if told is None else frozenset(name for name in possible if name == told)
 
 
 def _imported(fields: Mapping[str, str]) -> Any:
