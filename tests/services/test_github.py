@@ -266,6 +266,39 @@ def test_limits_are_checked_before_sending(make: Callable[[GitHub], Any], field:
     assert recorder.requests == []
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://evil.example/x?page=2",
+        "http://api.github.com/x",
+        "https://[",
+        "https://api.github.com/a b",
+        "//x.example",
+    ],
+)
+def test_a_page_that_leads_elsewhere(address: str):
+    """Only an address of GitHub's own is followed; another is a fault of the answer."""
+    recorder = Recorder(200, b"[]", {"Link": f'<{address}>; rel="next"'})
+    with pytest.raises(errors.BadAnswer, match="next page"):
+        list(recorder.service(GitHub).list_issues("quay", "hello"))
+    assert len(recorder.requests) == 1
+
+
+def test_a_page_at_the_same_place():
+    """However its address is written."""
+    seen: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(str(request.url))
+        following = {} if len(seen) > 1 else {"Link": '<https://git.corp.example/api/v3/x?page=2>; rel="next"'}
+        return httpx2.Response(200, json=[], headers=following)
+
+    base = "https://Git.corp.example:443/api/v3"
+    github = GitHub("ghp_1", base_url=base, wire=httpx2.MockTransport(answer), guards=Guards())
+    assert list(github.list_issues("quay", "hello")) == []
+    assert seen[1:] == ["https://git.corp.example/api/v3/x?page=2"]
+
+
 def test_repositories_of_user_and_organisation(box: Box):
     """Listings follow Link headers to the end."""
     github = box.service(GitHub)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from moorline.calls.dialects import LimitFields
 from moorline.calls.service import (
@@ -72,6 +72,11 @@ class _OfInstallation:
             return Token(made.token, ends - now)
 
         return Request(github.base_url + path, json={}, headers={**GitHubAccount.default_headers, **proof}, read=found)
+
+
+def _authority(url: SplitResult) -> str:
+    """Host and port as one and the same is written in one way, and whom it names as a user."""
+    return url.netloc.lower().removesuffix(":443" if url.scheme == "https" else ":80")
 
 
 def _revocation(client: Client, tokens: Tokens) -> Revocation:
@@ -162,13 +167,18 @@ class GitHubAccount(TokenService):
         return super().authorized(key, method, url, headers, body)
 
     def is_own(self, url: str) -> bool:
-        """Where the files of releases go: to ``uploads.`` in place of ``api.``, or, on Enterprise Server, to the same
-        host.
+        """Where further pages are, and where the files of releases go: to ``uploads.`` in place of ``api.``, or, on
+        Enterprise Server, to the same host.
         """
-        base, there = urlsplit(self.base_url), urlsplit(url)
-        host = base.netloc
+        if " " in url or not url.isprintable():
+            return False
+        try:
+            base, there = urlsplit(self.base_url), urlsplit(url)
+        except ValueError:
+            return False
+        host = _authority(base)
         known = {host, f"uploads.{host.removeprefix('api.')}"} if host.startswith("api.") else {host}
-        return there.scheme == base.scheme and there.netloc in known
+        return there.scheme == base.scheme and _authority(there) in known
 
     def app(self) -> str:
         """The app that this is, or nothing where a token acts."""

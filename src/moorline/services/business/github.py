@@ -477,6 +477,8 @@ print(github.close_issue("quay", "hello", issue.number).result().state)
             rows = exchange.data if name is None else record(exchange.data).get(name)
             found = tuple(one(each) for each in items(rows, name or "the answer"))
             following = exchange.link("next")  # followed as it is: some endpoints page by cursor
+            if following is not None and not self.is_own(following):
+                raise BadAnswer("the next page is at an address that is none of GitHub's")
             return Page(found, None if following is None else self.get(following, parse=parse))
 
         return self.get(path, query={"per_page": size, **query}, parse=parse)
