@@ -311,8 +311,8 @@ async def test_a_swapped_service(bent: Moorline):
 
 
 async def test_nothing_that_a_service_says_is_taken_for_html(bent: Moorline, provider: Provider):
-    """Names of accounts, scopes and reasons are text on the page; nothing runs there, and it can only be sent here and
-    to the services.
+    """Names of accounts, scopes and reasons are text on the page; nothing runs there. Its forms are sent here, from
+    where a service leads on to hosts that nobody can list, which browsers hold against the policy: any by https.
     """
     provider.answer = lambda _: {"scope": 'a <script>alert(1)</script> "onload="x'}
     await answered(bent)
@@ -321,7 +321,7 @@ async def test_nothing_that_a_service_says_is_taken_for_html(bent: Moorline, pro
     assert re.search(r"<script|<b>|onload=\"", page.text) is None
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "form-action 'self' https://app.hubspot.com https://other.example;" in policy
+    assert "form-action 'self' https:;" in policy
     assert (page.headers["cache-control"], page.headers["referrer-policy"]) == ("no-store", "no-referrer")
     assert "script" not in policy
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
+from tests.calls.tls_server import tls_server
 from tests.databases import migrated_sqlite
 from tests.identity.hub import DEALS, READ, RING
 from tests.serving import chromium, served
 
 from moorline import Moorline
 from moorline.calls.guards import Guards
+from moorline.calls.service import BearerKey, Endpoints, Service
 from moorline.identity import Google
+from moorline.identity.oauth import OAuth
 from moorline.sandbox import server
 from moorline.services import HubSpot
 
@@ -71,3 +78,33 @@ async def test_a_user_connects_and_disconnects_an_account(site: str):
         assert "Not connected." in await page.inner_text("body")
         assert complaints == []
         await context.close()
+
+
+async def test_a_service_leads_on_to_another_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The consent page may be elsewhere: at the sign-in of the user's company, at a regional host. The browser goes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOORLINE_TAP", "false")
+    monkeypatch.setenv("LEADING_CLIENT_ID", "the-client")
+    with tls_server(tmp_path, "company.example") as (port, _):
+        company = f"https://company.example:{port}/consent"
+        places = Starlette(routes=[Route("/authorize", lambda _: RedirectResponse(company))])
+        with served(places) as service:
+
+            class Leading(Service):
+                name, category = "leading", "tests"
+                endpoints = Endpoints(service)
+                credentials = BearerKey(env="LEADING_KEY")
+                oauth = OAuth(authorize=f"{service}/authorize", token="/token", account="login", authentication="none")
+
+            app = Moorline(migrated_sqlite(tmp_path / "shop.db"))
+            app.service(Leading, guards=Guards())
+            app.connect(Leading, keys=RING, owner=lambda scope: "u_1")
+            with served(app) as url:
+                async with chromium() as browser:
+                    context = await browser.new_context(java_script_enabled=False, ignore_https_errors=True)
+                    context.set_default_timeout(30_000)
+                    page = await context.new_page()
+                    await page.goto(f"{url}/auth/connections")
+                    await page.get_by_role("button", name="Connect").click()
+                    await page.wait_for_url(company)
+                    await context.close()

@@ -50,14 +50,16 @@ class Offer:
 
 
 def policy(addresses: Iterable[str]) -> str:
-    """The Content-Security-Policy: our own style, forms that go here and from here on to *addresses* (browsers look at
-    the redirect that follows a form as well).
+    """The Content-Security-Policy: our own style, forms that go here, and from here on to *addresses*.
+
+    Browsers hold each redirect that follows a form against it as well. Where a service leads on nobody can list, its
+    regional hosts or the sign-in of the user's company; so it is any host by https, and by http the one of an address.
     """
     digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     parts = [urlsplit(address) for address in addresses]
-    origins = " ".join(sorted({f"{one.scheme}://{one.netloc}" for one in parts}))
+    onward = " ".join(["https:", *sorted({f"http://{one.netloc}" for one in parts if one.scheme == "http"})])
     return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self' {origins}; frame-ancestors 'none'; "
+        f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self' {onward}; frame-ancestors 'none'; "
         "base-uri 'none'"
     )
 
