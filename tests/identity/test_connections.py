@@ -216,6 +216,43 @@ async def test_an_account_is_disconnected(app: Moorline, owner: Owner, hub_sandb
     assert [one.action for one in events] == ["disconnected", "connected"]
 
 
+@pytest.mark.parametrize("told", ["never", "later"])
+async def test_a_token_at_hand_is_of_no_use_after_it_was_disconnected(
+    app: Moorline, owner: Owner, hub_sandbox: str, monkeypatch: pytest.MonkeyPatch, told: str
+):
+    """HubSpot would still take it, as another owner has connected the account, or as it could not be told: no call is
+    made, whoever holds the token and by which name, in both colours, and not while the database is down either.
+    """
+    await owner.connect()
+    if told == "never":
+        await Owner(app, "u_2").connect()
+    else:
+        fault = {"service": "hubspot", "kind": "status", "path": "/oauth/2026-03/token/revoke", "status": 503}
+        httpx2.post(f"{hub_sandbox}/_sandbox/faults", json={**fault, "count": 50}, trust_env=False).raise_for_status()
+    held = [app.connections.get("u_1", HubSpot, account=account) for account in (None, "62515")]
+    for hubspot in held:
+        await hubspot.request("GET", "/crm/v3/objects/contacts")
+    asked = seen(hub_sandbox, "/crm/v3/objects/contacts")
+    assert (await app.connections.revoke("u_1", HubSpot)).told == told
+
+    async def away(*_: Any) -> Any:
+        raise errors.StoreUnavailable("it is down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(app.store, "read", away)
+        with pytest.raises(errors.StoreUnavailable):
+            await held[0].request("GET", "/crm/v3/objects/contacts")
+    for hubspot in held:
+        call = hubspot.request("GET", "/crm/v3/objects/contacts")
+        with pytest.raises(errors.ConnectionNotFound):
+            await call
+        with pytest.raises(errors.ConnectionNotFound):
+            await asyncio.to_thread(call.result)
+    assert seen(hub_sandbox, "/crm/v3/objects/contacts") == asked
+    if told == "never":
+        assert (await contact(app, "u_2"))["results"] == []
+
+
 async def test_what_cannot_be_revoked_now_is_revoked_later(
     app: Moorline, owner: Owner, hub_sandbox: str, hub_clock: ManualClock
 ):

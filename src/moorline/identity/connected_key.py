@@ -51,10 +51,11 @@ class OwnedToken:
 
     @property
     def fresh(self) -> FreshToken:
-        """The token. Raises ConnectionNotFound before it was found."""
-        if self._fresh is None:
-            raise ConnectionNotFound(f"the connection of {self._owner!r} was not looked for yet")
-        return self._fresh
+        """The token. Raises ConnectionNotFound before it was found, and once it was forgotten."""
+        fresh = self._fresh  # other threads may forget it
+        if fresh is None:
+            raise ConnectionNotFound(f"the connection of {self._owner!r} was not looked for yet, or has gone since")
+        return fresh
 
     @property
     def known(self) -> Connection | None:
@@ -64,6 +65,10 @@ class OwnedToken:
     def look_again(self) -> None:
         """Look at the next call, however lately it was done."""
         self._looked = -_LOOK_AGAIN
+
+    def forget(self) -> None:
+        """It may have gone: use no token before it was found again, not even while the database is down."""
+        self._fresh = self._known = None
 
     def ready(self) -> None:
         """See to it that the token is good for a call that is made now. Raises as ``FreshToken`` does."""
@@ -114,14 +119,15 @@ class OwnedToken:
         try:
             row = chosen(found, self._owner, name)
         except ConnectionNotFound as error:
-            self._fresh = self._known = None
+            self.forget()
             error.connect = self._link(self._account)
             raise
         known, self._known = self._known, row
-        if known is None or self._fresh is None or known.id != row.id:
+        fresh = self._fresh
+        if known is None or fresh is None or known.id != row.id:
             self._fresh = self._made(row)
         elif known.version != row.version:
-            self._fresh.outdated()
+            fresh.outdated()
         self._looked = self._clock.monotonic()
 
     def _made(self, row: Connection) -> FreshToken:

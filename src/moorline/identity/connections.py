@@ -192,7 +192,8 @@ class Connections:
 
     async def revoke(self, owner: str, service: type[Service] | str, *, account: str | None = None) -> Revoked:
         """Take the connection back: the service is told (RFC 7009), then the tokens are deleted. A service that cannot
-        be told now is told later, by a worker; no call is made with the token any more in any case.
+        be told now is told later, by a worker. In any case this process makes no call with the token any more; others
+        notice within 30 s.
 
         Raises ConnectionNotFound.
         """
@@ -225,11 +226,23 @@ class Connections:
                 if row.state == "revoking":
                     return Revoked(row, "later")
                 left = yield from self.vault.leaving(row, f"it could not be told: {_plain(error)}")
-                return None if left is None else Revoked(left, "later")
+                if left is None:
+                    return None
+                self._forget(row)
+                return Revoked(left, "later")
         if not (yield from self.vault.gone(row)):
             return None
+        self._forget(row)
         log.info("connection_revoked", connection=row.id, service=row.service, told=call is not None)
         return Revoked(row, "never" if call is None else "now")
+
+    def _forget(self, row: Connection) -> None:
+        """Whoever has a token of that owner and service at hand looks anew before the next call."""
+        with self._lock:
+            known = self._tokens.items()
+        for (owner, service, _account), token in known:
+            if (owner, service) == (row.owner, row.service):
+                token.forget()
 
     def _shared(self, row: Connection) -> Steps[bool]:
         """Whether somebody else uses the same account."""
