@@ -106,6 +106,32 @@ class TestAdmission:
         assert (one.budget is again.budget, one.budget is other.budget) == (True, False)
         assert (one.breaker, one.gate, one.bulkhead) == (other.breaker, other.gate, other.bulkhead)
 
+    def test_accounts_have_limits_each(self):
+        """Several accounts at one service, which counts each by itself: only the rate gate is an account's own. Whose
+        limits are known, or whose calls wait, operators see, of many accounts the busiest; with a bound, like tenants.
+        """
+        guards, policy = Guards(ManualClock()), Policy(bulkhead=Bulkhead(1))
+        service, one, other, again = (guards.guard("ledger", policy, account=each) for each in ("", "a", "b", "a"))
+        assert again.gate is one.gate
+        assert len({id(each.gate) for each in (service, one, other)}) == 3
+        for part in ("breaker", "budget", "admission", "bulkhead"):
+            assert getattr(service, part) is getattr(one, part) is getattr(other, part)
+        one.gate.close(60.0)
+        told: list[story.Step] = []
+        stop = story.watch(told.append)
+        assert (one.gate.take(1.0).ok, other.gate.take(1.0).ok, service.gate.take(1.0).ok) == (False, True, True)
+        stop()
+        assert [(step.service, step.reason) for step in told] == [("ledger", "the service asked to wait, for a")]
+        found = guards.snapshot()["ledger"]
+        assert (found["rate_gate"]["limits"], list(found["rate_gates"])) == ((), ["a"])
+        assert found["rate_gates"]["a"]["limits"] == ("the service asked to wait, 60 s more",)
+        held = [guards.guard("ledger", policy, account=f"{number:02}").gate for number in range(30)]
+        for gate in held:
+            gate.close(60.0)
+        waits = held[-1].take(100.0)
+        shown = list(guards.snapshot()["ledger"]["rate_gates"])
+        assert (waits.state, shown[:2], len(shown)) == ("waiting", ["29", "00"], 20)
+
     def test_idle_tenants_are_forgotten(self, monkeypatch):
         """The number of tenants that are remembered has a bound; those that called last stay."""
         monkeypatch.setattr("moorline.calls.guards._MOST", 3)

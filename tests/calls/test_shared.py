@@ -137,6 +137,17 @@ class TestLimits:
         assert all(error.outcome == "not_sent" and error.retry_at for error in refusals)
         assert any("for all processes" in str(error) for error in refusals)
 
+    def test_a_guard_that_was_there_before_shares_those_of_its_account(self, redis_server):
+        """Whoever looked an account's limits up before they were shared, and after it, means the same."""
+        guards, policy = Guards(), Policy()
+        before = [guards.guard("ledger", policy, account=name) for name in ("", "a", "b")]
+        store = SharedStore(redis_server.url)
+        guards.share(store)
+        after = [guards.guard("ledger", policy, account=name) for name in ("", "a", "b")]
+        assert [one.shared for one in before] == [one.shared for one in after]
+        assert len({id(one.shared) for one in after}) == 3
+        store.close()
+
     def test_the_retry_budget_is_one_for_all(self, pair):
         """Twenty at once, however many processes want them; one more comes each second."""
         before = time.monotonic()

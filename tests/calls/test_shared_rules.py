@@ -193,6 +193,12 @@ class TestWindows:
         clock.advance(0.2)
         assert self.passed(shared, 60) == 40
 
+    def test_accounts_are_counted_apart(self, shared):
+        """What one account at a service has used up is nothing of another's, nor of the service's own key."""
+        one, other = (SharedGuard(shared.store, "limited", None, Terms(), (), None, account=name) for name in "ab")
+        self.heard(one, 0, 1.5)
+        assert [self.passed(each, 5) for each in (one, other, shared)] == [0, 5, 5]
+
     @pytest.mark.parametrize("new_first", [True, False])
     def test_an_answer_of_the_window_before(self, shared, clock, new_first):
         """One that comes after the reset, be it after an answer of the new window, does not bring a second reset."""

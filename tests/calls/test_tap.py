@@ -120,6 +120,17 @@ def test_status_for_people_and_programs(opened):
     assert service.name in answers[0]["services"]
 
 
+def test_status_of_accounts(opened):
+    """Accounts whose limits hold calls up stand beside those of the service's own key."""
+    guards = Guards()
+    kept = [guards.guard("hailed", Policy(), account=account) for account in ("", "'u_1'", "'u_2'")]
+    kept[1].gate.close(60.0)
+    answers = json.loads(RUN.invoke(cli, ["calls", "status", "--json"]).stdout)
+    assert list(answers[0]["services"]["hailed"]["rate_gates"]) == ["'u_1'"]
+    shown = " ".join(RUN.invoke(cli, ["calls", "status"], env={"COLUMNS": "1000"}).stdout.split())
+    assert "free; 'u_1': the service asked to wait" in shown
+
+
 def test_nonsense_gets_no_answer(opened):
     """What is no question is closed without an answer, and the tap goes on."""
     questions: tuple[object, ...] = ("", [], {"want": "secrets"}, {})

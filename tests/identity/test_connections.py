@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from tests.databases import migrated_sqlite
+from tests.identity.conftest import granted
 from tests.identity.hub import DEALS, HOME, READ, RING, WRITE, Owner, contact, grants, of, query, seen
 
 from moorline import Moorline, errors
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
+from moorline.policies.breaker import Breaker
+from moorline.policies.policy import Policy
 from moorline.services import HubSpot
 
 
@@ -214,6 +220,53 @@ async def test_an_account_is_disconnected(app: Moorline, owner: Owner, hub_sandb
         await contact(app)
     events = await app.events(service="moorline")
     assert [one.action for one in events] == ["disconnected", "connected"]
+
+
+@pytest.mark.parametrize("said", ["429", "remaining"])
+async def test_the_limits_of_an_account_hold_up_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_clock: ManualClock, said: str
+):
+    """HubSpot counts the calls of each account by itself: what one owner's may not have now, another's may, and the
+    application's own key. The breaker is one for all.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MOORLINE_TAP", "false")
+    for name in ("CLIENT_ID", "CLIENT_SECRET", "ACCESS_TOKEN"):
+        monkeypatch.setenv(f"HUBSPOT_{name}", "the-application")
+    limits = {"remaining": "0", "max": "110", "interval-milliseconds": "60000"}
+    spent = 429, {"retry-after": "60"}
+    if said == "remaining":
+        spent = 200, {f"x-hubspot-ratelimit-{name}": value for name, value in limits.items()}
+    sent: list[str] = []
+    down = False
+
+    def hubspot(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.headers["authorization"])
+        status, headers = spent if "0001" in sent[-1] else (500 if down else 200, {})
+        return httpx2.Response(status, headers=headers, json={"results": []})
+
+    policy = Policy(retry=None, deadline=5.0, breaker=Breaker(failures=1))
+    async with Moorline(migrated_sqlite(tmp_path / "limits.db"), clock=hub_clock) as app:
+        wire = httpx2.MockTransport(hubspot)
+        service = app.service(HubSpot, guards=Guards(clock=hub_clock), wire=wire, policy=policy)
+        app.connect(HubSpot, keys=RING)
+        for number in (1, 2):
+            await app.connections.vault.keep(f"u_{number}", "hubspot", granted(number), account=f"portal{number}")
+        with contextlib.suppress(errors.RateLimited):
+            await contact(app)
+        for held in (contact(app), contact(app)):
+            with pytest.raises(errors.RateLimited, match="not sent"):
+                await held
+        assert len(sent) == 1
+        own = service.request("GET", "/crm/v3/objects/contacts")
+        for free in (contact(app, "u_2"), own):
+            assert (await free)["results"] == []
+            assert (await asyncio.to_thread(free.result))["results"] == []
+        down = True
+        with pytest.raises(errors.ServiceUnavailable):
+            await contact(app, "u_2")
+        with pytest.raises(errors.CircuitOpen):
+            await own
 
 
 @pytest.mark.parametrize("told", ["never", "later"])

@@ -19,7 +19,7 @@ from moorline.errors import ConfigurationError
 from moorline.policies.admission import Admission
 from moorline.policies.breaker import Breaker, BreakerState, State, Terms
 from moorline.policies.bulkhead import Bulkhead, BulkheadState
-from moorline.policies.gate import Gate
+from moorline.policies.gate import Gate, GateView
 from moorline.policies.policy import Policy
 from moorline.policies.rate import RateLimit
 from moorline.policies.retry import RetryBudget
@@ -34,6 +34,7 @@ C = TypeVar("C")
 T = TypeVar("T")
 _log: Final = telemetry.logger("calls")
 _MOST: Final = 10_000  # of each part: names and tenants may come from users
+_MOST_SHOWN: Final = 20  # accounts of a service, those of which most calls wait
 _VARIABLE: Final = "MOORLINE_SHARED_URL"
 _SLOW: Final = 0.8  # of the attempt timeout: a call that took as long nearly failed
 _MARGIN: Final = 1.0  # seconds by which a probe's lease is longer than its attempt can last
@@ -81,10 +82,10 @@ class Guards:
         self.clock = clock
         self.store: SharedStore | None = None
         self._from_environment = False
-        self._unlinked: weakref.WeakKeyDictionary[Guard, tuple[str, Policy]] = weakref.WeakKeyDictionary()
-        self._shared: Known[tuple[str, str, Policy], SharedGuard] = Known(_MOST)
+        self._unlinked: weakref.WeakKeyDictionary[Guard, tuple[str, Policy, str]] = weakref.WeakKeyDictionary()
+        self._shared: Known[tuple[str, str, str, Policy], SharedGuard] = Known(_MOST)
         self._lock = threading.Lock()
-        self._gates: Known[tuple[str, tuple[RateLimit, ...], bool], Gate] = Known(_MOST)
+        self._gates: Known[tuple[str, str, tuple[RateLimit, ...], bool], Gate] = Known(_MOST)
         self._breakers: Known[tuple[str, Breaker], BreakerState] = Known(_MOST)
         self._admissions: Known[tuple[str, str, int], Admission] = Known(_MOST)
         self._bulkheads: Known[tuple[str, Bulkhead], BulkheadState] = Known(_MOST)
@@ -94,21 +95,22 @@ class Guards:
             self.share(shared)
         _all.add(self)
 
-    def guard(self, name: str, policy: Policy, tenant: str = "", *, apart: bool = False) -> Guard:
+    def guard(self, name: str, policy: Policy, tenant: str = "", *, account: str = "", apart: bool = False) -> Guard:
         """The shared state of *name*, as far as *policy* uses it; made on first use.
 
         Retry budget and admission cap are kept for each *tenant*, so that one customer's outage or burst takes nothing
-        from another's; breaker and limits are the service's and common to all. *apart* tells that each operation of
-        the service has a rate limit of its own.
+        from another's; breaker and limits are the service's and common to all. Where calls are made for one of several
+        accounts at the service, the limits are that *account*'s, and common to its calls alone: services count each
+        account by itself. *apart* tells that each operation of the service has a rate limit of its own.
         """
         if self._from_environment:
             self._look_around()
         now, rates = self.clock.monotonic, policy.rates
         budget = policy.retry.budget if policy.retry else None
-        told = partial(_told, "rate gate", name, self.clock)
+        told = partial(_gate_changed, name, account, self.clock)
         with self._lock:
             guard = Guard(
-                self._gates.of((name, rates, apart), lambda: Gate(now, rates, apart=apart, on_change=told)),
+                self._gates.of((name, account, rates, apart), lambda: Gate(now, rates, apart=apart, on_change=told)),
                 _part(self._breakers, policy.breaker, (name, policy.breaker), partial(self._breaker, name)),
                 _terms(policy),
                 _part(self._bulkheads, policy.bulkhead, (name, policy.bulkhead), BulkheadState),
@@ -116,9 +118,9 @@ class Guards:
                 _part(self._admissions, policy.admission, (name, tenant, policy.admission), Admission),
             )
             if self.store is not None:
-                self._link(guard, name, policy, tenant)
+                self._link(guard, name, policy, tenant, account)
             elif not tenant:
-                self._unlinked[guard] = name, policy
+                self._unlinked[guard] = name, policy, account
             return guard
 
     def share(self, store: str | SharedStore) -> None:
@@ -136,8 +138,8 @@ class Guards:
                 raise ConfigurationError(f"state is shared at {self.store.where} already, so not at {made.where}")
             if self.store is None:
                 self.store = made
-                for guard, (name, policy) in list(self._unlinked.items()):
-                    self._link(guard, name, policy, "")
+                for guard, (name, policy, account) in list(self._unlinked.items()):
+                    self._link(guard, name, policy, "", account)
                 self._unlinked.clear()
 
     def _look_around(self) -> None:
@@ -147,7 +149,7 @@ class Guards:
         if url and self.store is None:
             self.share(url)
 
-    def _link(self, guard: Guard, name: str, policy: Policy, tenant: str) -> None:
+    def _link(self, guard: Guard, name: str, policy: Policy, tenant: str, account: str) -> None:
         from moorline.calls.shared_guard import SharedGuard
 
         store = self.store
@@ -155,9 +157,9 @@ class Guards:
 
         def make() -> SharedGuard:
             budget = policy.retry.budget if policy.retry else None
-            return SharedGuard(store, name, policy.breaker, guard.terms, policy.rates, budget, tenant)
+            return SharedGuard(store, name, policy.breaker, guard.terms, policy.rates, budget, tenant, account)
 
-        guard.shared = self._shared.of((name, tenant, policy), make)
+        guard.shared = self._shared.of((name, tenant, account, policy), make)
 
     def passed_on(self, name: str, to: str) -> None:
         """Count that a call of *name* went to another service, since it could not do it itself."""
@@ -173,14 +175,15 @@ class Guards:
             return found
 
     def snapshot(self) -> dict[str, dict[str, Any]]:
-        """All parts by name, as JSON, for operators."""
+        """All parts by name, as JSON, for operators. Of accounts those whose limits are known, or that wait."""
         with self._lock:
             found: dict[str, dict[str, Any]] = {}
             for (name, _config), breaker in self._breakers.items():
                 found.setdefault(name, {})["breaker"] = breaker.state
                 found[name]["breaker_reason"] = breaker.reason
-            for (name, _rates, _apart), gate in self._gates.items():
-                found.setdefault(name, {})["rate_gate"] = asdict(gate.snapshot())
+            gates = [(name, account, gate.snapshot()) for (name, account, *_), gate in self._gates.items()]
+            for name, account, view in sorted(gates, key=lambda one: (-one[2].waiting, one[1])):
+                _show_gate(found.setdefault(name, {}), account, view)
             for (name, _limit), bulkhead in self._bulkheads.items():
                 taken = {"limit": bulkhead.config.limit, "busy": bulkhead.busy, "waiting": bulkhead.waiting}
                 found.setdefault(name, {})["bulkhead"] = taken
@@ -197,6 +200,15 @@ class Guards:
 
     def _breaker(self, name: str, config: Breaker) -> BreakerState:
         return BreakerState(config, self.clock.monotonic, on_change=partial(_changed, name, self.clock))
+
+
+def _show_gate(parts: dict[str, Any], account: str, view: GateView) -> None:
+    if not account:
+        parts.setdefault("rate_gate", asdict(view))
+    elif view.waiting or view.limits:
+        shown = parts.setdefault("rate_gates", {})
+        if len(shown) < _MOST_SHOWN:
+            shown[account] = asdict(view)
 
 
 def _terms(policy: Policy) -> Terms:
@@ -221,6 +233,10 @@ def _changed(name: str, clock: Clock, before: State, after: State, reason: str =
     write = _log.warning if after == "open" else _log.info
     write("breaker_changed", service=name, before=before, after=after, reason=reason)
     _told("breaker", name, clock, before, after, reason)
+
+
+def _gate_changed(name: str, account: str, clock: Clock, before: str, after: str, reason: str) -> None:
+    _told("rate gate", name, clock, before, after, f"{reason}, for {account}" if account else reason)
 
 
 def _told(part: story.Part, name: str, clock: Clock, before: str, after: str, reason: str) -> None:

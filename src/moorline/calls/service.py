@@ -109,6 +109,10 @@ class Service(Account):
     lacks: ClassVar[Mapping[str, str]] = {}
 
     queue: DurableQueue | None = None
+    limited_as: str = ""
+    """Which of several accounts at the service this object is for, whose limits its calls count against: a name that
+    operators see. Empty where there is one alone, that of the key.
+    """
 
     def __init__(
         self,
@@ -388,13 +392,18 @@ class Service(Account):
     def _guard(self, base: str, policy: Policy, tenant: str | None = None) -> Guard:
         """The shared state, looked up once for the usual case: the same address and policy as before."""
         if tenant is not None:
-            return self.guards.guard(self._guard_name(base), policy, tenant, apart=self.limits.apart)
+            return self._guard_of(base, policy, tenant)
         known = self._known_guard
         if known is not None and known[0] == base and known[1] is policy and known[2] is self.guards:
             return known[3]
-        guard = self.guards.guard(self._guard_name(base), policy, apart=self.limits.apart)
+        guard = self._guard_of(base, policy)
         self._known_guard = (base, policy, self.guards, guard)
         return guard
+
+    def _guard_of(self, base: str, policy: Policy, tenant: str = "") -> Guard:
+        return self.guards.guard(
+            self._guard_name(base), policy, tenant, account=self.limited_as, apart=self.limits.apart
+        )
 
     def _guard_name(self, base: str) -> str:
         """Other addresses of a service fail by themselves: a sandbox that is down must not stop the real one."""

@@ -56,7 +56,7 @@ class SharedGuard:
     """The shared side of a ``Guard``: the names of its parts in the store, and the rules that hold for them.
 
     Processes whose rules differ share nothing of that part, so that a change of configuration that is being rolled out
-    confuses nobody. Of a tenant only a digest is stored.
+    confuses nobody. Of a tenant or an account only a digest is stored.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class SharedGuard:
         rates: Iterable[RateLimit],
         budget: float | None,
         tenant: str = "",
+        account: str = "",
     ) -> None:
         self.store = store
         self._rules = {} if breaker is None else asdict(breaker)
@@ -75,12 +76,13 @@ class SharedGuard:
         self._terms = {"lease": terms.lease, "slow": None if math.isinf(terms.slow) else terms.slow}
         self._quotas = [_quota(rate) for rate in rates]
         self._budget = budget
+        gate = f":{_digest(self._quotas)}" if self._quotas else ""
         # In braces is what a cluster looks at: the parts of a service lie together.
         service = f"moorline:{_VERSION}:{{" + name.replace("{", "(").replace("}", ")")[:200] + "}"
         self._keys = {
             "service": service,
             "breaker": "" if breaker is None else f"{service}:breaker:{_digest(self._rules)}",
-            "gate": f"{service}:gate:{_digest(self._quotas)}" if self._quotas else f"{service}:gate",
+            "gate": f"{service}:gate{gate}:{_digest(account)}" if account else f"{service}:gate{gate}",
             "budget": f"{service}:budget:{budget:g}:{_digest(tenant)}" if budget is not None else "",
         }
         self._keep = max((rate["burst"] / rate["rate"] for rate in self._quotas), default=0.0)

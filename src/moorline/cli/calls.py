@@ -163,21 +163,30 @@ def _show(step: dict[str, Any]) -> None:
 
 
 def _status(pid: int, name: str, parts: dict[str, Any]) -> tuple[object, ...]:
-    gate, bulkhead = parts.get("rate_gate") or {}, parts.get("bulkhead")
-    limits = "; ".join(gate.get("limits", ())) or "free"
-    waiting = f"{gate['waiting']} waiting, next in {gate['seconds']:.3g} s: " if gate.get("waiting") else ""
+    bulkhead = parts.get("bulkhead")
     flying = f"{bulkhead['busy']}/{bulkhead['limit']}, {bulkhead['waiting']} waiting" if bulkhead else "-"
     return (
         name,
         pid,
         parts.get("breaker", "-"),
-        waiting + limits,
+        "; ".join([_gate(parts.get("rate_gate") or {}), *_of_accounts(parts.get("rate_gates") or {})]),
         flying,
         _of_tenants(parts.get("under_way")),
         _of_tenants(parts.get("retries_left")),
         _of_tenants(parts.get("passed_on")),
         _shared(parts.get("shared")),
     )
+
+
+def _gate(gate: dict[str, Any]) -> str:
+    limits = "; ".join(gate.get("limits", ())) or "free"
+    waiting = f"{gate['waiting']} waiting, next in {gate['seconds']:.3g} s: " if gate.get("waiting") else ""
+    return waiting + limits
+
+
+def _of_accounts(gates: dict[str, dict[str, Any]]) -> list[str]:
+    """Those of which most calls wait stand first."""
+    return [f"{account}: {_gate(gate)}" for account, gate in list(gates.items())[:5]]
 
 
 def _shared(store: dict[str, Any] | None) -> str:

@@ -82,6 +82,9 @@ class Connections:
         connects one in ``connect``. A call that the service refuses (401) is sent once more with a new token. Calls can
         be enqueued: the worker sends them with the token that is good then.
 
+        The account has a rate gate of its own, as services count the calls of each by itself: one that is refused (429)
+        holds up no other one. A ``rate`` of the policy is each account's, too; breaker and bulkhead are the service's.
+
         Raises ConfigurationError for a service that was not named to ``app.connect``.
         """
         desk = self._desk(service.name)
@@ -98,6 +101,8 @@ class Connections:
         made.__dict__.update(vars(own))
         made.parameters = {**own.parameters, **desk.oauth.service_parameters}
         made.fetched = made.renewal = key
+        made.limited_as = ", ".join(repr(one) for one in (owner, account) if one is not None)
+        made._known_guard = None
         return made
 
     def connect_url(
