@@ -62,10 +62,13 @@ class Ask:
         return f"{parts.scheme}://{parts.netloc.removesuffix(':443' if self.secure else ':80')}"
 
     def wanted(self, name: str) -> str:
-        """A parameter of the query, there at most once. Raises ConfigurationError."""
-        found = parse_qs(self.query, keep_blank_values=True, max_num_fields=50).get(name, [""])
+        """A parameter of the query, there at most once. Raises Refused."""
+        try:
+            found = parse_qs(self.query, keep_blank_values=True, max_num_fields=50).get(name, [""])
+        except ValueError:  # there are more
+            raise Refused(400, "This address cannot be read.") from None
         if len(found) > 1:
-            raise ConfigurationError(f"{name} is there twice")
+            raise Refused(400, "This address cannot be read.")
         return found[0]
 
     @property
