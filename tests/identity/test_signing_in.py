@@ -351,6 +351,36 @@ async def test_a_database_that_was_never_there(idp: Idp, clock: ManualClock, tmp
     app = shop_of(f"sqlite:///{tmp_path}/file/x.db", clock, idp)
     browser = Browser(app)
     assert (await browser.get(idp.authorize(await browser.begin()))).status_code == 503
+    assert (await Browser(app.signed_in(_hello)).get("/")).status_code == 503
+
+
+async def test_a_database_that_is_down_under_a_session(
+    shop: Moorline, browser: Browser, idp: Idp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a session has ended cannot be told then: its browser is to come again, who has none is served."""
+
+    async def fail(*_: object) -> None:
+        raise StoreUnavailable("down")
+
+    await browser.sign_in(idp)
+    wrapped = shop.signed_in(_hello)
+    used, sent = Browser(wrapped), []
+    used.client.cookies.set("__Host-moorline", browser.cookies["__Host-moorline"])
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.store, "read", fail)
+        answer = await used.get("/")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        assert (answer.headers["cache-control"], "down" in answer.text) == ("no-store", False)
+        assert (await Browser(wrapped).get("/")).text == "nobody"
+        cookie = f"__Host-moorline={browser.cookies['__Host-moorline']}".encode()
+        headers = [(b"cookie", cookie), (b"host", b"shop.example")]
+        await wrapped({"type": "websocket", "path": "/", "scheme": "wss", "headers": headers}, None, send)
+        assert sent == [{"type": "websocket.close", "code": 1013}]
+    assert (await used.get("/")).text != "nobody"
 
 
 async def test_the_session_of_a_websocket(shop: Moorline, browser: Browser, idp: Idp) -> None:

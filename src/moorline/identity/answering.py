@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from html import escape
 from typing import Any, Final
 
+from moorline.errors import ConfigurationError, Misuse, StoreError
 from moorline.identity.asking import Refused
 
-__all__ = ["CLOSED", "Receive", "Scope", "Send", "redirect", "send_page", "send_refusal"]
+__all__ = ["AWAY", "CLOSED", "Receive", "Scope", "Send", "redirect", "send_away", "send_page", "send_refusal"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -16,6 +17,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CLOSED: Final = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'"
 """The Content-Security-Policy of a page that is text alone."""
+AWAY: Final = (StoreError, Misuse, ConfigurationError)
+"""What is raised where the database does not answer; Misuse: it could not be opened."""
 _HEADERS: Final = (
     (b"cache-control", b"no-store"),
     (b"referrer-policy", b"no-referrer"),
@@ -47,6 +50,11 @@ async def send_refusal(send: Send, refused: Refused, title: str, again: str) -> 
     elif refused.allow:
         more = (*more, (b"allow", refused.allow.encode()))
     await _send(send, refused.status, page.encode(), refused.cookies, more, CLOSED)
+
+
+async def send_away(send: Send, title: str, again: str) -> None:
+    """The refusal while the database does not answer."""
+    await send_refusal(send, Refused(503, "Please try again in a moment."), title, again)
 
 
 async def _send(

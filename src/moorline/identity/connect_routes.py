@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from moorline.errors import CallError, ConfigurationError, Misuse, SignInFailed, StoreError
+from moorline.errors import CallError, ConfigurationError, SignInFailed
 from moorline.identity import flow, pending
-from moorline.identity.answering import Receive, Scope, Send, redirect, send_page, send_refusal
+from moorline.identity.answering import AWAY, Receive, Scope, Send, redirect, send_away, send_page, send_refusal
 from moorline.identity.asking import Ask, Origin, Refused, ask_of, check_own
 from moorline.identity.connect_page import Account, Offer, page, policy
 from moorline.identity.flow import Pending, Wish
@@ -110,9 +110,9 @@ class ConnectRoutes:
             answer = await self._answered(scope, receive, below)
         except Refused as refused:
             await send_refusal(send, refused, _TITLE, _AGAIN)
-        except (StoreError, Misuse, ConfigurationError) as error:  # Misuse: it could not be opened
+        except AWAY as error:
             log.error("connections_not_served", reason=str(error))
-            await send_refusal(send, Refused(503, "Please try again in a moment."), _TITLE, _AGAIN)
+            await send_away(send, _TITLE, _AGAIN)
         else:
             if answer.location:
                 await redirect(send, answer.location, answer.cookies)

@@ -18,9 +18,9 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
-from moorline.errors import CallError, ConfigurationError, Misuse, SignInFailed, StoreError
+from moorline.errors import CallError, ConfigurationError, SignInFailed
 from moorline.identity import flow, identities, pending
-from moorline.identity.answering import Receive, Scope, Send, redirect, send_refusal
+from moorline.identity.answering import AWAY, Receive, Scope, Send, redirect, send_away, send_refusal
 from moorline.identity.asking import Ask, Origin, Refused, ask_of, check_own
 from moorline.identity.desk import Desk
 from moorline.identity.flow import Pending
@@ -75,9 +75,9 @@ class SignInRoutes:
             location, kept = await self._answered(scope, below)
         except Refused as refused:
             await send_refusal(send, refused, _TITLE, _AGAIN)
-        except (StoreError, Misuse, ConfigurationError) as error:  # Misuse: it could not be opened
+        except AWAY as error:
             log.error("sign_in_not_stored", reason=str(error))
-            await send_refusal(send, Refused(503, "Please try again in a moment."), _TITLE, _AGAIN)
+            await send_away(send, _TITLE, _AGAIN)
         else:
             await redirect(send, location, kept)
 
@@ -107,6 +107,14 @@ class SignInRoutes:
             self.sessions.hold(ask, again)
             return session, None
         return session, lambda: self.sessions.header(again, secure=ask.secure)
+
+    async def not_told(self, scope: Scope, send: Send, error: Exception) -> None:
+        """The answer to a request to any path while nobody can tell who is signed in, by that *error*."""
+        log.error("session_not_read", reason=str(error))
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1013})  # try again later; not accepted yet, it is a 403
+        else:
+            await send_away(send, _TITLE, _AGAIN)
 
     async def _answered(self, scope: Scope, below: str) -> tuple[str, list[str]]:
         """Where the browser is sent, with which cookies. Raises Refused."""

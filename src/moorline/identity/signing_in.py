@@ -132,8 +132,10 @@ class SigningIn:
     def signed_in(self, inner: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         """An ASGI application around *inner*: the session is in its scope, as ``moorline.session`` (None: nobody is
         signed in), and its cookie is renewed while it is used; an answer that renews it is kept by no cache, whatever
-        *inner* says. Raises ConfigurationError without ``sign_in``.
+        *inner* says. While the database does not answer, nobody can tell whether a session has ended: whoever has one
+        gets a 503, which says when to come again. Raises ConfigurationError without ``sign_in``.
         """
+        from moorline.identity.answering import AWAY
         from moorline.identity.sessions import with_session
 
         routes = self._routes()
@@ -142,9 +144,13 @@ class SigningIn:
             if scope["type"] not in ("http", "websocket"):
                 await inner(scope, receive, send)
                 return
-            if not self.store.is_open:
-                await self.open()
-            session, renewed = await routes.renewed(scope)
+            try:
+                if not self.store.is_open:
+                    await self.open()
+                session, renewed = await routes.renewed(scope)
+            except AWAY as error:
+                await routes.not_told(scope, send, error)
+                return
 
             async def sending(message: MutableMapping[str, Any]) -> None:
                 if renewed is not None and message["type"] == "http.response.start":
