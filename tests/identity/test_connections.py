@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -336,6 +337,21 @@ async def test_a_connection_is_refreshed_now(app: Moorline, owner: Owner, hub_sa
         await app.connections.refresh("u_1", HubSpot)
     with pytest.raises(errors.ConnectionNotFound):
         await app.connections.refresh("u_2", HubSpot)
+
+
+async def test_an_owner_with_more_accounts_than_a_page_of_the_database(app: Moorline, owner: Owner):
+    """All are on the page; the oldest of them is connected again with what it has granted, and disconnected."""
+    keep = app.connections.vault.keep
+    first = await keep("u_1", "hubspot", replace(granted(), scopes=frozenset({"oauth", DEALS})), account="first")
+    await asyncio.gather(*(keep("u_1", "hubspot", granted(each), account=f"more-{each}") for each in range(104)))
+    for path in ("/auth/connections", "/auth/hubspot/connect"):
+        page = await owner.page(path)
+        assert (page.text.count(">Disconnect<"), first.id in page.text) == (105, True)
+    assert DEALS in query(await owner.begin(account="first"))["scope"][0].split()
+    answer = await owner.submit("/auth/hubspot/disconnect", id=first.id)
+    assert answer.status_code == 303
+    left = [row.account for row in await app.connections.list("u_1", limit=200) if row.state == "good"]
+    assert (len(left), "first" in left) == (104, False)
 
 
 async def test_what_two_owners_have_connected_is_not_revoked_under_one_of_them(

@@ -47,6 +47,7 @@ _METHODS: Final = {"connect": ("GET", "POST"), "disconnect": ("POST",), "callbac
 _TITLE, _AGAIN = "Connected accounts", "Try again"
 _LONGEST_FORM: Final = 20_000
 _FORM_SECONDS: Final = 10.0
+_AT_ONCE: Final = 100  # connections that are read from the database
 _FORM: Final = "application/x-www-form-urlencoded"
 
 log = logger("identity")
@@ -170,17 +171,27 @@ class ConnectRoutes:
     # --- the pages
 
     async def _page(self, ask: Ask, owner: str) -> _Answer:
-        rows = await self.connections.list(owner)
+        rows = await self._rows(owner)
         desks = [self._named(name) for name in self._names]
         offers = [self._offer(desk, ask, rows) for desk in desks]
         return _Answer(page=page(offers), policy=_policy(desks))
 
     async def _one(self, desk: ConnectDesk, ask: Ask, owner: str, given: Mapping[str, str]) -> _Answer:
         account, next_ = given.get("account", ""), _next(given, "")
-        rows = await self.connections.list(owner, desk.provider.name)
+        rows = await self._rows(owner, desk.provider.name)
         asked = self._asked(desk, rows, given)
         offer = replace(self._offer(desk, ask, rows), asks=asked, account=account, next=next_, alone=True)
         return _Answer(page=page([offer]), policy=_policy([desk]))
+
+    async def _rows(self, owner: str, service: str | None = None) -> list[Connection]:
+        """All of them, however many there are."""
+        found: list[Connection] = []
+        while True:
+            before = found[-1].id if found else None
+            more = await self.connections.list(owner, service, before=before, limit=_AT_ONCE)
+            found += more
+            if len(more) < _AT_ONCE:
+                return found
 
     def _offer(self, desk: ConnectDesk, ask: Ask, rows: list[Connection]) -> Offer:
         accounts = [_account(desk, row) for row in rows if row.service == desk.provider.name]
@@ -190,7 +201,7 @@ class ConnectRoutes:
 
     async def _begin(self, desk: ConnectDesk, ask: Ask, owner: str, given: Mapping[str, str]) -> _Answer:
         name, next_ = desk.provider.name, _next(given, f"{urlsplit(ask.base).path}{_ALL}")
-        rows = await self.connections.list(owner, name)
+        rows = await self._rows(owner, name)
         wish = Wish(owner, self._asked(desk, rows, given), given.get("account", ""))
         back = f"{ask.base}{PREFIX}{name}/callback"
         try:
@@ -252,11 +263,11 @@ class ConnectRoutes:
     async def _disconnect(self, desk: ConnectDesk, ask: Ask, owner: str, given: Mapping[str, str]) -> _Answer:
         onward = _next(given, f"{urlsplit(ask.base).path}{_ALL}")
         for _ in range(3):  # it may change while the service is told
-            rows = await self.connections.list(owner, desk.provider.name)
-            mine = [row for row in rows if row.id == given.get("id") and row.state != "revoking"]
-            if not mine:
+            row = await self.connections.find(given.get("id", ""))
+            mine = row is not None and (row.owner, row.service) == (owner, desk.provider.name)
+            if row is None or not mine or row.state == "revoking":
                 raise Refused(404, "There is no such connection.")
-            if await perform(self._vault.store, self.connections.revoked(mine[0])) is not None:
+            if await perform(self._vault.store, self.connections.revoked(row)) is not None:
                 return _Answer(onward)
         raise Refused(503, "Please try again in a moment.")
 
