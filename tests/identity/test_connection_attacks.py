@@ -228,6 +228,27 @@ async def test_scopes_that_are_none(app: Moorline, owner: Owner, scopes: str):
         app.connections.get("u_1", HubSpot, scopes=many.split())
 
 
+async def test_more_than_a_browser_keeps(owner: Owner):
+    """A cookie over 4,096 bytes is dropped, and whoever comes back would be refused: a page says so before, and names
+    what can be shorter. Up to there it is begun.
+    """
+    many = " ".join(f"https://www.googleapis.com/auth/some.api.scope{number:02}.readonly" for number in range(17))
+
+    async def begun(length: int) -> httpx2.Response:
+        owner.browser.client.cookies.clear()
+        return await owner.submit("/auth/hubspot/connect", scopes=many, next="/".ljust(length, "a"))
+
+    fits, over = 1, 2000
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        fits, over = (middle, over) if (await begun(middle)).status_code == 303 else (fits, middle)
+    name, _, value = (await begun(fits)).headers["set-cookie"].partition(";")[0].partition("=")
+    assert 4090 <= len(name) + len(value) <= 4096
+    refused = await begun(over)
+    assert (refused.status_code, "set-cookie" in refused.headers) == (400, False)
+    assert "a shorter address to return to, or fewer scopes" in refused.text
+
+
 # --- services that a test can bend
 
 

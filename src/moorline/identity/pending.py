@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from moorline.identity import flow
+from moorline.identity.asking import Refused
 from moorline.identity.sessions import cookie, cookies
+from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from moorline.identity.asking import Ask
@@ -15,13 +17,21 @@ if TYPE_CHECKING:
 __all__ = ["begun", "ended", "held"]
 
 _MOST_AT_ONCE: Final = 5  # of a browser that are under way
+_LONGEST: Final = 4096  # name and value: a longer cookie browsers ignore, without a word (RFC 6265bis)
+
+log = logger("identity")
 
 
 def begun(ask: Ask, ring: KeyRing, pending: Pending) -> list[str]:
-    """The ``Set-Cookie`` headers that keep *pending*, and take away the oldest where there are too many."""
-    name = ask.pending + flow.cookie_of(pending.state)
-    kept = cookie(name, flow.sealed(ring, pending), secure=ask.secure, lasts=flow.LASTS)
-    return [*_crowded(ask, ring), kept]
+    """The ``Set-Cookie`` headers that keep *pending*, and take away the oldest where there are too many.
+
+    Raises Refused for more than a browser keeps: it would come back as one that has begun nothing.
+    """
+    name, value = ask.pending + flow.cookie_of(pending.state), flow.sealed(ring, pending)
+    if len(name) + len(value) > _LONGEST:
+        log.warning("too_long_for_a_cookie", next=len(pending.next), scopes=len(pending.scopes))
+        raise Refused(400, "This is too much at once: try a shorter address to return to, or fewer scopes.")
+    return [*_crowded(ask, ring), cookie(name, value, secure=ask.secure, lasts=flow.LASTS)]
 
 
 def held(ask: Ask, ring: KeyRing, state: str) -> Pending | None:
