@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import threading
 from pathlib import Path
 
 import httpx2
@@ -281,6 +282,60 @@ async def test_a_first_value_without_a_deployment(clock: ManualClock, monkeypatc
             await other.keys.add(NAME, NEW)
         app.keys.watch.refresh()
         assert await service.read("x") == "b_1"
+
+
+async def test_a_process_that_cannot_follow_counts_as_running(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """One without the key of the database follows what else is decided, says once what it lacks, goes on telling its
+    uses, and stands among those that do not have the new version yet.
+    """
+    monkeypatch.setenv("OTHER_KEY", f"{OLD},{NEW}")
+    monkeypatch.setenv(NAME, OLD)
+    worker = application(clock)
+    async with worker:
+        worker.keys.watch.role = "worker"
+        assert len(worker.keys.watch.held(NAME)) == 1
+        second = worker.keys.watch.held("OTHER_KEY")[1].mark
+        worker.keys.watch.flush()
+        monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+        async with application(clock) as app:
+            new = await app.keys.add(NAME, NEW)
+            await app.keys.promote("OTHER_KEY", second)
+        for _ in range(3):
+            worker.keys.watch.refresh()
+        assert caplog.text.count("added_key_not_there") == 1
+        assert [one.reveal() for one in secrets().load_all("OTHER_KEY")] == [NEW, OLD]
+        clock.advance(200)
+        worker.keys.watch.flush()
+        async with application(clock) as app:
+            with pytest.raises(RotationRefused, match="not yet at worker"):
+                await app.keys.promote(NAME, new)
+
+
+def test_the_thread_outlives_a_failure(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """Whatever goes wrong while it follows: it tells uses after that, and follows again."""
+    app = application(clock)
+    with app.opened():
+        watch = app.keys.watch
+        watch.every = 0.001
+        steps: list[str] = []
+        enough = threading.Event()
+
+        def refresh() -> None:
+            steps.append("refresh")
+            raise ValueError(NAME)
+
+        def flush() -> None:
+            steps.append("flush")
+            if len(steps) > 2:
+                enough.set()
+
+        monkeypatch.setattr(watch, "refresh", refresh)
+        monkeypatch.setattr(watch, "flush", flush)
+        assert len(watch.held(NAME)) == 2
+        assert enough.wait(5)
+    assert steps[:3] == ["flush", "refresh", "flush"]
 
 
 def test_a_version_at_another_place(clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -88,6 +88,7 @@ class Watch:
         self._kept: dict[str, sql.Kept] = {}
         self._known: dict[str, _Known] = {}
         self._places: dict[tuple[str, str], tuple[Secrets, int, Place]] = {}
+        self._lacking: dict[tuple[str, str], str] = {}
         self._tallies: dict[tuple[str, str], Tally] = {}
         self._told: dict[tuple[str, str], tuple[int, int, int, float]] = {}
         self._lock = threading.Lock()
@@ -145,6 +146,7 @@ class Watch:
                 self._write(sql.gone, self.process)
         self._marks = None
         self._known.clear()
+        self._lacking.clear()
         self._told.clear()
         self._tallies.clear()
 
@@ -188,12 +190,24 @@ class Watch:
         moments = [at for one in found for at in (one.not_before, one.not_after) if at is not None and at > now]
         return _Known(versions, beside, tuple(held.values()), result, min(moments, default=None))
 
-    def _beside(self, record: Record, name: str) -> Iterator[AtPlace]:
+    def _beside(self, record: Record, name: str, *, anew: bool = False) -> Iterator[AtPlace]:
+        """What is at the places of added versions, which are asked *anew* where something was decided. Of one that
+        cannot say it is told once.
+        """
         for source in _sources(record):
             try:
-                yield self.place(source, name).now()
+                place = self.place(source, name)
+                if anew:
+                    place.refresh()
+                found = place.now()
             except MoorlineError as error:
-                log.warning("added_key_not_there", variable=name, source=source, reason=str(error))
+                reason = str(error)
+                if anew or self._lacking.get((source, name)) != reason:
+                    log.warning("added_key_not_there", variable=name, source=source, reason=reason)
+                self._lacking[source, name] = reason
+            else:
+                self._lacking.pop((source, name), None)
+                yield found
 
     def place(self, source: str, name: str) -> Place:
         """Where an added version is: the same object as long as the sources are the same. Raises ConfigurationError."""
@@ -269,10 +283,17 @@ class Watch:
 
     def _run(self, closing: threading.Event) -> None:
         if self.tells:
-            self._write(sql.forget, self.store.clock.wall())
+            self._surely(lambda: self._write(sql.forget, self.store.clock.wall()))
         while not closing.wait(self.every):
-            self.flush()
-            self.refresh()
+            self._surely(self.flush)
+            self._surely(self.refresh)
+
+    def _surely(self, step: Callable[[], object]) -> None:
+        """A process that cannot follow goes on telling what it uses: else it would count as gone."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 (nobody else would tell, and follow)
+            log.error("rotation_failed", reason=type(error).__name__)
 
     def refresh(self) -> None:
         """Read what was decided; what changed holds from the next call on."""
@@ -285,11 +306,9 @@ class Watch:
         before, self._kept = self._kept, kept
         now = self.store.clock.wall()
         for name, known in list(self._known.items()):
-            same = before.get(name) == kept.get(name) and (known.until is None or now < known.until)
-            if before.get(name) != kept.get(name):
-                for source in _sources(self._record(name)):
-                    self.place(source, name).refresh()
-            if not same or tuple(self._beside(self._record(name), name)) != known.beside:
+            anew = before.get(name) != kept.get(name)
+            beside = tuple(self._beside(self._record(name), name, anew=anew))
+            if anew or beside != known.beside or (known.until is not None and now >= known.until):
                 self._known.pop(name, None)
             self.held(name)  # what it has is told whether it is used or not
 
