@@ -76,6 +76,27 @@ def test_the_other_version_is_sent_once_and_then_for_a_while(colour, clock, capl
 
 
 @both
+def test_a_version_that_no_request_can_carry(colour, clock, caplog, monkeypatch):
+    """It is not sent at all: the other one is, loudly, and the call is one request. Without another one it is an
+    error that names the credential.
+    """
+    bank = Bank(OLD)
+    service = ledger(bank, clock)
+    monkeypatch.setenv("LEDGER_KEY", f"\ufeff{NEW},{OLD}")
+    for version in secrets().versions("LEDGER_KEY"):
+        version.secret.tally = None
+    for _ in range(3):
+        assert run(colour, service.book(5)) == {"id": "b_1"}
+    assert bank.asked == [OLD, OLD, OLD]
+    assert caplog.text.count("key_refused") == 1
+    assert NEW not in caplog.text
+    monkeypatch.setenv("LEDGER_KEY", f"\ufeff{NEW},\ufeff{OLD}")
+    with pytest.raises(errors.ConfigurationError, match="LEDGER_KEY holds characters"):
+        run(colour, service.read("x"))
+    assert len(bank.asked) == 3
+
+
+@both
 def test_it_does_not_trip_the_breaker(colour, clock):
     """However many keys are refused: it is no failure of the service."""
     bank = Bank()

@@ -28,9 +28,11 @@ __all__ = [
     "LimitPattern",
     "RateLimitHeaders",
     "UnheadedKey",
+    "UnusableKey",
     "UserKey",
     "basic",
     "hours",
+    "in_header",
 ]
 
 LOOPBACK: Final = re.compile(r"localhost|127(?:\.\d{1,3}){3}|::1", re.IGNORECASE)
@@ -113,6 +115,18 @@ class Credentials(Protocol):
         ...
 
 
+class UnusableKey(ConfigurationError):
+    """No request can carry that value: another accepted version of the credential may do."""
+
+
+def in_header(secret: Secret, env: str) -> str:
+    """The value of *secret*, for a header. Raises UnusableKey, naming it or *env*, where none can carry it."""
+    value = secret.reveal()
+    if not value.isascii() or not value.isprintable():
+        raise UnusableKey(f"{secret.name or env} holds characters that no HTTP header can carry")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class BearerKey:
     """``Authorization: Bearer <key>``; *header* and *scheme* for those who spell it otherwise."""
@@ -124,9 +138,7 @@ class BearerKey:
 
     def headers(self, secret: Secret) -> dict[str, str]:
         """The header with the key."""
-        value = secret.reveal()
-        if not value.isascii() or not value.isprintable():
-            raise ConfigurationError(f"{secret.name or self.env} holds characters that no HTTP header can carry")
+        value = in_header(secret, self.env)
         return {self.header: f"{self.scheme} {value}" if self.scheme else value}
 
 
@@ -159,10 +171,10 @@ class UserKey:
     sandbox: str = ""
 
     def headers(self, secret: Secret) -> dict[str, str]:
-        """The header with the key. Raises ConfigurationError for a key with a colon."""
+        """The header with the key. Raises UnusableKey for a key with a colon."""
         key = secret.reveal()
         if ":" in key:
-            raise ConfigurationError(f"{secret.name or self.env} cannot hold a colon")
+            raise UnusableKey(f"{secret.name or self.env} cannot hold a colon")
         return {"Authorization": f"Basic {base64.b64encode(f'{key}:'.encode()).decode('ascii')}"}
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from moorline.calls.dialects import LOOPBACK
+from moorline.calls.dialects import LOOPBACK, UnusableKey
 from moorline.calls.effects import CallContext, Lease
 from moorline.calls.exchange import IDEMPOTENT, Exchange, Plan
 from moorline.calls.forms import encode_form
@@ -142,7 +142,12 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         plan, most = self._plan, self._service.max_body
         url = self._url if self._service.fetched is None else self._located()
         url, body = self._service.presented(self._key, url, self._body)
-        headers = self._service.authorized(self._key, plan.method, url, self._headers, body)
+        try:
+            headers = self._service.authorized(self._key, plan.method, url, self._headers, body)
+        except UnusableKey:  # the service would refuse it too, if it could be sent
+            if not self._service.refused(self._key):
+                raise
+            return self.request()
         if self.whole:
             return ServiceRequest(plan.method, url, headers, body, most, self._state)
         return ServiceRequest(

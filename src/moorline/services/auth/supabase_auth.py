@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from moorline.calls.dialects import in_header
 from moorline.calls.service import (
     Endpoints,
     ErrorMap,
@@ -73,9 +74,7 @@ class _Keys:
 
     def headers(self, secret: Secret) -> dict[str, str]:
         """The headers with the key."""
-        value = secret.reveal()
-        if not value.isascii() or not value.isprintable():
-            raise ConfigurationError(f"{secret.name or self.env} holds characters that no HTTP header can carry")
+        value = in_header(secret, self.env)
         return {"apikey": value} if value.startswith("sb_") else {"apikey": value, "Authorization": f"Bearer {value}"}
 
 
