@@ -85,6 +85,15 @@ def test_a_rotation_by_hand():
     assert NAME in moorline("status")
 
 
+def test_a_value_that_is_piped_from_windows():
+    """The byte order mark and the end of the line are no part of it."""
+    version = told("add", NAME, given=f"\ufeff{NEW}\r\n")["versions"][1]["version"]
+    app = Moorline()
+    with app.opened():
+        assert [one.secret.reveal() for one in secrets().versions(NAME)] == [OLD, NEW]
+        assert app.keys.versions_sync(NAME)[1].version == version
+
+
 def test_what_is_in_use_is_not_retired():
     """A process that has used the key today is named, with exit code 1; --force retires it all the same."""
     app = Moorline()
@@ -116,6 +125,8 @@ def test_what_is_in_use_is_not_retired():
     [
         (["promote", NAME, "ffff"], None, "has no version 'ffff'"),
         (["add", NAME], "", "no value"),
+        (["add", NAME], f"{NEW}\0", "U+0000"),
+        (["add", NAME], f"{NEW}\n{NEW}\n", "U+000A"),
         (["add", NAME, "--from", "nowhere"], None, "scheme"),
         (["add", "MOORLINE_ENCRYPTION_KEY"], NEW, "keys master"),
         (["retire", NAME, "abcd", "--unused", "soon"], None, "--unused"),

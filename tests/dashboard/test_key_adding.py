@@ -82,6 +82,12 @@ async def test_a_value_is_accepted_after_the_others(
     assert (again.status_code, held(), len(await noted(shop))) == (303, [OLD, NEW], 1)
 
 
+async def test_what_is_pasted_with_the_value_is_left_out(operator: Visitor) -> None:
+    """White space, and the byte order mark of a text from Windows."""
+    assert (await operator.post(f"/keys/{NAME}/add", {"value": "\ufeffpasted-key-0001\r\n"})).status_code == 303
+    assert held() == [OLD, "pasted-key-0001"]
+
+
 async def test_a_credential_that_is_not_there_yet_is_begun(shop: Moorline, operator: Visitor) -> None:
     """By its name on the list, or on the page of a name that nobody knows."""
     done = await operator.post("/keys/add", {"name": " OTHER_KEY ", "value": "other-key-0001"})
@@ -109,6 +115,7 @@ REFUSED = {
     "blank": ({"value": "  "}, "both are needed"),
     "two": ([("value", "canary-one-0451"), ("value", "canary-two-0451")], "one value"),
     "large": ({"value": f"canary-0451-{LARGE}"}, "at most 65,536 characters"),
+    "two lines": ({"value": "canary-0451-\r\n-0001"}, "U+000D"),
     "no text": ({"value": "canary-0451-\x00"}, "no text"),
     "the dashboard's own": ({"value": TOKEN}, "own token"),
     "no name": ({"value": "canary-0451-0001", "name": "a b"}, "no name of a secret"),

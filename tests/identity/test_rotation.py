@@ -269,6 +269,37 @@ async def test_a_value_that_is_added(clock: ManualClock, monkeypatch: pytest.Mon
             await app.keys.add(NAME)
 
 
+@pytest.mark.parametrize(
+    "value", [f"\ufeff{NEW}", f"{NEW}\n", f"{NEW[:5]}\0{NEW[5:]}", "-----BEGIN X-----\n\x1b", "[\0]"]
+)
+def test_what_no_request_could_carry_is_not_added(
+    clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+):
+    """As a value or at another place it is refused before it is kept, and not shown."""
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    (tmp_path / "ledger").write_text(f"\ufeff{value}\n")
+    app = application(clock)
+    with app.opened():
+        for given in ({"value": value}, {"source": f"file:{tmp_path}/ledger"}):
+            with pytest.raises(ConfigurationError, match=r"holds U\+[0-9A-F]{4}, which is no part of a key") as refused:
+                app.keys.add_sync(NAME, **given)  # type: ignore[arg-type]
+            assert value not in str(refused.value)
+        assert app.own_secrets.kept_sync(NAME) == []
+        assert [one.secret.reveal() for one in secrets().versions(NAME)] == [OLD, NEW]
+
+
+@pytest.mark.parametrize(
+    "value", ["-----BEGIN X-----\r\nAA==\r\n-----END X-----\n", '{\n\t"id": "b_1"\n}\n', "naïve key"]
+)
+def test_keys_that_have_lines_are_added(clock: ManualClock, monkeypatch: pytest.MonkeyPatch, value: str):
+    """PEM and JSON as they are; what only some services can take is theirs to say."""
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    app = application(clock)
+    with app.opened():
+        app.keys.add_sync(NAME, value)
+        assert secrets().versions(NAME)[-1].secret.reveal() == value
+
+
 async def test_a_first_value_without_a_deployment(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
     """A process that has no key at all follows, too: what is added elsewhere is there at its next look."""
     monkeypatch.delenv(NAME)

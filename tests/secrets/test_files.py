@@ -55,6 +55,15 @@ def test_each_name_is_a_file(tmp_path: Path, clock: ManualClock) -> None:
     assert held.where("NO_SUCH_KEY") == f"file:{tmp_path}/NO_SUCH_KEY"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_value(tmp_path: Path, clock: ManualClock) -> None:
+    """Editors of Windows put one there; a file with nothing but that is empty."""
+    (tmp_path / NAME).write_bytes(b"\xef\xbb\xbfnew-value\r\n")
+    assert texts(looked_for(f"file:{tmp_path}", clock).load_all(NAME)) == ["new-value"]
+    (tmp_path / "OTHER_KEY").write_bytes(b"\xef\xbb\xbf\r\n")
+    with pytest.raises(ConfigurationError, match="is empty"):
+        looked_for(f"file:{tmp_path}", clock).versions("OTHER_KEY")
+
+
 def test_docker_names_them_in_lower_case(tmp_path: Path, clock: ManualClock) -> None:
     """The name as it is goes first."""
     (tmp_path / NAME.lower()).write_text("of docker")

@@ -235,11 +235,13 @@ def _all_names(keys: Keys) -> list[str]:
 
 
 def _value(name: str) -> str:
+    from moorline.secrets.secret import bare
+
     if sys.stdin.isatty():
         value: str = typer.prompt(f"{name} (not shown)", hide_input=True)
     else:
         value = sys.stdin.read(_MOST + 1)
-    value = value.strip()
+    value = bare(value)
     if not value:
         raise ConfigurationError(f"{name}: no value came on standard input")
     if len(value) > _MOST:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError
-from moorline.secrets.secret import Secret
+from moorline.secrets.secret import Secret, bare
 
 if TYPE_CHECKING:
     from moorline.app import Moorline
@@ -59,7 +59,7 @@ class Look:
         """A value of the form that nobody may see, masked from now on wherever it would be; None where it is empty.
         Raises ConfigurationError for one of more than *most* characters, or that cannot be what was typed.
         """
-        given = [Secret(one, name=name) for one in map(str.strip, self.form.get(name, ())) if one]
+        given = [Secret(one, name=name) for one in map(bare, self.form.get(name, ())) if one]
         if len(given) > 1 or any(len(one.reveal()) > most for one in given):
             raise ConfigurationError(f"{name}: one value, of at most {most:,} characters")
         if any({"\0", "\ufffd"} & set(one.reveal()) for one in given):  # the second is what was no text

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from moorline import redaction
 from moorline.codec import STORING
@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
     from moorline.secrets.tally import Tally
 
-__all__ = ["Secret"]
+__all__ = ["BOM", "Secret", "bare"]
 
+BOM: Final = "\ufeff"
+"""The byte order mark: what editors of Windows put before a text, and nobody sees."""
 # Fingerprints tell two secrets of one run apart; made with a key of this process they cannot be used to guess a value.
 _PROCESS_KEY = os.urandom(32)
 _SHOWN = f"Secret({redaction.MASK!r})"
+
+
+def bare(text: str) -> str:
+    """A value that somebody typed, pasted or piped, without white space and a byte order mark around it."""
+    return text.strip().removeprefix(BOM).strip()
 
 
 class Secret:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import unicodedata
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
@@ -11,7 +13,7 @@ from moorline.identity.rotation import advice, sql
 from moorline.identity.rotation.watch import OURS, OWN, Held, Watch
 from moorline.secrets import rotation
 from moorline.secrets.rotation import UNUSED, Found, Record, Situation, Use
-from moorline.secrets.secret import Secret
+from moorline.secrets.secret import BOM, Secret
 from moorline.store.steps import Read, Write
 
 if TYPE_CHECKING:
@@ -91,9 +93,11 @@ class Deciding:
         if source is None:
             source = OWN
             secret = value if isinstance(value, Secret) else Secret(value or "", name=name)
+            _check_value(name, secret)
             version = yield Blocking(lambda: self._put(name, secret))
         else:
             version = yield Blocking(lambda: _first(self.watch.place(source or "", name)))
+            _check_value(name, version.secret)
         mark = self.watch.mark(name, version)
         there = Found(mark, not_before=version.not_before, not_after=version.secret.not_after)
 
@@ -224,6 +228,26 @@ def _first(place: Place) -> Version:
     if not found.versions:
         raise ConfigurationError(f"{place.where}: there is nothing of use")
     return found.versions[0]
+
+
+def _check_value(name: str, secret: Secret) -> None:
+    """Raise ConfigurationError for what nobody means to be part of a key, and no header carries: it would be found out
+    when it is used first. Keys that are PEM or JSON have lines.
+    """
+    value = secret.reveal()
+    lined = "\t\r\n" if _has_lines(value) else ""
+    wrong = next((one for one in value if one == BOM or (one not in lined and unicodedata.category(one) == "Cc")), None)
+    if wrong is not None:
+        raise ConfigurationError(f"{name}: the value holds U+{ord(wrong):04X}, which is no part of a key: leave it out")
+
+
+def _has_lines(value: str) -> bool:
+    if value.lstrip().startswith("-----BEGIN "):
+        return True
+    try:
+        return isinstance(json.loads(value), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _check_actor(actor: object) -> None:

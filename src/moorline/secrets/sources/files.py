@@ -2,14 +2,16 @@
 
 ``file:/run/secrets`` holds ``STRIPE_SECRET_KEY`` in the file of that name, or of that name in lower case, as Docker's
 have it; ``STRIPE_SECRET_KEY_FILE`` in the environment names another one. The file is the value, without one newline at
-its end. ``…_PREVIOUS`` beside it is the older value, accepted until ``…_PREVIOUS_UNTIL``, as in the environment. The
-files are looked at each second, so that what Kubernetes swaps (its link ``..data``) is seen.
+its end, nor a byte order mark before it. ``…_PREVIOUS`` beside it is the older value, accepted until
+``…_PREVIOUS_UNTIL``, as in the environment. The files are looked at each second, so that what Kubernetes swaps (its
+link ``..data``) is seen.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -108,6 +110,7 @@ def _facts(path: Path) -> tuple[object, ...]:
 
 
 def _text(path: Path, held: bytes) -> str:
+    held = held.removeprefix(BOM_UTF8)  # the mark that editors of Windows put there is no part of the value
     for end in _END:
         if held.endswith(end):
             held = held[: -len(end)]
