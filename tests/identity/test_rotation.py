@@ -24,6 +24,7 @@ from moorline.identity.rotation import sql
 from moorline.secrets.keyring import new_key
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
+from moorline.store.ids import made_at
 from moorline.store.schema import meta
 
 NEW, OLD = "new-key-0123456789", "old-key-0123456789"
@@ -171,6 +172,22 @@ async def test_a_refused_key_says_what_to_do(clock: ManualClock):
         assert f"refuses {new}" in status.next
         assert "rollback" in status.next
         assert (status.versions[0].refused, status.versions[1].accepted) == (1, 2)
+
+
+async def test_the_second_of_two_values_is_retired_when_nobody_has_used_it(clock: ManualClock):
+    """Without a decision before that: the process has told for a day that it uses the first one alone."""
+    async with application(clock) as app:
+        service = ledger(app, Bank())
+        await service.read("x")
+        app.keys.watch.flush()
+        old = [one.version for one in await app.keys.versions(NAME)][1]
+        with pytest.raises(RotationRefused, match=f"who uses {old} is told only for"):
+            await app.keys.retire(NAME, old)
+        clock.advance(max(made_at(app.keys.watch.process) - clock.wall(), 0.0) + 86_401)
+        await service.read("x")
+        app.keys.watch.flush()
+        status = await app.keys.retire(NAME, old)
+        assert [one.status for one in status.versions] == ["first", "retired"]
 
 
 async def test_only_retired_ones_left(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):

@@ -66,6 +66,25 @@ def test_a_whole_rotation():
         rollback(undone, at("old", "new"))
 
 
+def test_one_that_nobody_has_decided_on_is_retired_once_it_is_known_to_be_unused():
+    """Two values in the variable, and no decision yet: the processes tell for how long the second was not used."""
+    for begun in (None, NOW - UNUSED + 60):
+        uses = (use("new", begun_at=begun, ago=5), use("old", place=1, begun_at=begun))
+        with pytest.raises(
+            RotationRefused, match=r"who uses old is told only for 24 hours|nobody has told of old"
+        ) as no:
+            retire(Record(), "old", at("new", "old", uses=uses))
+        assert "known 24 hours after" in str(no.value)
+    uses = (use("new", begun_at=NOW - UNUSED), use("old", place=1, begun_at=NOW - UNUSED))
+    record = retire(Record(), "old", at("new", "old", uses=uses))
+    assert (record.status("new"), record.status("old")) == ("first", "retired")
+    with pytest.raises(RotationRefused, match="was used within 24 hours"):
+        retire(Record(), "old", at("new", "old", uses=(uses[0], replace(uses[1], last_at=NOW - 60))))
+    record = promote(Record(), "new", at("new", "old", now=NOW - 60))
+    with pytest.raises(RotationRefused, match="used first until 61 s ago"):
+        retire(record, "old", at("new", "old", uses=uses))
+
+
 def test_rolling_back_a_promotion_uses_the_old_one_first_again():
     """The new one is accepted still, as before."""
     record = promote(add(Record(), Found("new"), at("old")), "new", at("old", "new"))

@@ -97,7 +97,8 @@ class Use:
     """What a process has told of a version: that it has it, at which *place* of its own order, and how that went.
 
     Times are seconds since the epoch: ``told_at`` of its last word, ``last_at`` of its last use that was accepted,
-    ``refused_at`` of the last one that the service refused. ``process`` is the process's own id.
+    ``refused_at`` of the last one that the service refused. ``process`` is the process's own id; ``begun_at``
+    is when it began to count, where that is known.
     """
 
     version: str
@@ -114,6 +115,7 @@ class Use:
     refused_at: float | None = None
     not_before: float | None = None
     not_after: float | None = None
+    begun_at: float | None = None
 
     @property
     def who(self) -> str:
@@ -242,7 +244,7 @@ def retire(record: Record, version: str, situation: Situation, *, force: bool = 
         if any(use.version == version for use in held) and not _any_good(map(_as_found, held), out, situation.now):
             raise RotationRefused(f"{held[0].who} has no other one that is good; deploy another one there, or stop it")
     if not force:
-        _check_unused(adopted, version, situation)
+        _check_unused(record, version, situation)
     return _changed(adopted, {version: "retired"}, situation.now, record)
 
 
@@ -255,11 +257,26 @@ def _check_unused(record: Record, version: str, situation: Situation) -> None:
     if lately:
         told = "; ".join(f"{one.who}, {ago(now - (one.last_at or 0.0))} ago" for one in _latest(lately)[:3])
         raise RotationRefused(f"{version} was used within {ago(unused)}: {told}; wait until nobody does, or use force")
-    since = next((one.since for one in record.standings if one.version == version and one.status == "old"), None)
-    if since is not None and now - since < unused:
+    standing = next((one for one in record.standings if one.version == version), None)
+    if standing is None:
+        _check_known(version, situation)
+    elif standing.status == "old" and (since := standing.since) > now - unused:
         raise RotationRefused(
             f"{version} was used first until {ago(now - since)} ago: whether somebody still needs it is known after "
             f"{ago(unused)}; wait, or use force"
+        )
+
+
+def _check_known(version: str, situation: Situation) -> None:
+    """The same of one that nobody has decided on: that it was used first at some time is not known, nor when."""
+    now, unused = situation.now, situation.unused
+    begun = [one.begun_at for one in situation.uses if one.version == version and one.begun_at is not None]
+    since = min(begun, default=now)
+    if now - since < unused:
+        told = f"who uses {version} is told only for {ago(now - since)}" if begun else f"nobody has told of {version}"
+        raise RotationRefused(
+            f"{told}: whether somebody still needs it is known {ago(unused)} after a process that has it began; wait, "
+            "or use force"
         )
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["new_id"]
+__all__ = ["made_at", "new_id"]
 
 _NOISE: Final = 16  # digits
 
@@ -55,3 +55,8 @@ if hasattr(os, "register_at_fork"):
 def new_id(now: float) -> str:
     """A new identifier of 32 hex digits; ``now`` is seconds since the epoch."""
     return _make(now)
+
+
+def made_at(id: str) -> float:
+    """When that identifier was made, in seconds since the epoch."""
+    return int(id[:12], 16) / 1000

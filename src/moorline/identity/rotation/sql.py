@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from moorline.secrets.rotation import Record, Standing, Use
-from moorline.store.ids import new_id
+from moorline.store.ids import made_at, new_id
 from moorline.store.schema import audit, key_names, key_uses, key_versions
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ _SAME: Final = ("host", "pid", "role", "place", "told_at", "not_before", "not_af
 
 def _use(row: Any) -> Use:
     counts = {name: getattr(row, name) for name in ("first_at", "last_at", "accepted", "refused", "refused_at")}
-    return Use(row.version, row.process, **{name: getattr(row, name) for name in _SAME}, **counts)
+    same = {name: getattr(row, name) for name in _SAME}
+    return Use(row.version, row.process, **same, **counts, begun_at=made_at(row.process))
 
 
 _COLUMNS: Final = (
