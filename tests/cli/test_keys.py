@@ -72,13 +72,14 @@ def test_a_rotation_by_hand():
     new = added["versions"][1]["version"]
     assert added["next"] == f"use the new one first: moorline keys promote {NAME} {new}"
     said = moorline("promote", NAME, new[:5], "--why", "yearly", "--actor", "ada@example.com")
+    assert f"{NAME}: version {new[:5]} is used first" in said
     assert f"next: wait: {old} was used first until 0 s ago" in said
     assert "wait" in moorline("retire", NAME, old, expect=1)
     said = moorline("status", NAME)
     assert "ada@example.com" in said
     assert "yearly" in said
     assert "store:" in said
-    moorline("retire", NAME, old, "--unused", "0s")
+    assert f"{NAME}: version {old} is accepted no more" in moorline("retire", NAME, old, "--unused", "0s")
     assert [one["status"] for one in told("list", NAME)[0]["versions"]] == ["first", "retired"]
     moorline("rollback", NAME)
     assert [one["status"] for one in told("status", NAME)["versions"]] == ["first", "old"]

@@ -108,7 +108,7 @@ def add(
     value = None if source is not None else _value(name)
     with _keys(app, database_url) as keys:
         version = keys.add_sync(name, value, source=source, actor=actor or user(), why=why, force=force)
-        _done(keys, name, f"added {version}", as_json)
+        _done(keys, name, f"version {version} is added", as_json)
 
 
 @cli.command()
@@ -125,7 +125,7 @@ def promote(
     """Use that version first, in all processes within some seconds; the one before it stays accepted."""
     with _keys(app, database_url) as keys:
         keys.promote_sync(name, version, actor=actor or user(), why=why, force=force)
-        _done(keys, name, f"{version} is used first", as_json)
+        _done(keys, name, f"version {version} is used first", as_json)
 
 
 @cli.command()
@@ -146,7 +146,7 @@ def retire(
     seconds = _seconds("--unused", unused)
     with _keys(app, database_url) as keys:
         keys.retire_sync(name, version, unused=seconds, actor=actor or user(), why=why, force=force)
-        _done(keys, name, f"{version} is accepted no more", as_json)
+        _done(keys, name, f"version {version} is accepted no more", as_json)
 
 
 @cli.command()

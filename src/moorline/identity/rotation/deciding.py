@@ -205,7 +205,7 @@ class Deciding:
         if len(fitting) == 1 and len(version) >= _SHORTEST:
             return fitting[0]
         if len(fitting) > 1:
-            raise ConfigurationError(f"{name}: {version!r} may be {' or '.join(fitting)}")
+            raise ConfigurationError(f"{name}: version {version!r} may be {' or '.join(fitting)}")
         some = ", ".join(sorted(known)) or "none is known"
         raise ConfigurationError(f"{name} has no version {version!r}: {some}")
 
