@@ -317,6 +317,16 @@ def test_keys_that_have_lines_are_added(clock: ManualClock, monkeypatch: pytest.
         assert secrets().versions(NAME)[-1].secret.reveal() == value
 
 
+async def test_a_reason_is_kept_without_the_value_in_it(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
+    """What somebody has put there by mistake is masked before it is written, at the place where it is cut too."""
+    monkeypatch.setenv("MOORLINE_ENCRYPTION_KEY", new_key())
+    async with application(clock) as app:
+        value = "another-0123456789"
+        new = await app.keys.add(NAME, value, why=f"now {value}")
+        await app.keys.promote(NAME, new, why=f"{'x' * 490} {value}")
+        assert [one["why"] for one in (await app.keys.status(NAME)).trail] == [f"{'x' * 490} ***", "now ***"]
+
+
 async def test_a_first_value_without_a_deployment(clock: ManualClock, monkeypatch: pytest.MonkeyPatch):
     """A process that has no key at all follows, too: what is added elsewhere is there at its next look."""
     monkeypatch.delenv(NAME)

@@ -75,7 +75,7 @@ async def add(look: Look) -> Onward:
     if value in dashboard_tokens(look.now):
         raise ConfigurationError("value: this is the dashboard's own token, which the browser may have filled in")
     force = look.given("force") == "yes"
-    await look.app.keys.add(name, value, actor=look.actor, why=_why(look), force=force)
+    await look.app.keys.add(name, value, actor=look.actor, why=look.given("why") or "", force=force)
     return Onward(f"/keys/{name}", "add")
 
 
@@ -98,7 +98,7 @@ async def decide(look: Look) -> Confirm | Onward:
     if not look.confirmed:
         status = await keys.status(name)
         return _question(status, deed, version, back)
-    how: dict[str, Any] = {"actor": look.actor, "why": _why(look)}
+    how: dict[str, Any] = {"actor": look.actor, "why": look.given("why") or ""}
     if deed == "rollback":
         await keys.rollback(name, **how)
     elif deed == "promote":
@@ -134,11 +134,6 @@ def _question(status: KeyStatus, deed: str, version: str, back: str) -> Confirm:
     return Confirm(
         what[deed], f"{back}/{deed}", back, _WORDS[deed], fields, facts, deed != "promote", tuple(asks), tuple(checks)
     )
-
-
-def _why(look: Look) -> str:
-    """The reason, as the audit keeps it: without what somebody has put there by mistake."""
-    return redaction.text(look.given("why") or "")
 
 
 def _unused(look: Look) -> float:

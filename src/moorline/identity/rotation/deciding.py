@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
+from moorline import redaction
 from moorline.errors import ConfigurationError, Misuse, RotationRefused
 from moorline.identity.rotation import advice, sql
 from moorline.identity.rotation.watch import OURS, OWN, Held, Watch
@@ -190,7 +191,8 @@ class Deciding:
             record = decision(kept.record, situation)
             if record == kept.record:
                 return
-            said = {**detail, "why": why[:500]} if why else detail
+            # Redacted before it is cut: half of a value is recognised no more.
+            said = {**detail, "why": redaction.text(why)[:500]} if why else detail
             made = sql.Decision(name, kept.revision, record, situation.now, actor, action, said)
             if (yield Write(sql.decide, made)):
                 self.watch.decided(name, sql.Kept(record, kept.revision + 1))
