@@ -104,10 +104,13 @@ def test_what_is_in_use_is_not_retired():
         old = app.keys.versions_sync(NAME)[0].version
         secrets().versions(NAME)[0].secret.tally.worked(app.clock.wall())  # type: ignore[union-attr]
         app.keys.watch.flush()
-        new = told("add", NAME, given=NEW)["versions"][1]["version"]
+        added = told("add", NAME, given=NEW)
+        new = added["versions"][1]["version"]
+        assert added["next"].startswith(f"wait: nobody has told of {new} yet, which was added ")
         assert "not yet at worker" in moorline("promote", NAME, new, expect=1)
         app.keys.watch.refresh()
         app.keys.watch.flush()
+        assert told("status", NAME)["next"] == f"use the new one first: moorline keys promote {NAME} {new}"
         moorline("promote", NAME, new)
         status = moorline("status", NAME)
         assert "wait: " in status

@@ -114,10 +114,12 @@ def _next(name: str, record: Record, versions: Sequence[KeyVersion], situation: 
     """What to do next: of several things the most urgent."""
     now = situation.now
     used = [one for one in versions if one.place is not None]
-    if not used:
+    unseen = [one for one in versions if one.place is None and one.status == "added"]
+    if not used and not unseen:
         return f"no version of {name} can be used: set it, or add one: moorline keys add {name}"
-    first = used[0]
-    others = used[1:]
+    if not used:
+        return _awaited(unseen[0], now)
+    first, others = used[0], used[1:]
     if first.refused_at is not None and now - first.refused_at < _REFUSED and first.refused_at > (first.last_at or 0):
         if others:
             return (
@@ -135,6 +137,8 @@ def _next(name: str, record: Record, versions: Sequence[KeyVersion], situation: 
     added = [one for one in others if one.status in ("added", "undecided")]
     if added and record.status(added[0].version) == "added":
         return _promotable(name, record, added[0].version, situation)
+    if unseen:
+        return _awaited(unseen[0], now)
     old = [one for one in others if one.status == "old" or (one.status == "undecided" and first.status != "undecided")]
     if old:
         return _retirable(name, record, old[-1].version, situation)
@@ -149,6 +153,10 @@ def _lately(one: KeyVersion, now: float) -> bool:
 
 def _better(one: KeyVersion, first: KeyVersion) -> bool:
     return one.not_after is None or one.not_after > (first.not_after or 0)
+
+
+def _awaited(one: KeyVersion, now: float) -> str:
+    return f"wait: nobody has told of {one.version} yet, which was added {ago(now - (one.since or now))} ago"
 
 
 def _promotable(name: str, record: Record, version: str, situation: Situation) -> str:
