@@ -217,7 +217,7 @@ class AuthenticationFailed(CredentialFault):
 
 
 class PermissionDenied(CredentialFault):
-    """The credential is good and lacks the right (403)."""
+    """The credential is good and lacks the right (403); so does its other accepted version, if there is one."""
 
 
 class ReauthorizationRequired(CredentialFault):

@@ -15,6 +15,7 @@ from moorline.calls.parameters import Parameter
 from moorline.calls.service import Plan, operation
 from moorline.calls.tokens import ClientCredentials, Grant, TokenService
 from moorline.clock import ManualClock
+from moorline.policies.breaker import Breaker
 from moorline.policies.policy import Policy
 from moorline.secrets.locker import secrets
 
@@ -112,12 +113,43 @@ def test_it_does_not_trip_the_breaker(colour, clock):
 
 
 @both
-def test_a_right_that_is_missing_is_no_refused_key(colour, clock):
-    """A 403 says nothing of the key unless the service means it so."""
+def test_a_right_that_only_the_new_key_lacks(colour, clock, caplog):
+    """The old one is sent, once a call and loudly, and for a while; the breaker hears of no failure."""
     bank = Bank(OLD, status=403)
-    with pytest.raises(errors.PermissionDenied):
-        run(colour, ledger(bank, clock).read("x"))
-    assert bank.asked == [NEW]
+    service = ledger(bank, clock, breaker=Breaker(failures=1))
+    for _ in range(3):
+        assert run(colour, service.book(5)) == {"id": "b_1"}
+    assert bank.asked == [NEW, OLD, OLD, OLD]
+    assert caplog.text.count("key_refused") == 1
+    assert NEW not in caplog.text
+    clock.advance(301)
+    bank.accepted = {NEW}
+    assert run(colour, service.read("x")) == "b_1"
+    assert bank.asked[4:] == [NEW]
+
+
+@both
+def test_a_right_that_both_keys_lack(colour, clock, caplog):
+    """Says nothing of either: each call asks with the first one again, then once with the other, and is denied."""
+    bank = Bank(status=403)
+    service = ledger(bank, clock)
+    for _ in range(2):
+        with pytest.raises(errors.PermissionDenied):
+            run(colour, service.book(5))
+    assert bank.asked == [NEW, OLD, NEW, OLD]
+    assert "key_refused" not in caplog.text
+
+
+@both
+def test_a_right_that_is_missing_to_the_only_key(colour, clock, monkeypatch):
+    """Is a 403 at once; so it is to a key that was passed as an argument."""
+    monkeypatch.setenv("LEDGER_KEY", NEW)
+    for given in (None, NEW):
+        bank = Bank(OLD, status=403)
+        service = Ledger(given, wire=httpx2.MockTransport(bank), clock=clock, guards=Guards(clock))
+        with pytest.raises(errors.PermissionDenied):
+            run(colour, service.read("x"))
+        assert bank.asked == [NEW]
 
 
 @both

@@ -12,7 +12,7 @@ from moorline.calls.parameters import parameters_of
 from moorline.errors import ConfigurationError
 from moorline.secrets.locker import secrets
 from moorline.secrets.secret import Secret
-from moorline.secrets.tally import instead, refused
+from moorline.secrets.tally import beside, instead, refused
 
 if TYPE_CHECKING:
     from moorline.calls.renewal import FetchedKey
@@ -125,6 +125,13 @@ class Account:
         raise ConfigurationError(
             f"{self.name} has no key: set {name} in {secrets().where(name)}, or pass api_key to {own}()"
         )
+
+    def other(self, key: Secret) -> Secret | None:
+        """Another accepted version of the configured *key*, which has lacked a right; None where there is none."""
+        name = self._key_variable()
+        if self._key is not None or self.fetched is not None or not name:
+            return None
+        return beside(key, secrets().versions(name), self.clock.monotonic())
 
     def refused(self, key: Secret) -> bool:
         """The service has refused the configured *key*: whether there is another accepted version of it, which is then

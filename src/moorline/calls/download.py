@@ -147,8 +147,7 @@ class _DownloadContext(ServiceContext):
 
     def succeeded(self, answer: Exchange, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Exchange:  # noqa: ARG002
         """A large body is no slow service: how long it took says nothing to the breaker."""
-        if self._key.tally is not None:
-            self._key.tally.worked(attempts[-1].at)
+        self.accepted(attempts[-1].at)
         lease.settle(worked=True)
         answer.attempts = attempts
         return answer

@@ -224,6 +224,10 @@ class CallContext(Generic[R, A]):
         """The request of the next attempt, with fresh credentials."""
         raise NotImplementedError
 
+    def another(self) -> bool:
+        """After a 403, whether there is another accepted version of the credential; the next attempt uses it."""
+        return False
+
     def redirected(self, request: R, answer: A, hops: int) -> R | None:  # noqa: ARG002 (a hole to fill)
         """The request that follows a redirect, after *hops* of them; None where the answer stands for itself."""
         return None

@@ -30,6 +30,7 @@ from moorline.errors import (
     ConnectFailed,
     DeadlineExceeded,
     Outcome,
+    PermissionDenied,
     RateLimited,
 )
 from moorline.policies.allowance import Reading
@@ -261,6 +262,11 @@ class Pipeline(Entry[R, A]):
 
     def _again(self, error: CallError) -> Generator[Effect, Any, bool]:
         """Whether another attempt follows; if so, after what must be done before it: a wait, or another credential."""
+        if isinstance(error, PermissionDenied) and not self._renewed and self._replayable and self._context.another():
+            self._renewed = True
+            self._tell(story.Renewed, "the service denies it to the credential; another version is tried", worked=True)
+            yield from self._drop_answer()
+            return True
         denied = error.status == _DENIED or isinstance(error, AuthenticationFailed)
         if denied and self._context.renewable and not self._renewed and self._replayable:
             self._renewed = True

@@ -20,6 +20,7 @@ from moorline.policies.policy import Policy
 if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.calls.service import Service
+    from moorline.secrets.secret import Secret
 
 __all__ = ["WITH_BODY", "ServiceContext", "ServiceRequest"]
 
@@ -77,6 +78,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         "_call",
         "_headers",
         "_key",
+        "_other",
         "_patience",
         "_plan",
         "_service",
@@ -108,6 +110,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         self._plan = plan
         self._url = _address(service, base, plan)
         self._state = Sending()
+        self._other: tuple[Secret, Secret] | None = None
         self._stopped = ""  # why a redirect was not followed
         if service.addresses is not None:
             try:
@@ -138,7 +141,7 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
 
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""
-        self._key = self._service.key()
+        self._key = self._service.key() if self._other is None else self._other[1]
         plan, most = self._plan, self._service.max_body
         url = self._url if self._service.fetched is None else self._located()
         url, body = self._service.presented(self._key, url, self._body)
@@ -165,6 +168,21 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
     def whole(self) -> bool:
         """Whether both bodies are in memory at once: wires other than httpx2's can no more."""
         return not self.streams and self._plan.upload is None
+
+    def another(self) -> bool:
+        """See CallContext. A right may be lacking to both: nothing is held against the first one before the other has
+        worked.
+        """
+        other = self._service.other(self._key)
+        self._other = None if other is None else (self._key, other)
+        return other is not None
+
+    def accepted(self, at: float) -> None:
+        """The service has taken the credential."""
+        if self._key.tally is not None:
+            self._key.tally.worked(at)
+        if self._other is not None:
+            self._service.refused(self._other[0])
 
     def renew(self, timeout: float | None) -> bool:
         """Have the service's key source look for a newer key than the one that was refused."""
@@ -242,9 +260,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         attempts: tuple[Attempt, ...],
     ) -> Exchange:
         """The answer is read: nothing is held any longer."""
-        tally = self._key.tally
-        if tally is not None:
-            tally.worked(attempts[-1].at)
+        if self._key.tally is not None or self._other is not None:
+            self.accepted(attempts[-1].at)
         # A large body that is sent is no slow service.
         elapsed = attempts[-1].elapsed if self._plan.upload is None else 0.0
         lease.settle(worked=True, elapsed=elapsed)

@@ -39,8 +39,7 @@ class _StreamContext(ServiceContext):
 
     def succeeded(self, answer: Exchange, lease: Lease, deadline: float, attempts: tuple[Attempt, ...]) -> Exchange:
         """The body keeps the lease."""
-        if self._key.tally is not None:
-            self._key.tally.worked(attempts[-1].at)
+        self.accepted(attempts[-1].at)
         answer.attempts = attempts
         self._open = answer.open
         self.watch = Watch(self, answer, lease, deadline, attempts)

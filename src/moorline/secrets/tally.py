@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moorline.secrets.secret import Secret
     from moorline.secrets.versions import Version
 
-__all__ = ["Tally", "instead", "refused"]
+__all__ = ["Tally", "beside", "instead", "refused"]
 
 _SHUNNED: Final = 300.0
 """Seconds for which a version that was refused is not tried again, as long as there is another one."""
@@ -75,6 +75,14 @@ def instead(first: Secret, versions: Sequence[Version], now: float) -> Secret:
         if other is None or not other.shunned_until or now >= other.shunned_until:
             return version.secret
     return first
+
+
+def beside(key: Secret, versions: Sequence[Version], now: float) -> Secret | None:
+    """The first version that is another one than *key*, which is one, and was not refused of late."""
+    others = [one.secret for one in versions if one.secret != key]
+    if len(others) == len(versions):
+        return None
+    return next((one for one in others if one.tally is None or now >= one.tally.shunned_until), None)
 
 
 def refused(name: str, key: Secret, versions: Sequence[Version], *, service: str, now: float, at: float) -> bool:
