@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -207,12 +208,6 @@ def test_the_time_that_a_service_names_is_kept(batcher: Make):
 def test_what_may_have_arrived_and_cannot_be_repeated_is_counted(batcher: Make):
     """A write without an answer is never sent again on a guess."""
 
-    class Counting(Notices):
-        @operation
-        def send(self, items: list[str]) -> Plan[dict[str, int]]:
-            """Hand them over: twice is counted twice."""
-            return self.post("/notices", json=items, parse=_disliked)
-
     def lost(request: httpx2.Request) -> httpx2.Response:
         raise httpx2.ReadTimeout("", request=request)
 
@@ -314,6 +309,130 @@ def test_with_the_database_down_too_it_waits(batcher: Make, tmp_path: Path):
     board.status = 200
     assert made.flush()
     assert board.taken == ["a"]
+
+
+class Counting(Notices):
+    """The same without a memory of what came before: twice is counted twice."""
+
+    @operation
+    def send(self, items: list[str]) -> Plan[dict[str, int]]:
+        """Hand them over."""
+        return self.post("/notices", json=items, parse=_disliked)
+
+
+@pytest.fixture
+def slow() -> Iterator[Callable[..., tuple[Board, threading.Event]]]:
+    """Makes boards that answer only when they may; the first *quick* requests are answered at once."""
+    gates: list[threading.Event] = []
+
+    def make(quick: int = 0, **options: Any) -> tuple[Board, threading.Event]:
+        gate = threading.Event()
+        gates.append(gate)
+
+        class Slow(Board):
+            def __call__(self, request: httpx2.Request) -> httpx2.Response:
+                answer = super().__call__(request)
+                if len(self.requests) > quick:
+                    gate.wait(30)
+                return answer
+
+        return Slow(**options), gate
+
+    yield make
+    for gate in gates:
+        gate.set()
+
+
+Slow = Callable[..., tuple[Board, threading.Event]]
+
+
+@pytest.mark.parametrize("ending", ["flush", "close"])
+def test_a_batch_under_way_becomes_a_durable_job(batcher: Make, slow: Slow, tmp_path: Path, ending: str):
+    """Who cannot wait for the answer takes the batch over, in its order; the answer counts nothing when it is there."""
+    board, gate = slow()
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    service = app.service(Notices, api_key="k", wire=httpx2.MockTransport(board), guards=Guards(), policy=PLAIN)
+    made = batcher(board, service, most=2, age=3600.0)
+    with app.opened():
+        for word in ("a", "b", "c"):
+            made.add(word)
+        until(lambda: board.requests == [["a", "b"]])
+        assert made.flush(0, spill=True) if ending == "flush" else made.close(0)
+        assert (made.counts.spilled, made.counts.waiting) == (3, 0)
+        gate.set()
+        assert made.close()
+        assert made._thread is not None
+        made._thread.join(10)
+    with contextlib.closing(sqlite3.connect(tmp_path / "moorline.db")) as database:
+        assert database.execute("SELECT count(*) FROM jobs").fetchone() == (2,)
+    assert (made.counts.sent, made.counts.spilled, dict(made.counts.refused)) == (0, 3, {})
+
+
+def test_a_batch_under_way_at_the_end_is_counted(batcher: Make, slow: Slow, caplog: pytest.LogCaptureFixture):
+    """Without an application it is lost, the parts of it that were to follow and what waits too, and the log says so."""
+    board, gate = slow(quick=1, bad="x")
+    made = batcher(board, most=4, age=3600.0)
+    for word in ("a", "b", "x", "c", "d"):
+        made.add(word)
+    until(lambda: board.requests == [["a", "b", "x", "c"], ["a", "b"]])
+    assert not made.close(0)
+    assert (made.counts.waiting, dict(made.counts.refused)) == (0, {"lost": 5})
+    assert "batch_refused" in caplog.text
+    gate.set()
+    assert made._thread is not None
+    made._thread.join(10)
+    assert (made.counts.sent, dict(made.counts.refused), len(board.requests)) == (0, {"lost": 5}, 2)
+
+
+def test_what_is_under_way_and_cannot_be_repeated_is_unknown_at_the_end(batcher: Make, slow: Slow, tmp_path: Path):
+    """It is no job, which might count it twice: ``flush`` leaves it under way, and ``close`` counts it."""
+    board, _ = slow()
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    service = app.service(Counting, api_key="k", wire=httpx2.MockTransport(board), guards=Guards(), policy=PLAIN)
+    made = batcher(board, service, most=2, age=3600.0)
+    with app.opened():
+        for word in ("a", "b", "c"):
+            made.add(word)
+        until(lambda: board.requests == [["a", "b"]])
+        assert not made.flush(0, spill=True)
+        assert (made.counts.spilled, made.counts.waiting) == (1, 2)
+        assert not made.close(0)
+    assert (made.counts.spilled, made.counts.waiting, dict(made.counts.refused)) == (1, 0, {"outcome_unknown": 2})
+
+
+def test_flush_leaves_under_way_what_can_be_no_job(batcher: Make, slow: Slow):
+    """Without an application nothing is gained by taking it over: it is sent once, and counted by its answer."""
+    board, gate = slow()
+    made = batcher(board, age=3600.0)
+    made.add("a")
+    assert not made.flush(0, spill=True)
+    until(lambda: board.requests == [["a"]])
+    assert not made.flush(0, spill=True)
+    gate.set()
+    assert made.flush()
+    assert (made.counts.sent, board.requests) == (1, [["a"]])
+
+
+def test_what_the_thread_gives_back_after_the_end_is_lost():
+    """A batch that failed just when all was ended waits for nobody: it is counted, and ``close`` sees that."""
+    board = Board(status=503)
+    notices = board.service()
+    closing: list[threading.Thread] = []
+    done: list[bool] = []
+
+    def send(items: list[str]) -> Any:
+        if board.requests:  # it failed, and is made a Call again for a job
+            closing.append(threading.Thread(target=lambda: done.append(made.close(0))))
+            closing[0].start()
+            until(lambda: made._over)
+        return notices.send(items)
+
+    made: Batcher[str] = Batcher(send, name="notices", size=len, most=10, most_bytes=100)
+    made._thread = threading.current_thread()
+    made.add("a")
+    made.run_once()
+    closing[0].join(10)
+    assert (done, made.counts.waiting, dict(made.counts.refused)) == ([False], 0, {"lost": 1})
 
 
 EXIT = """

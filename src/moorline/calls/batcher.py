@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 _EXIT_SECONDS: Final = 5.0
 _LONGEST_WAIT: Final = 60.0
+_LAST_SECONDS: Final = 1.0  # for the thread to end the job that it is writing
+_ENDS: Final = "the program ends"
 _SPLITS: Final = 16  # requests beyond the first that are spent on finding what is wrong with a batch
 _SAID_AGAIN: Final = 60.0  # seconds until the same trouble is logged once more
 
@@ -72,6 +74,17 @@ class BatchCounts:
     spilled: int = 0
     waiting: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Trip(Generic[T]):
+    """A batch under way: the *parts* of it that have no answer yet, the first of which *call* sends, and how many
+    *splits* are left. Who takes parts out settles them: the thread when the answer is there, or who cannot wait for it.
+    """
+
+    parts: list[Sequence[Waiting[T]]]
+    call: Call[Any] | None = None
+    splits: int = _SPLITS
 
 
 class Batcher(Generic[T]):
@@ -119,7 +132,8 @@ class Batcher(Generic[T]):
         self._changed = threading.Condition()
         self._backlog.clear()
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._trip: _Trip[T] = _Trip([])
+        self._closed = self._over = False
         self._closing_at = math.inf  # when what is not sent by then is given up
         self._added = self._sent = self._spilled = self._flying = self._flush_to = self._failures = 0
         self._refused: Counter[str] = Counter()
@@ -166,8 +180,11 @@ class Batcher(Generic[T]):
             done = self._changed.wait_for(lambda: self._settled >= goal, timeout)
         if done or not spill:
             return done
-        self._spill_all()
+        self._take_over()
+        left = self._spill_all()
         with self._changed:
+            self._backlog.put_back(left)
+            self._ended(len(left))
             return self._settled >= goal
 
     async def aflush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
@@ -175,30 +192,49 @@ class Batcher(Generic[T]):
         return await asyncio.to_thread(self.flush, timeout, spill=spill)
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Take nothing more, and send what waits. What is left after *timeout* seconds is spilled, or counted as lost
-        and logged. True if nothing was lost.
+        """Take nothing more, and send what waits. What is left after *timeout* seconds, a batch that is under way among
+        it, is spilled, or counted as lost and logged. True if nothing was lost.
         """
         self._end(self._clock.monotonic() + timeout)
-        done = self.flush(timeout, spill=True)
-        with self._changed:
-            lost = self._backlog.clear()
-            self._flying += len(lost)
+        if self.flush(timeout):
+            return True
+        before = self._given_up
+        unknown = self._take_over(last=True)
+        if unknown:
+            self._refuse(unknown, "outcome_unknown", f"{_ENDS} before the answer is there")
+        lost = self._spill_all()
         if lost:
-            self._refuse(lost, "lost", "the program ends")
-        return done
+            self._refuse(lost, "lost", _ENDS)
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._flying, _LAST_SECONDS) and self._given_up == before
 
     async def aclose(self, timeout: float = 5.0) -> bool:
         """As ``close``, on the event loop."""
         return await asyncio.to_thread(self.close, timeout)
 
-    def _spill_all(self) -> None:
+    def _take_over(self, *, last: bool = False) -> list[Waiting[T]]:
+        """Let what is under way wait again, and its answer count no more: the vendor drops what comes twice. What must
+        not be sent twice stays; the *last* time it is taken out, and given.
+        """
+        with self._changed:
+            trip = self._trip
+            call, unknown = trip.call, []
+            if call is not None and not last and (call.service.queue is None or not call.repeatable):
+                return []
+            if call is not None and not call.repeatable:
+                unknown = trip.parts[:1]
+            left = [one for part in trip.parts[len(unknown) :] for one in part]
+            trip.parts, trip.call, self._over = [], None, self._over or last
+            self._backlog.put_back(left)
+            self._flying -= len(left)
+            return [one for part in unknown for one in part]
+
+    def _spill_all(self) -> list[Waiting[T]]:
+        """Make durable jobs of all that waits; gives that of which none could be made, to be settled or put back."""
         with self._changed:
             batches = list(iter(self._backlog.take, []))
             self._flying += sum(map(len, batches))
-        left = [one for batch in batches for one in self._spill(batch)]
-        with self._changed:
-            self._backlog.put_back(left)
-            self._flying -= len(left)
+        return [one for batch in batches for one in self._spill(batch)]
 
     def _end(self, at: float) -> None:
         with self._changed:
@@ -236,34 +272,51 @@ class Batcher(Generic[T]):
         with self._changed:
             batch = self._backlog.take()
             self._flying += len(batch)
-        if batch:
+            trip = self._trip = _Trip([batch] if batch else [])
+        while part := next(iter(trip.parts), None):
             with self._bounded():
-                self._settle(batch, [_SPLITS])
+                self._settle(trip, part)
         return len(batch)
 
     def _bounded(self) -> AbstractContextManager[None]:
         left = self._closing_at - self._clock.monotonic()
         return nullcontext() if math.isinf(left) else deadline(max(left, 0.01), clock=self._clock)
 
-    def _settle(self, batch: Sequence[Waiting[T]], splits: list[int]) -> None:
+    def _settle(self, trip: _Trip[T], part: Sequence[Waiting[T]]) -> None:
         try:
-            found = self._send([one.item for one in batch]).result()
+            call = self._send([one.item for one in part])
+            with self._changed:
+                if not trip.parts:
+                    return
+                trip.call = call
+            found = call.result()
             refused = dict(self._refusals(found)) if self._refusals is not None else {}
         except CallError as error:
-            self._failed(batch, error, splits)
+            if self._landed(trip):
+                self._failed(trip, part, error)
         except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one batch brings
-            self._refuse(batch, type(error).__name__, str(error))
+            if self._landed(trip):
+                self._refuse(part, type(error).__name__, str(error))
         else:
-            taken = list(batch)
-            for why, number in refused.items():  # which ones they were does not matter for counting them
-                gone, taken = taken[:number], taken[number:]
-                self._refuse(gone, why, "the service took only part of a batch")
-            with self._changed:
-                self._failures = 0
-                self._sent += len(taken)
-                self._ended(len(taken))
+            if self._landed(trip):
+                self._taken(part, refused)
 
-    def _failed(self, batch: Sequence[Waiting[T]], error: CallError, splits: list[int]) -> None:
+    def _landed(self, trip: _Trip[T]) -> bool:
+        """Whether the part that was sent is the thread's to settle still; it is no more under way."""
+        with self._changed:
+            trip.call = None
+            return bool(trip.parts and trip.parts.pop(0))
+
+    def _taken(self, part: Sequence[Waiting[T]], refused: Mapping[str, int]) -> None:
+        for why, number in refused.items():  # which ones they were does not matter for counting them
+            gone, part = part[:number], part[number:]
+            self._refuse(gone, why, "the service took only part of a batch")
+        with self._changed:
+            self._failures = 0
+            self._sent += len(part)
+            self._ended(len(part))
+
+    def _failed(self, trip: _Trip[T], batch: Sequence[Waiting[T]], error: CallError) -> None:
         if isinstance(error, CredentialFault):
             self._hold(batch, error)  # as a job it would be given up at once
         elif isinstance(error, LimitFault) and len(self._backlog) < self._backlog.capacity // 2 and not self._closed:
@@ -272,11 +325,11 @@ class Batcher(Generic[T]):
             left = self._spill(batch)
             if left:
                 self._hold(left, error)
-        elif isinstance(error, InvalidRequest) and len(batch) > 1 and splits[0] > 0:
-            splits[0] -= 1
+        elif isinstance(error, InvalidRequest) and len(batch) > 1 and trip.splits > 0:
+            trip.splits -= 1
             middle = len(batch) // 2  # one that is wrong must not take the others with it
-            self._settle(batch[:middle], splits)
-            self._settle(batch[middle:], splits)
+            with self._changed:
+                trip.parts[:0] = [batch[:middle], batch[middle:]]
         else:
             unknown = isinstance(error, OutcomeUnknown)
             self._refuse(batch, "outcome_unknown" if unknown else error.code or type(error).__name__, str(error))
@@ -310,15 +363,24 @@ class Batcher(Generic[T]):
             if error.retry_at is not None:
                 wait = max(wait, min(error.retry_at - self._clock.wall(), 3600.0))
             self._resume_at = self._clock.monotonic() + wait
-            self._backlog.put_back(batch)
-            self._flying -= len(batch)
-        self._say("batch_held", len(batch), str(error))
+            held = not self._over
+            if held:
+                self._backlog.put_back(batch)
+                self._flying -= len(batch)
+        if held:
+            self._say("batch_held", len(batch), str(error))
+        else:
+            self._refuse(batch, "lost", _ENDS)
 
     # --- counting
 
     @property
     def _settled(self) -> int:
         return self._sent + self._spilled + self._refused.total()
+
+    @property
+    def _given_up(self) -> int:
+        return self._refused["lost"] + self._refused["outcome_unknown"]
 
     def _ended(self, number: int) -> None:
         self._flying -= number
