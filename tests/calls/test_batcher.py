@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import sqlite3
 import subprocess
@@ -144,6 +145,93 @@ def test_a_batch_of_wrong_ones_is_not_halved_for_ever(batcher: Make):
     assert made.flush()
     assert len(board.requests) <= 33
     assert (made.counts.sent, made.counts.refused["InvalidRequest"]) == (0, 100)
+
+
+class Naming(Board):
+    """It takes nothing while something is wrong with some, and its answer has their places: wrong for good are those
+    with an ``x``, too many for now those with a ``t``.
+    """
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        items: list[str] = json.loads(request.read())
+        never = [place for place, one in enumerate(items) if "x" in one]
+        later = [place for place, one in enumerate(items) if "t" in one]
+        self.status = 400 if never else 429 if later else 200
+        super().__call__(request)
+        return httpx2.Response(self.status, json={"disliked": {}, "never": never, "later": later})
+
+
+def told(items: list[str], error: errors.CallError) -> dict[int, float]:
+    """What such an answer says; nothing of an error of another kind."""
+    detail = error.detail or {}
+    assert all(place < len(items) for name in detail for place in detail[name])
+    return dict.fromkeys(detail.get("later", ()), 30.0) | dict.fromkeys(detail.get("never", ()), math.inf)
+
+
+def test_those_to_blame_are_refused_and_the_others_sent_again_once(batcher: Make):
+    """Where the service says which they are nothing is halved: as many wrong ones as there are cost one request."""
+    made = batcher(board := Naming(), most=1000, most_bytes=10_000, age=3600.0, blamed=told)
+    words = [f"{number}{'x' * (number % 5 == 0)}" for number in range(100)]
+    for word in words:
+        made.add(word)
+    assert made.flush()
+    assert [len(one) for one in board.requests] == [100, 80]
+    assert board.taken == [one for one in words if "x" not in one]
+    assert (made.counts.sent, dict(made.counts.refused)) == (80, {"InvalidRequest": 20})
+
+
+def test_those_who_are_limited_hold_up_no_others(batcher: Make):
+    """They wait as long as they must, apart: the others go at once, and so does what is added meanwhile."""
+    clock, board = ManualClock(), Naming()
+    made = batcher(board, board.service(guards=Guards(clock=ManualClock())), clock=clock, age=5.0, blamed=told)
+    made._thread = threading.current_thread()
+    for word in ("a", "t", "b"):
+        made.add(word)
+    made.run_once()
+    assert (board.taken, made.counts.waiting, made._due_in()) == (["a", "b"], 1, 30.0)
+    made.add("c")
+    assert made._due_in() == 5.0
+    made.run_once()
+    assert (board.taken, made.counts.waiting, made._due_in()) == (["a", "b", "c"], 1, 30.0)
+    board.requests.clear()
+    clock.advance(30.0)
+    assert made.run_once() == 1
+    assert (board.requests, made.counts.waiting, made._due_in()) == ([["t"]], 1, 30.0)
+
+
+def test_what_is_added_while_some_wait_apart_goes_when_it_is_old(batcher: Make):
+    """The thread does not sleep until those may go."""
+    board = Naming()
+    made = batcher(board, board.service(guards=Guards(clock=ManualClock())), age=0.05, blamed=told)
+    made.add("t")
+    until(lambda: board.requests == [["t"]] and not made._flying)
+    made.add("a")
+    until(lambda: board.taken == ["a"])
+    assert (made.counts.waiting, made.counts.sent) == (1, 1)
+
+
+def test_at_the_end_those_who_wait_apart_become_jobs(batcher: Make, tmp_path: Path):
+    """They are tried once more, and are then as durable as all else."""
+    board = Naming()
+    app = Moorline(f"sqlite:///{tmp_path}/moorline.db")
+    guards = Guards(clock=ManualClock())
+    service = app.service(Notices, api_key="k", wire=httpx2.MockTransport(board), guards=guards, policy=PLAIN)
+    made = batcher(board, service, age=0.0001, blamed=told)
+    with app.opened():
+        made.add("t")
+        until(lambda: board.requests == [["t"]] and not made._flying)
+        assert made.close(5)
+    assert (made.counts.spilled, board.requests) == (1, [["t"]] * 2)
+
+
+def test_a_reader_of_errors_that_fails_ends_no_thread(batcher: Make, caplog: pytest.LogCaptureFixture):
+    """The batch is halved then, as where nothing is said of the culprits."""
+    made = batcher(board := Naming(), age=3600.0, blamed=lambda items, error: {0: 1 / 0})
+    for word in ("a", "x", "b"):
+        made.add(word)
+    assert made.flush()
+    assert (board.taken, made.counts.refused) == (["a", "b"], {"InvalidRequest": 1})
+    assert "batch_not_divided" in caplog.text
 
 
 def test_what_a_service_took_only_in_part_is_counted(batcher: Make):
@@ -500,6 +588,29 @@ def test_batches_keep_order_and_bounds(sizes: list[int], most: int, most_bytes: 
         assert len(batch) == 1 or sum(one.size for one in batch) <= most_bytes
         left += [one.item for one in batch]
     assert left == list(range(len(sizes)))
+
+
+def test_some_wait_apart():
+    """They count as waiting, are in no batch until their moment, and come first then, in their order."""
+    backlog: Backlog[int] = Backlog(most=4, most_bytes=10, age=1.0, capacity=5)
+    for number in range(4):
+        backlog.add(number, 3, 0.0)
+    assert backlog.due_at() == -math.inf
+    one, two, *rest = backlog.take()
+    backlog.put_back(rest)
+    backlog.set_apart([one], 7.0)
+    backlog.set_apart([two], 5.0)
+    assert (len(backlog), backlog.ready, backlog.full, backlog.due_at()) == (4, 2, False, 1.0)
+    backlog.add(4, 1, 0.5)
+    assert backlog.full
+    assert [each.item for each in backlog.take()] == [2, 3, 4]
+    assert (backlog.due_at(), backlog.take()) == (5.0, [])
+    backlog.rejoin(6.0)
+    assert [each.item for each in backlog.take()] == [1]
+    backlog.rejoin(7.0)
+    backlog.add(5, 1, 7.0)
+    assert [each.item for each in backlog.take()] == [0, 5]
+    assert (len(backlog), backlog.due_at()) == (0, math.inf)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "run", "odd", "large"]), st.sampled_from([200, 503, 400, 401]))))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,44 @@ def test_a_refused_batch_names_the_events(box: Box, run: Run):
         run(service.track(TRACK, time="now"))
     assert (caught.value.code, caught.value.detail["events_with_invalid_fields"]) == ("invalid_fields", {"time": [0]})
     assert box.state("amplitude")["events"] == []
+
+
+def refusal(status: int, facts: list[Fact], **answer: Any) -> tuple[Amplitude, errors.CallError]:
+    """A service, and its error for a batch of *facts* that is answered so."""
+    content = json.dumps({"code": status, "error": "no", **answer}).encode()
+    service = Recorder(status, content).service(Amplitude, policy=ONCE)
+    with pytest.raises(errors.CallError) as caught:
+        service.send_batch(facts).result()
+    return service, caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "blamed"),
+    [
+        (400, {"events_with_missing_fields": {"event_type": [1]}}, {1: math.inf}),
+        (400, {"events_with_invalid_fields": {"time": [0], "ip": [4, 99]}}, {0: math.inf, 4: math.inf}),
+        (400, {"events_with_invalid_id_lengths": {"user_id": [3]}}, {3: math.inf}),
+        (400, {"silenced_events": [2]}, {3: math.inf}),
+        (400, {"silenced_devices": ["device-4"]}, {4: math.inf}),
+        (429, {"throttled_users": {"user-18": 31}, "throttled_events": [1]}, {1: 30.0}),
+        (429, {"throttled_devices": {"device-4": 31}}, {4: 30.0}),
+        (
+            429,
+            {"exceeded_daily_quota_users": {"user-18": 500_001}, "throttled_events": [0, 1]},
+            {0: 30.0, 1: math.inf},
+        ),
+        (429, {"exceeded_daily_quota_devices": {"device-4": 500_001}}, {4: math.inf}),
+        (429, {}, {}),
+        (400, {"missing_field": "events", "silenced_events": "all", "events_with_invalid_fields": [None]}, {}),
+        (500, {}, {}),
+    ],
+)
+def test_an_error_blames_facts(status: int, answer: dict[str, Any], blamed: dict[int, float]):
+    """By places of events, of which a fact may have none or two, and by ids; for a while, or for good."""
+    other = Track("x", user_id="user-18")
+    facts: list[Fact] = [TRACK, other, ALIAS, GROUP, Track("x", anonymous_id="device-4")]
+    service, error = refusal(status, facts, **answer)
+    assert service.blamed(facts, error) == blamed
 
 
 def test_limits_of_users(box: Box, run: Run):

@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.servers import until
 from tests.services.conftest import Box
 from tests.services.facts import FACTS, TRACK
 
@@ -153,6 +154,18 @@ def test_one_that_is_wrong_takes_no_others_with_it(box: Box, analytics: Make):
     assert mine.flush(10)
     counts = mine.counts["amplitude"]
     assert (counts.sent, counts.refused, len(box.state("amplitude")["events"])) == (9, {"silenced": 1}, 9)
+
+
+def test_one_who_is_over_a_limit_takes_no_others_with_it(box: Box, analytics: Make):
+    """Of a day: refused; of a second: waits. All others arrive, with one more request."""
+    mine = analytics(box.service(Amplitude, policy=ONCE), age=60.0)
+    for number in range(100):
+        mine.track("x", user_id={7: "quota-1", 9: "throttled-1"}.get(number, "user-17"))
+    mine.flush(0)
+    until(lambda: mine.counts["amplitude"].sent == 98)
+    counts = mine.counts["amplitude"]
+    assert (counts.waiting, counts.refused, len(box.state("amplitude")["events"])) == (1, {"daily_quota": 1}, 98)
+    assert len(box.seen()) == 2
 
 
 def test_in_test_mode_google_judges_each_event(analytics: Make):

@@ -22,7 +22,8 @@ class Waiting(NamedTuple, Generic[T]):
 
 class Backlog(Generic[T]):
     """Items in the order of their coming. A batch is *most* of them, or as many as have *most_bytes* together; one is
-    due when it is full, or when its first item has waited for *age* seconds. At most *capacity* wait.
+    due when it is full, or when its first item has waited for *age* seconds. Some may be set apart until a moment of
+    their own. At most *capacity* wait in all.
     """
 
     def __init__(self, *, most: int, most_bytes: int, age: float, capacity: int) -> None:
@@ -31,15 +32,21 @@ class Backlog(Generic[T]):
         self.age = age
         self.capacity = capacity
         self._items: deque[Waiting[T]] = deque()
+        self._apart: list[tuple[float, Waiting[T]]] = []
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._items) + len(self._apart)
 
     @property
     def full(self) -> bool:
         """Whether another item would be one too many."""
-        return len(self._items) >= self.capacity
+        return len(self) >= self.capacity
+
+    @property
+    def ready(self) -> int:
+        """How many may be taken: all but those that are set apart."""
+        return len(self._items)
 
     def add(self, item: T, size: int, now: float) -> None:
         """Let it wait from *now* on."""
@@ -48,11 +55,10 @@ class Backlog(Generic[T]):
 
     def due_at(self) -> float:
         """The moment from which on a batch is to be sent: past for a full one, infinite where nothing waits."""
-        if not self._items:
-            return math.inf
         if len(self._items) >= self.most or self._bytes >= self.most_bytes:
             return -math.inf
-        return self._items[0].since + self.age
+        due = [self._items[0].since + self.age] if self._items else []
+        return min((*due, *(until for until, _ in self._apart)), default=math.inf)
 
     def take(self) -> list[Waiting[T]]:
         """The next batch, of one item at least where any waits."""
@@ -72,8 +78,18 @@ class Backlog(Generic[T]):
         self._items.extendleft(reversed(batch))
         self._bytes += sum(one.size for one in batch)
 
+    def set_apart(self, batch: Sequence[Waiting[T]], until: float) -> None:
+        """Those were not sent after all, and do not come again before *until*; the others need not wait for them."""
+        self._apart += [(until, one) for one in batch]
+
+    def rejoin(self, now: float) -> None:
+        """Whose moment has come is no more apart: those come first again."""
+        self.put_back([one for until, one in self._apart if until <= now])
+        self._apart = [(until, one) for until, one in self._apart if until > now]
+
     def clear(self) -> list[Waiting[T]]:
         """Take all out."""
+        self.rejoin(math.inf)
         gone = list(self._items)
         self._items.clear()
         self._bytes = 0

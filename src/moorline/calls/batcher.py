@@ -95,7 +95,9 @@ class Batcher(Generic[T]):
     and is tried again after 1, 2, 4, … up to 60 s or when the service said. While the service limits us all wait, up
     to half of *capacity*; with refused credentials too, for somebody to mend them. *capacity* is how many items may
     wait in all. One batch is under way at a time, so that their order is kept. *refusals* reads from a Call's result
-    how many items the service refused, by reason. *name* is for the log.
+    how many items the service refused, by reason. *blamed* reads from the error of a Call which of its items that is
+    about, by their places, and in how many seconds each may be sent again (infinite: never); the others go at once,
+    without them. *name* is for the log.
 
     Raises ConfigurationError naming the argument.
     """
@@ -111,6 +113,7 @@ class Batcher(Generic[T]):
         age: float = 5.0,
         capacity: int = 10_000,
         refusals: Callable[[Any], Mapping[str, int]] | None = None,
+        blamed: Callable[[list[T], CallError], Mapping[int, float]] | None = None,
         clock: Clock = SYSTEM,
     ) -> None:
         check_count("Batcher", "most", most)
@@ -121,6 +124,7 @@ class Batcher(Generic[T]):
         self._send = send
         self._size = size
         self._refusals = refusals
+        self._blamed = blamed
         self._clock = clock
         self._backlog: Backlog[T] = Backlog(most=most, most_bytes=most_bytes, age=age, capacity=capacity)
         self._random = random.Random()
@@ -164,7 +168,7 @@ class Batcher(Generic[T]):
                 self._backlog.add(item, size, self._clock.monotonic())
                 if self._thread is None:
                     self._start()
-                if len(self._backlog) == 1 or self._backlog.due_at() == -math.inf:
+                if self._backlog.ready == 1 or self._backlog.due_at() == -math.inf:
                     self._changed.notify_all()
                 return True
         return self._refuse_one(why)
@@ -175,8 +179,7 @@ class Batcher(Generic[T]):
         """
         with self._changed:
             self._flush_to = goal = self._added
-            self._resume_at = -math.inf
-            self._changed.notify_all()
+            self._hurry()
             done = self._changed.wait_for(lambda: self._settled >= goal, timeout)
         if done or not spill:
             return done
@@ -232,6 +235,7 @@ class Batcher(Generic[T]):
     def _spill_all(self) -> list[Waiting[T]]:
         """Make durable jobs of all that waits; gives that of which none could be made, to be settled or put back."""
         with self._changed:
+            self._backlog.rejoin(math.inf)
             batches = list(iter(self._backlog.take, []))
             self._flying += sum(map(len, batches))
         return [one for batch in batches for one in self._spill(batch)]
@@ -240,8 +244,13 @@ class Batcher(Generic[T]):
         with self._changed:
             self._closed = True
             self._closing_at = min(self._closing_at, at)
-            self._resume_at = -math.inf
-            self._changed.notify_all()
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Nothing waits for a later try."""
+        self._resume_at = -math.inf
+        self._backlog.rejoin(math.inf)
+        self._changed.notify_all()
 
     # --- the thread
 
@@ -261,15 +270,14 @@ class Batcher(Generic[T]):
 
     def _due_in(self) -> float:
         """Seconds until there is something to do; infinite while nothing waits."""
-        now = self._clock.monotonic()
-        if not self._backlog:
-            return math.inf
-        wanted = self._closed or self._settled < self._flush_to
-        return max(-math.inf if wanted else self._backlog.due_at(), self._resume_at) - now
+        wanted = self._backlog.ready and (self._closed or self._settled < self._flush_to)
+        due = -math.inf if wanted else self._backlog.due_at()
+        return max(due, self._resume_at) - self._clock.monotonic()
 
     def run_once(self) -> int:
         """Send one batch, due or not, and settle it; gives the number of its items. For the thread, and for tests."""
         with self._changed:
+            self._backlog.rejoin(self._clock.monotonic())
             batch = self._backlog.take()
             self._flying += len(batch)
             trip = self._trip = _Trip([batch] if batch else [])
@@ -317,14 +325,12 @@ class Batcher(Generic[T]):
             self._ended(len(part))
 
     def _failed(self, trip: _Trip[T], batch: Sequence[Waiting[T]], error: CallError) -> None:
-        if isinstance(error, CredentialFault):
-            self._hold(batch, error)  # as a job it would be given up at once
-        elif isinstance(error, LimitFault) and len(self._backlog) < self._backlog.capacity // 2 and not self._closed:
-            self._hold(batch, error)  # as jobs they would all come back at once
-        elif error.retryable:
-            left = self._spill(batch)
-            if left:
-                self._hold(left, error)
+        pauses = self._to_blame(batch, error) if trip.splits > 0 else {}
+        if pauses:
+            trip.splits -= 1
+            self._go_without(trip, batch, error, pauses)
+        elif self._waits_for(error) or error.retryable:
+            self._put_off(batch, error)
         elif isinstance(error, InvalidRequest) and len(batch) > 1 and trip.splits > 0:
             trip.splits -= 1
             middle = len(batch) // 2  # one that is wrong must not take the others with it
@@ -333,6 +339,43 @@ class Batcher(Generic[T]):
         else:
             unknown = isinstance(error, OutcomeUnknown)
             self._refuse(batch, "outcome_unknown" if unknown else error.code or type(error).__name__, str(error))
+
+    def _to_blame(self, batch: Sequence[Waiting[T]], error: CallError) -> Mapping[int, float]:
+        try:
+            return {} if self._blamed is None else self._blamed([one.item for one in batch], error)
+        except Exception as failure:  # noqa: BLE001 - then it is dealt with as a whole
+            self._say("batch_not_divided", len(batch), str(failure), type(failure).__name__)
+            return {}
+
+    def _go_without(
+        self, trip: _Trip[T], batch: Sequence[Waiting[T]], error: CallError, pauses: Mapping[int, float]
+    ) -> None:
+        """Refuse or put off those to blame, by their places, and send the others next."""
+        parts: dict[float, list[Waiting[T]]] = {}
+        for place, one in enumerate(batch):
+            parts.setdefault(pauses.get(place, 0.0), []).append(one)
+        innocent = parts.pop(0.0, None)
+        if innocent:
+            with self._changed:
+                trip.parts.insert(0, innocent)
+        for pause, part in parts.items():
+            if math.isinf(pause):
+                self._refuse(part, error.code or type(error).__name__, str(error))
+            else:
+                self._put_off(part, error, pause)
+
+    def _waits_for(self, error: CallError) -> bool:
+        """Whether what failed so waits here: with a bad key a job would be given up at once, and jobs of what is
+        limited would all come back at once.
+        """
+        room = len(self._backlog) < self._backlog.capacity // 2 and not self._closed
+        return isinstance(error, CredentialFault) or (isinstance(error, LimitFault) and room)
+
+    def _put_off(self, batch: Sequence[Waiting[T]], error: CallError, pause: float | None = None) -> None:
+        """Make jobs of them, or let them wait: with all others, or for *pause* seconds apart from them."""
+        left = batch if self._waits_for(error) else self._spill(batch)
+        if left:
+            self._hold(left, error, pause)
 
     def _spill(self, batch: Sequence[Waiting[T]]) -> list[Waiting[T]]:
         """Make durable jobs of them; gives those of which none could be made."""
@@ -356,16 +399,19 @@ class Batcher(Generic[T]):
         self._say("batch_spilled", len(batch), "it is a job now")
         return []
 
-    def _hold(self, batch: Sequence[Waiting[T]], error: CallError) -> None:
+    def _hold(self, batch: Sequence[Waiting[T]], error: CallError, pause: float | None) -> None:
         with self._changed:
-            self._failures += 1
-            wait = min(2.0 ** min(self._failures - 1, 10), _LONGEST_WAIT) * self._random.uniform(0.5, 1.0)
-            if error.retry_at is not None:
-                wait = max(wait, min(error.retry_at - self._clock.wall(), 3600.0))
-            self._resume_at = self._clock.monotonic() + wait
             held = not self._over
-            if held:
+            if held and pause is not None:
+                self._backlog.set_apart(batch, self._clock.monotonic() + pause)
+            elif held:
+                self._failures += 1
+                wait = min(2.0 ** min(self._failures - 1, 10), _LONGEST_WAIT) * self._random.uniform(0.5, 1.0)
+                if error.retry_at is not None:
+                    wait = max(wait, min(error.retry_at - self._clock.wall(), 3600.0))
+                self._resume_at = self._clock.monotonic() + wait
                 self._backlog.put_back(batch)
+            if held:
                 self._flying -= len(batch)
         if held:
             self._say("batch_held", len(batch), str(error))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, get_args
 
 from moorline.calls.call import Call
 from moorline.calls.service import Service
-from moorline.errors import InvalidRequest
+from moorline.errors import CallError, InvalidRequest
 from moorline.services.analytics.protocol import Fact, Kind, Refused, Taken, encoded
 from moorline.services.limits import at_most, refused
 
@@ -145,6 +145,19 @@ class FactService(Service):
         if size > limits.most_bytes:
             raise refused("facts", f"are {size} bytes together; the limit is {limits.most_bytes}")
         return Parcel(tuple(kept), tuple(items), tuple(owners), tuple(out))
+
+    def blamed(self, facts: Sequence[Fact], error: CallError) -> Mapping[int, float]:  # noqa: ARG002
+        """Which of *facts*, by their places, that *error* of their request is about, and in how many seconds each may
+        be sent again (infinite: never). The others may be sent without them; where there are none, it is about all.
+        """
+        return {}
+
+    def origins(self, facts: Sequence[Fact]) -> list[tuple[int, bytes]]:
+        """Each item of the request that *facts* make, after the place of the fact that it is of."""
+        parcel = self.together(facts)
+        given = iter(enumerate(facts))
+        places = [next(place for place, one in given if one is kept) for kept in parcel.facts]
+        return [(places[owner], item) for owner, item in zip(parcel.owners, parcel.items, strict=True)]
 
     def _encoded(self, fact: Fact, extra: Mapping[str, Any]) -> tuple[list[bytes], str]:
         why = self.lacking(fact.kind)

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, get_args
 from moorline.calls.batcher import BatchCounts, Batcher, close_all, flush_all
 from moorline.calls.call import Call
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError, InvalidRequest
+from moorline.errors import CallError, ConfigurationError, InvalidRequest
 from moorline.policies.checks import check_seconds
 from moorline.services.analytics.protocol import (
     Alias,
@@ -338,12 +338,16 @@ class _Vendor:
                     age=self._age,
                     capacity=self._capacity,
                     refusals=self._refusals,
+                    blamed=self._blamed,
                     clock=self._clock,
                 )
             return known
 
     def _sending(self, facts: list[_Weighed]) -> Call[Taken]:
         return self.service.send_batch([one.fact for one in facts])
+
+    def _blamed(self, facts: list[_Weighed], error: CallError) -> Mapping[int, float]:
+        return self.service.blamed([one.fact for one in facts], error)
 
     def _refusals(self, taken: Taken) -> Mapping[str, int]:
         counted: Counter[str] = Counter()

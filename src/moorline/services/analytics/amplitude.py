@@ -7,6 +7,7 @@ event.py, processor.py).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from moorline.calls.dialects import UnheadedKey
 from moorline.calls.service import Endpoints, ErrorMap, Exchange, Parameter, Plan, operation
-from moorline.errors import AuthenticationFailed, InvalidRequest, LimitFault
+from moorline.errors import AuthenticationFailed, CallError, InvalidRequest, LimitFault
 from moorline.services.analytics.protocol import (
     PAGE_VIEWED,
     SCREEN_VIEWED,
@@ -58,6 +59,23 @@ _WHOLE_FAULTS: Final = (
     ("silenced_events", "silenced"),
     ("silenced_devices", "silenced"),
     ("throttled_events", "throttled"),
+)
+# Whom an error blames, by places in the request and by ids, and for how many seconds: who is over a limit of a second
+# is to pause, all others are refused for good.
+_PAUSE: Final = 30.0
+_PLACES: Final = (
+    ("events_with_missing_fields", math.inf),
+    ("events_with_invalid_fields", math.inf),
+    ("events_with_invalid_id_lengths", math.inf),
+    ("silenced_events", math.inf),
+    ("throttled_events", _PAUSE),
+)
+_IDS: Final = (
+    ("silenced_devices", "device_id", math.inf),
+    ("exceeded_daily_quota_users", "user_id", math.inf),
+    ("exceeded_daily_quota_devices", "device_id", math.inf),
+    ("throttled_users", "user_id", _PAUSE),
+    ("throttled_devices", "device_id", _PAUSE),
 )
 
 
@@ -211,6 +229,22 @@ print(taken.taken)
         """Those of HTTP V2."""
         return _LIMITS
 
+    def blamed(self, facts: Sequence[Fact], error: CallError) -> Mapping[int, float]:
+        """Those that the answer names, by places or ids: Amplitude took none of the batch, and takes the others."""
+        detail = error.detail if isinstance(error.detail, dict) else {}
+        places = [(_numbers(detail.get(name)), pause) for name, pause in _PLACES]
+        ids = [(field, _texts(detail.get(name)), pause) for name, field, pause in _IDS]
+        if not any(numbers for numbers, _ in places) and not any(texts for _, texts, _ in ids):
+            return {}
+        found: dict[int, float] = {}
+        for number, (place, item) in enumerate(self.origins(facts)):
+            event = json.loads(item)
+            pauses = [pause for numbers, pause in places if number in numbers]
+            pauses += [pause for field, texts, pause in ids if event.get(field) in texts]
+            if pauses:
+                found[place] = max(*pauses, found.get(place, 0.0))
+        return found
+
     def _one(self, fact: Fact, kind: Kind, extra: Mapping[str, Any]) -> Plan[Taken]:
         return self._posted(_UPLOAD, self.single(fact, kind, extra))
 
@@ -224,6 +258,17 @@ print(taken.taken)
 
         body = b'{"events":' + parcel.array + options + b"}"
         return self.post(path, parse=parse, repeatable=True, **plain_json(body))  # what comes twice is ignored
+
+
+def _numbers(told: Any) -> set[int]:
+    """The places in a list, or in the lists under the names of fields."""
+    lists = [told] if isinstance(told, list) else list(told.values()) if isinstance(told, dict) else []
+    return {one for places in lists if isinstance(places, list) for one in places if isinstance(one, int)}
+
+
+def _texts(told: Any) -> set[str]:
+    """The ids in a list, or under which something is told."""
+    return {one for one in told if isinstance(one, str)} if isinstance(told, list | dict) else set()
 
 
 def _somebody(field: str, value: str | None, least: int) -> str | None:
