@@ -259,6 +259,32 @@ def test_nothing_that_is_added_breaks_the_caller(batcher: Make):
     assert counts.added == counts.sent + counts.spilled + counts.waiting + sum(counts.refused.values())
 
 
+def test_without_a_thread_all_waits_for_the_next_try(
+    batcher: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A machine that has no more threads breaks nobody who adds: it is said once, and adding or flushing tries again."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    board = Board()
+    flushed, added = batcher(board, age=3600.0), batcher(board, age=0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert flushed.add("a")
+        assert flushed.add("b")
+        assert added.add("c")
+        assert not flushed.flush(0)
+    assert (flushed.counts.waiting, added.counts.waiting, board.requests) == (2, 1, [])
+    said = [one for one in caplog.messages if "batch_waits_for_a_thread" in one]
+    assert len(said) == 2
+    assert "can't start new thread" in said[0]
+    assert flushed.flush()
+    assert board.taken == ["a", "b"]
+    assert added.add("d")
+    until(lambda: added.counts.sent == 2)
+
+
 @pytest.mark.parametrize("status", [503, 429, 401, 403])
 def test_an_outage_and_a_bad_key_are_waited_out(batcher: Make, status: int):
     """What cannot be sent now waits, in its order, and is tried again after 1, 2, 4, … s, up to a minute."""

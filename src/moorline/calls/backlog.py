@@ -1,15 +1,23 @@
-"""``Backlog``: what waits to be sent together, and when it is due. Decisions only: no thread, no I/O, no clock."""
+"""``Backlog``: what waits to be sent together, and when it is due. ``Trip``: what is under way. Decisions only: no
+thread, no I/O, no clock.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["Backlog", "Waiting"]
+if TYPE_CHECKING:
+    from moorline.calls.call import Call
+
+__all__ = ["Backlog", "Trip", "Waiting"]
 
 T = TypeVar("T")
+
+_SPLITS: Final = 16  # requests beyond the first that are spent on finding what is wrong with a batch
 
 
 class Waiting(NamedTuple, Generic[T]):
@@ -94,3 +102,14 @@ class Backlog(Generic[T]):
         self._items.clear()
         self._bytes = 0
         return gone
+
+
+@dataclass(slots=True, eq=False)
+class Trip(Generic[T]):
+    """A batch under way: the *parts* of it that have no answer yet, the first of which *call* sends, and how many
+    *splits* are left. Who takes parts out settles them: the thread when the answer is there, or who cannot wait for it.
+    """
+
+    parts: list[Sequence[Waiting[T]]]
+    call: Call[Any] | None = None
+    splits: int = _SPLITS

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from moorline.calls.backlog import Backlog, Waiting
+from moorline.calls.backlog import Backlog, Trip, Waiting
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import (
     CallError,
@@ -47,7 +47,6 @@ _EXIT_SECONDS: Final = 5.0
 _LONGEST_WAIT: Final = 60.0
 _LAST_SECONDS: Final = 1.0  # for the thread to end the job that it is writing
 _ENDS: Final = "the program ends"
-_SPLITS: Final = 16  # requests beyond the first that are spent on finding what is wrong with a batch
 _SAID_AGAIN: Final = 60.0  # seconds until the same trouble is logged once more
 
 log = logger("batches")
@@ -74,17 +73,6 @@ class BatchCounts:
     spilled: int = 0
     waiting: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Trip(Generic[T]):
-    """A batch under way: the *parts* of it that have no answer yet, the first of which *call* sends, and how many
-    *splits* are left. Who takes parts out settles them: the thread when the answer is there, or who cannot wait for it.
-    """
-
-    parts: list[Sequence[Waiting[T]]]
-    call: Call[Any] | None = None
-    splits: int = _SPLITS
 
 
 class Batcher(Generic[T]):
@@ -136,7 +124,7 @@ class Batcher(Generic[T]):
         self._changed = threading.Condition()
         self._backlog.clear()
         self._thread: threading.Thread | None = None
-        self._trip: _Trip[T] = _Trip([])
+        self._trip: Trip[T] = Trip([])
         self._closed = self._over = False
         self._closing_at = math.inf  # when what is not sent by then is given up
         self._added = self._sent = self._spilled = self._flying = self._flush_to = self._failures = 0
@@ -161,22 +149,23 @@ class Batcher(Generic[T]):
         except Exception as error:  # noqa: BLE001 - what an application says of itself must not break it
             return self._refuse_one(type(error).__name__)
         with self._changed:
-            if self._closed or size > self._backlog.most_bytes or self._backlog.full:
-                why = "closed" if self._closed else "full" if self._backlog.full else "too_large"
-            else:
+            fits = size <= self._backlog.most_bytes
+            why = "closed" if self._closed else "full" if self._backlog.full else "" if fits else "too_large"
+            if not why:
                 self._added += 1
                 self._backlog.add(item, size, self._clock.monotonic())
-                if self._thread is None:
-                    self._start()
                 if self._backlog.ready == 1 or self._backlog.due_at() == -math.inf:
                     self._changed.notify_all()
-                return True
-        return self._refuse_one(why)
+        if why:
+            return self._refuse_one(why)
+        self._start()
+        return True
 
     def flush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:
         """Send what was added before, now, and wait. With *spill*, what still waits after *timeout* seconds is made
         durable jobs, where its service belongs to an application. False if some of it waits even then.
         """
+        self._start()
         with self._changed:
             self._flush_to = goal = self._added
             self._hurry()
@@ -255,8 +244,21 @@ class Batcher(Generic[T]):
     # --- the thread
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=f"moorline-batches-{self.name}", daemon=True)
-        self._thread.start()
+        """Start the thread, unless there is one. Where none can be had all waits, for the next one who adds or flushes
+        to try again.
+        """
+        with self._changed:
+            if self._thread is not None or not self._backlog:
+                return
+            thread = threading.Thread(target=self._run, name=f"moorline-batches-{self.name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                waiting, why = len(self._backlog), str(error)
+            else:
+                self._thread = thread
+                return
+        self._say("batch_waits_for_a_thread", waiting, why)
 
     def _run(self) -> None:
         _here.sending = True
@@ -280,7 +282,7 @@ class Batcher(Generic[T]):
             self._backlog.rejoin(self._clock.monotonic())
             batch = self._backlog.take()
             self._flying += len(batch)
-            trip = self._trip = _Trip([batch] if batch else [])
+            trip = self._trip = Trip([batch] if batch else [])
         while part := next(iter(trip.parts), None):
             with self._bounded():
                 self._settle(trip, part)
@@ -290,7 +292,7 @@ class Batcher(Generic[T]):
         left = self._closing_at - self._clock.monotonic()
         return nullcontext() if math.isinf(left) else deadline(max(left, 0.01), clock=self._clock)
 
-    def _settle(self, trip: _Trip[T], part: Sequence[Waiting[T]]) -> None:
+    def _settle(self, trip: Trip[T], part: Sequence[Waiting[T]]) -> None:
         try:
             call = self._send([one.item for one in part])
             with self._changed:
@@ -309,7 +311,7 @@ class Batcher(Generic[T]):
             if self._landed(trip):
                 self._taken(part, refused)
 
-    def _landed(self, trip: _Trip[T]) -> bool:
+    def _landed(self, trip: Trip[T]) -> bool:
         """Whether the part that was sent is the thread's to settle still; it is no more under way."""
         with self._changed:
             trip.call = None
@@ -324,7 +326,7 @@ class Batcher(Generic[T]):
             self._sent += len(part)
             self._ended(len(part))
 
-    def _failed(self, trip: _Trip[T], batch: Sequence[Waiting[T]], error: CallError) -> None:
+    def _failed(self, trip: Trip[T], batch: Sequence[Waiting[T]], error: CallError) -> None:
         pauses = self._to_blame(batch, error) if trip.splits > 0 else {}
         if pauses:
             trip.splits -= 1
@@ -348,7 +350,7 @@ class Batcher(Generic[T]):
             return {}
 
     def _go_without(
-        self, trip: _Trip[T], batch: Sequence[Waiting[T]], error: CallError, pauses: Mapping[int, float]
+        self, trip: Trip[T], batch: Sequence[Waiting[T]], error: CallError, pauses: Mapping[int, float]
     ) -> None:
         """Refuse or put off those to blame, by their places, and send the others next."""
         parts: dict[float, list[Waiting[T]]] = {}
