@@ -17,6 +17,10 @@ from tests.services.recorder import Recorder
 
 from moorline import errors
 from moorline.calls.call import Call
+from moorline.calls.guards import Guards
+from moorline.clock import ManualClock
+from moorline.policies.policy import Policy
+from moorline.policies.retry import Retry
 from moorline.services.analytics.protocol import Track
 from moorline.services.analytics.segment import Segment
 
@@ -168,6 +172,20 @@ def test_a_replay_has_the_same_id(box: Box):
     again.result()
     held = box.state("segment")
     assert (len(held["events"]), held["duplicates"]) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("status", "tries"),
+    [*((one, 2) for one in (408, 410, 429, 460, 500, 502, 503, 504, 506, 520, 529, 599)), (501, 1), (505, 1), (511, 1)],
+)
+def test_what_the_official_library_tries_again_is_tried_again(status: int, tries: int):
+    """And is worth a later try when those of the Call are spent, so that nobody drops its facts."""
+    recorder = Recorder(status)
+    policy = Policy(retry=Retry(retries=1, base=0.0), breaker=None)
+    service = Segment(KEY, wire=httpx2.MockTransport(recorder), guards=Guards(clock=ManualClock()), policy=policy)
+    with pytest.raises(errors.CallError) as caught:
+        service.send_batch(FACTS).result()
+    assert (len(recorder.requests), caught.value.retryable) == (tries, tries == 2)
 
 
 def test_a_200_that_failed_is_an_error():

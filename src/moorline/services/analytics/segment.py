@@ -66,7 +66,9 @@ class Segment(FactService):
         message="message",
         failed=_failed,
         kinds={"not_taken": InvalidRequest},
-        statuses={460: ServiceUnavailable},  # which the official library tries again
+        # What the official library tries again, beside what is usual; 511 only with OAuth.
+        statuses={410: ServiceUnavailable, 460: ServiceUnavailable},
+        retry=frozenset({410, 460, *range(500, 600)} - {501, 505, 511}),
     )
     dedupe: ClassVar[str] = (
         "Segment drops what comes twice by its `messageId`, for about 24 hours (unconfirmed): a write that "
