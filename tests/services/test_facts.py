@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import uuid
@@ -17,6 +18,8 @@ from tests.services.facts import FACTS, TRACK
 
 from moorline import errors
 from moorline.calls.call import Call
+from moorline.services.analytics.amplitude import Amplitude
+from moorline.services.analytics.google_analytics import GoogleAnalytics
 from moorline.services.analytics.mixpanel import Mixpanel
 from moorline.services.analytics.protocol import (
     Alias,
@@ -122,6 +125,47 @@ def test_values_become_plain_json():
         "tuple": ["a", None, True],
         "colour": "red",
     }
+
+
+SERVICES: list[Any] = [
+    Segment("key-0123456789"),
+    Mixpanel("key0123456789"),
+    Amplitude("key0123456789"),
+    GoogleAnalytics("key-0123456789", measurement_id="G-1"),
+]
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda one: one.name)
+def test_further_fields_become_plain_json(service: Any):
+    """What a vendor's own fields hold is made plain, or refused by name, as what a fact holds is."""
+    fact = Track("x", anonymous_id="123456.7654321")
+    call = service.track(fact, price=Decimal("1.5"), id=uuid.UUID(int=7))
+    body = call.plan.content
+    text = (gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body).decode()
+    assert '"price":1.5' in text
+    assert '"id":"00000000-0000-0000-0000-000000000007"' in text
+    for wrong in (float("nan"), object(), b"x", datetime(2026, 1, 1)):  # noqa: DTZ001
+        with pytest.raises(errors.InvalidRequest, match="price: ") as caught:
+            service.track(fact, price=wrong)
+        assert caught.value.code == "price"
+
+
+def test_fields_of_a_whole_request_become_plain_json():
+    """Those of a batch, and those that Google has once a request."""
+    segment, google = SERVICES[0], SERVICES[3]
+    call = segment.send_batch([TRACK], context={"day": date(2026, 1, 1)})
+    assert json.loads(gzip.decompress(call.plan.content))["context"] == {"day": "2026-01-01"}
+    fact = Track("x", user_id="user-17", anonymous_id="123456.7654321")
+    call = google.track(fact, device={"day": date(2026, 1, 1)})
+    assert json.loads(call.plan.content)["device"] == {"day": "2026-01-01"}
+    for make in (
+        lambda: segment.send_batch([TRACK], context={"a": object()}),
+        lambda: google.track(fact, device={"a": float("nan")}),
+        lambda: google.track(fact, user_properties={"a": object()}),
+        lambda: google.track(fact, user_data=5),
+    ):
+        with pytest.raises(errors.InvalidRequest):
+            make()
 
 
 def test_no_repr_shows_what_is_known_of_somebody():

@@ -241,6 +241,17 @@ def test_wrong_arguments_raise_at_once(analytics: Make):
     assert mine.counts["segment"].added == 0
 
 
+@pytest.mark.parametrize("default", [None, {"locale": "de"}])
+@pytest.mark.parametrize("wrong", [None, "text", [("ip", "203.0.113.7")], 7])
+def test_a_wrong_context_is_refused_by_its_name(analytics: Make, default: dict[str, Any] | None, wrong: Any):
+    """With a default for it as without one."""
+    with pytest.raises(errors.InvalidRequest, match="context: must be an object"):
+        analytics(wired(Segment, fine), context=default).track("x", context=wrong, **WHO)
+    lenient = analytics(wired(Segment, fine), context=default, strict=False)
+    assert lenient.track("x", context=wrong, **WHO) is None
+    assert lenient.counts["segment"].refused == {"invalid": 1}
+
+
 def test_defaults_of_the_context(box: Box, analytics: Make):
     """The surroundings of a request are given once; those of a fact win, and a function that fails costs no fact."""
     mine = analytics(box.service(Segment), context={"ip": "203.0.113.7", "locale": "de"})

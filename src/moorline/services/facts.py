@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Final, get_args
 from moorline.calls.call import Call
 from moorline.calls.service import Service
 from moorline.errors import CallError, InvalidRequest
-from moorline.services.analytics.protocol import Fact, Kind, Refused, Taken, encoded
+from moorline.services.analytics.protocol import Fact, Kind, Refused, Taken, encoded, json_value
 from moorline.services.limits import at_most, refused
 
-__all__ = ["BatchLimits", "FactService", "Parcel", "parts", "zipped"]
+__all__ = ["BatchLimits", "FactService", "Parcel", "parts", "plain_fields", "plain_json", "zipped"]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 _JSON: Final = {"Content-Type": "application/json"}
@@ -163,7 +163,8 @@ class FactService(Service):
         why = self.lacking(fact.kind)
         if why is not None:
             raise refused("kind", f"{type(self).__name__} has no {fact.kind}: {why}")
-        found = [encoded(one) for one in self.items(fact, {**fact.vendors.get(self.name, {}), **extra})]
+        own = {**fact.vendors.get(self.name, {}), **plain_fields(extra)}
+        found = [encoded(one) for one in self.items(fact, own)]
         lane = self.lane(fact)
         limit = self.batch_limits(lane).item_bytes
         for one in found:
@@ -205,6 +206,11 @@ def parts(service: FactService, facts: Sequence[Fact]) -> list[list[Fact]]:
 def zipped(body: bytes) -> dict[str, Any]:
     """The arguments of a Plan that sends the JSON *body* compressed; the same bytes for the same body."""
     return {"content": gzip.compress(body, mtime=0), "headers": {**_JSON, "Content-Encoding": "gzip"}}
+
+
+def plain_fields(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Further fields as plain JSON, as those of a fact are. Raises InvalidRequest, naming the field."""
+    return {name: json_value(name, value) for name, value in extra.items()}
 
 
 def plain_json(body: bytes) -> dict[str, Any]:

@@ -203,9 +203,10 @@ class Analytics:
 
     def _say(self, make: Callable[..., F], consent: Consent | None, who: dict[str, Any]) -> F | None:
         default = self._default_context()
-        if default:
-            who = {**who, "context": {**default, **who.get("context", {})}}
         try:
+            own = who.get("context", {})
+            if default and isinstance(own, Mapping):  # else it is refused as what it is
+                who = {**who, "context": {**default, **own}}
             _check_consent(consent)
             fact = make(**who)
         except Exception as error:

@@ -33,7 +33,7 @@ from moorline.services.analytics.protocol import (
 )
 from moorline.services.answers import items as items_of
 from moorline.services.answers import optional_text, record
-from moorline.services.facts import BatchLimits, FactService, Parcel, plain_json
+from moorline.services.facts import BatchLimits, FactService, Parcel, plain_fields, plain_json
 from moorline.services.limits import as_text, at_most, refused
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ print(GoogleAnalytics(validate=True).track(fact, session_id="1767225000", engage
 
     def _one(self, fact: Fact, kind: Kind, extra: Mapping[str, Any]) -> Plan[Taken]:
         parcel = self.single(fact, kind, extra)
-        return self._posted(self._head_of(fact, extra), parcel)
+        return self._posted(self._head_of(fact, plain_fields(extra)), parcel)
 
     def _posted(self, head: Mapping[str, Any], parcel: Parcel) -> Plan[Taken]:
         if not self.validating:
@@ -387,7 +387,10 @@ def _consent(given: Any) -> dict[str, str] | None:
 
 def _user_data(fact: Fact, given: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the user gave of himself, hashed."""
-    data = dict(given.get("user_data") or {})
+    data = given.get("user_data") or {}
+    if not isinstance(data, Mapping):
+        raise refused("user_data", "must be an object")
+    data = dict(data)
     if given.get("email"):
         data["sha256_email_address"] = [hashed_email(given["email"])]
     if given.get("phone"):

@@ -27,7 +27,7 @@ from moorline.services.analytics.protocol import (
     encoded,
 )
 from moorline.services.answers import record
-from moorline.services.facts import BatchLimits, FactService, Parcel, zipped
+from moorline.services.facts import BatchLimits, FactService, Parcel, plain_fields, zipped
 from moorline.services.limits import at_most
 
 __all__ = ["Segment"]
@@ -130,7 +130,7 @@ print(taken.taken)
         Raises InvalidRequest before anything is sent: too many, more than 475,000 bytes together, or none that can go.
         """
         parcel = self.together(facts)
-        body = b'{"batch":' + parcel.array + (b"," + encoded(extra)[1:] if extra else b"}")
+        body = b'{"batch":' + parcel.array + (b"," + encoded(plain_fields(extra))[1:] if extra else b"}")
         return self._posted("/v1/batch", body, parcel)
 
     @operation
