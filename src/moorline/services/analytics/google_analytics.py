@@ -321,16 +321,22 @@ def _named(field: str, name: str, most: int) -> str:
     return made
 
 
+def _new_name(field: str, name: str, most: int, found: Mapping[str, Any]) -> str:
+    """*name* as ``_named`` has it. Raises InvalidRequest for one that is reserved by Google, or in *found*."""
+    made = name if name.startswith(_RESERVED_PREFIXES) else _named(field, name, most)
+    if made.startswith(_RESERVED_PREFIXES):
+        raise refused(field, "begins with a prefix that is reserved by Google")
+    if made in found:
+        raise refused(field, f"is there twice, as {made}")
+    return made
+
+
 def _params(given: Mapping[str, Any], field: str = "properties", most: int = _PARAMS) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in given.items():
         if value is None:
             continue
-        if key.startswith(_RESERVED_PREFIXES):
-            raise refused(f"{field}.{key}", "begins with a prefix that is reserved by Google")
-        name = _named(f"{field}.{key}", key, _NAME_LENGTH)
-        if name in found:
-            raise refused(f"{field}.{key}", f"is there twice, as {name}")
+        name = _new_name(f"{field}.{key}", key, _NAME_LENGTH, found)
         if name == "items" and field == "properties":
             found[name] = [_item(one) for one in (value if isinstance(value, list) else [value])]
         else:
@@ -362,16 +368,12 @@ def _user_properties(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, Mapping):
         raise refused("user_properties", "must be an object")
     at_most("user_properties", given, _USER_PROPERTIES, "entries")
-    found = {}
+    found: dict[str, Any] = {}
     for key, one in given.items():
         field = f"user_properties.{key}"
-        if key.startswith(_RESERVED_PREFIXES):
-            raise refused(field, "begins with a prefix that is reserved by Google")
+        name = _new_name(field, key, _USER_NAME_LENGTH, found)
         wrapped = one if isinstance(one, Mapping) and "value" in one else {"value": one}
-        found[_named(field, key, _USER_NAME_LENGTH)] = {
-            **wrapped,
-            "value": _value(field, wrapped["value"], _USER_VALUE_LENGTH),
-        }
+        found[name] = {**wrapped, "value": _value(field, wrapped["value"], _USER_VALUE_LENGTH)}
     return found
 
 
