@@ -92,6 +92,20 @@ def test_dead_ones_are_results(box: Box, run: Run):
     assert [one.dead for one in users] == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("aliases", "expected"),
+    [(["u-1", "u-2"], [("u-1", True, None), ("u-2", True, None)]), (["u-2"], [("u-1", False, "nothing_sent"), ("u-2", True, None)])],
+)  # fmt: skip
+def test_nothing_sent_to_those_that_are_named(aliases: list[str], expected: list[Any]):
+    """Where all that could be reached are gone, those that the answer names are dead, and the others were not reached."""
+    recorder = Recorder(200, json.dumps({"id": "", "errors": {"invalid_aliases": {"external_id": aliases}}}).encode())
+    found = recorder.service(OneSignal).send_users(FULL, ["u-1", "u-2"]).result()
+    assert [(one.target, one.dead, one.error and one.error.code) for one in found] == expected
+    for one in found:
+        assert not one.ok
+        assert one.error is None or (one.error.service, one.error.operation) == ("onesignal", "send_users")
+
+
 def test_many(box: Box, run: Run):
     """Two thousand go with each request; the report has one result for each, in their order."""
     targets = [f"{'dead' if number % 1000 == 0 else 'sub'}-{number}" for number in range(4001)]
@@ -154,6 +168,9 @@ def test_typed_errors(box: Box, run: Run):
     ("answer", "kind"),
     [
         ((200, {"id": "", "errors": ["Invalid app"]}), errors.InvalidRequest),
+        ((200, {"id": "", "errors": {"invalid_player_ids": ["another"]}}), errors.InvalidRequest),
+        ((200, {"id": "", "errors": {"app": "gone"}}), errors.InvalidRequest),
+        ((200, {"id": ""}), errors.InvalidRequest),
         ((400, {"errors": ["bad"]}), errors.InvalidRequest),
         ((400, {"errors": [{}]}), errors.InvalidRequest),
         ((409, {"errors": [{"code": "user-3", "title": "conflict"}]}), errors.Conflict),

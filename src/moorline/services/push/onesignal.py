@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
+from moorline import redaction
 from moorline.calls.group import Group
 from moorline.calls.minting import Minted
 from moorline.calls.service import (
@@ -38,17 +39,21 @@ _MOST: Final = 2000
 _DATA: Final = 2048
 _COLLAPSE: Final = 64
 _NOBODY: Final = "All included players are not subscribed"
+_NOTHING: Final = "nothing_sent"
 _UUID: Final = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _TOKENS: Final = "/auth/tokens"
 _PRIORITIES: Final = {"high": 10, "normal": 5}
 
 
 def _failed(exchange: Exchange) -> str | None:
-    """A 200 without an id: nothing was sent. That nobody of them is subscribed is a result, and no failure."""
+    """A 200 without an id: nothing was sent. That nobody of them is subscribed is a result, and no failure, and so is
+    an object that names those who are not.
+    """
     answer = exchange.data
-    if not isinstance(answer, dict) or answer.get("id") != "" or _unsubscribed(answer.get("errors")):
+    if not isinstance(answer, dict) or answer.get("id") != "":
         return None
-    return "nothing_sent"
+    errors = answer.get("errors")
+    return None if _unsubscribed(errors) or isinstance(errors, Mapping) else _NOTHING
 
 
 class OneSignal(Service):
@@ -74,7 +79,7 @@ class OneSignal(Service):
         code="errors.0.code",
         message="errors.0.title|errors.0.message|errors.0",
         failed=_failed,
-        kinds={"nothing_sent": InvalidRequest},
+        kinds={_NOTHING: InvalidRequest},
     )
     lacks: ClassVar[Mapping[str, str]] = {
         "webhooks": "its event streams are requests of your own making, with no signature: see app.source()"
@@ -118,7 +123,7 @@ print(report.sent, "sent; to delete:", report.dead)
         wanted = one_each(targets)
         at_most("targets", wanted, _MOST, "subscriptions")
         body = self._body(push, send_at, extra, {"include_subscription_ids": list(wanted)})
-        return self.post("/notifications", json=body, parse=lambda exchange: _results(exchange, wanted))
+        return self.post("/notifications", json=body, parse=lambda exchange: _results(exchange, wanted, "send_some"))
 
     def send_many(self, push: Push, targets: Iterable[str]) -> Group[PushReport]:
         """Notify any number of subscriptions, 2000 with each request; the report has one result for each."""
@@ -143,7 +148,7 @@ print(report.sent, "sent; to delete:", report.dead)
         at_most("users", wanted, _MOST, "users")
         target = {"include_aliases": {"external_id": list(wanted)}, "target_channel": "push"}
         body = self._body(push, send_at, extra, target)
-        return self.post("/notifications", json=body, parse=lambda exchange: _results(exchange, wanted))
+        return self.post("/notifications", json=body, parse=lambda exchange: _results(exchange, wanted, "send_users"))
 
     @operation
     def send_topic(
@@ -243,16 +248,36 @@ def _unsubscribed(errors: object) -> bool:
     return isinstance(errors, list) and _NOBODY in errors
 
 
-def _results(exchange: Exchange, targets: tuple[str, ...]) -> tuple[PushResult, ...]:
-    """One for each: dead are those that a list within ``errors`` names, or all where nobody is subscribed."""
+def _results(exchange: Exchange, targets: tuple[str, ...], operation: str = "") -> tuple[PushResult, ...]:
+    """One for each: dead are those that a list within ``errors`` names, or all where nobody is subscribed. Where
+    nothing was sent the others have an error, of *operation*; if none is dead it is raised.
+    """
     answer = record(exchange.data)
     name, errors = optional_text(answer, "id"), answer.get("errors")
-    if not name and not _unsubscribed(errors):
+    if name is None and not _unsubscribed(errors):
         raise BadAnswer("the answer has no usable 'id'")
-    gone = set(targets) if _unsubscribed(errors) else set(_named(errors))
+    gone = set(targets) if _unsubscribed(errors) else set(_named(errors)).intersection(targets)
+    error = None if name else _nothing_sent(exchange, operation)
+    if error is not None and not gone:
+        raise error
     return tuple(
-        PushResult(target, dead=True, raw=answer) if target in gone else PushResult(target, id=name, raw=answer)
+        PushResult(target, dead=True, raw=answer)
+        if target in gone
+        else PushResult(target, id=name or None, error=error, raw=answer)
         for target in targets
+    )
+
+
+def _nothing_sent(exchange: Exchange, operation: str) -> InvalidRequest:
+    return InvalidRequest(
+        "nothing was sent",
+        service=OneSignal.name,
+        operation=operation,
+        status=exchange.status,
+        code=_NOTHING,
+        request_id=exchange.request_id,
+        attempts=exchange.attempts,
+        detail=redaction.data(exchange.data),
     )
 
 
