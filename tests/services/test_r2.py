@@ -6,6 +6,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.services.conftest import Box
+from tests.services.recorder import Recorder
 from tests.services.storage_suite import BIG, PART, QUICK, StorageSuite, Yesterday
 
 from moorline import errors
@@ -128,6 +129,14 @@ def test_a_condition_is_judged_at_the_beginning(r2: R2, box: Box, run: Run):
     assert not [one for one in box.seen() if one["method"] == "PUT" and one["path"].endswith("/a")][1:]
     with pytest.raises(errors.Conflict):
         run(r2.copy("a", "a", if_absent=True))
+
+
+def test_a_limit_of_one_key_of_many(run: Run):
+    """What R2 says of a key is read as what it says of a request: it is worth another try."""
+    told = b"<DeleteResult><Error><Key>a</Key><Code>TooManyRequests</Code></Error></DeleteResult>"
+    [failed] = run(Recorder(200, told).service(R2).delete_many(["a", "b"])).failed
+    assert isinstance(failed.error, errors.RateLimited)
+    assert (failed.key, failed.error.retryable) == ("a", True)
 
 
 def test_limits_and_times(r2: R2, run: Run):

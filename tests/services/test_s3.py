@@ -248,8 +248,10 @@ def test_each_of_many_has_its_result(box: Box, run: Run):
     s3 = box.service(S3, policy=QUICK)
     run(s3.put("limited/a", b"x"))
     report = run(s3.delete_many(["b", "limited/a"]))
-    assert [one.key for one in report.failed] == ["limited/a"]
-    assert report.results[0].error is None
+    [failed] = report.failed
+    assert (failed.key, report.results[0].error) == ("limited/a", None)
+    assert isinstance(failed.error, errors.RateLimited)
+    assert (failed.error.code, failed.error.retryable, failed.error.operation) == ("SlowDown", True, "delete_many")
 
 
 def test_large_copies_go_in_parts(box: Box, run: Run):

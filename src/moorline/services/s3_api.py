@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from moorline.calls.checksums import Checker, decoded, encoded, md5
 from moorline.calls.service import Page, Plan, listing, operation
 from moorline.calls.work import Home, Work
-from moorline.errors import BadAnswer, CallError, InvalidRequest
+from moorline.errors import BadAnswer, CallError, InvalidRequest, RateLimited
 from moorline.services.answers import items, optional_text, record, text
 from moorline.services.limits import refused
 from moorline.services.objects import attachment, content_of
@@ -269,7 +269,7 @@ class S3Api(S3Parts):
         )
 
     def _of_code(self, code: str) -> CallError:
-        kind = self.errors.kinds.get(code, InvalidRequest)
+        kind = RateLimited if code in self.errors.limited else self.errors.kinds.get(code, InvalidRequest)
         error = kind(f"answered {code}", code=code)
         error.service, error.operation = self.name, "delete_many"
         return error
