@@ -155,12 +155,36 @@ def test_a_write_can_be_enqueued():
     assert again.plan.headers == call.plan.headers
 
 
-def test_a_bucket_that_is_elsewhere():
+MALFORMED = b"<Error><Code>AuthorizationHeaderMalformed</Code><Message>x</Message>%s</Error>"
+CENTRAL = {"x-amz-bucket-region": "eu-central-1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers"),
+    [
+        (301, b"<Error><Code>PermanentRedirect</Code><Message>x</Message></Error>", CENTRAL),
+        (400, MALFORMED % b"", CENTRAL),
+        (400, MALFORMED % b"<Region>eu-central-1</Region>", {}),
+    ],
+)
+def test_a_bucket_that_is_elsewhere(status: int, body: bytes, headers: dict[str, str]):
     """Asked for in another region, S3 says where it is, and so does the error."""
-    moved = b"<Error><Code>PermanentRedirect</Code><Message>x</Message></Error>"
-    recorder = Recorder(301, moved, {"x-amz-bucket-region": "eu-central-1"})
     with pytest.raises(errors.InvalidRequest, match="the bucket is in eu-central-1"):
-        recorder.service(S3).check().result()
+        Recorder(status, body, headers).service(S3).check().result()
+
+
+def test_a_bucket_elsewhere_by_its_head():
+    """An answer to HEAD has no body: a 400 that names a region means the same."""
+    with pytest.raises(errors.InvalidRequest, match="the bucket is in eu-central-1"):
+        Recorder(400, b"", CENTRAL).service(S3).head("a").result()
+
+
+def test_a_region_that_is_right():
+    """A signature that is wrong in another way is not blamed on the region."""
+    with pytest.raises(errors.AuthenticationFailed):
+        Recorder(400, MALFORMED % b"", CENTRAL).service(S3, region="eu-central-1").check().result()
+    with pytest.raises(errors.AuthenticationFailed):
+        Recorder(400, MALFORMED % b"", {}).service(S3).check().result()
 
 
 def test_what_obstore_would_pass_by():

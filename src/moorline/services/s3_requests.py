@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from moorline.calls.aws import AwsErrors, AwsService
 from moorline.calls.aws_keys import Pair
@@ -42,7 +42,9 @@ UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _HASH: Final = "X-Amz-Content-SHA256"
 _WHOLE: Final = 1 << 20  # a body up to this size is signed, and can be enqueued; a larger one is streamed
 _ELSEWHERE: Final = (301, 307)
+_MISSIGNED: Final = (None, "AuthorizationHeaderMalformed")  # of a 400; an answer to HEAD has no code
 _REGION: Final = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
+_NAMED_REGION: Final = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
 _REQUEST: Final = re.compile(rb"<RequestId>([!-;=?-~]{1,100})</RequestId>")
 
 # What S3 says beside AWS's common errors.
@@ -90,8 +92,9 @@ class S3Errors(AwsErrors):
     def error(self, exchange: Exchange) -> CallError:
         """As for all of AWS; of a bucket that is elsewhere it says where."""
         found = AwsErrors.error(self, exchange)
-        region = exchange.header("x-amz-bucket-region") or ""
-        if exchange.status in _ELSEWHERE and _REGION.fullmatch(region):
+        region = _region_of(exchange)
+        elsewhere = exchange.status in _ELSEWHERE or (exchange.status == 400 and found.code in _MISSIGNED)
+        if elsewhere and region is not None and f".{region}." not in urlsplit(exchange.url).netloc:
             context: Any = {"status": found.status, "code": found.code, "request_id": found.request_id}
             return InvalidRequest(f"the bucket is in {region}, and was asked for in another region", **context)
         return found
@@ -102,6 +105,14 @@ class S3Errors(AwsErrors):
         if found is None and exchange.status > 299 and (said := _REQUEST.search(exchange.body[:5000])):
             found = said[1].decode("ascii")
         return found
+
+
+def _region_of(exchange: Exchange) -> str | None:
+    """Where the bucket is, by the header, else by the body of an error; as botocore looks for it (``utils.py``)."""
+    region = exchange.header("x-amz-bucket-region")
+    if region is None and (said := _NAMED_REGION.search(exchange.body[:5000])):
+        region = said[1].decode("ascii")
+    return region if region is not None and _REGION.fullmatch(region) else None
 
 
 S3_ERRORS: Final = S3Errors(
