@@ -9,7 +9,7 @@ import pytest
 from tests.calls.ledger import Ledger, Script, both, run
 
 from moorline import errors
-from moorline.calls.service import ErrorMap
+from moorline.calls.service import ErrorMap, Plan, operation
 
 
 class Till(Ledger):
@@ -79,6 +79,10 @@ class Shelf(Ledger):
     idempotency = None  # type: ignore[assignment]
     errors = ErrorMap(code="error", kinds={"LOCKED": errors.Conflict}, undone=frozenset({"LOCKED"}))
 
+    @operation
+    def reserve(self) -> Plan[Any]:
+        return Plan("POST", "/bookings", lambda exchange: exchange.data, undone=("OVERTAKEN",))
+
 
 @both
 def test_a_code_can_say_that_nothing_was_done(colour):
@@ -94,3 +98,16 @@ def test_a_code_can_say_that_nothing_was_done(colour):
     with pytest.raises(errors.CallerFault):
         run(colour, script.service(Shelf).book(1))
     assert len(script.requests) == 1
+
+
+@both
+def test_a_code_can_say_so_of_one_request(colour):
+    """What a Plan names is said of its own request, beside what the service says of all."""
+    for code in ("OVERTAKEN", "LOCKED"):
+        script = Script(answer(400, error=code), 200)
+        shelf: Any = script.service(Shelf)
+        assert run(colour, shelf.reserve()) == {"id": "b_1"}
+    script = Script(answer(400, error="OVERTAKEN"))
+    with pytest.raises(errors.CallerFault) as caught:
+        run(colour, script.service(Shelf).book(1))
+    assert (caught.value.retryable, len(script.requests)) == (False, 1)

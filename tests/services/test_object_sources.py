@@ -62,6 +62,26 @@ def test_parts_have_one_size(pieces: list[bytes], size: int):
         assert all(len(part) == size for part in found[:-1])
 
 
+async def test_what_can_be_read_again(tmp_path: Path):
+    """Bytes, a path and a file that can be sought begin again where they began; a pipe and an iterable do not."""
+    (tmp_path / "a").write_bytes(b"abcdef")
+    file = io.BytesIO(b"before abcdef")
+    file.seek(7)
+    for source in (b"abcdef", tmp_path / "a", file):
+        parts = PartsOf(source, Home())
+        assert [await parts.take(4), await parts.rewind(), await parts.take(4)] == [b"abcd", True, b"abcd"]
+        await parts.close()
+
+    class Pipe(io.RawIOBase):
+        """A file that cannot be sought."""
+
+        def read(self, _size: int = -1) -> bytes:
+            return b""
+
+    for once in (Pipe(), iter([b"abcdef"])):
+        assert await PartsOf(once, Home()).rewind() is False
+
+
 def test_sources_that_are_none(tmp_path: Path):
     """What gives no bytes is refused by its name, before or when it comes."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import subprocess
 import sys
 import zlib
@@ -24,6 +25,7 @@ from moorline.calls.addresses import PublicAddresses
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.policies.policy import Policy
+from moorline.policies.retry import Retry
 from moorline.services.storage.s3 import S3
 
 Run = Callable[[Any], Any]
@@ -230,6 +232,69 @@ def test_a_condition_that_was_not_answered(box: Box, run: Run):
     assert run(s3.get("a")).body == b"x"
 
 
+def overtake(box: Box, method: str, *, after: int = 0) -> None:
+    """Have one request answered as if another write had come between."""
+    box.arm(kind="status", status=409, service="s3", method=method, after=after)
+
+
+def test_a_condition_that_was_overtaken(box: Box, run: Run):
+    """A write with a condition that another one came before was not done, and is sent again: now or later."""
+    s3 = box.service(S3, policy=QUICK)
+    match = run(s3.put("c", b"x")).match
+    writes: list[tuple[str, Callable[[], Any]]] = [
+        ("PUT", lambda: s3.put("a", b"x", if_absent=True)),
+        ("PUT", lambda: s3._copied("b", 1, {"CopySource": "moorline-sandbox/a"}, True)),
+        ("DELETE", lambda: s3.delete("c", if_match=match)),
+    ]
+    for method, write in writes:
+        overtake(box, method)
+        with pytest.raises(errors.Conflict) as caught:
+            run(write().using(retry=None))
+        assert (caught.value.code, caught.value.retryable) == ("ConditionalRequestConflict", True)
+        overtake(box, method)
+        run(write())
+    assert list(box.state("s3")["buckets"]["moorline-sandbox"]) == ["a", "b"]
+
+
+def test_an_upload_that_was_overtaken(box: Box, run: Run, tmp_path: Path):
+    """Where another write came before the end of an upload, nothing of it is of use: all of it is sent again."""
+    s3, body = box.service(S3, policy=QUICK), BIG[: PART + 1]
+    (tmp_path / "in.bin").write_bytes(body)
+    file = io.BytesIO(b"before" + body)
+    file.seek(6)
+    for key, source, resume in (("a", tmp_path / "in.bin", True), ("b", file, False), ("c", body, False)):
+        overtake(box, "POST", after=1)
+        run(s3.upload(key, source, part_size=PART, if_absent=True, resume=resume))
+        assert run(s3.get(key)).body == body
+    assert box.state("s3")["uploads"] == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["in.bin"]
+
+
+def test_an_upload_that_is_overtaken_again_and_again(box: Box, run: Run):
+    """A source that can be read once ends it, as does the number of retries; nothing stays, and it may be tried later."""
+    s3, body = box.service(S3, policy=Policy(retry=Retry(retries=1, base=0.01))), BIG[: PART + 1]
+    for source, begun in ((iter([body]), 1), (body, 2)):
+        for number in range(begun):
+            overtake(box, "POST", after=1 + number)
+        before = len(box.seen())
+        with pytest.raises(errors.Conflict) as caught:
+            run(s3.upload("a", source, part_size=PART, if_absent=True))
+        assert (caught.value.retryable, caught.value.operation) == (True, "upload")
+        sent = [one for one in box.seen()[before:] if one["method"] == "POST"]
+        assert len(sent) == 2 * begun
+    assert box.state("s3")["uploads"] == {}
+
+
+def test_an_end_that_was_overtaken_is_asked_once():
+    """The same end would find no upload any more, also where the failure is in a 200."""
+    for status in (409, 200):
+        told = b"<Error><Code>ConditionalRequestConflict</Code><Message>x</Message></Error>"
+        recorder = Recorder(status, b"<?xml version='1.0'?>\n" + told)
+        with pytest.raises(errors.Conflict) as caught:
+            recorder.service(S3, policy=QUICK)._end_parts("a", "u", [{"PartNumber": 1, "ETag": "e"}], 1, {}).result()
+        assert (caught.value.code, len(recorder.requests)) == ("ConditionalRequestConflict", 1)
+
+
 async def test_an_upload_that_is_cancelled(box: Box):
     """What was sent of an upload that nobody waits for any longer is taken back: it would cost money for ever."""
     s3, told = box.service(S3, policy=QUICK), asyncio.Event()
@@ -279,11 +344,12 @@ def test_each_of_many_has_its_result(box: Box, run: Run):
 
 
 def test_large_copies_go_in_parts(box: Box, run: Run):
-    """Beyond what one request may copy it is copied in parts, with its type and metadata."""
+    """Beyond what one request may copy it is copied in parts, with its type and metadata; again where it is overtaken."""
     s3 = box.service(S3, policy=QUICK)
     run(s3.upload("a", BIG, part_size=PART, content_type="x/y", metadata={"a": "1"}))
     s3.copied_at_once, s3.copied_part = PART, PART
-    run(s3.copy("a", "b", to_bucket="moorline-sandbox-2"))
+    overtake(box, "POST", after=1)
+    run(s3.copy("a", "b", to_bucket="moorline-sandbox-2", if_absent=True))
     there = box.service(S3, bucket="moorline-sandbox-2")
     head = run(there.head("b"))
     assert (head.size, head.parts, head.content_type, dict(head.metadata)) == (len(BIG), 3, "x/y", {"a": "1"})

@@ -148,7 +148,8 @@ class Plan(Generic[T_co]):
     *content* and *upload* is given. *parse* takes the Exchange of a 2xx answer. *repeatable* overrides what the method
     says of safety: True for a POST that only reads, and with *acts* for one that changes something and may be repeated
     all the same (an upsert), though not be sent twice at once. *keyed* is False for a write of which the service, which
-    honours idempotency keys elsewhere, honours none. *after* is a read that is sent before it: its *parse* gives the
+    honours idempotency keys elsewhere, honours none. *undone* are codes, beside the service's own, which say that this
+    request did nothing, so that it may be repeated. *after* is a read that is sent before it: its *parse* gives the
     Plan to send in place of this one, or None where nothing is left to do, and then *parse* gets what the read found;
     see ``Service.post_after``. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
@@ -172,6 +173,7 @@ class Plan(Generic[T_co]):
     headers: Mapping[str, str] | None = field(default=None, repr=False)
     repeatable: bool | None = None
     keyed: bool = True
+    undone: Collection[str] = ()
     blank: bool = False
     text: bool = False
     cost: float = 1.0

@@ -137,7 +137,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
     @property
     def undone(self) -> Collection[str]:  # type: ignore[override]
         """See CallContext."""
-        return self._service.errors.undone
+        found, more = self._service.errors.undone, self._plan.undone
+        return (*found, *more) if more else found
 
     def request(self) -> ServiceRequest:
         """The request of the next attempt: the key is read anew, so that a rotation reaches a call under way."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import random
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,12 +12,13 @@ from moorline.calls.checksums import combined_crc32, crc32, encoded, md5
 from moorline.errors import Conflict, NotFound
 from moorline.services.limits import refused
 from moorline.services.object_sources import Memory, PartsOf, UploadTask
+from moorline.services.s3_requests import CAME_BETWEEN
 
 if TYPE_CHECKING:
     from moorline.services.s3_parts import S3Parts
     from moorline.services.storage.protocol import Stored
 
-__all__ = ["send_parts"]
+__all__ = ["again_if_overtaken", "send_parts"]
 
 _MOST: Final = 10_000
 
@@ -53,17 +55,57 @@ class _State:
 async def send_parts(
     service: S3Parts, source: PartsOf, task: UploadTask, first: bytes, conditions: Mapping[str, Any]
 ) -> Stored:
-    """Upload *source*, of which *first*, the first part, was taken already."""
+    """Upload *source*, of which *first*, the first part, was taken already; all of it again where the upload was
+    overtaken, if the source can be read a second time.
+    """
     if source.size is not None and source.size > _MOST * task.part_size:
         raise refused("part_size", f"of {task.part_size} bytes makes more than {_MOST} parts of {source.size} bytes")
+    taken = [first]
+
+    async def once() -> Stored:
+        begun = taken.pop() if taken else await source.take(task.part_size)
+        return await _sent(service, source, task, begun, conditions)
+
+    return await again_if_overtaken(service, once, source.rewind)
+
+
+async def again_if_overtaken(
+    service: S3Parts, once: Callable[[], Awaitable[Stored]], rewind: Callable[[], Awaitable[bool]]
+) -> Stored:
+    """What *once* stored in parts, as often as the policy retries where it was overtaken: of such an upload nothing can
+    be used again. *rewind* says whether *once* can be asked again.
+    """
+    retry, failures = service.policy.retry, 0
+    while True:
+        try:
+            return await once()
+        except Conflict as error:
+            if not _overtaken(error):
+                raise
+            failures += 1
+            error.retryable = True  # nothing was stored
+            if retry is None or failures > retry.retries or not await rewind():
+                raise
+        await service.clock.asleep(retry.delay(failures, random.random))
+
+
+def _overtaken(error: BaseException) -> bool:
+    """Whether another write came between an upload with a condition and its end."""
+    return isinstance(error, Conflict) and error.code == CAME_BETWEEN
+
+
+async def _sent(
+    service: S3Parts, source: PartsOf, task: UploadTask, first: bytes, conditions: Mapping[str, Any]
+) -> Stored:
     memory, kept = await _begun(service, source, task, conditions)
     state = _State(service, task, memory)
     try:
         await _send_all(state, source, first, kept)
         stored = await _complete(state, conditions)
-    except BaseException:
-        if task.memory is None:
+    except BaseException as error:
+        if task.memory is None or _overtaken(error):
             await service.give_up(task.key, memory.upload_id)
+            await task.forget()
         raise
     await task.forget()
     return stored

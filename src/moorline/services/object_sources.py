@@ -36,8 +36,10 @@ class PartsOf:
         self._items: Iterator[Any] | None = None
         self._later: AsyncIterator[Any] | None = None
         self._rest = bytearray()
+        self._whole: memoryview | None = None
+        self._start = 0  # of a file
         if isinstance(source, (bytes, bytearray, memoryview)):
-            self._view = memoryview(source).cast("B")
+            self._view = self._whole = memoryview(source).cast("B")
             self.size = len(self._view)
             self._take = self._of_bytes
         elif isinstance(source, (str, os.PathLike)):
@@ -50,6 +52,7 @@ class PartsOf:
                 raise ConfigurationError("upload.source must be a file opened for bytes: open(path, 'rb')")
             self._file = source
             self.size = _size_of(source)
+            self._start = 0 if self.size is None else source.tell()
             self._take = self._of_file
         elif hasattr(source, "__aiter__"):
             self._later = aiter(source)
@@ -66,6 +69,16 @@ class PartsOf:
     async def take(self, size: int) -> bytes:
         """The next *size* bytes; fewer at the end only. Raises what the source raises."""
         return await self._take(size)
+
+    async def rewind(self) -> bool:
+        """Begin again where the source began, if it can be read a second time."""
+        if self._whole is not None:
+            self._view = self._whole
+        elif self._file is not None and self.size is not None:
+            await self._home.run(self._file.seek, self._start)
+        else:
+            return False
+        return True
 
     async def close(self) -> None:
         """Let the source go; a file that was given stays open."""

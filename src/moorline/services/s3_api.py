@@ -20,7 +20,7 @@ from moorline.services.answers import items, optional_text, record, text
 from moorline.services.limits import refused
 from moorline.services.objects import attachment, content_of
 from moorline.services.s3_parts import S3Parts
-from moorline.services.s3_requests import number_of, quoted, stored
+from moorline.services.s3_requests import conditional, number_of, quoted, stored
 from moorline.services.storage.protocol import (
     Deleted,
     DeletedMany,
@@ -74,7 +74,7 @@ class S3Api(S3Parts):
         given = {**self.facts(content_type, metadata), **self.conditions(if_absent, if_match)}
         plan = self._ask("PutObject", key, {**given, **extra}, lambda answer: stored(key, answer, len(content)))
         plan = self._carrying(plan, content)
-        return replace(plan, repeatable=False) if if_absent or if_match is not None else plan
+        return conditional(plan) if if_absent or if_match is not None else plan
 
     @operation
     def head(self, key: str) -> Plan[Head]:
@@ -108,7 +108,7 @@ class S3Api(S3Parts):
         Conflict. In a bucket with versions it leaves them, unless ``VersionId`` names one.
         """
         plan = self._ask("DeleteObject", check_key(key), {"IfMatch": if_match, **extra}, lambda _: Deleted(key))
-        return plan if if_match is None else replace(plan, repeatable=False)
+        return plan if if_match is None else conditional(plan)
 
     @operation
     def check(self) -> Plan[bool]:

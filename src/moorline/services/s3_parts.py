@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from moorline.calls.service import Page, Plan, listing, operation
 from moorline.errors import BadAnswer, CallError
 from moorline.services.answers import items, optional_text, record, text
-from moorline.services.object_parts import send_parts
+from moorline.services.object_parts import again_if_overtaken, send_parts
 from moorline.services.object_sources import PartsOf, UploadTask
-from moorline.services.s3_requests import S3Requests, number_of, quoted, stored, streamed
+from moorline.services.s3_requests import S3Requests, conditional, number_of, quoted, stored, streamed
 from moorline.services.storage.protocol import Head, Stored
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class S3Parts(S3Requests):
         """The copy in one request."""
         asked, headers = self._copy_conditions(if_absent)
         plan = self._ask("CopyObject", key, {**given, **asked}, lambda answer: _copied(key, size, answer), name="copy")
-        return replace(plan, headers={**(plan.headers or {}), **headers}, repeatable=not if_absent)
+        plan = replace(plan, headers={**(plan.headers or {}), **headers}, repeatable=True)
+        return conditional(plan) if if_absent else plan
 
     def _copy_conditions(self, if_absent: bool) -> tuple[dict[str, Any], dict[str, str]]:  # noqa: FBT001
         """How a copy is told not to replace anything: parameters, and headers that the model does not know."""
@@ -138,7 +139,19 @@ class S3Parts(S3Requests):
     async def copied_in_parts(
         self, key: str, head: Head, origin: Mapping[str, Any], given: Mapping[str, Any], *, if_absent: bool
     ) -> Stored:
-        """A copy beyond what one request may copy."""
+        """A copy beyond what one request may copy; made again where it was overtaken."""
+
+        async def once() -> Stored:
+            return await self._copied_once(key, head, origin, given, if_absent=if_absent)
+
+        async def rewind() -> bool:
+            return True
+
+        return await again_if_overtaken(self, once, rewind)
+
+    async def _copied_once(
+        self, key: str, head: Head, origin: Mapping[str, Any], given: Mapping[str, Any], *, if_absent: bool
+    ) -> Stored:
         size = max(self.copied_part, -(-head.size // 10_000))
         upload_id = await self._begin_parts(key, dict(given), {})
         try:

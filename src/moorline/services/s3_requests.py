@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 from moorline.calls.aws import AwsErrors, AwsService
@@ -36,9 +36,21 @@ from moorline.services.object_reading import need_obstore
 from moorline.services.objects import Objects
 from moorline.services.storage.protocol import SignedUrl, Stored, check_expiry, check_key, check_metadata
 
-__all__ = ["S3_KINDS", "S3_RETRIED", "S3Errors", "S3Requests", "number_of", "quoted", "stored", "streamed"]
+__all__ = [
+    "CAME_BETWEEN",
+    "S3_KINDS",
+    "S3_RETRIED",
+    "S3Errors",
+    "S3Requests",
+    "conditional",
+    "number_of",
+    "quoted",
+    "stored",
+    "streamed",
+]
 
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
+T = TypeVar("T")
 _HASH: Final = "X-Amz-Content-SHA256"
 _WHOLE: Final = 1 << 20  # a body up to this size is signed, and can be enqueued; a larger one is streamed
 _ELSEWHERE: Final = (301, 307)
@@ -68,6 +80,10 @@ S3_KINDS: Final[dict[str, type[CallError]]] = {
 S3_RETRIED: Final = frozenset(
     {"BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable"}
 )
+# Another write of the object came between, and a write with a condition was not done. At the end of an upload in parts
+# it ends that upload.
+CAME_BETWEEN: Final = "ConditionalRequestConflict"
+_UNDONE: Final = frozenset({CAME_BETWEEN, "OperationAborted"})
 
 
 def _hidden(exchange: Exchange) -> str | None:
@@ -275,6 +291,11 @@ def _signer_class() -> Any:
             super()._modify_request_before_signing(request)
 
     return _Signer
+
+
+def conditional(plan: Plan[T]) -> Plan[T]:
+    """*plan* with a condition: a second request would find what the first did, unless that was nothing."""
+    return replace(plan, repeatable=False, undone=_UNDONE)
 
 
 def streamed(plan: Plan[Any], body: bytes) -> Plan[Any]:

@@ -107,9 +107,8 @@ class S3StandIn:
 
     def failure(self, status: int) -> Answer:
         """The error body for an injected status."""
-        code = {429: "TooManyRequests", 500: "InternalError", 503: self._rules.limited[1]}.get(
-            status, "ServiceUnavailable"
-        )
+        codes = {409: "ConditionalRequestConflict", 429: "TooManyRequests", 500: "InternalError"}
+        code = {**codes, 503: self._rules.limited[1]}.get(status, "ServiceUnavailable")
         if status == 503 and self._rules.limited[0] != 503:
             code = "ServiceUnavailable"
         text = f"<Error><Code>{code}</Code><Message>Please try again.</Message></Error>"

@@ -26,7 +26,9 @@ class S3(S3Api, AccessKeys):
     The bucket is named in the host (``bucket.s3.region.amazonaws.com``), in the path where its name has dots or another
     address is given: any server that speaks S3's API is reached with *base_url*. Objects have an ETag, which is the MD5
     of those that were not written in parts and are not encrypted with a key of KMS; a CRC-32 of the whole is kept
-    beside it. S3 has no idempotency keys: a PUT is repeatable by itself, one with a condition is not.
+    beside it. S3 has no idempotency keys: a PUT is repeatable by itself, one with a condition is not, unless S3 says
+    that another write came between. An upload in parts is over then, and sent again from the beginning of a source that
+    can be read again.
 
     Facts: services/storage/s3.md
     """
