@@ -27,6 +27,8 @@ Run = Callable[[Any], Any]
 ARN = "arn:aws:sns:us-east-1:123456789012"
 PHONE = f"{ARN}:endpoint/GCM/sandbox/0e3b4b2c-1111-3f1d-9b4e-77a35a2e4b11"
 IPHONE = f"{ARN}:endpoint/APNS/shop/1e3b4b2c-1111-3f1d-9b4e-77a35a2e4b11"
+KINDLE = PHONE.replace("/GCM/", "/ADM/")
+WINDOWS = PHONE.replace("/GCM/", "/WNS/")
 TOPIC = f"{ARN}:news"
 FULL = Push(
     "Shipped", "Order 17 is on its way ⚓", data={"order": "17"}, image="https://shop.example/a.png", url="https://shop.example/17",
@@ -129,10 +131,52 @@ def test_a_silent_notification():
 
 def test_a_topic_is_of_all_platforms():
     """Whoever subscribed: each platform has its part; a platform that we know nothing of has the words alone."""
-    found = asked(lambda s: s.send_topic(Push("Hi", "There"), TOPIC))
-    assert set(json.loads(found["Message"])) == {"default", "GCM", "APNS", "APNS_SANDBOX"}
-    amazon = PHONE.replace("/GCM/", "/ADM/")
-    assert json.loads(asked(lambda s: s.send(Push("Hi", "There", ttl=5), amazon))["Message"]) == {"default": "There"}
+    found = asked(lambda s: s.send_topic(Push("Hi", "There", ttl=5), TOPIC))
+    parts = json.loads(found["Message"])
+    assert set(parts) == {"default", "GCM", "APNS", "APNS_SANDBOX", "ADM"}
+    assert json.loads(parts["ADM"]) == {"data": {"title": "Hi", "message": "There"}}
+    assert attributes(found)["AWS.SNS.MOBILE.ADM.TTL"] == "5"
+    words = Push("Hi", "There", android={"priority": "high"}, ios={"more": 1})
+    assert json.loads(asked(lambda s: s.send(words, WINDOWS))["Message"]) == {"default": "There"}
+
+
+def test_a_notification_for_amazon():
+    """ADM gives all of it to the application as data; what *data* has by the same names stays."""
+    found = asked(lambda s: s.send(FULL, KINDLE))
+    parts = json.loads(found["Message"])
+    assert set(parts) == {"default", "ADM"}
+    assert json.loads(parts["ADM"]) == {
+        "data": {
+            "title": "Shipped",
+            "message": "Order 17 is on its way ⚓",
+            "image": "https://shop.example/a.png",
+            "order": "17",
+            "url": "https://shop.example/17",
+        },
+        "consolidationKey": "order-17",
+    }
+    assert attributes(found) == {"AWS.SNS.MOBILE.ADM.TTL": "600"}
+    silent = json.loads(asked(lambda s: s.send(Push(data={"message": "1"}), KINDLE))["Message"])
+    assert json.loads(silent["ADM"]) == {"data": {"message": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("push", "target", "field"),
+    [
+        (Push("Hi", data={"order": "17"}), "WNS", "data"),
+        (Push("Hi", url="https://shop.example/17"), "MACOS", "url"),
+        (Push("Hi", badge=0), "WNS", "badge"),
+        (Push("Hi", ttl=0), "BAIDU", "ttl"),
+        (Push("Hi", ttl=0), "APNS_VOIP", "ttl"),
+        (Push(android={"priority": "high"}), "MPNS", "body"),
+    ],
+)
+def test_what_would_be_lost(push: Push, target: str, field: str):
+    """What cannot be told to a platform that we know nothing of is refused by its name."""
+    recorder = Recorder(200, PUBLISHED)
+    with pytest.raises(errors.InvalidRequest, match=f"^{field}: .* {target}") as caught:
+        recorder.service(SNSPush).send(push, PHONE.replace("/GCM/", f"/{target}/"))
+    assert (caught.value.outcome, recorder.requests) == ("not_sent", [])
 
 
 @pytest.mark.parametrize(

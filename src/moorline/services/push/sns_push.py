@@ -31,7 +31,7 @@ __all__ = ["Endpoint", "EndpointEvent", "EndpointEventKind", "SNSPush"]
 _APPLICATION: Final = r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:app/[A-Z_]+/[A-Za-z0-9_.-]+"
 _ENDPOINT: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:endpoint/([A-Z_]+)/[^/\s]+/[^/\s]+")
 _EXISTS: Final = re.compile(r"(arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:endpoint/\S+) already exists with the same")
-_PLATFORMS: Final = ("GCM", "APNS", "APNS_SANDBOX")  # FCM is still called by its old name
+_PLATFORMS: Final = ("GCM", "APNS", "APNS_SANDBOX", "ADM")  # FCM is still called by its old name
 _PAYLOAD: Final = 4096  # bytes: Apple's limit, and Google's
 _USER_DATA: Final = 2048
 _COLLAPSE: Final = 64
@@ -125,12 +125,15 @@ print(sent.id, sent.dead)
         """Notify one device. A target that is deleted or disabled is a result with ``dead``: delete it, or have the
         application register anew.
 
-        *data* and *url* lie beside ``aps`` on Apple's devices, and in ``data`` on others. *android* are fields of FCM's
-        ``AndroidConfig``, *web* of ``WebpushConfig``, *ios* of Apple's payload. *extra* are further parameters of
-        Publish. SNS honours no idempotency keys here: a notification that was sent and not answered is OutcomeUnknown.
+        *data* and *url* lie beside ``aps`` on Apple's devices, and in ``data`` on others. Amazon's (ADM) leave all to
+        the application: there ``title``, ``message`` and ``image`` lie in ``data`` too, unless *data* has others by
+        those names, and there is no *badge*, *sound* or *priority*. *android* are fields of FCM's ``AndroidConfig``,
+        *web* of ``WebpushConfig``, *ios* of Apple's payload. *extra* are further parameters of Publish. SNS honours no
+        idempotency keys here: a notification that was sent and not answered is OutcomeUnknown.
 
         Raises InvalidRequest, naming field and limit, before anything is sent: more than 4096 bytes for a platform,
-        what is no endpoint, ``aps`` in *data*, a collapse key over 64 bytes.
+        what is no endpoint, ``aps`` in *data*, a collapse key over 64 bytes; *data*, *url*, *badge*, *ttl* or no words
+        for an endpoint of another platform, which gets the words alone.
         """
         found = _ENDPOINT.fullmatch(as_text("target", target))
         if found is None:
@@ -323,16 +326,33 @@ def _message(push: Push, platforms: tuple[str, ...]) -> dict[str, Any]:
     at_most("collapse_key", (push.collapse_key or "").encode(), _COLLAPSE, "bytes")
     parts = {"default": push.body or push.title or " "}
     for platform in platforms:
-        made = _google(push) if platform == "GCM" else _apple(push) if platform.startswith("APNS") else None
-        if made is not None:
-            written = json.dumps(made, ensure_ascii=False, separators=(",", ":"))
-            at_most("data", written.encode(), _PAYLOAD, f"bytes with all else for {platform}")
-            parts[platform] = written
+        _check_platform(push, platform)
+        make = _apple if platform.startswith("APNS") else {"GCM": _google, "ADM": _amazon}.get(platform)
+        if make is None:
+            continue
+        written = json.dumps(make(push), ensure_ascii=False, separators=(",", ":"))
+        at_most("data", written.encode(), _PAYLOAD, f"bytes with all else for {platform}")
+        parts[platform] = written
     return {
         "Message": json.dumps(parts, ensure_ascii=False, separators=(",", ":")),
         "MessageStructure": "json",
         "MessageAttributes": message_attributes(_attributes(push, platforms)),
     }
+
+
+def _check_platform(push: Push, platform: str) -> None:
+    """Raises InvalidRequest for what would be lost on the way to a platform whose messages are not known here."""
+    if platform in _PLATFORMS:
+        return
+    if push.ttl is not None:
+        raise refused("ttl", f"cannot be told to {platform}")
+    if platform.startswith("APNS"):  # another of Apple's, with Apple's payload
+        return
+    if not (push.title or push.body):
+        raise refused("body", f"or title is needed for {platform}, which gets the words alone")
+    for name in ("data", "url", "badge"):
+        if getattr(push, name) not in (None, {}):
+            raise refused(name, f"cannot be told to {platform}, which gets the words alone")
 
 
 def _attributes(push: Push, platforms: tuple[str, ...]) -> dict[str, str]:
@@ -375,6 +395,15 @@ def _apple(push: Push) -> dict[str, Any]:
         aps["mutable-content"] = 1  # the application's extension fetches it
     ours = {**push.data, **_given({"url": push.url, "image": push.image}), "aps": aps}
     return merged(ours, push.ios)
+
+
+def _amazon(push: Push) -> dict[str, Any]:
+    """ADM's message, all of it for the application to read (developer.amazon.com/docs/adm/send-message.html); that the
+    words are its ``message`` is AWS's example (sns-send-custom-platform-specific-payloads-mobile-devices).
+    """
+    shown = {"title": push.title, "message": push.body, "image": push.image}
+    data = _given(shown) | dict(push.data) | _given({"url": push.url})
+    return {"data": data, **_given({"consolidationKey": push.collapse_key})}
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
