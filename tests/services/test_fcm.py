@@ -172,6 +172,15 @@ def test_a_lost_answer_is_unknown(box: Box, run: Run):
         (lambda s: s.send_topic(Push(body="x" * 2048), "t"), "data"),
         (lambda s: s.send(Push(data={"from": "x"}), "t"), "data"),
         (lambda s: s.send(Push(data={"google.x": "x"}), "t"), "data"),
+        (lambda s: s.send(Push(body="x", android={"data": {"a": "x" * 4096}}), "t"), "android"),
+        (lambda s: s.send(Push(body="x", android={"notification": {"body": "x" * 4096}}), "t"), "android"),
+        (lambda s: s.send(Push(body="x", web={"data": {"a": "x" * 4096}}), "t"), "web"),
+        (lambda s: s.send(Push(body="x", ios={"payload": {"a": "x" * 4096}}), "t"), "ios"),
+        (lambda s: s.send_topic(Push(body="x", ios={"payload": {"a": "x" * 2048}}), "t"), "ios"),
+        (lambda s: s.send(Push(body="x"), "t", data={"a": "x" * 4096}), "data"),
+        (lambda s: s.send(Push(body="x"), "t", data={"google.x": "x"}), "data"),
+        (lambda s: s.send(Push(body="x"), "t", data={"a": 1}), "data"),
+        (lambda s: s.send(Push(body="x"), "t", apns={"payload": {"a": "x" * 4096}}), "ios"),
         (lambda s: s.send(Push(body="x"), ""), "target"),
         (lambda s: s.send_topic(Push(body="x"), "/topics/news"), "topic"),
         (lambda s: s.subscribe("t", "a b"), "topic"),
@@ -186,6 +195,16 @@ def test_limits_are_checked_before_sending(make: Callable[[FCM], Any], field: st
     with pytest.raises(errors.InvalidRequest, match=f"^{field}"):
         make(fcm)
     assert recorder.requests == []
+
+
+def test_what_each_platform_gets_is_counted():
+    """Data for one platform is instead of the message's, and the limit is of what one device gets."""
+    recorder, fcm = recorded()
+    own = {"data": {"a": "x" * 3000}}
+    push = Push("Hi", "There", data={"b": "y" * 3000}, android=own, web=own, ios={"payload": {"a": "x" * 3000}})
+    fcm.send(push, "t").result()
+    fcm.send(Push("x" * 2000, "y" * 2000), "t", fcmOptions={"analyticsLabel": "a"}).result()
+    assert len(recorder.requests) == 2
 
 
 @pytest.mark.parametrize(

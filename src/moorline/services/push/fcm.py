@@ -36,7 +36,7 @@ from moorline.errors import (
 )
 from moorline.services.answers import items, optional_text, record, text
 from moorline.services.google_keys import ServiceAccountKeys
-from moorline.services.limits import at_most, refused
+from moorline.services.limits import as_text, at_most, refused
 from moorline.services.push.protocol import Push, PushReport, PushResult, merged, one_each, report
 
 __all__ = ["FCM"]
@@ -48,6 +48,7 @@ _TOPIC: Final = re.compile(r"[a-zA-Z0-9\-_.~%]+")
 _LONGEST: Final = 2_419_200  # seconds: four weeks
 _BYTES: Final = 4096
 _TOPIC_BYTES: Final = 2048
+_SHOWN: Final = ("title", "body", "image")
 _PAGE: Final = 2000
 _RESERVED: Final = re.compile(r"from|message_type|google\..*|gcm\.notification\..*")
 
@@ -131,8 +132,9 @@ print(report.sent, "sent; to delete:", report.dead)
         by FCM's names (``fcmOptions``). FCM honours no idempotency keys: a notification that was sent and not answered
         is OutcomeUnknown.
 
-        Raises InvalidRequest, naming field and limit, before anything is sent: more than 4096 bytes, a ttl beyond four
-        weeks, a reserved name in *data*; PermissionDenied where the project's credentials at Apple are wrong.
+        Raises InvalidRequest, naming field and limit, before anything is sent: more than 4096 bytes for a platform, a
+        ttl beyond four weeks, a reserved name in *data*; PermissionDenied where the project's credentials at Apple are
+        wrong.
         """
         if not target:
             raise refused("target", "must not be empty")
@@ -140,7 +142,7 @@ print(report.sent, "sent; to delete:", report.dead)
         def dead(error: CallError) -> PushResult | None:
             return PushResult(target, dead=True, error=error) if _is_dead(error) else None
 
-        message = {"token": target, **self._message(push, _BYTES), **extra}
+        message = self._message(push, {"token": target}, extra, _BYTES)
         return self._sent(message, target, validate_only=validate_only, accept=dead)
 
     def send_many(self, push: Push, targets: Iterable[str], *, validate_only: bool = False) -> Group[PushReport]:
@@ -159,7 +161,7 @@ print(report.sent, "sent; to delete:", report.dead)
         kind = "condition" if " in topics" in topic else "topic"
         if kind == "topic" and not _TOPIC.fullmatch(topic):
             raise refused("topic", "must be letters, digits and -_.~% only, without /topics/ before it")
-        message = {kind: topic, **self._message(push, _TOPIC_BYTES), **extra}
+        message = self._message(push, {kind: topic}, extra, _TOPIC_BYTES)
         return self._sent(message, topic, validate_only=validate_only)
 
     @operation
@@ -226,12 +228,11 @@ print(report.sent, "sent; to delete:", report.dead)
 
         return self.get(path, query=query, parse=parse)
 
-    def _message(self, push: Push, most: int) -> dict[str, Any]:
+    def _message(
+        self, push: Push, to: Mapping[str, str], extra: Mapping[str, object], most: int
+    ) -> Mapping[str, object]:
         if push.ttl is not None and push.ttl > _LONGEST:
             raise refused("ttl", f"must be at most {_LONGEST} seconds (four weeks), not {push.ttl}")
-        for name in push.data:
-            if _RESERVED.fullmatch(name):
-                raise refused(f"data[{name}]", "is a name of FCM's own")
         shown = {"title": push.title, "body": push.body, "image": push.image}
         parts = {
             "notification": {name: value for name, value in shown.items() if value is not None},
@@ -240,12 +241,39 @@ print(report.sent, "sent; to delete:", report.dead)
             "apns": merged(_apns(push, self.clock.wall()), push.ios),
             "webpush": merged(_webpush(push), push.web),
         }
-        message = {name: value for name, value in parts.items() if value}
-        payload = json.dumps(
-            {"notification": parts["notification"], "data": parts["data"]}, ensure_ascii=False
-        ).encode()
-        at_most("data", payload, most, "bytes with title and body")
+        message: dict[str, object] = {**to, **{name: value for name, value in parts.items() if value}, **extra}
+        _check(message, most)
         return message
+
+
+def _check(message: Mapping[str, object], most: int) -> None:
+    """Raises InvalidRequest for a name in its data that is FCM's, and where some platform gets too much. By the
+    contract a platform's own data and words are instead of the message's; Apple's payload is counted by itself.
+    """
+    shown, data = _within(message, "notification"), _within(message, "data")
+    for name, value in data.items():
+        if _RESERVED.fullmatch(name):
+            raise refused(f"data[{name}]", "is a name of FCM's own")
+        as_text(f"data[{name}]", value)
+    for field, own in (
+        ("data", message),
+        ("android", _within(message, "android")),
+        ("web", _within(message, "webpush")),
+    ):
+        words = {name: value for name, value in _within(own, "notification").items() if name in _SHOWN}
+        payload = {"notification": {**shown, **words}, "data": own.get("data") or data}
+        at_most(field, _counted(payload), most, "bytes with title and body")
+    at_most("ios", _counted(_within(_within(message, "apns"), "payload")), most, "bytes")
+
+
+def _within(holder: Mapping[str, object], name: str) -> Mapping[str, Any]:
+    found = holder.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _counted(payload: object) -> bytes:
+    """As it goes out; what cannot is refused later, by its type."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), default=str).encode()
 
 
 def _android(push: Push) -> dict[str, Any]:
