@@ -95,6 +95,42 @@ def test_from_hold_to_capture(box: Box, run: Run):
     assert (back.amount, back.payment_id) == (Money(100, "eur"), None)
 
 
+def test_the_last_capture_takes_what_is_left(box: Box, run: Run):
+    """After a capture of a part, one without an amount takes the rest of what is held, and no more; then nothing."""
+    paypal = box.service(PayPal)
+    held = run(paypal.create_payment(TEN, payment_source=CARD, capture=False))
+    run(paypal.capture_payment(held.id, Money(100, "eur"), final_capture=False))
+    last = run(paypal.capture_payment(held.id, final_capture=False))
+    assert (last.captured, last.raw["amount"]["value"]) == (TEN, "9.99")
+    again = run(paypal.capture_payment(held.id))
+    assert (again.status, again.captured, again.capturable) == (PaymentStatus.SUCCEEDED, TEN, Money(0, "eur"))
+    assert len([path for path in posts(box) if path.endswith("/capture")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "sent"), [("PENDING", {"currency_code": "EUR", "value": "9.99"}), ("DECLINED", None)]
+)
+def test_what_a_capture_leaves(before: str, sent: dict[str, str] | None):
+    """A capture that is pending leaves less to take, one that was declined leaves all of it."""
+    bodies: list[Any] = []
+    money = {"currency_code": "EUR", "value": "10.99"}
+    part = {"id": "C0", "status": before, "amount": {"currency_code": "EUR", "value": "1.00"}}
+    held = {"id": "A1", "status": "PARTIALLY_CAPTURED", "amount": money}
+    unit = {"amount": money, "payments": {"authorizations": [held], "captures": [part]}}
+    order = {"id": "O1", "status": "COMPLETED", "intent": "AUTHORIZE", "purchase_units": [unit]}
+
+    def wire(request: httpx2.Request) -> httpx2.Response:
+        token = token_answer(request)
+        if token is not None or request.method == "GET":
+            return token or httpx2.Response(200, json=order)
+        bodies.append(json.loads(request.read()))
+        return httpx2.Response(201, json={"id": "C1", "status": "COMPLETED"})
+
+    paypal = PayPal("s", client_id="c", wire=httpx2.MockTransport(wire), guards=Guards())
+    paypal.capture_payment("O1").result()
+    assert [body.get("amount") for body in bodies] == [sent]
+
+
 def test_approval_of_a_hold(box: Box, run: Run):
     """An order with the intent to authorise is approved, authorised and only then captured; before, the reason is told."""
     paypal = box.service(PayPal)

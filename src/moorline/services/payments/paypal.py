@@ -273,8 +273,9 @@ print(payment.status, payment.action.url)  # send the customer there, then: capt
         """Take the money of an approved order, or what is held of it. The order is read first; one that is captured
         already is the result as it is, so a customer's return and the webhook may both come here.
 
-        *amount* takes a part of what is *held*, and the rest is released (unless ``final_capture=False``); an order
-        that is not authorised is taken whole. *extra* are PayPal's further fields (``note_to_payer``, ``invoice_id``).
+        *amount* takes a part of what is *held*, and the rest is released (unless ``final_capture=False``); without it
+        all that is left is taken. An order that is not authorised is taken whole. *extra* are PayPal's further fields
+        (``note_to_payer``, ``invoice_id``).
 
         Raises PaymentDeclined; InvalidRequest where nothing is approved or held; Conflict where another capture was
         quicker by a moment; NotFound.
@@ -303,12 +304,19 @@ print(payment.status, payment.action.url)  # send the customer there, then: capt
         if held.get("status") == "CAPTURED":
             return None
         given = {name: value for name, value in body.items() if value is not None}
+        taken = [_money(one.get("amount")) for one in _of(order, "captures") if not _failed(one)]
+        if "amount" not in given and taken:  # without one PayPal takes all that was authorised, once more
+            whole = _money(held.get("amount"))
+            left = whole.minor - _sum(taken, whole.currency).minor
+            if left < 1:
+                return None
+            given["amount"] = _amount("amount", Money(left, whole.currency))
 
         def parse(exchange: Exchange) -> Payment:
             capture = record(exchange.data, "the capture")
-            whole = {"amount": given.get("amount", held.get("amount")), **capture}
+            told = {"amount": given.get("amount", held.get("amount")), **capture}
             status = "CAPTURED" if given["final_capture"] else "PARTIALLY_CAPTURED"
-            return _changed(order, held, status, captures=[*_of(order, "captures"), whole], raw=capture)
+            return _changed(order, held, status, captures=[*_of(order, "captures"), told], raw=capture)
 
         path = f"{_HELD}/{segment(text(held, 'id'))}/capture"
         return self.post(path, json=given, headers=_FULL, parse=parse)
