@@ -62,6 +62,18 @@ async def test_manual_capture_in_part_then_refunds(box: httpx2.AsyncClient):
     assert error(again)["code"] == "charge_already_refunded"
 
 
+async def test_units_of_currencies(box: httpx2.AsyncClient):
+    """Captures and refunds of fractions that Stripe does not take are refused as payments of them are."""
+    intent = (
+        await post(box, CREATE, {**PAID, "amount": "50000", "currency": "ugx", "capture_method": "manual"})
+    ).json()
+    odd = await post(box, f"{CREATE}/{intent['id']}/capture", {"amount_to_capture": "4050"})
+    assert (odd.status_code, error(odd)["param"]) == (400, "amount_to_capture")
+    await post(box, f"{CREATE}/{intent['id']}/capture")
+    back = await post(box, "/v1/refunds", {"payment_intent": intent["id"], "amount": "4050"})
+    assert (back.status_code, error(back)["code"]) == (400, "invalid_charge_amount_no_decimal_compatible")
+
+
 @pytest.mark.parametrize(
     ("method", "code", "decline_code"),
     [
@@ -116,6 +128,8 @@ async def test_cancel_only_before_success(box: httpx2.AsyncClient):
         ({"amount": "0"}, "parameter_invalid_integer", "amount"),
         ({"amount": "49"}, "amount_too_small", "amount"),
         ({"amount": "100000000"}, "amount_too_large", "amount"),
+        ({"currency": "isk"}, "invalid_charge_amount_no_decimal_compatible", "amount"),
+        ({"currency": "kwd"}, None, "amount"),
         ({"currency": "xxx"}, None, "currency"),
         ({"colour": "red"}, "parameter_unknown", "colour"),
         ({"automatic_payment_methods[colour]": "red"}, "parameter_unknown", "colour"),

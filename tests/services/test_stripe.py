@@ -53,6 +53,34 @@ def test_payment_from_hold_to_refund(box: Box, run: Run):
     assert run(stripe.get_payment(held.id)).raw["id"] == held.id
 
 
+@pytest.mark.parametrize(
+    ("amount", "sent"),
+    [
+        (Money(500, "isk"), 50_000),
+        (Money(500, "ugx"), 50_000),
+        (Money(50_000, "mga"), 500),
+        (Money(5120, "kwd"), 5120),
+        (Money(500, "jpy"), 500),
+    ],
+)
+def test_currencies_that_stripe_counts_otherwise(box: Box, run: Run, amount: Money, sent: int):
+    """An amount is sent in Stripe's units of its currency, and read from them, in payments, captures and refunds."""
+    stripe = box.service(Stripe)
+    held = run(stripe.create_payment(amount, payment_method="pm_card_visa", capture=False))
+    assert (held.raw["amount"], held.amount, held.capturable) == (sent, amount, amount)
+    taken = run(stripe.capture_payment(held.id, amount))
+    assert (taken.raw["amount_received"], taken.captured) == (sent, amount)
+    back = run(stripe.refund(held.id, amount))
+    assert (back.raw["amount"], back.amount) == (sent, amount)
+
+
+def test_a_fraction_that_money_cannot_hold():
+    """Of before 2023 Stripe has fractions of a króna: they are BadAnswer, no other amount."""
+    answer = b'{"id":"pi_1","status":"succeeded","amount":4010,"currency":"isk"}'
+    with pytest.raises(errors.BadAnswer, match="fraction"):
+        Recorder(content=answer).service(Stripe).get_payment("pi_1").result()
+
+
 def test_declined_card(box: Box, run: Run):
     """A declined card is PaymentDeclined with the bank's reason and whether another try may help; the intent lives on."""
     stripe = box.service(Stripe)
@@ -166,6 +194,10 @@ def test_bad_keys(box: Box, run: Run, key: str, kind: type[errors.CallError]):
         (lambda s: s.create_payment(Money(0, "eur")), "amount"),
         (lambda s: s.create_payment(Money(100_000_000, "eur")), "amount"),
         (lambda s: s.create_payment(1099), "amount"),
+        (lambda s: s.create_payment(Money(150, "mga")), "amount"),
+        (lambda s: s.create_payment(Money(5123, "kwd")), "amount"),
+        (lambda s: s.capture_payment("pi_1", Money(5123, "kwd")), "amount"),
+        (lambda s: s.refund("pi_1", Money(150, "mga")), "amount"),
         (lambda s: s.create_payment(TEN, confirm=True), "payment_method"),
         (lambda s: s.create_payment(TEN, metadata={"k" * 41: "v"}), "metadata"),
         (lambda s: s.create_payment(TEN, metadata={"k": "v" * 501}), "metadata"),

@@ -20,6 +20,9 @@ CURRENCIES = frozenset(
     )
 )
 
+# Of these the API counts smaller units than it takes (docs.stripe.com/currencies): amounts are multiples of this.
+STEPS = {**dict.fromkeys(("isk", "ugx"), 100), **dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)}
+
 # magic payment method -> (code, decline code, message)
 DECLINES: dict[str, tuple[str, str | None, str]] = {
     "pm_card_visa_chargeDeclined": ("card_declined", "generic_decline", "Your card was declined."),

@@ -256,6 +256,7 @@ class StripeStandIn:
             raise _invalid(f"Amount must be at least 50 {currency}.", "amount_too_small", "amount")
         if amount > 99_999_999:
             raise _invalid("Amount must be no more than 99999999.", "amount_too_large", "amount")
+        _check_units(amount, currency, "amount")
         confirm = form.get("confirm", False)
         for name in ("error_on_requires_action", "off_session", "return_url"):
             if name in form and not confirm:
@@ -378,6 +379,7 @@ class StripeStandIn:
         if not 1 <= amount <= most:
             code = "amount_too_large" if amount > most else "parameter_invalid_integer"
             raise _invalid(f"The amount_to_capture must be from 1 to {most}.", code, "amount_to_capture")
+        _check_units(amount, intent["currency"], "amount_to_capture")
         intent.update(status="succeeded", amount_received=amount, amount_capturable=0)
         if isinstance(form.get("metadata"), dict):
             intent["metadata"] = {**intent["metadata"], **form["metadata"]}
@@ -407,6 +409,7 @@ class StripeStandIn:
         if amount > left:
             message = f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})"
             raise _Refused(400, message, param="amount")
+        _check_units(amount, charge["currency"], "amount")
         refund = tables.new_refund(self._around, charge, amount, form)
         self._refunds[refund["id"]] = refund
         charge["amount_refunded"] += amount
@@ -463,6 +466,14 @@ class StripeStandIn:
         }
         # Indented: who re-serialises a body before checking its signature shall find out here.
         return name, json.dumps(event, indent=2, ensure_ascii=False).encode()
+
+
+def _check_units(amount: int, currency: str, name: str) -> None:
+    """Refuse fractions of what Stripe counts finer than it takes it."""
+    step = tables.STEPS.get(currency, 1)
+    if amount % step:
+        message = f"Invalid amount. Charged amounts in {currency.upper()} must be evenly divisible by {step}."
+        raise _invalid(message, "invalid_charge_amount_no_decimal_compatible" if step == 100 else None, name)
 
 
 def _expect(intent: Form, verb: str, *states: str) -> None:

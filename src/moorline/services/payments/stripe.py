@@ -1,6 +1,8 @@
 """Stripe: payment intents and refunds.
 
-Facts: services/payments/stripe.md; contract: stripe.json (of 2023, so newer optional parameters are missing there).
+Facts: services/payments/stripe.md; contract: stripe.json (of 2023, so newer optional parameters are missing there). How
+Stripe counts currencies is that of its own page, docs.stripe.com/currencies, and for ISK of support.stripe.com
+("Deprecation of fractional ISK charges and refunds").
 """
 
 from __future__ import annotations
@@ -49,6 +51,11 @@ API_VERSION: Final = "2026-10-28.endive"  # pinned: without the header the accou
 _INTENTS: Final = "/v1/payment_intents"
 _PAGE: Final = 100
 _MOST: Final = 99_999_999  # eight digits
+# Currencies that Stripe counts otherwise than ISO 4217, which Money follows.
+_FINER: Final = frozenset({"isk", "ugx"})  # in hundredths that are always 00, where ISO 4217 knows none
+_COARSER: Final = frozenset({"mga"})  # in whole units, where ISO 4217 knows hundredths
+# In thousandths, of which the last digit must be 0: so that page says in older copies, and no more in those of 2026.
+_TENS: Final = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
 _STATUSES: Final = {
     "requires_payment_method": PaymentStatus.NEEDS_METHOD,
     "requires_confirmation": PaymentStatus.NEEDS_CONFIRMATION,
@@ -180,13 +187,12 @@ print(payment.status, payment.captured)
 
         Raises PaymentDeclined, InvalidRequest.
         """
-        _check_amount("amount", amount)
         _check_texts(metadata, description, statement_descriptor_suffix)
         confirmed = confirm if confirm is not None else payment_method is not None
         if confirmed and payment_method is None and "payment_method_data" not in extra:
             raise refused("payment_method", "is needed to confirm a payment")
         form: dict[str, object] = {
-            "amount": amount.minor,
+            "amount": _amount("amount", amount),
             "currency": amount.currency,
             "payment_method": payment_method,
             "confirm": confirmed or None,
@@ -223,9 +229,7 @@ print(payment.status, payment.captured)
 
         Raises InvalidRequest where nothing is held.
         """
-        if amount is not None:
-            _check_amount("amount", amount)
-        form = {"amount_to_capture": None if amount is None else amount.minor}
+        form = {"amount_to_capture": None if amount is None else _amount("amount", amount)}
         return self.post(f"{_INTENTS}/{_id(payment_id)}/capture", form=form | extra, parse=_payment)
 
     @operation
@@ -254,12 +258,10 @@ print(payment.status, payment.captured)
         *reason* is ``duplicate``, ``fraudulent`` or ``requested_by_customer``.
         """
         _check_reason(reason, "duplicate", "fraudulent", "requested_by_customer")
-        if amount is not None:
-            _check_amount("amount", amount)
         _check_texts(metadata)
         form: dict[str, object] = {
             "payment_intent": _named(payment_id),
-            "amount": None if amount is None else amount.minor,
+            "amount": None if amount is None else _amount("amount", amount),
             "reason": reason,
             "metadata": metadata,
         }
@@ -355,11 +357,22 @@ def _refund_event(type_: str, subject: Mapping[str, Any], at: datetime | None) -
     )
 
 
-def _check_amount(name: str, amount: Money) -> None:
+def _amount(name: str, amount: Money) -> int:
+    """*amount* in Stripe's units."""
     if not isinstance(amount, Money):
         raise refused(name, f"must be Money, not {type(amount).__name__}")
-    if not 1 <= amount.minor <= _MOST:
-        raise refused(name, f"must be from 1 to {_MOST} of the smallest unit, not {amount.minor}")
+    value = amount.minor
+    if amount.currency in _FINER:
+        value *= 100
+    elif amount.currency in _COARSER:
+        value, rest = divmod(value, 100)
+        if rest:
+            raise refused(name, f"must be whole {amount.currency.upper()}: Stripe counts no hundredths of them")
+    elif amount.currency in _TENS and value % 10:
+        raise refused(name, f"Stripe takes two decimals of {amount.currency.upper()} at most, not {amount}")
+    if not 1 <= value <= _MOST:
+        raise refused(name, f"must be from 1 to {_MOST} of the smallest unit, not {value}")
+    return value
 
 
 def _check_texts(metadata: Mapping[str, str] | None, description: str | None = None, suffix: str | None = None) -> None:
@@ -437,7 +450,14 @@ def _read_refund(value: object) -> Refund:
 
 
 def _money(holder: Mapping[str, Any], name: str, currency: str, default: int | None = None) -> Money:
-    minor = whole(holder, name, default)
+    """An amount in Stripe's units."""
+    minor, currency = whole(holder, name, default), currency.lower()
+    if currency in _COARSER:
+        minor *= 100
+    elif currency in _FINER:
+        minor, rest = divmod(minor, 100)
+        if rest:
+            raise BadAnswer("the answer's amount is a fraction that ISO 4217 does not know")
     try:
         return Money(minor, currency)
     except ValueError:
