@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from moorline.calls.service import (
     BearerKey,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stripe"]
 
+T = TypeVar("T")
 API_VERSION: Final = "2026-10-28.endive"  # pinned: without the header the account's default version answers
 _INTENTS: Final = "/v1/payment_intents"
 _PAGE: Final = 100
@@ -225,12 +226,14 @@ print(payment.status, payment.captured)
 
     @operation
     def capture_payment(self, /, payment_id: str, amount: Money | None = None, **extra: object) -> Plan[Payment]:
-        """Take the money that is held, or *amount* of it: the rest is released.
+        """Take the money that is held, or *amount* of it: the rest is released. With an amount the payment is read
+        first.
 
-        Raises InvalidRequest where nothing is held.
+        Raises InvalidRequest where nothing is held, and for an *amount* of another currency than the payment's.
         """
         form = {"amount_to_capture": None if amount is None else _amount("amount", amount)}
-        return self.post(f"{_INTENTS}/{_id(payment_id)}/capture", form=form | extra, parse=_payment)
+        write = self.post(f"{_INTENTS}/{_id(payment_id)}/capture", form=form | extra, parse=_payment)
+        return write if amount is None else self._of_its_currency(payment_id, amount, write)
 
     @operation
     def cancel_payment(self, /, payment_id: str, *, reason: str | None = None, **extra: object) -> Plan[Payment]:
@@ -253,9 +256,11 @@ print(payment.status, payment.captured)
         metadata: Mapping[str, str] | None = None,
         **extra: object,
     ) -> Plan[Refund]:
-        """Give back *amount*, or all that is left.
+        """Give back *amount*, for which the payment is read first, or all that is left.
 
         *reason* is ``duplicate``, ``fraudulent`` or ``requested_by_customer``.
+
+        Raises InvalidRequest for more than is left, and for an *amount* of another currency than the payment's.
         """
         _check_reason(reason, "duplicate", "fraudulent", "requested_by_customer")
         _check_texts(metadata)
@@ -265,7 +270,18 @@ print(payment.status, payment.captured)
             "reason": reason,
             "metadata": metadata,
         }
-        return self.post("/v1/refunds", form=form | extra, parse=_refund)
+        write = self.post("/v1/refunds", form=form | extra, parse=_refund)
+        return write if amount is None else self._of_its_currency(payment_id, amount, write)
+
+    def _of_its_currency(self, payment_id: str, amount: Money, write: Plan[T]) -> Plan[T]:
+        """*write*, once the payment is known to be of *amount*'s currency: Stripe is told the number alone."""
+
+        def then(payment: Payment) -> Plan[T]:
+            if payment.amount.currency != amount.currency:
+                raise refused("amount", f"is {amount}, but the payment is in {payment.amount.currency.upper()}")
+            return write
+
+        return self.post_after(self.get(f"{_INTENTS}/{_id(payment_id)}", parse=_payment), then, parse=write.parse)
 
     @operation
     def get_refund(self, refund_id: str) -> Plan[Refund]:
