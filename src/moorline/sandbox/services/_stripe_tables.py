@@ -20,6 +20,7 @@ CURRENCIES = frozenset(
     )
 )
 
+MOST = 10**12 - 1  # of cards, which are all that is paid with here (docs.stripe.com/currencies)
 # Of these the API counts smaller units than it takes (docs.stripe.com/currencies): amounts are multiples of this.
 STEPS = {**dict.fromkeys(("isk", "ugx"), 100), **dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 10)}
 

@@ -254,8 +254,8 @@ class StripeStandIn:
             raise _invalid("This value must be greater than or equal to 1.", "parameter_invalid_integer", "amount")
         if amount < 50:
             raise _invalid(f"Amount must be at least 50 {currency}.", "amount_too_small", "amount")
-        if amount > 99_999_999:
-            raise _invalid("Amount must be no more than 99999999.", "amount_too_large", "amount")
+        if amount > tables.MOST:
+            raise _invalid(f"Amount must be no more than {tables.MOST}.", "amount_too_large", "amount")
         _check_units(amount, currency, "amount")
         confirm = form.get("confirm", False)
         for name in ("error_on_requires_action", "off_session", "return_url"):

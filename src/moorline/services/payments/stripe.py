@@ -51,7 +51,7 @@ T = TypeVar("T")
 API_VERSION: Final = "2026-10-28.endive"  # pinned: without the header the account's default version answers
 _INTENTS: Final = "/v1/payment_intents"
 _PAGE: Final = 100
-_MOST: Final = 99_999_999  # eight digits
+_MOST: Final = 10**12 - 1  # of cards, and of all ways to pay in IDR; what else has a finer limit is Stripe's to say
 # Currencies that Stripe counts otherwise than ISO 4217, which Money follows.
 _FINER: Final = frozenset({"isk", "ugx"})  # in hundredths that are always 00, where ISO 4217 knows none
 _COARSER: Final = frozenset({"mga"})  # in whole units, where ISO 4217 knows hundredths
