@@ -179,6 +179,44 @@ def test_a_lost_void_is_unknown_until_it_is_sent_again(box: Box, run: Run):
     assert run(call).status is PaymentStatus.CANCELED
 
 
+@pytest.mark.parametrize(
+    ("path", "keyed"),
+    [
+        (ORDER, True),
+        (f"{ORDER}/O1/authorize", True),
+        (f"{ORDER}/O1/capture", True),
+        ("/v2/payments/authorizations/A1/capture", True),
+        ("/v2/payments/captures/C1/refund", True),
+        ("/v2/payments/authorizations/A1/void", False),
+        ("/v1/notifications/webhooks", False),
+    ],
+)
+def test_keys_go_where_they_are_known(path: str, keyed: bool):
+    """request() repeats a POST whose answer was lost under a key where PayPal documents one, and else not at all."""
+    sent: list[httpx2.Request] = []
+
+    def wire(request: httpx2.Request) -> httpx2.Response:
+        token = token_answer(request)
+        if token is not None:
+            return token
+        sent.append(request)
+        if len(sent) == 1:
+            raise httpx2.ReadTimeout("lost")
+        return httpx2.Response(200, json={"id": "X1"})
+
+    retrying = Policy(retry=Retry(base=0.001))
+    paypal = PayPal("s", client_id="c", wire=httpx2.MockTransport(wire), guards=Guards(), policy=retrying)
+    call = paypal.request("POST", path, json={})
+    if keyed:
+        assert call.result() == {"id": "X1"}
+    else:
+        with pytest.raises(errors.OutcomeUnknown):
+            call.result()
+    keys = [request.headers.get("paypal-request-id") for request in sent]
+    assert keys == ([call.idempotency_key] * 2 if keyed else [None])
+    assert (call.idempotency_key is not None) is keyed
+
+
 def test_declined(box: Box, run: Run):
     """A decline is PaymentDeclined in both of PayPal's shapes: a 201 with a declined capture, and a 422."""
     paypal = box.service(PayPal)

@@ -228,6 +228,20 @@ def test_a_key_for_another_mail(box: Box, run: Run):
         service.send(plain()).using(idempotency_key="k" * 257)
 
 
+def test_keys_go_where_they_are_known(box: Box, run: Run):
+    """request() carries a key to the two endpoints that honour one: elsewhere what was lost is not made a second time."""
+    service = box.service(Resend, policy=Policy(retry=Retry(base=0.001)))
+    keyed = {path: service.request("POST", path, json={}).idempotency_key for path in ("/emails", "/emails/batch")}
+    assert None not in keyed.values()
+    for path in ("/api-keys", "/webhooks", "/emails/e1/cancel"):
+        lost = service.request("POST", path, json={"name": "n"})
+        assert lost.idempotency_key is None
+        box.arm(kind="dropped", path=path)
+        with pytest.raises(errors.OutcomeUnknown):
+            run(lost)
+    assert [one["path"] for one in box.seen()] == ["/api-keys", "/webhooks", "/emails/e1/cancel"]
+
+
 def test_calling_off_has_no_key(box: Box, run: Run, impatient: Policy):
     """Resend knows no keys there: a lost answer is OutcomeUnknown after one attempt, and the mail tells what happened."""
     service = box.service(Resend, policy=impatient)

@@ -113,7 +113,9 @@ class Resend(Service):
     docs = "services/email/resend.md, resend.json"
     endpoints = Endpoints("https://api.resend.com")  # the sending region is a property of the domain
     credentials = BearerKey(env="RESEND_API_KEY", sandbox="re_sandbox")
-    idempotency = IdempotencyKey(header="Idempotency-Key", window=hours(24), max_length=256)
+    idempotency = IdempotencyKey(
+        header="Idempotency-Key", window=hours(24), max_length=256, where=r"/emails(?:/batch)?"
+    )
     limits = RateLimitHeaders()  # ratelimit-*, whose reset is in seconds from now, as in the standard's drafts
     errors = ErrorMap(
         code="name",

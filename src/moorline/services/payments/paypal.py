@@ -53,6 +53,8 @@ __all__ = ["PayPal"]
 
 _ORDERS: Final = "/v2/checkout/orders"
 _HELD: Final = "/v2/payments/authorizations"
+# The POSTs of which paypal.json documents PayPal-Request-Id: a void has none.
+_KEYED: Final = rf"{_ORDERS}(?:/[^/]+/(?:authorize|capture))?|{_HELD}/[^/]+/capture|/v2/payments/captures/[^/]+/refund"
 _FULL: Final = {"Prefer": "return=representation"}  # the default answer has neither amounts nor captures
 _TEXT: Final = 127
 _LIVE: Final = re.compile(r"https://(?:api|api-m|www)\.paypal\.com/")
@@ -163,7 +165,7 @@ class PayPal(TokenService):
     credentials = BearerKey(env="PAYPAL_CLIENT_SECRET", sandbox="sandbox-secret")
     tokens = ClientCredentials("/v1/oauth2/token")
     # 45 days for refunds and captures of authorizations: the shorter holds for all, so nothing is sent again too late.
-    idempotency = IdempotencyKey(header="PayPal-Request-Id", window=hours(6), max_length=108)
+    idempotency = IdempotencyKey(header="PayPal-Request-Id", window=hours(6), max_length=108, where=_KEYED)
     errors = ErrorMap(
         code="details.0.issue|name|error",
         error_type="name",
