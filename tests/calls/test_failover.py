@@ -308,13 +308,40 @@ def test_nothing_was_sent_when_nothing_left(colour):
 
 @both
 def test_arguments_that_only_the_next_refuses(colour):
-    """What the second does not take is raised when it is asked, and does not matter while the first works."""
-    both_of_them, first, second = pair([200, 500], [200])
+    """What the second does not take matters only when it is asked, and hides no failure of the first, which may pass."""
+    both_of_them, first, second = pair([200, (503, {"retry-after": "20"}, b"")], [200])
     long = "x" * 200
     assert run(colour, both_of_them.send("ada", long)) == "pigeon"
-    with pytest.raises(errors.InvalidRequest, match="at most 100"):
+    with pytest.raises(AllServicesFailed, match="at most 100") as caught:
         run(colour, both_of_them.send("ada", long))
+    assert [(type(each), each.service) for each in caught.value.errors] == [
+        (errors.ServiceUnavailable, "pigeon"),
+        (errors.InvalidRequest, "raven"),
+    ]
+    assert (caught.value.retryable, caught.value.outcome) == (True, "done")
     assert (len(first.requests), second.requests) == (2, [])
+
+
+@both
+def test_one_in_the_middle_that_cannot_is_passed_by(colour):
+    """A service that refuses the arguments before it sends anything does not stand before one that takes them."""
+    scripts = Script(REFUSED), Script(200), Script(200)
+    world = Guards(scripts[0].clock)
+    services = [
+        kind("k", wire=httpx2.MockTransport(script), guards=world, policy=Policy(retry=None))
+        for kind, script in zip((Pigeon, Raven, Owl), scripts, strict=True)
+    ]
+    assert run(colour, Failover(*services).send("ada", "x" * 200)) == "owl"
+    assert [len(script.requests) for script in scripts] == [1, 0, 1]
+
+
+@both
+def test_what_a_later_one_answers_ends_it(colour):
+    """A caller's fault that the second service itself found is raised: it looked at the request."""
+    both_of_them, first, second = pair([500], [422])
+    with pytest.raises(errors.InvalidRequest) as caught:
+        run(colour, both_of_them.send("ada", "hello"))
+    assert (caught.value.service, len(first.requests), len(second.requests)) == ("raven", 1, 1)
 
 
 @both

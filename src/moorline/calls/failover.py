@@ -46,11 +46,12 @@ class Failover:
     takes no time), nobody answers, it fails after its retries, or its limit lasts longer than the deadline. Each has
     its own credential, address and policy; ``using(timeout=…)`` bounds them all together.
 
-    A caller's fault is raised at once: a bad address is bad everywhere. A refused credential is logged as an error,
-    and the next service asked. A write of which nobody knows whether it was done is never given to another service:
-    OutcomeUnknown is raised, unless *at_least_once* says that twice is better than never. Of payments only those move
-    on that never left: an open breaker, a connection that could not be made. When all fail,
-    AllServicesFailed has the error of each.
+    A caller's fault is raised at once: a bad address is bad everywhere. But what a later service refuses before
+    anything is sent (it cannot send at a later time, say) is of that service alone, and the next one is asked. A
+    refused credential is logged as an error, and the next service asked. A write of which nobody knows whether it was
+    done is never given to another service: OutcomeUnknown is raised, unless *at_least_once* says that twice is better
+    than never. Of payments only those move on that never left: an open breaker, a connection that could not be made.
+    When all fail, AllServicesFailed has the error of each.
 
     Raises ConfigurationError for what are no services, or fewer than two.
     """
@@ -218,8 +219,11 @@ class FailoverCall(Call[T]):
     def _check_next(self, error: CallError, position: int, later: str | None) -> None:
         """Raise what ends it all: a fault that no other service would forgive, or what must not be done twice."""
         if isinstance(error, CallerFault):
-            raise error
-        if not self.plan.reads:
+            # The first asked speaks for all: these arguments were made for it. Of a later one's own limits the caller
+            # need not know while another can, and if none can, the failure that led to it may pass.
+            if not self.asked[:-1] or error.outcome != "not_sent":
+                raise error
+        elif not self.plan.reads:
             careful = self.failover.services[position].category == _CAREFUL
             if careful and not isinstance(error, (CircuitOpen, ConnectFailed)):
                 self._pin(position)
