@@ -146,6 +146,8 @@ def test_unanswered_send_is_unknown_and_not_repeated(box: Box, run: Run):
         (lambda: plain(tags=["a", "a"]), "tags"),
         (lambda: plain(tags=["a" * 256]), "tags"),
         (lambda: plain(metadata={"a": "x" * 10_000}), "metadata"),
+        (lambda: plain(metadata={"order": "42", "status": "paid"}), r"metadata\[status\]"),
+        (lambda: plain(metadata={"sg_message_id": "1"}), r"metadata\[sg_message_id\]"),
         (lambda: plain(headers={"reply-to": "x"}), "headers"),
         (lambda: plain(send_at=datetime.now(UTC) + timedelta(hours=73)), "send_at"),
         (lambda: plain(attachments=[Attachment("a", b"x" * 24 * 1024 * 1024)]), "attachments"),

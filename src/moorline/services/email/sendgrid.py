@@ -143,8 +143,8 @@ print(sent.id)
         dynamic template's data. *extra* are SendGrid's further top-level fields by their names (``asm``, ``batch_id``).
 
         Raises InvalidRequest, naming field and limit, before anything is sent: more than 1000 recipients of a kind, one
-        recipient twice, more than 10 tags, metadata over 10,000 bytes, a reserved header, a time more than 72 hours
-        ahead, a message over 30 MB.
+        recipient twice, more than 10 tags, metadata over 10,000 bytes or under the name of a field of SendGrid's events
+        (``status``, ``type``), a reserved header, a time more than 72 hours ahead, a message over 30 MB.
         """
         mail = _mail(email, [_envelope(email, email.to, email.template_data)], self.clock.wall())
         return self.post(
@@ -254,6 +254,9 @@ def _check(email: Email, *, now: float) -> None:
     for tag in email.tags:
         at_most("tags", tag, _TAG, "characters in a tag")
     at_most("metadata", _compact(dict(email.metadata)), _METADATA_BYTES, "bytes")
+    for name in email.metadata:
+        if name in _OWN:  # metadata lies beside it at the top of an event, where it would be lost or taken for it
+            raise refused(f"metadata[{name}]", "is a field of SendGrid's own events; take another name")
     for name in email.headers:
         if name.lower() in _RESERVED:
             raise refused(f"headers[{name}]", "is set by SendGrid itself")
