@@ -19,6 +19,7 @@ from moorline.calls.service import Plan, operation
 HELD: tuple[int, dict[str, str], bytes] = (200, {}, b'{"id":"b_1","state":"held","left":7}')
 PAID: tuple[int, dict[str, str], bytes] = (200, {}, b'{"id":"b_1","state":"paid","left":0}')
 GIVEN: tuple[int, dict[str, str], bytes] = (200, {}, b'{"given":7}')
+OVERTAKEN: tuple[int, dict[str, str], bytes] = (409, {}, b'{"error":{"code":"given"}}')
 LOST = httpx2.ReadError("lost")
 ONCE: dict[str, Any] = {"retry": None, "breaker": None}
 
@@ -31,7 +32,7 @@ class Bank(Ledger):
     @operation
     def give_back(self, id: str) -> Plan[Any]:
         """All that is left."""
-        return self.post_after(self._sought(id), self._giving, parse=self._state)
+        return self.post_after(self._sought(id), self._giving, parse=self._state, overtaken={"given"})
 
     @operation
     def end(self, id: str) -> Plan[Any]:
@@ -132,6 +133,35 @@ def test_without_a_key_it_looks_again(colour):
         run(colour, call)
     assert run(colour, call) == "paid"
     assert [method for method, _path, _body in sent(script)] == ["GET", "POST", "GET"]
+
+
+@both
+def test_another_was_quicker(colour):
+    """An error that says so leads to one more read: what that finds done is the result, within the Call's own story."""
+    script = Script(HELD, OVERTAKEN, PAID)
+    call = bank(script).give_back("b_1")
+    assert run(colour, call) == "paid"
+    assert [request.method for request in script.requests] == ["GET", "POST", "GET"]
+    assert [word in call.explain() for word in ("attempt 1: 200", "attempt 1: 409")] == [True, True]
+
+
+@both
+@pytest.mark.parametrize("after", [HELD, 503, (200, {}, b'{"id":"b_1","state":"held","left":0}')])
+def test_another_was_quicker_at_something_else(colour, after):
+    """Where that read finds it undone, or fails, the write's own error stands."""
+    script = Script(HELD, OVERTAKEN, after)
+    with pytest.raises(errors.Conflict) as caught:
+        run(colour, bank(script, **ONCE).give_back("b_1"))
+    assert (caught.value.code, caught.value.outcome, len(script.requests)) == ("given", "done", 3)
+
+
+@both
+def test_other_conflicts_lead_to_no_read(colour):
+    """What nobody named as such an error is raised at once."""
+    script = Script(HELD, (409, {}, b'{"error":{"code":"locked"}}'))
+    with pytest.raises(errors.Conflict):
+        run(colour, bank(script, **ONCE).give_back("b_1"))
+    assert len(script.requests) == 2
 
 
 @both

@@ -260,6 +260,27 @@ def test_captured_already_is_done(box: Box, run: Run):
         run(paypal.capture_payment(other.id, Money(5, "eur")))
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_captured_at_one_time_is_done(box: Box, held: bool):
+    """A capture that another overtakes between its read and its write has that one's result, of orders and of holds."""
+    quick, raced = box.service(PayPal), []
+
+    def slow(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/capture"):
+            raced.append(quick.capture_payment(asked.id).result())
+        answer = box.client.send(request)
+        return httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+    if held:
+        asked = quick.create_payment(TEN, payment_source=CARD, capture=False).result()
+    else:
+        asked = quick.create_payment(TEN).result()
+        approve(box, asked)
+    late = box.service(PayPal, wire=httpx2.MockTransport(slow)).capture_payment(asked.id).result()
+    assert (late.id, late.status, late.captured) == (asked.id, PaymentStatus.SUCCEEDED, TEN)
+    assert [one.captured for one in raced] == [TEN]
+
+
 def test_a_lost_answer_pays_once(box: Box, run: Run):
     """When the answer is lost, the retry with the same key brings the first result, at an order and at a refund."""
     paypal = box.service(PayPal, policy=Policy(retry=Retry(base=0.01)))

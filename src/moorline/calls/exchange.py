@@ -151,6 +151,8 @@ class Plan(Generic[T_co]):
     honours idempotency keys elsewhere, honours none. *undone* are codes, beside the service's own, which say that this
     request did nothing, so that it may be repeated. *after* is a read that is sent before it: its *parse* gives the
     Plan to send in place of this one, or None where nothing is left to do, and then *parse* gets what the read found;
+    *overtaken* are the codes of errors that say that another did it in between: then the read is made once more, and
+    where that finds nothing left to do, it is the result;
     see ``Service.post_after``. *blank* tells that a 2xx answer may be empty, *text* that it is no
     JSON: *parse* reads its bytes. *cost* is what each attempt takes from the limits of the service and from our own,
     where the usual operation takes 1. *accept* is shown the typed error of any other answer: what it gives is the
@@ -180,6 +182,7 @@ class Plan(Generic[T_co]):
     acts: bool = False
     accept: Callable[[CallError], T_co | None] | None = field(default=None, repr=False)
     after: Plan[Plan[Any] | None] | None = field(default=None, repr=False)
+    overtaken: Collection[str] = frozenset()
     host: str = ""
     bucket: str = ""
     frozen: tuple[bytes | None, str | None] | None = field(default=None, init=False, repr=False, compare=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, ParamSpec, TypeVar, cast
@@ -195,20 +195,23 @@ class Service(Account):
         parse: Callable[[Exchange], T],
         keyed: bool = True,
         json: Any = None,
+        overtaken: Collection[str] = frozenset(),
     ) -> Plan[T]:
         """A POST that has to know something first: *read* is sent before it, and *then* makes the POST of what that
         gave. Where nothing is left to do *then* gives None, and *parse* makes the result of the read's own answer.
 
         *then* may raise InvalidRequest. Give *keyed* as the POST has it, and in *json* what is known of its body, in
-        which the caller may have named the key. It must decide the same for the same object as
-        far as it can: sent again from a queue, the read is made anew, and the POST carries the key of the first.
+        which the caller may have named the key, and in *overtaken* the codes of errors that say that another was
+        quicker than the POST: then the read is made once more, and *then* asked again. It must decide the same for the
+        same object as far as it can: sent again from a queue, the read is made anew, and the POST carries the key of
+        the first.
         """
 
         def decide(exchange: Exchange) -> Plan[T] | None:
             return then(read.parse(exchange))
 
         first = cast("Plan[Plan[T] | None]", replace(cast("Plan[Any]", read), parse=decide))
-        return Plan("POST", read.path, parse, json=json, keyed=keyed, after=first)
+        return Plan("POST", read.path, parse, json=json, keyed=keyed, after=first, overtaken=overtaken)
 
     def request(
         self,

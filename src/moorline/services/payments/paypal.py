@@ -61,6 +61,7 @@ _LIVE: Final = re.compile(r"https://(?:api|api-m|www)\.paypal\.com/")
 _WHOLE: Final = frozenset({"huf", "twd"})  # two digits by ISO 4217, none at PayPal
 _TAKEN: Final = frozenset({"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED"})
 _OPEN: Final = frozenset({"CREATED", "PARTIALLY_CAPTURED"})
+_CAPTURED: Final = frozenset({"ORDER_ALREADY_CAPTURED", "AUTHORIZATION_ALREADY_CAPTURED"})
 _STATUSES: Final = {
     "CREATED": PaymentStatus.REQUIRES_ACTION,
     "PAYER_ACTION_REQUIRED": PaymentStatus.REQUIRES_ACTION,
@@ -273,14 +274,13 @@ print(payment.status, payment.action.url)  # send the customer there, then: capt
     @operation
     def capture_payment(self, /, payment_id: str, amount: Money | None = None, **extra: object) -> Plan[Payment]:
         """Take the money of an approved order, or what is held of it. The order is read first; one that is captured
-        already is the result as it is, so a customer's return and the webhook may both come here.
+        already is the result as it is, so a customer's return and the webhook may both come here, even at one time.
 
         *amount* takes a part of what is *held*, and the rest is released (unless ``final_capture=False``); without it
         all that is left is taken. An order that is not authorised is taken whole. *extra* are PayPal's further fields
         (``note_to_payer``, ``invoice_id``).
 
-        Raises PaymentDeclined; InvalidRequest where nothing is approved or held; Conflict where another capture was
-        quicker by a moment; NotFound.
+        Raises PaymentDeclined; InvalidRequest where nothing is approved or held; NotFound.
         """
         part = None if amount is None else _amount("amount", amount)
 
@@ -297,7 +297,7 @@ print(payment.status, payment.action.url)  # send the customer there, then: capt
             path = f"{_ORDERS}/{segment(text(order, 'id'))}/capture"
             return self.post(path, json=extra, headers=_FULL, parse=partial(_payment, asked=_total(order)))
 
-        return self.post_after(self._order(payment_id), then, parse=_payment)
+        return self.post_after(self._order(payment_id), then, parse=_payment, overtaken=_CAPTURED)
 
     def _take(
         self, order: Mapping[str, Any], held: Mapping[str, Any], body: Mapping[str, object]
