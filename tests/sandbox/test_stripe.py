@@ -95,6 +95,40 @@ async def test_declines(box: httpx2.AsyncClient, method: str, code: str, decline
     ] == "succeeded"
 
 
+@pytest.mark.parametrize(
+    ("number", "fate"),
+    [
+        ("4242424242424242", (200, "succeeded")),
+        ("4000000000000002", (402, "generic_decline")),
+        ("4000000000009995", (402, "insufficient_funds")),
+        ("4000002760003184", (200, "requires_action")),
+        ("4242424242424241", (402, "incorrect_number")),
+    ],
+)
+async def test_cards(box: httpx2.AsyncClient, number: str, fate: tuple[int, str]):
+    """The numbers of Stripe's test cards end as its page says, at a creation as at a confirmation."""
+    form = {name: value for name, value in PAID.items() if name != "payment_method"}
+    card = {"payment_method_data[type]": "card", "payment_method_data[card][number]": number}
+    bare = (await post(box, CREATE, {name: form[name] for name in ("amount", "currency")})).json()
+    for response in (
+        await post(box, CREATE, {**form, **card}),
+        await post(box, f"{CREATE}/{bare['id']}/confirm", card),
+    ):
+        found = response.json()
+        told = found.get("status") or found["error"].get("decline_code") or found["error"]["code"]
+        assert (response.status_code, told) == fate
+
+
+async def test_data_of_a_way_to_pay(box: httpx2.AsyncClient):
+    """Data that name no type, and those of anything but a card, are refused, and nothing is made."""
+    form = {name: value for name, value in PAID.items() if name != "payment_method"}
+    untyped = await post(box, CREATE, {**form, "payment_method_data[card][number]": "4242424242424242"})
+    other = await post(box, CREATE, {**form, "payment_method_data[type]": "ideal"})
+    assert (untyped.status_code, error(untyped)["code"], error(untyped)["param"]) == (400, "parameter_missing", "type")
+    assert (other.status_code, error(other)["param"]) == (400, "payment_method_data")
+    assert (await get(box, CREATE)).json()["data"] == []
+
+
 async def test_three_d_secure(box: httpx2.AsyncClient):
     """3-D Secure is a 200 with requires_action, settled where the bank would be; off session it is a decline."""
     form = {**PAID, "payment_method": "pm_card_authenticationRequired", "return_url": "https://shop.example/back"}

@@ -109,6 +109,15 @@ def test_declined_card(box: Box, run: Run):
     assert len(box.seen()) == 3  # a decline is never repeated by itself
 
 
+def test_other_ways_to_confirm():
+    """A payment is also confirmed by a method's data, or by the token that Stripe's form gave (stripe 16.1.0)."""
+    recorder = Recorder(content=b'{"id":"pi_1","status":"succeeded","amount":1099,"currency":"eur"}')
+    recorder.service(Stripe).create_payment(TEN, confirm=True, confirmation_token="ctoken_1").result()
+    recorder.service(Stripe).create_payment(TEN, confirm=True, payment_method_data={"type": "card"}).result()
+    assert [b"confirm=true" in request.content for request in recorder.requests] == [True, True]
+    assert b"confirmation_token=ctoken_1" in recorder.requests[0].content
+
+
 def test_three_d_secure(box: Box, run: Run):
     """3-D Secure is a payment that requires a typed action; refused off session it is a decline."""
     stripe = box.service(Stripe)

@@ -45,6 +45,14 @@ DECLINES: dict[str, tuple[str, str | None, str]] = {
 NEEDS_ACTION = frozenset({"pm_card_authenticationRequired", "pm_card_threeDSecure2Required"})
 GOOD_METHOD = re.compile(r"pm_(card_(visa|visa_debit|mastercard|amex|discover|jcb|unionpay|us|gb)|1[A-Za-z0-9]{8,})")
 
+# number of a test card -> the magic payment method that ends as it does
+CARDS = {
+    "4242424242424242": "pm_card_visa",
+    "4000000000000002": "pm_card_visa_chargeDeclined",
+    "4000000000009995": "pm_card_visa_chargeDeclinedInsufficientFunds",
+    "4000002760003184": "pm_card_authenticationRequired",
+}
+
 _REASONS = ("duplicate", "fraudulent", "requested_by_customer")
 CONFIRM: dict[str, Kind] = {
     "capture_method": ("automatic", "automatic_async", "manual"),

@@ -2,8 +2,9 @@
 
 Facts: services/payments/stripe.md and stripe.json. Each ``sk_test_…`` key is good but those that end in ``_wrong``;
 ``rk_test_read…`` may only read; all others are refused. The magic payment methods of Stripe's test mode decline as they
-do there; a payment that needs 3-D Secure is finished by ``GET /_authenticate/{intent}?outcome=succeed`` (or ``fail``),
-where the customer's bank would be.
+do there, and so do its four test cards in ``payment_method_data`` (that others are an ``incorrect_number`` is
+unconfirmed); a payment that needs 3-D Secure is finished by ``GET /_authenticate/{intent}?outcome=succeed`` (or
+``fail``), where the customer's bank would be.
 """
 
 from __future__ import annotations
@@ -266,17 +267,32 @@ class StripeStandIn:
             methods = checked(form["automatic_payment_methods"], tables.AUTOMATIC)
             needed(methods, "enabled")
             given["automatic_payment_methods"] = {"allow_redirects": "always", **methods}
-        self._check_method(form.get("payment_method"))
+        given["payment_method"] = self._method(form)
         if confirm:
             self._check_confirmable(given)
         intent = tables.new_intent(self._around, given)
         self._intents[intent["id"]] = intent
         return self._charge(intent, form) if confirm else intent
 
-    def _check_method(self, method: str | None) -> None:
+    def _method(self, form: Form) -> str | None:
+        """The payment method that is named, or that the test card whose data are given amounts to."""
+        method: str | None = form.get("payment_method")
+        if method is None and "payment_method_data" in form:
+            return self._method_of(form["payment_method_data"])
         known = method is None or method in tables.DECLINES or method in tables.NEEDS_ACTION
         if not known and not tables.GOOD_METHOD.fullmatch(method or ""):
             raise _invalid(f"No such PaymentMethod: '{method}'", "resource_missing", "payment_method")
+        return method
+
+    def _method_of(self, data: Form) -> str:
+        needed(data, "type")
+        card = data.get("card")
+        if data["type"] != "card" or not isinstance(card, dict) or "number" not in card:
+            raise _invalid("Of such data the sandbox takes a card's number alone.", None, "payment_method_data")
+        if card["number"] not in tables.CARDS:
+            message = "Your card number is incorrect."
+            raise _Refused(402, message, type="card_error", code="incorrect_number", param="number")
+        return tables.CARDS[card["number"]]
 
     def _check_confirmable(self, form: Form) -> None:
         if form.get("payment_method") is None:
@@ -303,8 +319,8 @@ class StripeStandIn:
     def _confirm(self, form: Form, id: str) -> Form:
         intent = self._intent(id)
         _expect(intent, "confirm", "requires_payment_method", "requires_confirmation", "requires_action")
-        self._check_method(form.get("payment_method"))
-        merged = {**intent, **form}
+        method = self._method(form)
+        merged = {**intent, **form, "payment_method": method or intent["payment_method"]}
         self._check_confirmable(merged)
         intent.update(payment_method=merged["payment_method"], capture_method=merged["capture_method"])
         return self._charge(intent, form)

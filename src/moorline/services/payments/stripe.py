@@ -190,7 +190,7 @@ print(payment.status, payment.captured)
         """
         _check_texts(metadata, description, statement_descriptor_suffix)
         confirmed = confirm if confirm is not None else payment_method is not None
-        if confirmed and payment_method is None and "payment_method_data" not in extra:
+        if confirmed and payment_method is None and not {"payment_method_data", "confirmation_token"} & extra.keys():
             raise refused("payment_method", "is needed to confirm a payment")
         form: dict[str, object] = {
             "amount": _amount("amount", amount),
