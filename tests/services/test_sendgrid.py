@@ -16,6 +16,7 @@ from moorline import errors
 from moorline.calls.call import Call
 from moorline.calls.guards import Guards
 from moorline.calls.minting import KnowsKeys, MintsKeys
+from moorline.events.event import Event
 from moorline.events.verification import verify_each
 from moorline.policies.policy import Policy
 from moorline.sandbox.services.sendgrid import STAND_IN
@@ -184,6 +185,35 @@ def test_header_injection_is_refused(place: Callable[[str], Email], bad: str):
     """No line break or control character gets into anything that becomes a header."""
     with pytest.raises(errors.InvalidRequest):
         place(bad)
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [
+        (lambda half: plain(text=half), "text"),
+        (lambda half: plain(html=half), "html"),
+        (lambda half: plain(subject=half), "subject"),
+        (lambda half: plain(template=half), "template"),
+        (lambda half: plain(to=Address("ada@example.com", half)), "name"),
+        (lambda half: plain(headers={"X-A": half}), r"headers\[X-A\]"),
+        (lambda half: plain(metadata={"a": half}), r"metadata\[a\]"),
+        (lambda half: plain(attachments=[Attachment(half, b"x")]), "attachments.filename"),
+    ],
+)
+def test_half_a_character_is_refused(place: Callable[[str], Email], field: str):
+    """Text that no request can carry is InvalidRequest naming the field, as soon as the message is made."""
+    with pytest.raises(errors.InvalidRequest, match=field) as caught:
+        place("A\ud800")
+    assert caught.value.outcome == "not_sent"
+
+
+@pytest.mark.parametrize("category", [5, {"a": 1}, True])
+def test_a_category_of_another_shape(category: Any):
+    """Categories of an event are a text or a list; what is neither is BadAnswer."""
+    told = {"event": "delivered", "email": "ada@example.com", "category": category}
+    event = Event("sendgrid", "e1", "delivered", json.dumps(told).encode(), {"content-type": "application/json"})
+    with pytest.raises(errors.BadAnswer, match="category"):
+        SendGrid.read_event(event)
 
 
 @pytest.mark.parametrize("wrong", ["", "ada", "a@", "@b", "a b@c", "a@b@c", "a@b.", "Ada <ada>", "<>", "a@b, c@d"])

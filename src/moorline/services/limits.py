@@ -8,7 +8,7 @@ from typing import Final
 
 from moorline.errors import InvalidRequest
 
-__all__ = ["as_text", "at_most", "plain", "refused", "short_texts"]
+__all__ = ["as_text", "at_most", "encodable", "plain", "refused", "short_texts"]
 
 _LINE_BREAKS: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\x85\u2028\u2029]")  # a tab alone is harmless
 
@@ -41,11 +41,22 @@ def as_text(field: str, value: object) -> str:
     return value
 
 
+def encodable(field: str, value: object) -> str:
+    """*value* itself, if it is text that can be sent: half of a surrogate pair cannot. Raises InvalidRequest."""
+    text = as_text(field, value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise refused(field, "is not valid Unicode (half of a surrogate pair)") from None
+    return text
+
+
 def plain(field: str, value: str) -> str:
-    """*value* itself, if it has no line break or control character, with which it could smuggle in another header.
+    """*value* itself, if it can be sent and has no line break or control character, with which it could smuggle in
+    another header.
 
     Raises InvalidRequest.
     """
-    if _LINE_BREAKS.search(as_text(field, value)):
+    if _LINE_BREAKS.search(encodable(field, value)):
         raise refused(field, "must not hold line breaks or control characters")
     return value

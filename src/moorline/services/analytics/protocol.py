@@ -18,7 +18,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
-from moorline.services.limits import as_text, at_most, refused
+from moorline.services.limits import as_text, at_most, encodable, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -90,7 +90,7 @@ class _Base:
         for name in ("user_id", "anonymous_id", *texts):
             value = getattr(self, name)
             if value is not None:
-                at_most(name, _unicode(name, as_text(name, value)), _LONGEST, "characters")
+                at_most(name, encodable(name, value), _LONGEST, "characters")
                 if not value.strip():
                     raise refused(name, "must not be empty")
         at: object = self.at
@@ -259,7 +259,7 @@ def json_value(where: str, value: object, depth: int = _DEEPEST) -> Any:
         if not isinstance(value, Mapping):
             return [json_value(where, one, depth - 1) for one in value]
         return {
-            _unicode(where, as_text(where, name)): json_value(f"{where}.{name}"[:200], one, depth - 1)
+            str(encodable(where, name)): json_value(f"{where}.{name}"[:200], one, depth - 1)
             for name, one in value.items()
         }
     return _scalar(where, value)
@@ -269,7 +269,7 @@ def _scalar(where: str, value: object) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _unicode(where, value)
+        return str(encodable(where, value))
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float | Decimal):
@@ -284,15 +284,6 @@ def _scalar(where: str, value: object) -> Any:
     if isinstance(value, uuid.UUID):
         return str(value)
     raise refused(where, f"cannot hold a {type(value).__name__}: it has no JSON form")
-
-
-def _unicode(where: str, text: str) -> str:
-    """*text* itself. Raises InvalidRequest for half a character, which no request can carry."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise refused(where, "is not valid Unicode") from None
-    return str(text)
 
 
 def _object(name: str, value: object) -> dict[str, Any]:

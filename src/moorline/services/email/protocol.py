@@ -14,7 +14,7 @@ from email.utils import parseaddr
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from moorline.services.limits import as_text, at_most, plain, refused
+from moorline.services.limits import at_most, encodable, plain, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -209,6 +209,9 @@ class Email:
         return {**self.template_data, **self.personal.get(address.email, {})}
 
     def _check_texts(self) -> None:
+        for name in ("text", "html", "template"):
+            if getattr(self, name) is not None:
+                encodable(name, getattr(self, name))
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(plain("headers", name)):
                 raise refused("headers", f"{name[:40]!r} is not the name of a header")
@@ -217,7 +220,7 @@ class Email:
             plain("tags", tag)
         for name, value in self.metadata.items():
             plain("metadata", name)
-            as_text(f"metadata[{name}]", value)
+            encodable(f"metadata[{name}]", value)
 
 
 def _addresses(value: Recipients, field: str) -> tuple[Address, ...]:

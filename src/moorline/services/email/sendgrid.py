@@ -222,7 +222,7 @@ print(sent.id)
             return None
         found = _MESSAGE_ID.fullmatch(optional_text(told, "sg_message_id") or "")
         category = told.get("category")
-        tags = (category,) if isinstance(category, str) else tuple(category or ())
+        tags = [category] if isinstance(category, str) else items(category or [], "category")
         return EmailEvent(
             kind,
             event.type,

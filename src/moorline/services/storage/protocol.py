@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any, NoReturn, Protocol
 
 from moorline.errors import CallError, Misuse
-from moorline.services.limits import as_text, at_most, plain, refused
+from moorline.services.limits import as_text, at_most, encodable, plain, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -225,10 +225,7 @@ class StorageService(Protocol):
 
 def check_key(key: str, field: str = "key") -> str:
     """*key* itself. Raises InvalidRequest for one that no storage service takes: empty, or beyond 1024 bytes."""
-    try:
-        size = len(as_text(field, key).encode())
-    except UnicodeEncodeError:
-        raise refused(field, "is no text (half of a surrogate pair)") from None
+    size = len(encodable(field, key).encode())
     if not size:
         raise refused(field, "must not be empty")
     if size > _KEY_BYTES:
