@@ -13,7 +13,7 @@ import pytest
 from tests.calls.test_tokens import Bank, Diary, Kept, Server, rotating
 
 from moorline import errors
-from moorline.calls import token_cache
+from moorline.calls import flight
 from moorline.calls.guards import Guards
 from moorline.calls.tokens import Token, sandbox_pair
 from moorline.clock import ManualClock
@@ -190,16 +190,22 @@ async def test_a_failure_is_everybodys():
 
 
 async def test_who_asks_may_go_away():
-    """Its task is cancelled: one of those who wait asks in its place, and all get that token."""
-    gate, make, _ = gated()
+    """Its task is cancelled, or its time is over: the request goes on, and the others get that token."""
+    gate, make, clock = gated()
     first = asyncio.ensure_future(_awaited(make().read()))
     await gate.arrived.acquire()
     others = [asyncio.ensure_future(_awaited(make().read())) for _ in range(20)]
     await asyncio.sleep(0)
     first.cancel()
-    await gate.arrived.acquire()
+    await asyncio.wait([first])
     gate.opened.set()
-    assert {one["token"] for one in await asyncio.gather(*others)} == {"Bearer token-0000000002"}
+    assert {one["token"] for one in await asyncio.gather(*others)} == {"Bearer token-0000000001"}
+    gate.opened.clear()
+    clock.advance(3600)
+    with deadline(0.01, clock=clock), pytest.raises(errors.DeadlineExceeded):
+        await make().read()
+    gate.opened.set()
+    assert (await make().read())["token"] == "Bearer token-0000000002"
     assert gate.asked == 2
 
 
@@ -231,7 +237,7 @@ async def test_nobody_waits_for_longer_than_it_may():
 
 async def test_one_that_never_ends(monkeypatch: pytest.MonkeyPatch):
     """As when its event loop was stopped for good: after a while somebody else asks."""
-    monkeypatch.setattr(token_cache, "_PATIENCE", 0.01)
+    monkeypatch.setattr(flight, "_PATIENCE", 0.01)
     gate, make, _ = gated()
     first = asyncio.ensure_future(_awaited(make().read()))
     await gate.arrived.acquire()
@@ -255,6 +261,40 @@ async def test_nobody_waits_while_the_old_one_is_good():
     assert (await make().read())["token"] == "Bearer token-0000000001"
     gate.opened.set()
     assert (await renewing)["token"] == "Bearer token-0000000002"
+
+
+@pytest.mark.parametrize("colour", ["blocking", "async"])
+async def test_a_refresh_token_outlives_who_asked(colour: str):
+    """The one that took the place of the old came when nobody waited for it any more: it is the next one used."""
+    world = World(Server())
+    world.server.refuse = rotating(world.server)
+    answered, opened = threading.Event(), threading.Event()
+
+    def held(request: httpx2.Request) -> httpx2.Response:
+        answer: httpx2.Response = world.server(request)
+        if request.url.path == "/oauth/token":
+            answered.set()
+            opened.wait(10)
+        return answer
+
+    async def later(request: httpx2.Request) -> httpx2.Response:
+        return await asyncio.to_thread(held, request)
+
+    world.wire = httpx2.MockTransport(held if colour == "blocking" else later)
+    diary = world.make(Diary, "refresh-0000000000")
+
+    def read() -> Any:
+        call = diary.read()
+        return _awaited(call) if colour == "async" else asyncio.to_thread(call.result)
+
+    with deadline(0.05, clock=world.clock), pytest.raises(errors.DeadlineExceeded) as caught:
+        await read()
+    assert caught.value.outcome == "not_sent"
+    assert await asyncio.to_thread(answered.wait, 10)
+    opened.set()
+    assert await read() == {"token": "token-0000000001"}
+    world.clock.advance(101)
+    assert await read() == {"token": "token-0000000002"}
 
 
 def test_a_source_that_keeps_what_follows_has_one_account():

@@ -13,13 +13,16 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from tests.databases import migrated_sqlite
-from tests.identity.conftest import granted
+from tests.identity.conftest import Issuer, Provider, granted
 from tests.identity.hub import DEALS, HOME, READ, RING, WRITE, Owner, contact, grants, of, query, seen
 
 from moorline import Moorline, errors
 from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
+from moorline.identity.connection import Tokens
+from moorline.identity.connector import ConnectDesk
 from moorline.policies.breaker import Breaker
+from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
 from moorline.services import HubSpot
 
@@ -352,6 +355,44 @@ async def test_an_owner_with_more_accounts_than_a_page_of_the_database(app: Moor
     assert answer.status_code == 303
     left = [row.account for row in await app.connections.list("u_1", limit=200) if row.state == "good"]
     assert (len(left), "first" in left) == (104, False)
+
+
+async def test_an_application_does_not_close_under_a_refresh(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    """What asks the service is closed after the new token was stored, however long ago its caller went away."""
+    issuer, asked, opened = Issuer(), asyncio.Event(), asyncio.Event()
+    closed: list[int] = []
+
+    async def held(request: httpx2.Request) -> httpx2.Response:
+        asked.set()
+        await opened.wait()
+        return issuer(request)
+
+    policy = Policy(retry=None, breaker=None)
+    provider = Provider("k", wire=httpx2.MockTransport(held), guards=Guards(clock=hub_clock), policy=policy)
+
+    def refreshed(_: ConnectDesk, tokens: Tokens, __: Any) -> Any:
+        assert tokens.refresh is not None
+        issuer.good = tokens.refresh.reveal()
+        return provider.refreshed(tokens)
+
+    async def aclose(_: ConnectDesk) -> None:
+        closed.append((await of(app)).version)
+
+    monkeypatch.setattr(ConnectDesk, "refreshed", refreshed)
+    await owner.connect()
+    hub_clock.advance(1800)
+    with deadline(0.05, clock=hub_clock), pytest.raises(errors.DeadlineExceeded):
+        await contact(app)
+    await asked.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(ConnectDesk, "aclose", aclose)
+        closing = asyncio.ensure_future(app.close())
+        await asyncio.sleep(0)
+        opened.set()
+        await closing
+    assert closed == [2]
 
 
 async def test_what_two_owners_have_connected_is_not_revoked_under_one_of_them(

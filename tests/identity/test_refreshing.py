@@ -4,26 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.identity.conftest import Issuer, granted
+from tests.databases import migrated_sqlite
+from tests.identity.conftest import Issuer, Provider, granted
 
 from moorline import errors
+from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.identity.connection import Connection, refresh_at
 from moorline.identity.refreshing import FreshToken
 from moorline.identity.vault import Vault
 from moorline.policies.deadline import deadline
+from moorline.policies.policy import Policy
+from moorline.secrets.keyring import KeyRing, new_key
+from moorline.secrets.secret import Secret
+from moorline.store import Store
 from moorline.store.schema import connections
 
 
 def token(vault: Vault, row: Connection, issuer: Issuer, clock: ManualClock, **options: Any) -> FreshToken:
     """The token of one process."""
     return FreshToken(vault, row.id, issuer.provider(clock).refreshed, **options)
+
+
+def provider(answer: Any, clock: ManualClock) -> Provider:
+    """A service whose requests *answer* answers."""
+    policy = Policy(retry=None, breaker=None)
+    return Provider("k", wire=httpx2.MockTransport(answer), guards=Guards(clock=clock), policy=policy)
+
+
+class Held:
+    """Rotates at once, and keeps its answer back until it is ``opened``; on threads as on loops."""
+
+    def __init__(self) -> None:
+        self.issuer = Issuer()
+        self.rotated, self.opened = threading.Event(), threading.Event()
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer = self.issuer(request)
+        self.rotated.set()
+        self.opened.wait(10)
+        return answer
+
+    async def later(self, request: httpx2.Request) -> httpx2.Response:
+        """The same on a loop."""
+        return await asyncio.to_thread(self, request)
+
+    def token(self, vault: Vault, row: Connection, clock: ManualClock, colour: str) -> FreshToken:
+        """The token of one process, which asks it."""
+        return FreshToken(vault, row.id, provider(self.later if colour == "async" else self, clock).refreshed)
+
+
+COLOURS = pytest.mark.parametrize("colour", ["blocking", "async"])
+
+
+async def ready(fresh: FreshToken, colour: str) -> None:
+    """As it is asked for in that colour."""
+    await (fresh.ready_async() if colour == "async" else asyncio.to_thread(fresh.ready))
 
 
 async def test_it_is_refreshed_ahead_of_its_end(vault: Vault, clock: ManualClock):
@@ -62,6 +106,133 @@ async def test_a_thousand_callers_make_one_refresh(vault: Vault, clock: ManualCl
     for thread in threads:
         await asyncio.to_thread(thread.join)
     assert issuer.asked == 2
+
+
+def test_loops_and_threads_share_one_refresh(lite: Vault, clock: ManualClock):
+    """Two loops and ten threads ask for the same token at the same time."""
+    issuer = Issuer()
+    fresh = token(lite, lite.keep_sync("u_1", "provider", granted()), issuer, clock)
+    clock.advance(3600)
+    begin = threading.Barrier(12)
+
+    def on_a_loop() -> None:
+        async def all_of_them() -> None:
+            begin.wait()
+            await asyncio.gather(*(fresh.ready_async() for _ in range(100)))
+
+        asyncio.run(all_of_them())
+
+    def blocking() -> None:
+        begin.wait()
+        fresh.ready()
+
+    threads = [threading.Thread(target=one) for one in [on_a_loop] * 2 + [blocking] * 10]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (fresh.current().reveal(), issuer.asked) == ("access-0001-canary", 1)
+
+
+@COLOURS
+async def test_a_refresh_goes_on_when_nobody_waits(lite: Vault, clock: ManualClock, colour: str):
+    """The time of all who wait is over, one by one: what comes then is stored all the same, and no refresh was lost."""
+    held = Held()
+    row = await lite.keep("u_1", "provider", granted())
+    fresh = held.token(lite, row, clock, colour)
+    clock.advance(3600)
+    for _ in range(2):  # who begins it, and who finds it under way
+        with deadline(0.05, clock=clock), pytest.raises(errors.DeadlineExceeded) as caught:
+            await ready(fresh, colour)
+        assert caught.value.outcome == "not_sent"
+    assert await asyncio.to_thread(held.rotated.wait, 10)
+    held.opened.set()
+    await ready(fresh, colour)
+    assert (fresh.current().reveal(), held.issuer.asked) == ("access-0001-canary", 1)
+    kept = await lite.get("u_1", "provider")
+    assert (kept.version, kept.refreshing_since, kept.lost_at) == (2, None, None)
+
+
+async def test_a_refresh_goes_on_when_who_asked_is_cancelled(lite: Vault, clock: ManualClock):
+    """As by a client that hung up: it was that call's end, and not the connection's."""
+    held = Held()
+    fresh = held.token(lite, await lite.keep("u_1", "provider", granted()), clock, "async")
+    clock.advance(3600)
+    asking = asyncio.ensure_future(fresh.ready_async())
+    assert await asyncio.to_thread(held.rotated.wait, 10)
+    asking.cancel()
+    await asyncio.wait([asking])
+    assert asking.cancelled()
+    held.opened.set()
+    await fresh.ready_async()
+    assert (fresh.current().reveal(), held.issuer.asked) == ("access-0001-canary", 1)
+
+
+@COLOURS
+async def test_a_good_token_needs_no_time(lite: Vault, clock: ManualClock, colour: str):
+    """It is refreshed ahead of its end, and who has no time for that goes on with the old one."""
+    held = Held()
+    fresh = held.token(lite, await lite.keep("u_1", "provider", granted()), clock, colour)
+    clock.advance(3600 - 100)
+    with deadline(0.05, clock=clock):
+        await ready(fresh, colour)
+    assert fresh.current().reveal() == "access-0000-canary"
+    assert await asyncio.to_thread(held.rotated.wait, 10)
+    held.opened.set()
+    await fresh.newer_async(fresh.current())
+    assert (fresh.current().reveal(), held.issuer.asked) == ("access-0001-canary", 1)
+
+
+def test_a_loop_that_ends_gives_the_refresh_back(lite: Vault, clock: ManualClock):
+    """It is cut off with all else there: nobody waits for its lease, and what became of it is known to be unknown."""
+    row = lite.keep_sync("u_1", "provider", granted())
+    clock.advance(3600)
+
+    asked = asyncio.Event()
+
+    async def never(request: httpx2.Request) -> httpx2.Response:
+        asked.set()
+        answer: asyncio.Future[httpx2.Response] = asyncio.get_running_loop().create_future()
+        return await answer
+
+    fresh = FreshToken(lite, row.id, provider(never, clock).refreshed)
+
+    async def until_asked() -> None:
+        asking = asyncio.ensure_future(fresh.ready_async())
+        await asked.wait()
+        asking.cancel()
+
+    asyncio.run(until_asked())
+    kept = lite.get_sync("u_1", "provider")
+    assert (kept.refreshing_since, kept.lost_at) == (None, clock.wall())
+    fresh._refresh = Issuer().provider(clock).refreshed
+    fresh.ready()
+    assert fresh.current().reveal() == "access-0001-canary"
+
+
+def test_the_database_is_not_closed_under_a_refresh(tmp_path: Path, clock: ManualClock):
+    """Closing waits for what is under way, so that its tokens can be stored."""
+    held, url, ring = Held(), migrated_sqlite(tmp_path / "closing.db"), KeyRing([Secret(new_key())])
+    with Store(url, clock=clock) as store:
+        store.before_close(held.opened.set)
+        fresh = held.token(Vault(store, ring), Vault(store, ring).keep_sync("u_1", "provider", granted()), clock, "")
+        clock.advance(3600)
+        with deadline(0.05, clock=clock), pytest.raises(errors.DeadlineExceeded):
+            fresh.ready()
+        assert held.rotated.wait(10)
+    with Store(url, clock=clock) as store:
+        kept = Vault(store, ring).get_sync("u_1", "provider")
+        assert Vault(store, ring).tokens(kept).access.reveal() == "access-0001-canary"
+
+
+async def test_blocking_inside_a_loop(lite: Vault, clock: ManualClock):
+    """It would wait for what could not go on: it is said at once, and nothing was begun."""
+    issuer = Issuer()
+    fresh = token(lite, await lite.keep("u_1", "provider", granted()), issuer, clock)
+    with pytest.raises(errors.Misuse, match="await"):
+        fresh.ready()
+    await fresh.ready_async()
+    assert issuer.asked == 0
 
 
 async def test_several_processes_make_one_refresh(vault: Vault, clock: ManualClock):
@@ -181,14 +352,14 @@ async def test_who_was_overtaken_reads_what_the_other_got(vault: Vault, clock: M
     row = await vault.keep("u_1", "provider", granted())
     clock.advance(3600)
     slow = token(vault, row, issuer, clock)
-    provider = issuer.provider(clock)
+    made = issuer.provider(clock)
 
     def overtaken(tokens: Any) -> Any:
         clock.advance(31)
         vault.store.write_sync(_forget_lease, row.id)
         other = token(vault, row, issuer, clock)
         other.ready()
-        return provider.refreshed(tokens)
+        return made.refreshed(tokens)
 
     slow._refresh = overtaken
     await asyncio.to_thread(slow.ready)

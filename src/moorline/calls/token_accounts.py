@@ -5,17 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from moorline.calls.flight import Flight
 from moorline.calls.lru import Lru
-from moorline.errors import CallError, DeadlineExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from moorline.calls.guards import Guards
     from moorline.calls.service import Service
     from moorline.calls.tokens import Token
@@ -49,7 +45,7 @@ class TokenAccount:
         self.refused: Secret | None = None
         self.tried = -_AGAIN_AFTER
         self.lock = threading.Lock()  # held for a moment, never while something is awaited
-        self.flight: Future[None] | None = None
+        self.flight: Flight[bool] | None = None
 
     def good(self, now: float) -> bool:
         """Whether there is a token that may be sent."""
@@ -62,18 +58,17 @@ class TokenAccount:
             return True
         return (held.token.unsaved or now >= held.until - held.early) and now >= self.tried + _AGAIN_AFTER
 
-    def board(self, now: float) -> tuple[Future[None], bool] | None:
-        """The request that is under way, and whether the caller has to make it; None: there is no need to wait."""
+    def board(self, now: float) -> tuple[Flight[bool], bool] | None:
+        """The request that is under way, and whether the caller has to begin it; None: there is no need to wait."""
         with self.lock:
             if not self.wanted(now):
                 return None
             if self.flight is not None:
                 return None if self.good(now) else (self.flight, False)
-            self.flight = Future()
-            self.flight.set_running_or_notify_cancel()  # so that no waiter can cancel it for the others
+            self.flight = Flight()
             return self.flight, True
 
-    def given_up(self, flight: Future[None]) -> None:
+    def given_up(self, flight: Flight[bool]) -> None:
         """Whoever comes next has to ask: it has ended, or whoever asked will not answer any more."""
         with self.lock:
             if self.flight is flight:
@@ -92,22 +87,6 @@ class TokenAccount:
         held = self.held
         if held is not None and held.token.secret == refused and now >= self.tried + _AGAIN_AFTER:
             self.refused, self.held = refused, _Held(held.token, now, held.early)
-
-    @contextmanager
-    def flown(self, flight: Future[None]) -> Iterator[None]:
-        """Wake all who wait at the end; they get the error too, if it would have been everybody's."""
-        shared: CallError | None = None
-        try:
-            yield
-        except CallError as error:
-            shared = None if isinstance(error, DeadlineExceeded) else error
-            raise
-        finally:
-            self.given_up(flight)
-            if shared is None:
-                flight.set_result(None)
-            else:
-                flight.set_exception(shared)
 
 
 _accounts: Final[weakref.WeakKeyDictionary[Guards, _Known]] = weakref.WeakKeyDictionary()

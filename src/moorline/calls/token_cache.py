@@ -2,44 +2,34 @@
 
 An account is what the same service, grant, credential, address, client and rights stand for (``Grant.account``).
 Objects of it on the same guards share its token: fetched once for all who wait, on threads and loops, anew when the
-credential changes, and renewed before its end. The request for a token has a breaker and limits of its own, so that a
-token endpoint that is down is told apart from a service that is.
+credential changes, and renewed before its end. A request that is under way goes on when who began it has gone: with the
+token may come a refresh token, in place of one that is good no more. The request for a token has a breaker and limits
+of its own, so that a token endpoint that is down is told apart from a service that is.
 
 Where other processes are to have the token too, a :class:`TokenKeeper` is asked in place of the endpoint.
 """
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import math
 from collections.abc import Awaitable, Callable, Generator
-from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from moorline import telemetry
 from moorline.calls.call import Call
-from moorline.calls.service import Service
+from moorline.calls.flight import Flight, Start, Wait
 from moorline.calls.token_accounts import TokenAccount, account_of, digest_of
 from moorline.calls.token_endpoint import TokenEndpoint
 from moorline.calls.tokens import Grant, RefreshToken, Token, TokenService
-from moorline.errors import (
-    AuthenticationFailed,
-    CallError,
-    ConfigurationError,
-    DeadlineExceeded,
-    ServiceUnavailable,
-)
-from moorline.policies.deadline import remaining
+from moorline.errors import AuthenticationFailed, CallError, ConfigurationError, ServiceUnavailable
 from moorline.secrets.secret import Secret
 
 __all__ = ["Asking", "TokenKeeper", "Tokens"]
 
 T = TypeVar("T")
 
-_PATIENCE: Final = 60.0  # seconds: longer than any request for a token takes, and another process's with it
 _log: Final = telemetry.logger("calls")
 
 
@@ -112,28 +102,12 @@ class Tokens:
     def ready(self) -> None:
         """Fetch a token unless there is one that is good. Raises CallError, ConfigurationError."""
         if self._owner.without_token() is None and self._wanted():
-            steps = self._steps()
-            answer: Callable[[], _Step] = steps.__next__
-            while (step := _next(answer)) is not None:
-                try:
-                    found = step.now()
-                except BaseException as error:  # noqa: BLE001 -- it is theirs, whatever it is
-                    answer = _thrown(steps, error)
-                else:
-                    answer = _sent(steps, found)
+            _perform(self._steps())
 
     async def ready_async(self) -> None:
         """As ``ready``, on an event loop."""
         if self._owner.without_token() is None and self._wanted():
-            steps = self._steps()
-            answer: Callable[[], _Step] = steps.__next__
-            while (step := _next(answer)) is not None:
-                try:
-                    found = await step.later()
-                except BaseException as error:  # noqa: BLE001 -- it is theirs, a cancellation included
-                    answer = _thrown(steps, error)
-                else:
-                    answer = _sent(steps, found)
+            await _perform_async(self._steps())
 
     def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
         """Whether there is another token than *refused*, which the service would not take."""
@@ -185,22 +159,29 @@ class Tokens:
             if boarded is None:
                 return
             flight, leads = boarded
-            if not leads:
-                if not (yield _Wait(flight, self._owner)):
-                    account.given_up(flight)
-                continue
-            refused = False
-            with account.flown(flight):
-                try:
-                    yield from self._renewed(secret, digest, account)
-                except CallError as error:
-                    refused = self._is_refused(secret, account, error)
-                    if not refused and not account.good(clock.monotonic()):
-                        raise
-                    if not refused:
-                        _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
-            if not refused:
-                return
+            if leads:
+                flown = partial(self._flown, flight, secret, digest, account)
+                yield Start(flight, lambda: _perform(flown()), lambda: _perform_async(flown()))  # noqa: B023 (at once)
+            if not (yield Wait(flight, clock)):
+                account.given_up(flight)
+            elif flight.outcome and leads:
+                return  # who did not begin it looks again: it may have had its token some time ago
+
+    def _flown(
+        self, flight: Flight[bool], secret: Secret, digest: str, account: TokenAccount
+    ) -> Generator[_Step, Any, bool]:
+        """Renew it; False where the credential was refused, and there is another one."""
+        try:
+            yield from self._renewed(secret, digest, account)
+        except CallError as error:
+            if self._is_refused(secret, account, error):
+                return False
+            if not account.good(self._owner.clock.monotonic()):
+                raise
+            _log.warning("token_not_renewed", service=self._owner.name, reason=error.message)
+        finally:
+            account.given_up(flight)
+        return True
 
     def _is_refused(self, secret: Secret, account: TokenAccount, error: CallError) -> bool:
         """Whether the credential itself was refused, and there is another accepted version to ask with."""
@@ -252,18 +233,39 @@ def _same(token: Token) -> Token:
     return token
 
 
-def _next(answer: Callable[[], _Step]) -> _Step | None:
-    try:
-        return answer()
-    except StopIteration:
-        return None
+def _perform(steps: Generator[_Step, Any, T]) -> T:
+    answer: Callable[[], _Step] = steps.__next__
+    while True:
+        try:
+            step = answer()
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            answer = _sent(steps, step.now())
+        except BaseException as error:  # noqa: BLE001 -- it is theirs, whatever it is
+            answer = _thrown(steps, error)
 
 
-def _sent(steps: Generator[_Step, Any, None], answer: Any) -> Callable[[], _Step]:
+async def _perform_async(steps: Generator[_Step, Any, T]) -> T:
+    answer: Callable[[], _Step] = steps.__next__
+    while True:
+        try:
+            step = answer()
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            answer = _sent(steps, await step.later())
+        except BaseException as error:  # noqa: BLE001 -- it is theirs, a cancellation included
+            answer = _thrown(steps, error)
+
+
+def _sent(steps: Generator[_Step, Any, Any], answer: Any) -> Callable[[], _Step]:
     return lambda: steps.send(answer)
 
 
-def _thrown(steps: Generator[_Step, Any, None], error: BaseException) -> Callable[[], _Step]:
+def _thrown(steps: Generator[_Step, Any, Any], error: BaseException) -> Callable[[], _Step]:
     return lambda: steps.throw(error)
 
 
@@ -316,44 +318,3 @@ class _Kept:
 
     async def later(self) -> Token | None:
         return await self.keeper.token_async(self.service, self.account, self.ask, self.refused)
-
-
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """For another's request, no longer than the caller has time; whether it ended at all, which it does not where its
-    event loop was stopped. Raises what it failed with.
-    """
-
-    flight: Future[None]
-    owner: Service
-
-    def now(self) -> bool:
-        left = self._left()
-        try:
-            self.flight.result(min(left, _PATIENCE))
-        except CallError as error:
-            raise copy.copy(error) from error
-        except TimeoutError:
-            self._late(left)
-            return False
-        return True
-
-    async def later(self) -> bool:
-        left = self._left()
-        try:
-            async with asyncio.timeout(min(left, _PATIENCE)):
-                await asyncio.wrap_future(self.flight)
-        except CallError as error:
-            raise copy.copy(error) from error
-        except TimeoutError:
-            self._late(left)
-            return False
-        return True
-
-    def _left(self) -> float:
-        left = remaining(clock=self.owner.clock)
-        return math.inf if left is None else left
-
-    def _late(self, left: float) -> None:
-        if left <= _PATIENCE:
-            raise DeadlineExceeded("its token was not there within the deadline", outcome="not_sent")

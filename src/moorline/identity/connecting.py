@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -179,7 +180,12 @@ class Connecting:
         return Connector(name=service.name, oauth=service.oauth, own=own, wanted=scopes)
 
     async def _close_connections(self) -> None:
-        for desk in list(self._connect_desks.values()) if self._connections is not None else ():
+        if self._connections is None:
+            return
+        from moorline.identity.refreshing import land_refreshes
+
+        await asyncio.to_thread(land_refreshes, self.store)
+        for desk in list(self._connect_desks.values()):
             await desk.aclose()
 
     def _connect_by_settings(self, services: Iterable[str], scopes: Mapping[str, Iterable[str]]) -> None:

@@ -1,7 +1,8 @@
 """A token that is fresh whenever it is asked for: refreshed ahead of its end, once, however many want it.
 
 Threads and tasks of a process wait for one another here; processes and machines by a lease in the row, and by its
-version: of two who refresh in spite of it, only one's tokens are kept, and the other reads them.
+version: of two who refresh in spite of it, only one's tokens are kept, and the other reads them. Whoever waits does so
+no longer than its call may; a refresh that is under way goes on, for a token that nobody stores is lost.
 
 A provider may take the old refresh token back when it gives a new one (RFC 9700, section 4.14.2). So that a refresh is
 under way is noted before it is asked for. Where a process dies between the answer and the database, the next one finds
@@ -12,12 +13,14 @@ the process goes on with what it got, and stores it as soon as that is possible.
 
 from __future__ import annotations
 
-import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from moorline.calls.flight import Flight, Start, Wait
 from moorline.errors import (
     AuthenticationFailed,
     CallError,
@@ -38,8 +41,9 @@ if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.identity.vault import Vault
     from moorline.secrets.secret import Secret
+    from moorline.store.store import Store
 
-__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "was_lost"]
+__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "land_refreshes", "was_lost"]
 
 Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
 """Makes the Call that gets new tokens with the refresh token among the old, or with what is kept in its place. One that
@@ -68,6 +72,23 @@ class Ask:
     async def later(self, _: object) -> Granted:
         """Suspends."""
         return await self.call
+
+
+class _Aim(NamedTuple):
+    """What a refresh is for: another token than the one that was *refused*, if any, *at_once* however new that is."""
+
+    refused: Secret | None = None
+    at_once: bool = False
+
+
+class _Refreshing(Flight[bool]):
+    """A look at the row, and the refresh that it calls for, for all in this process who have that *aim*; False: another
+    process is at it, and there is no token until it is done.
+    """
+
+    def __init__(self, aim: _Aim) -> None:
+        super().__init__()
+        self.aim = aim
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +135,8 @@ class FreshToken:
         self._stale = False
         self._unsaved: Unsaved | None = None
         self._tried = -_AGAIN_AFTER
-        self._blocking = threading.Lock()
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._lock = threading.Lock()  # held for a moment, never while something is awaited
+        self._flight: _Refreshing | None = None
 
     def __repr__(self) -> str:
         return f"<token of connection {self._id}>"
@@ -143,31 +164,23 @@ class FreshToken:
     def ready(self) -> None:
         """See to it that the token is good for a call that is made now."""
         if self._wanted():
-            with self._blocking:
-                if self._wanted():
-                    perform_sync(self._vault.store, self._fresh(None))
+            perform_sync(self._vault.store, self._together(_Aim(), self._wanted))
 
     async def ready_async(self) -> None:
         """As ``ready``, on an event loop."""
         if self._wanted():
-            async with self._lock():
-                if self._wanted():
-                    await perform(self._vault.store, self._fresh(None))
+            await perform(self._vault.store, self._together(_Aim(), self._wanted))
 
     def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
         """Whether there is another token than *refused*, which the service would not take: the one that somebody else
         has got meanwhile, or a new one.
         """
-        with self._blocking:
-            if self.current() == refused:
-                perform_sync(self._vault.store, self._fresh(refused))
+        perform_sync(self._vault.store, self._newer(_Aim(refused)))
         return self.current() != refused
 
     async def newer_async(self, refused: Secret) -> bool:
         """As ``newer``, on an event loop."""
-        async with self._lock():
-            if self.current() == refused:
-                await perform(self._vault.store, self._fresh(refused))
+        await perform(self._vault.store, self._newer(_Aim(refused)))
         return self.current() != refused
 
     def outdated(self) -> None:
@@ -176,21 +189,11 @@ class FreshToken:
 
     def renew(self) -> None:
         """Refresh it now. Raises ConfigurationError for one that cannot be, and as ``ready``."""
-        with self._blocking:
-            perform_sync(self._vault.store, self._renewed())
+        perform_sync(self._vault.store, self._renewed())
 
     async def renew_async(self) -> None:
         """As ``renew``, on an event loop."""
-        async with self._lock():
-            await perform(self._vault.store, self._renewed())
-
-    def _renewed(self) -> Generator[Any, Any, None]:
-        _, tokens = yield from self._read()
-        if not self._can(tokens):
-            raise ConfigurationError(
-                f"connection {self._id} has no refresh token: its token is good until it is refused"
-            )
-        yield from self._fresh(tokens.access, at_once=True)
+        await perform(self._vault.store, self._renewed())
 
     def close(self) -> None:
         """Nothing: the connections to the provider are the service's that refreshes."""
@@ -201,40 +204,100 @@ class FreshToken:
     # --- the steps
 
     def _wanted(self) -> bool:
-        held, now = self._held, self._clock.wall()
-        if held is None or self._stale or held.row.is_over(now):
+        if not self._serves():
             return True
-        due = self._unsaved is not None or held.row.wants_refresh(now)
+        row = self._known.row
+        due = self._unsaved is not None or row.wants_refresh(self._clock.wall())
         return due and self._clock.monotonic() >= self._tried + _AGAIN_AFTER
 
-    def _fresh(self, refused: Secret | None, *, at_once: bool = False) -> Generator[Any, Any, None]:
-        """Read the row, and refresh it if need be: because it is over, soon will be, or was *refused*. One that was got
-        a moment ago and is refused is not refreshed unless *at_once*: a service that refuses all would be asked anew at
-        each call.
+    def _serves(self) -> bool:
+        """Whether the token that was read last may be sent."""
+        held = self._held
+        return held is not None and not self._stale and not held.row.is_over(self._clock.wall())
+
+    def _newer(self, aim: _Aim) -> Generator[Any, Any, None]:
+        yield from self._together(aim, lambda: self.current() == aim.refused)
+
+    def _renewed(self) -> Generator[Any, Any, None]:
+        _, tokens = yield from self._read()
+        if not self._can(tokens):
+            raise ConfigurationError(
+                f"connection {self._id} has no refresh token: its token is good until it is refused"
+            )
+        yield from self._newer(_Aim(tokens.access, at_once=True))
+
+    def _together(self, aim: _Aim, wanted: Callable[[], bool]) -> Generator[Any, Any, None]:
+        """See to the *aim*, unless somebody in this process is at it; then wait for that. Another process is waited for
+        here: nothing is lost if a caller has no time for it.
         """
-        while True:
-            if self._unsaved is not None and not (yield from self._stored_late(self._unsaved)):
+        store = self._vault.store
+        while wanted():
+            flight, leads = self._boarded(aim)
+            if leads:
+                flown = partial(self._flown, flight)
+                yield Start(flight, lambda: perform_sync(store, flown()), lambda: perform(store, flown()))  # noqa: B023 (at once)
+            try:
+                ended = yield Wait(flight, store.clock)
+            except DeadlineExceeded:
+                if aim.refused is None and self._serves():
+                    return
+                raise
+            if not ended:
+                self._landed(flight)  # its loop has ended
+            elif flight.aim != aim:
+                continue
+            elif not flight.outcome:
+                self._check_time(self._known.row)
+                yield Sleep(_LOOKS)
+            elif leads or aim.refused is not None or self._serves():  # another's token may have come some time ago
                 return
-            row, tokens = yield from self._read()
-            if not self._is_due(row, tokens, refused):
-                return
-            new = row.version > 1 and self._clock.wall() < row.updated_at + _AGAIN_AFTER
-            if refused is not None and new and not at_once:
-                return
-            over = refused is not None or row.is_over(self._clock.wall())
-            if self._refresh is None or not self._can(tokens):
-                if over:
-                    yield from self._end(row, "the access token is over, and there is no refresh token")
-                return
-            begun = Begin(row.id, row.version, self._clock.wall(), _LEASE)
-            if (yield Write(vault_sql.begin, begun)):
-                self._tried = self._clock.monotonic()
-                yield from self._ask(row, tokens, begun, self._refresh(tokens), over=over)
-                return
-            if not over:
-                return  # another process is at it, and the old one still serves
-            self._check_time(row)
-            yield Sleep(_LOOKS)
+
+    def _boarded(self, aim: _Aim) -> tuple[_Refreshing, bool]:
+        """The flight that is under way, and whether the caller has to begin it."""
+        with self._lock:
+            if self._flight is not None:
+                return self._flight, False
+            flight = self._flight = _Refreshing(aim)
+        _all_of(self._vault.store).add(flight)
+        return flight, True
+
+    def _landed(self, flight: _Refreshing) -> None:
+        with self._lock:
+            if self._flight is flight:
+                self._flight = None
+        _all_of(self._vault.store).discard(flight)
+
+    def _flown(self, flight: _Refreshing) -> Generator[Any, Any, bool]:
+        try:
+            return (yield from self._fresh(flight.aim))
+        finally:
+            self._landed(flight)
+
+    def _fresh(self, aim: _Aim) -> Generator[Any, Any, bool]:
+        """Read the row, and refresh it if need be: because it is over, soon will be, or was refused. One that was got a
+        moment ago and is refused is not refreshed unless ``at_once``: a service that refuses all would be asked anew at
+        each call. False where another process is at it, and there is nothing to go on with.
+        """
+        refused = aim.refused
+        if self._unsaved is not None and not (yield from self._stored_late(self._unsaved)):
+            return True
+        row, tokens = yield from self._read()
+        if not self._is_due(row, tokens, refused):
+            return True
+        new = row.version > 1 and self._clock.wall() < row.updated_at + _AGAIN_AFTER
+        if refused is not None and new and not aim.at_once:
+            return True
+        over = refused is not None or row.is_over(self._clock.wall())
+        if self._refresh is None or not self._can(tokens):
+            if over:
+                yield from self._end(row, "the access token is over, and there is no refresh token")
+            return True
+        begun = Begin(row.id, row.version, self._clock.wall(), _LEASE)
+        if not (yield Write(vault_sql.begin, begun)):
+            return not over  # another process is at it
+        self._tried = self._clock.monotonic()
+        yield from self._ask(row, tokens, begun, self._refresh(tokens), over=over)
+        return True
 
     def _can(self, tokens: Tokens) -> bool:
         """Whether there is a way to get another token."""
@@ -360,12 +423,6 @@ class FreshToken:
             reconnect=self._reconnect,
         )
 
-    def _lock(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._waiting is None or self._waiting[0] is not loop:
-            self._waiting = loop, asyncio.Lock()
-        return self._waiting[1]
-
 
 GRANT_IS_OVER: Final = frozenset(
     {"invalid_grant", "bad_refresh_token", "expired_token", "token_revoked", "invalid_refresh_token"}
@@ -387,3 +444,46 @@ def _with_old(granted: Granted, old: Tokens) -> Granted:
     refresh = old.refresh if new.refresh is None else new.refresh
     kept = Tokens(new.access, refresh, {**old.extra, **new.extra}, old.grant if new.grant is None else new.grant)
     return Granted(kept, granted.lasts, granted.scopes)
+
+
+# --- before the database is closed
+
+
+_flights: Final[weakref.WeakKeyDictionary[Store, _All]] = weakref.WeakKeyDictionary()
+_flights_lock: Final = threading.Lock()
+
+
+class _All:
+    """The refreshes under way on one database, which is not closed before they have ended."""
+
+    def __init__(self) -> None:
+        self._flights: set[_Refreshing] = set()
+        self._lock = threading.Lock()
+
+    def add(self, flight: _Refreshing) -> None:
+        with self._lock:
+            self._flights.add(flight)
+
+    def discard(self, flight: _Refreshing) -> None:
+        with self._lock:
+            self._flights.discard(flight)
+
+    def land(self) -> None:
+        with self._lock:
+            flights = list(self._flights)
+        for flight in flights:
+            flight.linger(_LEASE)
+
+
+def _all_of(store: Store) -> _All:
+    with _flights_lock:
+        found = _flights.get(store)
+        if found is None:
+            found = _flights[store] = _All()
+            store.before_close(found.land)
+        return found
+
+
+def land_refreshes(store: Store) -> None:
+    """Wait for the refreshes that are under way there: before what they need is closed. Blocks."""
+    _all_of(store).land()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 
 from moorline.clock import SYSTEM, Clock
 from moorline.policies.checks import check_seconds
 
-__all__ = ["ambient", "deadline", "remaining"]
+__all__ = ["ambient", "deadline", "remaining", "unbounded"]
 
 # A moment on the monotonic clock. A context variable, so that tasks and ``asyncio.to_thread`` inherit it.
 _ambient: ContextVar[float] = ContextVar("moorline_deadline", default=math.inf)
@@ -41,3 +41,10 @@ def remaining(*, clock: Clock = SYSTEM) -> float | None:
     """Seconds until the deadline that surrounds this place, never negative; None without one."""
     at = _ambient.get()
     return None if math.isinf(at) else max(at - clock.monotonic(), 0.0)
+
+
+def unbounded() -> Context:
+    """A copy of this context in which no deadline holds: for what is begun by one, and waited for by others too."""
+    context = copy_context()
+    context.run(_ambient.set, math.inf)
+    return context
