@@ -291,6 +291,62 @@ async def test_while_the_provider_is_down_the_old_one_serves_to_its_end(lite: Va
     assert fresh.current().reveal() == "access-0003-canary"
 
 
+async def test_while_it_cannot_be_asked_the_old_one_serves_to_its_end(lite: Vault, clock: ManualClock):
+    """As when the place of the client's secret is away: nothing was sent, so that no other process waits for it."""
+    issuer = Issuer()
+    row = await lite.keep("u_1", "provider", granted())
+
+    def away(tokens: Any) -> Any:
+        raise errors.SecretUnavailable("the place of secrets is away")
+
+    fresh = FreshToken(lite, row.id, away)
+    clock.advance(3600 - 100)
+    await fresh.ready_async()
+    assert fresh.current().reveal() == "access-0000-canary"
+    clock.advance(100)
+    with pytest.raises(errors.SecretUnavailable):
+        await fresh.ready_async()
+    now = clock.wall()
+    await token(lite, row, issuer, clock).ready_async()
+    assert (issuer.asked, clock.wall()) == (1, now)
+    issuer.good = "another"
+    clock.advance(3600)
+    with pytest.raises(errors.SecretUnavailable):
+        await fresh.ready_async()
+    with pytest.raises(errors.ReauthorizationRequired, match="it was revoked"):
+        await token(lite, row, issuer, clock).ready_async()
+
+
+@pytest.mark.parametrize("what", ["read", "write"])
+async def test_while_the_database_is_away_the_old_one_serves_to_its_end(
+    lite: Vault, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, what: str
+):
+    """It is looked at again after a while, and a refresh that is due is made then."""
+    issuer = Issuer()
+    fresh = token(lite, await lite.keep("u_1", "provider", granted()), issuer, clock)
+    await fresh.ready_async()
+    clock.advance(3600 - 200)
+    tries = 0
+
+    async def away(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        raise errors.StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lite.store, what, away)
+        for _ in range(3):
+            await fresh.ready_async()
+        assert (fresh.current().reveal(), tries) == ("access-0000-canary", 1)
+        with pytest.raises(errors.StoreUnavailable):
+            await fresh.newer_async(fresh.current())
+        clock.advance(200)
+        with pytest.raises(errors.StoreUnavailable):
+            await fresh.ready_async()
+    await fresh.ready_async()
+    assert (fresh.current().reveal(), issuer.asked) == ("access-0001-canary", 1)
+
+
 async def test_a_revoked_grant_ends_the_connection(vault: Vault, clock: ManualClock):
     """The owner has to connect again, and knows where; nobody asks the provider any more, until that was done."""
     issuer = Issuer()
@@ -351,17 +407,14 @@ async def test_who_was_overtaken_reads_what_the_other_got(vault: Vault, clock: M
     issuer = Issuer()
     row = await vault.keep("u_1", "provider", granted())
     clock.advance(3600)
-    slow = token(vault, row, issuer, clock)
-    made = issuer.provider(clock)
 
-    def overtaken(tokens: Any) -> Any:
+    def overtaken(request: httpx2.Request) -> httpx2.Response:
         clock.advance(31)
         vault.store.write_sync(_forget_lease, row.id)
-        other = token(vault, row, issuer, clock)
-        other.ready()
-        return made.refreshed(tokens)
+        token(vault, row, issuer, clock).ready()
+        return issuer(request)
 
-    slow._refresh = overtaken
+    slow = FreshToken(vault, row.id, provider(overtaken, clock).refreshed)
     await asyncio.to_thread(slow.ready)
     assert (slow.current().reveal(), issuer.asked) == ("access-0001-canary", 2)
     assert (await vault.get("u_1", "provider")).state == "good"

@@ -27,6 +27,7 @@ from moorline.errors import (
     ConfigurationError,
     ConnectionNotFound,
     DeadlineExceeded,
+    DecryptionFailed,
     ReauthorizationRequired,
     StoreError,
 )
@@ -270,6 +271,11 @@ class FreshToken:
     def _flown(self, flight: _Refreshing) -> Generator[Any, Any, bool]:
         try:
             return (yield from self._fresh(flight.aim))
+        except (StoreError, ConfigurationError, DecryptionFailed) as error:
+            if flight.aim.refused is not None or not self._serves():
+                raise
+            self._put_off(str(error))
+            return True
         finally:
             self._landed(flight)
 
@@ -292,11 +298,12 @@ class FreshToken:
             if over:
                 yield from self._end(row, "the access token is over, and there is no refresh token")
             return True
+        call = self._refresh(tokens)  # before it is noted that it is under way: where it fails, nothing was sent
         begun = Begin(row.id, row.version, self._clock.wall(), _LEASE)
         if not (yield Write(vault_sql.begin, begun)):
             return not over  # another process is at it
         self._tried = self._clock.monotonic()
-        yield from self._ask(row, tokens, begun, self._refresh(tokens), over=over)
+        yield from self._ask(row, tokens, begun, call, over=over)
         return True
 
     def _can(self, tokens: Tokens) -> bool:
@@ -350,7 +357,7 @@ class FreshToken:
             elif over:
                 raise
             else:
-                log.warning("token_not_refreshed", connection=row.id, service=row.service, reason=error.message)
+                self._put_off(error.message)
             return
         except BaseException:  # cancelled: it may have been sent
             yield Write(vault_sql.give_back, begun._replace(lost=True))
@@ -383,6 +390,11 @@ class FreshToken:
         self._unsaved = None
         self._stored(row, changed)
         return True
+
+    def _put_off(self, reason: str) -> None:
+        """The token that was read last goes on, and it is tried again after a while."""
+        row, self._tried = self._known.row, self._clock.monotonic()
+        log.warning("token_not_refreshed", connection=row.id, service=row.service, reason=reason)
 
     def _not_stored(self, row: Connection, error: StoreError) -> None:
         self._tried = self._clock.monotonic()
