@@ -391,6 +391,39 @@ async def test_a_refresh_whose_answer_was_lost_is_known(vault: Vault, clock: Man
         await fresh.ready_async()
 
 
+@pytest.mark.parametrize(
+    ("answer", "lost"),
+    [
+        ((500, "{}"), True),
+        ((502, "bad gateway"), True),
+        ((503, "{}"), True),
+        ((200, '{"access_tok'), True),
+        ((400, '{"error": "invalid_request"}'), False),
+        ((429, "{}"), False),
+    ],
+)
+async def test_what_hides_a_new_token_may_have_lost_it(
+    lite: Vault, clock: ManualClock, answer: tuple[int, str], lost: bool
+):
+    """A failure, or half an answer, behind which it rotated; only an answer that turns the request away says no."""
+    issuer = Issuer()
+    row = await lite.keep("u_1", "provider", granted())
+
+    def once(request: httpx2.Request) -> httpx2.Response:
+        good = issuer(request)
+        status, text = answer
+        hidden = httpx2.Response(status, text=text, headers={"content-type": "application/json"})
+        return hidden if issuer.asked == 1 else good
+
+    fresh = FreshToken(lite, row.id, provider(once, clock).refreshed)
+    clock.advance(3600)
+    with pytest.raises(errors.CallError):
+        await fresh.ready_async()
+    clock.advance(31)
+    with pytest.raises(errors.ReauthorizationRequired, match="a refresh was lost" if lost else "it was revoked"):
+        await fresh.ready_async()
+
+
 async def test_after_a_process_died_in_mid_refresh_the_next_one_tries(vault: Vault, clock: ManualClock):
     """Its lease runs out; where the provider lets the old token pass, nothing was lost."""
     issuer = Issuer()

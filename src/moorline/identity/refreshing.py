@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from moorline.calls.flight import Flight, Start, Wait
 from moorline.errors import (
     AuthenticationFailed,
+    CallerFault,
     CallError,
     ConfigurationError,
     ConnectionNotFound,
+    CredentialFault,
     DeadlineExceeded,
     DecryptionFailed,
     ReauthorizationRequired,
@@ -54,6 +56,7 @@ needs neither has an attribute ``asks_anew`` that is true.
 _LEASE: Final = 30.0  # longer than any refresh takes
 _LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
 _AGAIN_AFTER: Final = 30.0  # seconds between two tries while the old token still serves
+_SAID: Final = range(400, 500)  # statuses of answers that say that nothing was done
 
 log = logger("identity")
 
@@ -348,8 +351,7 @@ class FreshToken:
         try:
             granted: Granted = yield Ask(call)
         except CallError as error:
-            # An answer says that nothing was rotated; without one nobody knows, be it of one attempt of several.
-            lost = error.outcome == "unknown" or any(one.status is None for one in error.attempts)
+            lost = _may_have_rotated(error)
             yield Write(vault_sql.give_back, begun._replace(lost=lost))
             row = replace(row, lost_at=begun.now) if lost else row
             if isinstance(error, AuthenticationFailed):
@@ -448,6 +450,15 @@ _CLIENT_IS_OVER: Final = frozenset({"invalid_client", "unauthorized_client"})  #
 def was_lost(row: Connection) -> bool:
     """Whether a refresh of it began of which nobody knows the end."""
     return row.lost_at is not None or row.refreshing_since is not None
+
+
+def _may_have_rotated(error: CallError) -> bool:
+    """Whether the refresh token may have been taken back, and the new one lost. An answer that turns it away says that
+    it was not (some services put that into a 200); without one, or with a failure, nobody knows, be it of one attempt
+    of several.
+    """
+    said = isinstance(error, (CallerFault, CredentialFault)) or error.status in _SAID or error.outcome == "not_sent"
+    return not said or any(one.status not in _SAID for one in error.attempts[:-1])
 
 
 def _with_old(granted: Granted, old: Tokens) -> Granted:
