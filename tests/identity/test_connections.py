@@ -21,6 +21,7 @@ from moorline.calls.guards import Guards
 from moorline.clock import ManualClock
 from moorline.identity.connection import Tokens
 from moorline.identity.connector import ConnectDesk
+from moorline.identity.vault import Vault
 from moorline.policies.breaker import Breaker
 from moorline.policies.deadline import deadline
 from moorline.policies.policy import Policy
@@ -355,6 +356,50 @@ async def test_an_owner_with_more_accounts_than_a_page_of_the_database(app: Moor
     assert answer.status_code == 303
     left = [row.account for row in await app.connections.list("u_1", limit=200) if row.state == "good"]
     assert (len(left), "first" in left) == (104, False)
+
+
+async def test_a_refresh_that_cannot_be_stored(
+    app: Moorline, owner: Owner, hub_sandbox: str, hub_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    """That is said; calls go on with the new token, which is stored as soon as the database is back."""
+    await owner.connect()
+
+    def away(self: Vault, *_: Any) -> Any:
+        raise errors.StoreUnavailable("away")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vault, "changed", away)
+        with pytest.raises(errors.StoreUnavailable):
+            await app.connections.refresh("u_1", HubSpot)
+        with pytest.raises(errors.StoreUnavailable):
+            await asyncio.to_thread(app.connections.refresh_sync, "u_1", HubSpot)
+        assert (await contact(app))["results"] == []
+    assert (await of(app)).version == 1
+    hub_clock.advance(31)
+    assert (await contact(app, account="62515"))["results"] == []
+    assert ((await of(app)).version, seen(hub_sandbox, "/oauth/2026-03/token")) == (2, 2)
+
+
+async def test_it_is_refreshed_with_the_scopes_that_it_has(
+    app: Moorline, owner: Owner, hub_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    """Those that were granted later too: providers that are told the scopes would take them away."""
+    told: list[frozenset[str]] = []
+    refreshed = ConnectDesk.refreshed
+
+    def noted(self: ConnectDesk, tokens: Any, scopes: Any = ()) -> Any:
+        told.append(frozenset(scopes))
+        return refreshed(self, tokens, scopes)
+
+    monkeypatch.setattr(ConnectDesk, "refreshed", noted)
+    await owner.connect()
+    await contact(app)
+    at = await owner.begin(app.connections.connect_url(HubSpot, scopes=(DEALS,), account="62515"))
+    await owner.browser.get(await owner.consent(at))
+    hub_clock.advance(1800)
+    await contact(app)
+    assert told == [{"oauth", READ, DEALS}]
 
 
 async def test_an_application_does_not_close_under_a_refresh(

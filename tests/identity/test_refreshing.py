@@ -424,6 +424,40 @@ async def test_what_hides_a_new_token_may_have_lost_it(
         await fresh.ready_async()
 
 
+@COLOURS
+async def test_what_is_refreshed_now_is_stored_now(
+    lite: Vault, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, colour: str
+):
+    """It is tried some more; where the database stays away that is said, and the token is kept for the next one."""
+    issuer = Issuer()
+    fresh = token(lite, await lite.keep("u_1", "provider", granted()), issuer, clock)
+    changed, fails = Vault.changed, 2
+
+    def flaky(self: Vault, *arguments: Any) -> Any:
+        nonlocal fails
+        fails -= 1
+        if fails >= 0:
+            raise errors.StoreUnavailable("away")
+        return (yield from changed(self, *arguments))
+
+    async def renewed() -> None:
+        await (fresh.renew_async() if colour == "async" else asyncio.to_thread(fresh.renew))
+
+    monkeypatch.setattr(Vault, "changed", flaky)
+    await renewed()
+    assert (fresh.connection.version, (await lite.get("u_1", "provider")).version) == (2, 2)
+    fails = 10
+    for _ in range(2):
+        with pytest.raises(errors.StoreUnavailable, match="kept in this process"):
+            await renewed()
+    assert (fresh.current().reveal(), issuer.asked) == ("access-0002-canary", 2)
+    fails = 0
+    clock.advance(31)
+    await ready(fresh, colour)
+    kept = await lite.get("u_1", "provider")
+    assert (kept.version, lite.tokens(kept).access.reveal(), issuer.asked) == (3, "access-0002-canary", 2)
+
+
 async def test_after_a_process_died_in_mid_refresh_the_next_one_tries(vault: Vault, clock: ManualClock):
     """Its lease runs out; where the provider lets the old token pass, nothing was lost."""
     issuer = Issuer()

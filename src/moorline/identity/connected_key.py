@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConnectionNotFound, ReauthorizationRequired, StoreError
 from moorline.identity import vault_sql
-from moorline.identity.refreshing import FreshToken
 from moorline.identity.vault import chosen, of
 from moorline.store.steps import Read, Steps, perform, perform_sync
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
-    from moorline.identity.connection import Connection, Tokens
+    from moorline.identity.connection import Connection
     from moorline.identity.connector import ConnectDesk
+    from moorline.identity.refreshing import FreshToken
     from moorline.identity.vault import Vault
     from moorline.secrets.secret import Secret
 
@@ -32,15 +32,24 @@ log = logger("identity")
 
 
 class OwnedToken:
-    """Finds the connection, and keeps its FreshToken. *link* gives the address at which the account is connected."""
+    """Finds the connection at *service*. *fresh_of* gives the FreshToken of a connection, *link* the address at which
+    the account is connected.
+    """
 
     def __init__(
-        self, vault: Vault, desk: ConnectDesk, owner: str, account: str | None, link: Callable[[str | None], str]
+        self,
+        vault: Vault,
+        service: str,
+        owner: str,
+        account: str | None,
+        fresh_of: Callable[[Connection], FreshToken],
+        link: Callable[[str | None], str],
     ) -> None:
         self._vault = vault
-        self._desk = desk
+        self._service = service
         self._owner = owner
         self._account = account
+        self._fresh_of = fresh_of
         self._link = link
         self._clock = vault.store.clock
         self._fresh: FreshToken | None = None
@@ -107,7 +116,7 @@ class OwnedToken:
 
     def _look(self) -> Steps[None]:
         """Find the connection. While the database is down one that was found goes on."""
-        name = self._desk.provider.name
+        name = self._service
         try:
             found: list[Connection] = yield Read(vault_sql.find, of(self._owner, name, self._account))
         except StoreError as error:
@@ -123,21 +132,11 @@ class OwnedToken:
             error.connect = self._link(self._account)
             raise
         known, self._known = self._known, row
-        fresh = self._fresh
-        if known is None or fresh is None or known.id != row.id:
-            self._fresh = self._made(row)
-        elif known.version != row.version:
+        if known is None or self._fresh is None or (known.id, known.version) != (row.id, row.version):
+            fresh = self._fresh_of(row)
             fresh.outdated()
+            self._fresh = fresh
         self._looked = self._clock.monotonic()
-
-    def _made(self, row: Connection) -> FreshToken:
-        desk = self._desk
-
-        def refresh(tokens: Tokens) -> Any:
-            return desk.refreshed(tokens, row.scopes)
-
-        again = self._link(row.account or None)
-        return FreshToken(self._vault, row.id, refresh, reconnect=again, endings=desk.oauth.endings)
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

@@ -29,7 +29,9 @@ from moorline.store.steps import Read, Steps, perform, perform_sync
 from moorline.telemetry import logger
 
 if TYPE_CHECKING:
+    from moorline.calls.call import Call
     from moorline.calls.service import Service
+    from moorline.identity.connection import Granted, Tokens
     from moorline.identity.connector import ConnectDesk
     from moorline.identity.device import DeviceFlow
     from moorline.identity.grants import Grant
@@ -67,6 +69,7 @@ class Connections:
         self._desk = desk
         self._public_url = public_url
         self._tokens: Known[tuple[str, str, str | None], OwnedToken] = Known(_MOST)
+        self._of_rows: Known[str, FreshToken] = Known(_MOST)  # by the ids of connections
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -259,8 +262,8 @@ class Connections:
     async def refresh(self, owner: str, service: type[Service] | str, *, account: str | None = None) -> Connection:
         """Refresh its token now; the connection as it is then.
 
-        Raises ConnectionNotFound, ReauthorizationRequired, CallError; ConfigurationError for one without a refresh
-        token.
+        Raises ConnectionNotFound, ReauthorizationRequired, CallError; StoreError where the new token could not be
+        stored, which this process goes on with; ConfigurationError for one without a refresh token.
         """
         return await self.refreshed(await self.vault.get(owner, _known(service), account))
 
@@ -279,16 +282,25 @@ class Connections:
     # --- parts
 
     def _fresh(self, row: Connection) -> FreshToken:
+        """The token of that connection: one object for all who use it, so that what is known of it is known to all."""
+        with self._lock:
+            return self._of_rows.of(row.id, lambda: self._made(row))
+
+    def _made(self, row: Connection) -> FreshToken:
         desk = self._desk(row.service)
+
+        def refresh(tokens: Tokens) -> Call[Granted]:
+            return desk.refreshed(tokens, made.connection.scopes)
+
         again = self._link(row.service, row.account or None, frozenset(), None)
-        return FreshToken(
-            self.vault, row.id, lambda tokens: desk.refreshed(tokens, row.scopes), reconnect=again,
-            endings=desk.oauth.endings,
-        )  # fmt: skip
+        made = FreshToken(self.vault, row.id, refresh, reconnect=again, endings=desk.oauth.endings)
+        return made
 
     def _owned(self, desk: ConnectDesk, owner: str, account: str | None) -> OwnedToken:
         link = self._link_of(desk.provider.name)
-        return OwnedToken(self.vault, desk, owner, account, lambda which: link(which, frozenset()))
+        return OwnedToken(
+            self.vault, desk.provider.name, owner, account, self._fresh, lambda which: link(which, frozenset())
+        )
 
     def _link_of(self, service: str) -> Callable[[str | None, frozenset[str]], str]:
         return lambda account, scopes: self._link(service, account, scopes, None)

@@ -32,6 +32,7 @@ from moorline.errors import (
     DecryptionFailed,
     ReauthorizationRequired,
     StoreError,
+    StoreUnavailable,
 )
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection, Granted, Tokens
@@ -56,6 +57,7 @@ needs neither has an attribute ``asks_anew`` that is true.
 _LEASE: Final = 30.0  # longer than any refresh takes
 _LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
 _AGAIN_AFTER: Final = 30.0  # seconds between two tries while the old token still serves
+_STORE_AGAIN: Final = (0.5, 1.0, 2.0)  # seconds between tries to store what was refreshed because somebody asked for it
 _SAID: Final = range(400, 500)  # statuses of answers that say that nothing was done
 
 log = logger("identity")
@@ -192,7 +194,9 @@ class FreshToken:
         self._stale = True
 
     def renew(self) -> None:
-        """Refresh it now. Raises ConfigurationError for one that cannot be, and as ``ready``."""
+        """Refresh it now. Raises ConfigurationError for one that cannot be, StoreError where the new one could not be
+        stored (it is kept here, for the next who asks), and as ``ready``.
+        """
         perform_sync(self._vault.store, self._renewed())
 
     async def renew_async(self) -> None:
@@ -223,7 +227,9 @@ class FreshToken:
         yield from self._together(aim, lambda: self.current() == aim.refused)
 
     def _renewed(self) -> Generator[Any, Any, None]:
-        _, tokens = yield from self._read()
+        if self._unsaved is None:
+            yield from self._read()
+        tokens = self._known.tokens
         if not self._can(tokens):
             raise ConfigurationError(
                 f"connection {self._id} has no refresh token: its token is good until it is refused"
@@ -288,8 +294,11 @@ class FreshToken:
         each call. False where another process is at it, and there is nothing to go on with.
         """
         refused = aim.refused
-        if self._unsaved is not None and not (yield from self._stored_late(self._unsaved)):
-            return True
+        if self._unsaved is not None:
+            if aim.at_once:
+                yield from self._stored_now(self._unsaved)
+            elif not (yield from self._stored_late(self._unsaved)):
+                return True
         row, tokens = yield from self._read()
         if not self._is_due(row, tokens, refused):
             return True
@@ -307,6 +316,8 @@ class FreshToken:
             return not over  # another process is at it
         self._tried = self._clock.monotonic()
         yield from self._ask(row, tokens, begun, call, over=over)
+        if aim.at_once and self._unsaved is not None:
+            yield from self._stored_now(self._unsaved)
         return True
 
     def _can(self, tokens: Tokens) -> bool:
@@ -393,13 +404,25 @@ class FreshToken:
         self._stored(row, changed)
         return True
 
+    def _stored_now(self, unsaved: Unsaved) -> Generator[Any, Any, None]:
+        """As ``_stored_late``, for somebody who will be told that it is done: tried some more, then it raises."""
+        for pause in _STORE_AGAIN:
+            yield Sleep(pause)
+            if (yield from self._stored_late(unsaved)):
+                yield from self._read()
+                return
+        raise StoreUnavailable(
+            f"connection {unsaved.row.id} was refreshed, and the database was away: its new token is kept in this "
+            "process alone, which stores it when the token is asked for again"
+        )
+
     def _put_off(self, reason: str) -> None:
         """The token that was read last goes on, and it is tried again after a while."""
         row, self._tried = self._known.row, self._clock.monotonic()
         log.warning("token_not_refreshed", connection=row.id, service=row.service, reason=reason)
 
     def _not_stored(self, row: Connection, error: StoreError) -> None:
-        self._tried = self._clock.monotonic()
+        self._tried, self._stale = self._clock.monotonic(), False  # nothing newer than this can be read
         log.warning("token_not_stored", connection=row.id, service=row.service, reason=type(error).__name__)
 
     def _stored(self, row: Connection, changed: Connection | None) -> None:
