@@ -15,6 +15,7 @@ from tests.calls.test_tokens import Bank, Diary, Kept, Server, rotating
 from moorline import errors
 from moorline.calls import flight
 from moorline.calls.guards import Guards
+from moorline.calls.token_endpoint import TokenEndpoint
 from moorline.calls.tokens import Token, sandbox_pair
 from moorline.clock import ManualClock
 from moorline.policies.deadline import deadline
@@ -295,6 +296,40 @@ async def test_a_refresh_token_outlives_who_asked(colour: str):
     assert await read() == {"token": "token-0000000001"}
     world.clock.advance(101)
     assert await read() == {"token": "token-0000000002"}
+
+
+@pytest.mark.parametrize("colour", ["blocking", "async"])
+async def test_nothing_is_closed_under_a_refresh_token(monkeypatch: pytest.MonkeyPatch, colour: str):
+    """Its successor is under way, though nobody waits for it: what brings it is closed after that."""
+    world, asked, opened = World(Server()), threading.Event(), threading.Event()
+    world.server.refuse = rotating(world.server)
+
+    async def later(request: httpx2.Request) -> httpx2.Response:
+        return await asyncio.to_thread(held, request)
+
+    def held(request: httpx2.Request) -> httpx2.Response:
+        asked.set()
+        opened.wait(10)
+        answer: httpx2.Response = world.server(request)
+        return answer
+
+    world.wire = httpx2.MockTransport(later if colour == "async" else held)
+    diary = world.make(Diary, "refresh-0000000000")
+    tokens, closed = diary.fetched, []
+
+    async def aclose(_: TokenEndpoint) -> None:
+        closed.append(tokens.current().reveal())
+
+    with deadline(0.05, clock=world.clock), pytest.raises(errors.DeadlineExceeded):
+        await (tokens.ready_async() if colour == "async" else asyncio.to_thread(tokens.ready))
+    assert await asyncio.to_thread(asked.wait, 10)
+    monkeypatch.setattr(TokenEndpoint, "aclose", aclose)
+    monkeypatch.setattr(TokenEndpoint, "close", lambda _: closed.append(tokens.current().reveal()))
+    closing = asyncio.ensure_future(tokens.aclose() if colour == "async" else asyncio.to_thread(tokens.close))
+    await asyncio.sleep(0)
+    opened.set()
+    await closing
+    assert closed == ["token-0000000001"]
 
 
 def test_a_source_that_keeps_what_follows_has_one_account():

@@ -11,6 +11,7 @@ Where other processes are to have the token too, a :class:`TokenKeeper` is asked
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ __all__ = ["Asking", "TokenKeeper", "Tokens"]
 
 T = TypeVar("T")
 
+_PATIENCE: Final = 20.0  # seconds: longer than a request for a token takes
 _log: Final = telemetry.logger("calls")
 
 
@@ -123,13 +125,23 @@ class Tokens:
 
     def close(self) -> None:
         """Close the connections of blocking calls."""
+        if (flight := self._bringing()) is not None:
+            flight.linger(_PATIENCE)
         for endpoint in self._endpoints.values():
             endpoint.close()
 
     async def aclose(self) -> None:
         """Close all connections."""
+        if (flight := self._bringing()) is not None:
+            await asyncio.to_thread(flight.linger, _PATIENCE)
         for endpoint in self._endpoints.values():
             await endpoint.aclose()
+
+    def _bringing(self) -> Flight[bool] | None:
+        """The request under way that may bring another refresh token in place of the one that it shows, and is to end
+        before what it needs is closed.
+        """
+        return self._now[3].flight if self._now is not None and isinstance(self._grant, RefreshToken) else None
 
     def _drop(self, refused: Secret) -> None:
         if self._now is not None:
