@@ -237,8 +237,8 @@ class FreshToken:
         yield from self._newer(_Aim(tokens.access, at_once=True))
 
     def _together(self, aim: _Aim, wanted: Callable[[], bool]) -> Generator[Any, Any, None]:
-        """See to the *aim*, unless somebody in this process is at it; then wait for that. Another process is waited for
-        here: nothing is lost if a caller has no time for it.
+        """See to the *aim*, unless somebody in this process is at it; then wait for that, and for another process that
+        is: no longer than the caller has time for it.
         """
         store = self._vault.store
         while wanted():
@@ -258,7 +258,6 @@ class FreshToken:
                 continue
             elif not flight.outcome:
                 self._check_time(self._known.row)
-                yield Sleep(_LOOKS)
             elif leads or aim.refused is not None or self._serves():  # another's token may have come some time ago
                 return
 
@@ -279,7 +278,10 @@ class FreshToken:
 
     def _flown(self, flight: _Refreshing) -> Generator[Any, Any, bool]:
         try:
-            return (yield from self._fresh(flight.aim))
+            done = yield from self._fresh(flight.aim)
+            if not done:
+                yield Sleep(_LOOKS)  # here: all who wait look again together
+            return done
         except (StoreError, ConfigurationError, DecryptionFailed) as error:
             if flight.aim.refused is not None or not self._serves():
                 raise
