@@ -298,16 +298,22 @@ async def test_a_batch_may_be_larger_than_there_are_slots(app: Moorline):
     assert sizes == [10]
 
 
-async def test_a_batch_that_raises_is_retried_whole(app: Moorline):
-    """Each job keeps its own attempts and the error."""
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("kind", [ValueError, BaseException])
+async def test_a_batch_that_raises_is_retried_whole(app: Moorline, kind: type[BaseException], plain: bool):
+    """Each job keeps its own attempts and the error, also one that is no Exception."""
 
-    @app.on(GitHub, batch=10, linger=0.0)
+    def fail(events: list[Event]) -> None:
+        raise kind("no")
+
     async def handler(events: list[Event]) -> None:
-        raise ValueError("no")
+        fail(events)
 
+    app.on(GitHub, batch=10, linger=0.0, name="f")(fail if plain else handler)
     await send(app, {}, {}, {})
-    jobs = await worked(app)
-    assert [(job.state, job.attempts, job.last_error) for job in jobs] == [("ready", 1, "ValueError: no")] * 3
+    async with asyncio.timeout(5):
+        jobs = await worked(app)
+    assert [(job.state, job.attempts, job.last_error) for job in jobs] == [("ready", 1, f"{kind.__name__}: no")] * 3
 
 
 @pytest.mark.parametrize(("errors", "states"), [({}, ["done", "done"]), ("all", ["ready", "ready"])])

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from moorline.jobs import Cancel, Discard, Retry, Snooze
 from moorline.jobs.broker import JobFilter, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim, Job
+from moorline.jobs.outcome import Done
 from moorline.jobs.registry import JobFunction, Jobs
 from moorline.jobs.worker import Worker
 from moorline.store import Store
@@ -135,6 +136,17 @@ async def test_a_breaker_that_names_a_time_costs_no_attempt(jobs: Jobs) -> None:
     assert "CircuitOpen" in str(job.last_error)
 
 
+async def test_a_time_that_is_none_is_no_time(jobs: Jobs) -> None:
+    """Who raises an error of a Call may have put anything there; the job fails as by any other."""
+
+    async def calls() -> None:
+        raise CircuitOpen("open", service="stripe", retry_at="in a while")  # type: ignore[arg-type]
+
+    async with asyncio.timeout(5):
+        job = await ran(jobs, jobs.function(calls))
+    assert (job.state, job.attempts, job.snoozes) == ("ready", 1, 0)
+
+
 async def test_a_timeout_fails_the_attempt(jobs: Jobs) -> None:
     """A job that takes longer than its timeout is cancelled and retried."""
 
@@ -146,21 +158,98 @@ async def test_a_timeout_fails_the_attempt(jobs: Jobs) -> None:
     assert "timeout of 0.01" in str(job.last_error)
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError("self")])
-async def test_a_job_cannot_end_its_worker(jobs: Jobs, error: BaseException) -> None:
-    """Exiting, or cancelling itself, is a failure of the job like any other."""
+class Panic(BaseException):
+    """As of libraries that are written in other languages: no Exception."""
 
-    async def leaves() -> None:
-        raise error
+
+async def test_a_job_cannot_end_its_worker(jobs: Jobs) -> None:
+    """Exiting, cancelling itself, or raising what is no Exception is a failure of the job like any other."""
+    errors = [SystemExit(3), asyncio.CancelledError("self"), Panic("overflow"), GeneratorExit()]
+
+    def leaves(place: int) -> None:
+        raise errors[place]
+
+    async def leaves_the_loop(place: int) -> None:
+        leaves(place)
 
     async def stays() -> None: ...
 
     await jobs.function(stays).enqueue()
-    await jobs.function(leaves).enqueue()
-    await Worker(jobs, concurrency=1, seed=SLOWLY).drain()
-    jobs_now = {job.name: job for job in await jobs.broker.list(JobFilter())}
-    assert (jobs_now["leaves"].state, jobs_now["leaves"].attempts) == ("ready", 1)
-    assert jobs_now["stays"].state == "done"
+    for function in (jobs.function(leaves), jobs.function(leaves_the_loop)):
+        await function.enqueue_many([(place,) for place in range(len(errors))])
+    async with asyncio.timeout(5):
+        assert await Worker(jobs, concurrency=1, seed=SLOWLY).drain() == 9
+    *left, stayed = await jobs.broker.list(JobFilter())
+    assert [(job.state, job.attempts) for job in left] == [("ready", 1)] * 8
+    kinds = [str(job.last_error).partition(":")[0] for job in left[::-1]]
+    assert kinds == ["SystemExit", "CancelledError", "Panic", "GeneratorExit"] * 2
+    assert stayed.state == "done"
+
+
+class Wordless(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self) -> str:
+        raise Panic
+
+
+NO_WORDS = "a Wordless without words: its __str__ raised Panic"
+
+
+class Backoff:
+    """Of a user: says that, or fails."""
+
+    def __init__(self, says: object) -> None:
+        self._says = says
+
+    def delay(self, number: int, random: Callable[[], float]) -> Any:
+        if isinstance(self._says, BaseException):
+            raise self._says
+        return self._says
+
+
+async def test_a_backoff_that_fails_is_told_of_and_the_default_waits(jobs: Jobs) -> None:
+    """The job is tried again by the default back-off; the failure of its own one stands beside what it raised."""
+
+    async def fails() -> None:
+        raise ValueError("broken")
+
+    before = time.time()
+    wrong = [ZeroDivisionError("by 0"), Panic("by 0"), None, "soon", -1, float("nan"), 1e300]
+    for place, says in enumerate(wrong):
+        await jobs.function(fails, name=f"fails{place}", backoff=Backoff(says)).enqueue()
+    async with asyncio.timeout(5):
+        await Worker(jobs, seed=SLOWLY).drain()
+    found = await jobs.broker.list(JobFilter())
+    assert [(job.state, job.attempts) for job in found] == [("ready", 1)] * len(wrong)
+    assert all(before <= job.run_at < before + 10 for job in found)
+    assert all(str(job.last_error).startswith("ValueError: broken (and its backoff: ") for job in found)
+    assert str(found[-1].last_error).endswith("ZeroDivisionError: by 0)")
+
+
+async def test_an_error_or_a_reason_may_be_without_words_or_no_text(jobs: Jobs) -> None:
+    """What is stored is the text that it has, or that it has none; the job ends as it should."""
+    said: list[Any] = [404, ValueError("404"), None, Wordless()]
+    kinds: list[Callable[..., object]] = [Cancel, Discard, Done, Retry]
+
+    async def decides(kind: int, place: int) -> object:
+        return kinds[kind](reason=said[place])
+
+    async def fails() -> None:
+        raise Wordless
+
+    await jobs.function(decides).enqueue_many([(kind, place) for kind in range(4) for place in range(4)])
+    await jobs.function(fails).enqueue()
+    async with asyncio.timeout(5):
+        assert await Worker(jobs, seed=SLOWLY).drain() == 17
+    *decided, failed = (await jobs.broker.list(JobFilter()))[::-1]
+    assert [(job.state, job.reason, job.last_error) for job in decided] == [
+        *[("cancelled", words, None) for words in ("404", "404", "cancelled", NO_WORDS)],
+        *[("dead", "discarded", f"Discard: {words}") for words in ("404", "404", "", NO_WORDS)],
+        *[("done", words, None) for words in ("404", "404", None, NO_WORDS)],
+        *[("ready", None, f"Retry: {words}") for words in ("404", "404", "", NO_WORDS)],
+    ]
+    assert (failed.state, failed.attempts, failed.last_error) == ("ready", 1, f"Wordless: {NO_WORDS}")
 
 
 async def test_an_unknown_name_waits_for_a_newer_program(jobs: Jobs) -> None:

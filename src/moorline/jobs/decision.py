@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Final, Protocol
 
@@ -16,8 +17,9 @@ from moorline.errors import (
     UnknownJob,
 )
 from moorline.jobs.broker import Completion
-from moorline.jobs.job import Claim, JobFailure
+from moorline.jobs.job import LONGEST_WAIT, Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Outcome, Retry, Snooze
+from moorline.policies import retry as policy
 
 __all__ = ["Backoff", "expired", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
 
@@ -65,7 +67,7 @@ def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, ran
     """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
     if isinstance(error, PayloadFromNewer):
         return _too_early(claim, error, now)
-    failure = _failure(claim, now, type(error).__name__, str(error), redaction.trace(error))
+    failure = _failure(claim, now, type(error).__name__, error, redaction.trace(error))
     if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
         return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
     if isinstance(error, (ReauthorizationRequired, ConnectionNotFound)):  # only its owner can mend it; then retry it
@@ -95,7 +97,7 @@ def too_large(claim: Claim, now: float, limit: int) -> Completion:
 
 
 def _too_early(claim: Claim, error: Exception, now: float) -> Completion:
-    failure = _failure(claim, now, type(error).__name__, str(error), "")
+    failure = _failure(claim, now, type(error).__name__, error, "")
     if now - claim.created_at < UNKNOWN_PATIENCE:
         return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=failure)
     return Completion(claim.id, claim.deliveries, "dead", reason="unknown", error=failure)
@@ -122,8 +124,21 @@ def _retried(
 ) -> Completion:
     if claim.attempts >= claim.max_attempts:
         return Completion(claim.id, claim.deliveries, "dead", reason="failed", error=failure)
-    wait = backoff.delay(claim.attempts, random.random) if seconds is None else seconds
-    return _again(claim, max(now + wait, not_before), refund=False, error=failure)
+    if seconds is None:
+        seconds, failure = _waits(claim, failure, backoff, random)
+    return _again(claim, max(now + seconds, not_before), refund=False, error=failure)
+
+
+def _waits(claim: Claim, failure: JobFailure, backoff: Backoff, random: Random) -> tuple[float, JobFailure]:
+    """How long by the back-off; by the default one, with a word in the failure, when that one gives no such number."""
+    try:
+        seconds = float(backoff.delay(claim.attempts, random.random))
+        if not 0 <= seconds <= LONGEST_WAIT:
+            raise ValueError(f"{seconds!r} is no number of seconds to wait")  # noqa: TRY301 -- as if it had raised
+    except BaseException as error:  # noqa: BLE001 -- it is a user's, and the job has failed all the same
+        told = f"{failure.message} (and its backoff: {type(error).__name__}: {_clean(error, _MESSAGE)})"
+        return policy.Retry().delay(claim.attempts, random.random), replace(failure, message=told[:_MESSAGE])
+    return seconds, failure
 
 
 def _again(claim: Claim, at: float, *, refund: bool, error: JobFailure | None = None) -> Completion:
@@ -139,15 +154,20 @@ def _postponed_to(error: BaseException, now: float) -> float | None:
 
 def _named_time(error: BaseException, now: float) -> float:
     """When the service asked to come back, in seconds since the epoch; 0 if it did not."""
-    at = error.retry_at if isinstance(error, CallError) else None
-    return 0.0 if at is None else min(at, now + MAX_WAIT)
+    at: object = error.retry_at if isinstance(error, CallError) else None
+    return min(at, now + MAX_WAIT) if isinstance(at, (int, float)) else 0.0  # who raises it may have put anything there
 
 
-def _failure(claim: Claim, now: float, kind: str, message: str, trace: str) -> JobFailure:
+def _failure(claim: Claim, now: float, kind: str, message: object, trace: str) -> JobFailure:
     return JobFailure(claim.attempts, now, kind, _clean(message, _MESSAGE), _clean(trace, _TRACEBACK, tail=True))
 
 
-def _clean(text: str, limit: int, *, tail: bool = False) -> str:
+def _clean(said: object, limit: int, *, tail: bool = False) -> str:
+    """What the user's function said, mostly a text; an exception or a number is a reason too."""
+    try:
+        words = redaction.text("" if said is None else str(said))
+    except BaseException as error:  # noqa: BLE001 -- of a user's __str__, which must not keep the end from being stored
+        words = f"a {type(said).__name__} without words: its __str__ raised {type(error).__name__}"
     # Redacted whole, then cut: a secret cut in half would pass. PostgreSQL's text has no place for NUL.
-    clean = redaction.text(text).replace("\x00", "").encode("utf-8", "replace").decode()
+    clean = words.replace("\x00", "").encode("utf-8", "replace").decode()
     return clean[-limit:] if tail else clean[:limit]

@@ -71,7 +71,7 @@ class Execution:
     async def run(self, claims: Sequence[Claim]) -> list[Ended]:
         """How each of these jobs of one name ended; several only for a handler that batches.
 
-        Raises nothing but CancelledError.
+        Raises what the function raises, and whatever else keeps them from having ended: all of them have failed then.
         """
         claim = claims[0]
         handler = self._jobs.find(claim.name)
@@ -85,31 +85,22 @@ class Execution:
         flow = flow_of(claim.payload)
         if flow is not None and self._too_late(claim, flow):
             return [self._left(claim, expired(claim))]
-        try:
-            args, kwargs = handler.codec.decode(claim.payload)
-            context = self._enter(claim)
-            if handler.process:
-                result = await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
-            elif handler.is_async and handler.timeout is None:
-                result = await handler.function(*args, **kwargs)
-            else:
-                result = await self._call(handler, args, kwargs)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- it is stored with the job, and decides about it
-            return [Ended(self.failed(claim, error), error)]
+        args, kwargs = handler.codec.decode(claim.payload)
+        context = self._enter(claim)
+        if handler.process:
+            result = await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
+        elif handler.is_async and handler.timeout is None:
+            result = await handler.function(*args, **kwargs)
+        else:
+            result = await self._call(handler, args, kwargs)
         end = settled(claim, result, self._clock.wall(), handler.backoff, self._random)
         if flow is None and not handler.keep_result:
             return [Ended(end)]
-        try:
-            return [Ended(end, None, self._aftermath(handler, claim, end, result, flow))]
-        except InvalidArguments as error:  # what follows needs a result that is none
-            return [Ended(self.failed(claim, error), error)]
+        return [Ended(end, None, self._aftermath(handler, claim, end, result, flow))]
 
     async def _run_raw(self, handler: Handler, claims: Sequence[Claim]) -> list[Ended]:
         """For a function that gets the claim, or the batch of them, itself."""
-        try:
-            result = await self._call(handler, [claims[0] if handler.batch is None else list(claims)], {})
-        except (Exception, SystemExit) as error:  # noqa: BLE001 -- as above
-            return [Ended(self.failed(claim, error), error) for claim in claims]
+        result = await self._call(handler, [claims[0] if handler.batch is None else list(claims)], {})
         if handler.batch is not None and isinstance(result, Each):
             return [self._ended(handler, *one) for one in zip(claims, result.results, strict=True)]
         now = self._clock.wall()
@@ -121,7 +112,7 @@ class Execution:
         return Ended(settled(claim, result, self._clock.wall(), handler.backoff, self._random))
 
     def failed(self, claim: Claim, error: BaseException) -> Completion:
-        """How the job ends that raised *error*."""
+        """How the job ends that raised *error*. Raises nothing, whatever the error and the back-off are like."""
         handler = self._jobs.find(claim.name)
         assert handler is not None
         return failed(claim, error, self._clock.wall(), handler.backoff, self._random)

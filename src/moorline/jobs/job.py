@@ -27,11 +27,13 @@ from moorline.errors import Misuse
 if TYPE_CHECKING:
     from moorline.jobs.watch import Progress, Watch
 
-__all__ = ["LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
+__all__ = ["LONGEST_WAIT", "LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
 
 State = Literal["ready", "running", "blocked", "done", "dead", "cancelled", "outbox"]
 STATES: Final[tuple[State, ...]] = ("ready", "running", "blocked", "done", "dead", "cancelled", "outbox")
 LOWEST_PRIORITY: Final = 9
+LONGEST_WAIT: Final = 126_701_150_400.0
+"""Seconds that a job may be put off: half of the time from 1970 to the year 10000, beyond which there is no date."""
 
 
 # A named tuple, not a dataclass: thousands a second go to the driver as they are.

@@ -149,6 +149,11 @@ class Slots:
             # Cancelled by itself, it failed.
             ends = [self._not_its_fault(one, Ended(self._execution.failed(one, cancelled))) for one in claims]
             raise
+        except BaseException as error:
+            # Whatever it is: a job whose end is not stored would run for as long as this worker lives.
+            ends = [self._not_its_fault(one, Ended(self._execution.failed(one, error), error)) for one in claims]
+            if isinstance(error, KeyboardInterrupt):
+                raise
         finally:
             # A job that resisted being stopped was given back already.
             if self._tasks.pop(claims[0].id, None) is not None:
