@@ -20,6 +20,7 @@ from moorline.clock import SYSTEM
 from moorline.errors import Misuse, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion, JobFilter
 from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.flows import Flow, Link, wrapped
 from moorline.jobs.job import JobRow
 from moorline.jobs.moving import move
 from moorline.jobs.order import order_key
@@ -38,7 +39,7 @@ def brokers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
                 server: RedisServer = request.getfixturevalue("redis_server")
                 return stack.enter_context(opened(server.url))
             store = stack.enter_context(Store(f"sqlite:///{tmp_path}/{name}.db", auto_migrate=True))
-            if name == "sqlite":
+            if name in ("sqlite", "another"):
                 return SqlBroker(store)
             return stack.enter_context(rabbit_broker(request.getfixturevalue("rabbit_url"), outbox=store))
 
@@ -110,6 +111,27 @@ async def test_what_is_due_later_is_moved_too(brokers: Open, here: str, there: s
     assert [job.reason for job in await source.list(JobFilter())] == ["moved"] * 30
 
 
+@pytest.mark.parametrize(
+    "here",
+    ["sqlite", pytest.param("redis", marks=REDIS), pytest.param("rabbitmq", marks=RABBIT)],
+)
+async def test_what_needs_its_database_is_not_moved_to_another(brokers: Open, here: str) -> None:
+    """The jobs of an event and of a group stay, due or later, and are counted; a chain carries what follows with it."""
+    source, target = brokers(here), brokers("another")
+    payload = b'{"v":1,"args":{}}'
+    grouped = await enqueue(source, SYSTEM, 2, payload=wrapped(payload, Flow(group="g")))
+    handlers = await enqueue(source, SYSTEM, 2, name="event:f", event_id="e", payload=b"e")
+    chained = await enqueue(source, SYSTEM, payload=wrapped(payload, Flow(then=(Link("next", "{}"),))))
+    plain = await enqueue(source, SYSTEM, 7)
+    later = [] if here == "rabbitmq" else await enqueue(source, SYSTEM, event_id="e", run_at=SYSTEM.wall() + 3_600)
+    moved = await move(source, target, same_database=False, batch=3)
+    assert (moved.jobs, moved.kept, moved.tied) == (8, 0, 4 + len(later))
+    assert sorted(one for one, _ in await taken(target, 8)) == sorted(chained + plain)
+    assert sorted(one for one, _ in await taken(source, 4)) == sorted(grouped + handlers)
+    again = await move(source, target, batch=3)
+    assert (again.jobs, again.tied) == (len(later), 0)
+
+
 async def test_a_move_that_is_cut_short_loses_nothing(brokers: Open) -> None:
     """Whichever step fails, what is not known to be there is still here; the next try moves the rest."""
     source, target = brokers("sqlite"), brokers("redis")
@@ -159,21 +181,30 @@ async def test_a_broker_is_not_moved_into_itself(tmp_path: Path) -> None:
         await move(SqlBroker(store), SqlBroker(store))
 
 
+async def drained(url: str, target: str, *words: str) -> object:
+    """What the command says that moves what waits in that database."""
+    command = [sys.executable, "-m", "moorline.cli", "jobs", "drain", "--to", target, "--json", *words]
+    done = await asyncio.to_thread(run, command, env={"MOORLINE_DATABASE_URL": url}, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+async def test_the_command_leaves_events_where_they_are_stored(tmp_path: Path) -> None:
+    """From a database into another one."""
+    url, other = (f"sqlite:///{tmp_path}/{name}.db" for name in ("m", "other"))
+    with Store(url, auto_migrate=True) as store:
+        await SqlBroker(store).enqueue([row(SYSTEM), row(SYSTEM, event_id="e")])
+    assert await drained(url, other) == {"jobs": 1, "kept": 0, "tied": 1, "left": {"default ready": 1}}
+
+
 @RABBIT
 async def test_the_command_drains_a_database_into_rabbitmq(rabbit_url: str, tmp_path: Path) -> None:
-    """A dry run moves nothing; the real one says how many, and what is left."""
+    """A dry run moves nothing; the real one says how many, and what is left. Events stay in the database of both."""
     url = f"sqlite:///{tmp_path}/m.db"
     with Store(url, auto_migrate=True) as store:
-        await SqlBroker(store).enqueue([row(SYSTEM) for _ in range(5)])
-
-    def drained(*words: str) -> object:
-        command = [sys.executable, "-m", "moorline.cli", "jobs", "drain", "--to", target, "--json", *words]
-        environment = {"MOORLINE_DATABASE_URL": url}
-        done = run(command, env=environment, timeout=60, check=True)
-        return json.loads(done.stdout)
-
+        await SqlBroker(store).enqueue([row(SYSTEM, event_id="e") for _ in range(5)])
     target = own_url(rabbit_url)
-    assert await asyncio.to_thread(drained, "--dry-run") == {"jobs": 0, "kept": 0, "left": {"default ready": 5}}
-    assert await asyncio.to_thread(drained) == {"jobs": 5, "kept": 0, "left": {}}
+    nothing = {"jobs": 0, "kept": 0, "tied": 0, "left": {"default ready": 5}}
+    assert await drained(url, target, "--dry-run") == nothing
+    assert await drained(url, target) == {"jobs": 5, "kept": 0, "tied": 0, "left": {}}
     with rabbit_broker(target) as broker:
         assert len(await taken(broker, 5)) == 5

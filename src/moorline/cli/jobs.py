@@ -226,6 +226,7 @@ def drain(
     """Move what waits to another broker, both in use: change queue_url first, then drain the old one.
 
     MOORLINE_QUEUE_URL (or none) names the old one here. What is dead stays. Ctrl-C stops it, and nothing is lost.
+    To another database jobs of events and of groups do not move: those are in this one. Let its worker finish them.
     """
     from moorline.jobs.moving import Moved, move
     from moorline.settings import load
@@ -235,8 +236,14 @@ def drain(
     async def moved(source: Broker) -> dict[str, Any]:
         result = Moved(0)
         if not dry_run:
-            with _target(to, database_url) as target, console.status("moving") as status:
-                result = await move(source, target, queues=queues, progress=lambda n: status.update(f"{n:,} moved"))
+            with _target(to, database_url) as (target, same_database), console.status("moving") as status:
+                result = await move(
+                    source,
+                    target,
+                    queues=queues,
+                    same_database=same_database,
+                    progress=lambda n: status.update(f"{n:,} moved"),
+                )
         left = await source.counts()
         waits = {"ready", "blocked", "running", "dead"}
         return asdict(result) | {"left": {f"{name} {state}": n for (name, state), n in left.items() if state in waits}}
@@ -245,19 +252,21 @@ def drain(
     if as_json:
         print_json(result)
     else:
-        facts({"moved": result["jobs"], "kept in the database": result["kept"], **result["left"]}.items())
+        stayed = {"kept in the database": result["kept"], "kept with their event or group": result["tied"]}
+        facts({"moved": result["jobs"], **stayed, **result["left"]}.items())
 
 
 @contextlib.contextmanager
-def _target(url: str, database_url: str | None) -> Iterator[Broker]:
+def _target(url: str, database_url: str | None) -> Iterator[tuple[Broker, bool]]:
+    """The broker there, and whether its workers have the database that those here have."""
     from moorline.jobs.brokers.choice import SCHEMES, broker_at
     from moorline.store import Store
 
     queue = url.partition("://")[0] in SCHEMES
-    with Store(url, auto_migrate=True) if not queue else opened_store(database_url) as store:
+    with opened_store(database_url) as here, here if queue else Store(url, auto_migrate=True) as store:
         broker = broker_at(url if queue else None, store)
         try:
-            yield broker
+            yield broker, queue or broker.home() == broker_at(None, here).home()
         finally:
             broker.close()
 

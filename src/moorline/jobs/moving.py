@@ -6,6 +6,9 @@
 
 It claims as a worker does, so nobody runs a job while it is moved, and one whose move is cut short is claimed again by
 whoever comes next: at least once, under the same id. Jobs of an order key go one after the other, in their order.
+
+An event and a group are rows of the database, which are not moved. Their jobs are claimed and held until the end where
+they would come to workers with another database.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Final
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import JobNotFound, JobStateError, Misuse
 from moorline.jobs.broker import Broker, Completion, JobFilter, Keyed, WorkerInfo
+from moorline.jobs.flows import flow_of
 from moorline.jobs.job import Claim, Job, JobRow
 from moorline.store.ids import new_id
 
@@ -31,10 +35,13 @@ _MOVED: Final = "moved"
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How many jobs were moved; ``kept`` are those that are in a database of both brokers, and stay there."""
+    """How many jobs were moved; ``kept`` are those that are in a database of both brokers, and stay there; ``tied``
+    those that stay because their event or their group is in a database that the target has not.
+    """
 
     jobs: int
     kept: int = 0
+    tied: int = 0
 
 
 async def move(
@@ -42,11 +49,13 @@ async def move(
     target: Broker,
     *,
     queues: Sequence[str] = ("default",),
+    same_database: bool = True,
     batch: int = _BATCH,
     clock: Clock = SYSTEM,
     progress: Callable[[int], None] | None = None,
 ) -> Moved:
-    """Move all that waits in those queues, the delayed too; *progress* is told how many so far.
+    """Move all that waits in those queues, the delayed too; *progress* is told how many so far. *same_database* says
+    whether the workers of both have the same one: else the jobs of events and of groups stay.
 
     What is dead stays, and what waits behind a dead job of its order key. A job keeps its id, the attempts that it has
     left, and its keys; its past errors stay here. What a carrier holds back until later comes when it is due: call
@@ -54,13 +63,13 @@ async def move(
     """
     if source.home() == target.home():
         raise Misuse("source and target are the same")
-    mover = _Mover(source, target, tuple(queues), batch, clock, progress)
+    mover = _Mover(source, target, tuple(queues), same_database, batch, clock, progress)
     try:
         while await mover.claimed() or await mover.delayed():
             pass
     finally:
         await mover.end()
-    return Moved(mover.jobs, mover.stayed)
+    return Moved(mover.jobs, mover.stayed, len(mover.tied))
 
 
 class _Mover:
@@ -69,6 +78,7 @@ class _Mover:
         source: Broker,
         target: Broker,
         queues: tuple[str, ...],
+        same_database: bool,  # noqa: FBT001 -- as it was given to move()
         batch: int,
         clock: Clock,
         progress: Callable[[int], None] | None,
@@ -76,12 +86,14 @@ class _Mover:
         now = clock.wall()
         self._source = source
         self._target = target
+        self._same_database = same_database
         self._batch = batch
         self._progress = progress
         self._clock = clock
         self._worker = WorkerInfo(new_id(now), socket.gethostname(), os.getpid(), queues, now, _LEASE)
         self.jobs = 0
         self.kept: set[str] = set()
+        self.tied: set[str] = set()
         self._keyed: set[str] = set()  # of those that were moved: if they come again, it is from there
 
     async def claimed(self) -> int:
@@ -96,9 +108,7 @@ class _Mover:
         jobs = [await self._source.get(claim.id) for claim in claims]  # a claim does not tell its unique key
         moved = []
         for claim, job in zip(claims, jobs, strict=True):
-            if self._is_kept(job):
-                self.kept.add(job.id)  # held until the end, lest it is claimed over and over
-            else:
+            if not self._stays(job):  # what does is held until the end, lest it is claimed over and over
                 moved.append((claim, job))
         await self._target.enqueue([_row(job, claim.attempts - 1) for claim, job in moved], again=True)
         await self._source.finish(
@@ -109,6 +119,16 @@ class _Mover:
         )
         self._keyed |= {job.id for _, job in moved if job.unique_key is not None or job.order_key is not None}
         self._count(len(moved))
+
+    def _stays(self, job: Job) -> bool:
+        """Whether it is not to be moved, which is counted."""
+        if not self._same_database and _is_tied(job):
+            self.tied.add(job.id)
+            return True
+        if self._is_kept(job):
+            self.kept.add(job.id)
+            return True
+        return False
 
     def _is_kept(self, job: Job) -> bool:
         """Whether it is in the target already: in a database that both use."""
@@ -135,7 +155,7 @@ class _Mover:
             ):
                 last = page[-1].id
                 now = self._clock.wall()
-                later = [job for job in page if job.run_at > now and not self._is_kept(job)]
+                later = [job for job in page if job.run_at > now and not self._stays(job)]
                 if later:
                     await self._target.enqueue([_row(job, job.attempts) for job in later], again=True)
                     self._count(sum([await self._called_off(job.id) for job in later]))
@@ -152,6 +172,12 @@ class _Mover:
         """Give back what was held and not moved."""
         await self._source.give_back(self._worker, [])
         await self._source.leave(self._worker)
+
+
+def _is_tied(job: Job) -> bool:
+    """Whether it needs what only its own database has: its event, or its group."""
+    flow = flow_of(job.payload)
+    return job.event_id is not None or (flow is not None and flow.group is not None)
 
 
 def _row(job: Job, spent: int) -> JobRow:
