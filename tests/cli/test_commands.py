@@ -82,6 +82,7 @@ def _json(folder: Path, *arguments: str) -> Any:
         (["serve", "shop:app", "--port", "seventy"], "--port"),
         (["jobs", "list", "--state", "sleepy"], "sleepy"),
         (["jobs", "retry"], "name the jobs"),
+        (["jobs", "retry", "--state", "dead", "--rate", "inf"], "--rate"),
         (["events", "replay", "x"], "--app"),
         (["jobs", "list", "--database-url", "mysql://me:canary@host/db"], "database_url"),
     ],

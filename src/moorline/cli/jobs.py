@@ -26,6 +26,7 @@ __all__ = ["cli"]
 T = TypeVar("T")
 PAGE = 500
 _TOGETHER = 500  # jobs that something is done to at once
+_MOST_RATE = 1_000_000.0  # as of replays
 
 cli = typer.Typer(help="List, show, retry, cancel, stop, skip and move jobs.", no_args_is_help=True)
 
@@ -89,7 +90,7 @@ def retry(
     name: Name = None,
     queue: Queue = None,
     limit: Limit = 1000,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="At most so many a second.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, max=_MOST_RATE, help="At most so many a second.")] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     database_url: DatabaseUrl = None,
