@@ -15,6 +15,10 @@ from typing import Any
 import pytest
 from tests.warm import Warm, run
 
+from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.job import JobRow
+from moorline.store import Store
+
 SHOP = """
 import asyncio, os, pathlib
 from moorline import Moorline
@@ -199,6 +203,14 @@ def test_a_dead_job_that_blocks_others_is_seen_and_skipped(shop: Path, running: 
     assert _json(shop, "jobs", "skip", head) == [{"id": head, "result": "skipped"}]
     assert _until(shop, head, "cancelled")["reason"] == "skipped"
     _until(shop, behind, "dead")
+
+
+def test_a_job_whose_time_is_no_date_is_shown(shop: Path) -> None:
+    """As the number that it is: of an older release, or of another program."""
+    with Store(f"sqlite:///{shop}/shop.db", auto_migrate=True) as store:
+        SqlBroker(store).enqueue_sync([JobRow("a" * 32, "greet", b"{}", 1.8e12, 1.8e9)])
+    assert "1800000000000" in _moorline(shop, "jobs", "list")
+    assert "1800000000000" in _moorline(shop, "jobs", "show", "a" * 32)
 
 
 def test_no_error_text_shows_a_secret(shop: Path, running: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from moorline.errors import ConfigurationError, InvalidArguments, Misuse, UnknownJob
+from moorline.jobs import Retry, Snooze
 from moorline.jobs.broker import JobFilter
-from moorline.jobs.job import Job
+from moorline.jobs.job import LONGEST_WAIT, Job
 from moorline.jobs.registry import JobFunction, Jobs
 from moorline.jobs.worker import Worker
 from moorline.store import Store
@@ -150,10 +151,16 @@ async def test_unique_is_by_key_or_by_arguments(function: JobFunction[[int], Non
         ({"delay": float("nan")}, "delay"),
         ({"delay": float("inf")}, "delay"),
         ({"delay": "soon"}, "delay"),
+        ({"delay": 1e12}, "delay"),
+        ({"delay": timedelta.max}, "delay"),
         ({"delay": 1, "at": 1}, "delay, at"),
         ({"at": datetime(2100, 1, 1)}, "time zone"),  # noqa: DTZ001 -- the mistake
         ({"at": "tomorrow"}, "at"),
         ({"at": float("nan")}, "at"),
+        ({"at": 1_790_000_000_000.0}, "at: .* from 1970 to 9999"),  # milliseconds
+        ({"at": 1_790_000_000_000}, "at: .* from 1970 to 9999"),
+        ({"at": -1.0}, "at: .* from 1970 to 9999"),
+        ({"at": datetime(1969, 12, 31, tzinfo=UTC)}, "at: .* from 1970 to 9999"),
         ({"priority": 10}, "priority"),
         ({"priority": -1}, "priority"),
         ({"priority": 1.5}, "priority"),
@@ -168,6 +175,28 @@ def test_a_wrong_option_is_named(wrong: dict[str, Any], named: str, sqlite_funct
     """The error says which option it is, when it is given."""
     with pytest.raises(ConfigurationError, match=named):
         sqlite_function.using(**wrong)
+
+
+@pytest.mark.parametrize("outcome", [Retry, Snooze])
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan"), 1e300, 253_402_300_800])
+def test_a_wait_that_leads_beyond_all_dates_is_refused(outcome: Callable[[float], object], seconds: float) -> None:
+    """Where the outcome is made, naming the argument."""
+    with pytest.raises(ConfigurationError, match=r"(Retry|Snooze): in_ "):
+        outcome(seconds)
+
+
+async def test_the_last_moment_that_is_taken_is_one_that_every_broker_keeps(any_jobs: Jobs) -> None:
+    """It is kept as it is, and nothing is due."""
+    last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+    def late(word: str) -> None: ...
+
+    function = any_jobs.function(late)
+    handle = await function.using(at=last).enqueue("x")
+    far = await function.using(delay=LONGEST_WAIT).enqueue("x")
+    assert await Worker(any_jobs).drain() == 0
+    assert (await any_jobs.broker.get(handle.id)).run_at == last.timestamp()
+    assert (await any_jobs.broker.get(far.id)).run_at == pytest.approx(time.time() + LONGEST_WAIT, abs=30)
 
 
 @pytest.fixture

@@ -45,8 +45,13 @@ def opened_store(database_url: str | None) -> Store:
 
 
 def when(seconds: float | None) -> str:
-    """A time for people: UTC, to the second."""
-    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """A time for people: UTC, to the second; as the number that it is where there is no such date."""
+    if seconds is None:
+        return "-"
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.15g}"
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.errors import ConfigurationError, Misuse
-from moorline.jobs.job import LOWEST_PRIORITY, JobRow
+from moorline.jobs.job import END_OF_DATES, LONGEST_WAIT, LOWEST_PRIORITY, JobRow
 
 __all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries", "in_loop"]
 
@@ -24,14 +24,15 @@ _LONGEST_WINDOW: Final = 366 * 86_400.0
 class EnqueueOptions:
     """When, where and how a job is enqueued. ``None`` leaves it to the function's own setting.
 
-    ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch), not both; ``priority``
-    0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits or runs;
-    ``unique_for`` (seconds or a timedelta, up to a year): nor is another one made for that long after this one was
-    enqueued, whatever becomes of it; ``within``: a connection or session (SQLAlchemy's, of both kinds; of ``sqlite3``,
-    ``psycopg`` and ``asyncpg``; Django's ``connection``) in whose transaction the job is inserted, so that it exists if
-    and only if that commits; ``key``: the jobs of this function with the same key run one after the other, in the order
-    of their coming; ``expires`` (seconds or a timedelta): a run that would begin that long after the job was first due,
-    or later, is left out, and the job is cancelled (reason ``expired``). Raises ConfigurationError naming the option.
+    ``delay`` (seconds or a timedelta) or ``at`` (an aware datetime, or seconds since the epoch, from 1970 to 9999), not
+    both; ``priority`` 0 (first) to 9; ``unique``: at most one job of that key, or of the same arguments (True), waits
+    or runs; ``unique_for`` (seconds or a timedelta, up to a year): nor is another one made for that long after this one
+    was enqueued, whatever becomes of it; ``within``: a connection or session (SQLAlchemy's, of both kinds; of
+    ``sqlite3``, ``psycopg`` and ``asyncpg``; Django's ``connection``) in whose transaction the job is inserted, so that
+    it exists if and only if that commits; ``key``: the jobs of this function with the same key run one after the other,
+    in the order of their coming; ``expires`` (seconds or a timedelta): a run that would begin that long after the job
+    was first due, or later, is left out, and the job is cancelled (reason ``expired``). Raises ConfigurationError
+    naming the option.
     """
 
     delay: float | timedelta | None = None
@@ -47,14 +48,10 @@ class EnqueueOptions:
     def __post_init__(self) -> None:
         if self.delay is not None and self.at is not None:
             raise ConfigurationError("delay, at: give one of them, not both")
-        if self.delay is not None and not (_is(self.delay, float, timedelta) and 0 <= _seconds(self.delay) < math.inf):
-            raise ConfigurationError(f"delay: {self.delay!r} is not a number of seconds from now")
-        if self.at is not None and not _is(self.at, float, datetime):
-            raise ConfigurationError(f"at: {self.at!r} is neither a datetime nor seconds since the epoch")
-        if isinstance(self.at, datetime) and self.at.tzinfo is None:
-            raise ConfigurationError("at: a datetime needs a time zone")
-        if isinstance(self.at, float) and not math.isfinite(self.at):
-            raise ConfigurationError(f"at: {self.at!r} is not a moment")
+        if self.delay is not None:
+            _check_delay(self.delay)
+        if self.at is not None:
+            _check_moment(self.at)
         if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
             raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
         if self.queue is not None and not (_is(self.queue, str) and self.queue and _is_text(self.queue)):
@@ -177,6 +174,22 @@ class Enqueued(Generic[T]):
         if not self._tried and self._rows:
             name = self._rows[0].name
             warnings.warn(f"a job {name!r} was made and never enqueued: await it, or call .result()", stacklevel=2)
+
+
+def _check_delay(delay: float | timedelta) -> None:
+    if not (_is(delay, float, timedelta) and 0 <= _seconds(delay) <= LONGEST_WAIT):
+        raise ConfigurationError(f"delay: {delay!r} is not a number of seconds from now, up to {LONGEST_WAIT:g}")
+
+
+def _check_moment(at: datetime | float) -> None:
+    if not _is(at, float, datetime):
+        raise ConfigurationError(f"at: {at!r} is neither a datetime nor seconds since the epoch")
+    if isinstance(at, datetime) and at.tzinfo is None:
+        raise ConfigurationError("at: a datetime needs a time zone")
+    if not 0 <= (at.timestamp() if isinstance(at, datetime) else at) < END_OF_DATES:
+        raise ConfigurationError(
+            f"at: {at!r} is not a moment from 1970 to 9999, as a datetime or in seconds since 1970"
+        )
 
 
 def _check_life(expires: float | timedelta) -> None:

@@ -27,13 +27,26 @@ from moorline.errors import Misuse
 if TYPE_CHECKING:
     from moorline.jobs.watch import Progress, Watch
 
-__all__ = ["LONGEST_WAIT", "LOWEST_PRIORITY", "STATES", "Claim", "Job", "JobFailure", "JobHandle", "JobRow", "State"]
+__all__ = [
+    "END_OF_DATES",
+    "LONGEST_WAIT",
+    "LOWEST_PRIORITY",
+    "STATES",
+    "Claim",
+    "Job",
+    "JobFailure",
+    "JobHandle",
+    "JobRow",
+    "State",
+]
 
 State = Literal["ready", "running", "blocked", "done", "dead", "cancelled", "outbox"]
 STATES: Final[tuple[State, ...]] = ("ready", "running", "blocked", "done", "dead", "cancelled", "outbox")
 LOWEST_PRIORITY: Final = 9
-LONGEST_WAIT: Final = 126_701_150_400.0
-"""Seconds that a job may be put off: half of the time from 1970 to the year 10000, beyond which there is no date."""
+END_OF_DATES: Final = 253_402_300_800.0
+"""Seconds from 1970 to the year 10000, for which there is no date any more: no job is due as late as that."""
+LONGEST_WAIT: Final = END_OF_DATES / 2
+"""Seconds from now for which a job may be put off."""
 
 
 # A named tuple, not a dataclass: thousands a second go to the driver as they are.

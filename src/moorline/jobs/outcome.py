@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moorline.errors import ConfigurationError
+from moorline.jobs.job import LONGEST_WAIT
 
 __all__ = ["Cancel", "Discard", "Done", "Each", "Outcome", "Retry", "Snooze"]
 
@@ -17,7 +18,8 @@ class Retry:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        _not_negative(self.in_, "Retry")
+        if self.in_ is not None:
+            _check_wait(self.in_, "Retry")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Snooze:
     in_: float
 
     def __post_init__(self) -> None:
-        _not_negative(self.in_, "Snooze")
+        _check_wait(self.in_, "Snooze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,6 @@ class Each:
 Outcome = Retry | Snooze | Cancel | Discard | Done
 
 
-def _not_negative(seconds: float | None, kind: str) -> None:
-    if seconds is not None and not 0 <= seconds < float("inf"):
-        raise ConfigurationError(f"{kind}: in_ must be seconds from now, not {seconds!r}")
+def _check_wait(seconds: float, kind: str) -> None:
+    if not 0 <= seconds <= LONGEST_WAIT:
+        raise ConfigurationError(f"{kind}: in_ must be seconds from now, up to {LONGEST_WAIT:g}, not {seconds!r}")
