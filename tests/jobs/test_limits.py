@@ -22,6 +22,7 @@ from moorline.jobs.limit_store import Ask, Denied, Limits
 from moorline.jobs.limits import Line, Rule, Standing, admitted, key_of, take
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
+from moorline.policies.quota import Quota
 from moorline.settings import Settings
 from moorline.store import Store
 from moorline.telemetry import logger
@@ -49,6 +50,26 @@ class TestRules:
             for last in range(first, len(begun)):
                 allowed = burst + (begun[last] - begun[first]) * limit / per
                 assert last - first + 1 <= allowed + 1e-6
+
+    @given(limit=st.integers(1, 20), per=st.floats(0.1, 100), asks=st.lists(st.floats(0, 1), min_size=50, max_size=200))
+    def test_with_a_burst_of_one_no_window_has_more_than_the_limit(
+        self, limit: int, per: float, asks: list[float]
+    ) -> None:
+        """However they come: strict, for jobs and for calls."""
+        rule = Rule("r", RateLimit(limit, per, burst=1), None)
+        standing, quota, now = Standing(), Quota(RateLimit(limit, per, burst=1), 1000.0), 1000.0
+        begun: list[float] = []
+        called: list[float] = []
+        for ask in asks:
+            now += ask * per / limit
+            if admitted(rule, standing, now):
+                take(rule, standing, now)
+                begun.append(now)
+            if quota.wait(now, 0.0, 1.0) <= 0:
+                quota.spend(1.0)
+                called.append(now)
+        for times in (begun, called):
+            assert all(later - first >= per - 1e-6 for first, later in zip(times, times[limit:], strict=False))
 
     def test_a_rate_is_used_up(self) -> None:
         """Who asks all the time gets all that there is."""

@@ -31,7 +31,9 @@ _LATEST_AGAIN: Final = 60.0
 @dataclass(frozen=True, slots=True)
 class Limit:
     """Of a job or a queue: ``rate`` (``RateLimit(100, per=60)``) for how many begin, ``concurrency`` for how many run,
-    counted over all workers that share the database. With ``by``, for each value of that argument of the function.
+    counted over all workers that share the database. A rush that comes after a rest may begin at once, beside those of
+    the minute (see ``RateLimit``): with ``burst=1`` no minute has more than 100. With ``by``, for each value of that
+    argument of the function.
 
     Raises ConfigurationError naming the field.
     """

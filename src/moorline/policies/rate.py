@@ -11,7 +11,11 @@ __all__ = ["RateLimit"]
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """At most *limit* attempts in *per* seconds, of which *burst* (normally *limit*) may come at once.
+    """*limit* attempts in *per* seconds, again and again, of which *burst* (normally *limit*) may come at once.
+
+    It is a bucket that holds *burst* and is filled evenly: any *per* seconds have at most *burst* + *limit*, which the
+    first ones of a rush come close to. With ``burst=1`` attempts are spaced evenly, and no *per* seconds have more than
+    *limit*: for those who count strictly.
 
     Raises ConfigurationError naming the field.
     """
