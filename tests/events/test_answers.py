@@ -59,7 +59,17 @@ async def test_the_finest_pattern_answers():
     assert await answers.answered(Event("stripe", "1", "push", b"{}")) is None
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), TimeoutError("theirs"), asyncio.CancelledError("itself")])
+class Wordless(BaseException):
+    """No Exception, and without a text."""
+
+    def __str__(self) -> str:
+        raise self
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), TimeoutError("theirs"), asyncio.CancelledError("itself"), SystemExit(1), Wordless()],
+)  # fmt: skip
 @pytest.mark.parametrize("plain", [False, True])
 async def test_a_function_that_fails_leaves_it_to_the_scheme(error: BaseException, plain: bool):
     """Whatever it raises, the caller hears nothing of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -33,10 +34,19 @@ def test_a_place_or_a_function_gives_the_key(key: Any, stored: str):
     assert Ordering(key).of(event(), "event:stripe.f") == stored
 
 
+class Panic(BaseException):
+    """As of libraries that are written in other languages."""
+
+
+def panics(one: Event) -> str:
+    raise Panic(one.id)
+
+
 @pytest.mark.parametrize(
     "key",
-    ["data.object.none", "data.object", "data", "header:none", lambda one: None, lambda one: 1 / 0, lambda one: ""],
-)
+    ["data.object.none", "data.object", "data", "header:none", lambda one: None, lambda one: 1 / 0, lambda one: "",
+     panics, sys.exit],
+)  # fmt: skip
 def test_without_a_key_an_event_is_in_no_order_and_that_is_logged_once(key: Any, caplog: pytest.LogCaptureFixture):
     """No failure of the user's function keeps an event from being stored."""
     ordering = Ordering(key)

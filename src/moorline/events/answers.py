@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import json
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -134,12 +135,15 @@ class Answers:
         except TimeoutError as error:
             reason = f"longer than {answering.within:g} s" if not task.done() else repr(type(error).__name__)
             log.warning("answer_left_out", function=answering.name, reason=reason)
-        except Exception as error:  # noqa: BLE001 -- the event is stored: its sender must get its 2xx
-            log.warning("answer_failed", function=answering.name, error=f"{type(error).__name__}: {error}")
         except asyncio.CancelledError:
             if not task.cancelled():
                 raise  # it is the caller's
             log.warning("answer_failed", function=answering.name, error="it cancelled itself")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- the event is stored: its sender must get its 2xx
+            told = "".join(traceback.format_exception_only(error)).strip()  # also of one whose __str__ fails
+            log.warning("answer_failed", function=answering.name, error=told)
         finally:
             task.cancel()
         return None
@@ -155,10 +159,13 @@ class Answers:
 
     async def _called(self, answering: _Answering, event: Event, slot: _Slot) -> Any:
         function = answering.function
-        if inspect.iscoroutinefunction(function):
-            return await function(event)
-        result = await self._threads.run(slot.within, [function, event], {})
-        return await result if inspect.iscoroutine(result) else result
+        try:
+            if inspect.iscoroutinefunction(function):
+                return await function(event)
+            result = await self._threads.run(slot.within, [function, event], {})
+            return await result if inspect.iscoroutine(result) else result
+        except SystemExit as error:  # which would leave the task, and end the loop
+            raise RuntimeError(f"it raised SystemExit({error})") from error
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._left.discard(task)

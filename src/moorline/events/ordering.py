@@ -56,7 +56,9 @@ class Ordering:
             if found is not None and found is not MISSING:
                 return order_key(job, found, self.on_dead)
             reason = "there is none"
-        except Exception as error:  # noqa: BLE001 -- no function of the user's may keep an event from being stored
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 -- no function of the user's may keep an event from being stored
             reason = type(error).__name__
         if not self._warned:
             self._warned.append(True)
