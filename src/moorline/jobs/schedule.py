@@ -41,7 +41,8 @@ class Schedule:
     """``when`` is a cron expression, or seconds between two times.
 
     ``row`` is the job of one time, without id and times of its own. ``catch_up`` says what becomes of times that were
-    missed while no worker ran: the ``"latest"`` of them is due late, ``"all"`` are, or ``"none"``. With ``overlap`` a
+    missed while no worker ran: the ``"latest"`` of them is due late, ``"all"`` are, or ``"none"``; what is late by less
+    than a minute was not missed. With ``overlap`` a
     time is due though the job of the one before has not ended; else it is left out.
 
     Raises ConfigurationError naming the argument.
@@ -94,11 +95,12 @@ class Schedule:
         latest = self._latest(now)
         if latest is None or latest <= last:
             return []
-        if self.catch_up == "latest":
-            return [latest]
-        if self.catch_up == "none":
-            last = max(last, now - _GRACE)
-            return list(takewhile(lambda time: time <= now, self._after(last)))[-MOST_MISSED:]
+        if self.catch_up != "all":
+            in_time = list(takewhile(lambda time: time <= now, self._after(max(last, now - _GRACE))))[-MOST_MISSED:]
+            if self.catch_up == "none":
+                return in_time
+            # Where none may run beside another one, there is room for one of them.
+            return in_time if in_time and self.overlap else [latest]
         missed = takewhile(lambda time: time > last, self._before(now))
         return [time for time, _ in zip(missed, range(MOST_MISSED), strict=False)][::-1]
 
