@@ -24,8 +24,10 @@ from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError
 from moorline.jobs.broker import Broker, JobFilter
 from moorline.jobs.job import JobRow
+from moorline.jobs.registry import Jobs
 from moorline.jobs.schedule import MOST_MISSED, Schedule, job_id
 from moorline.jobs.schedules import LEASE, Schedules, known_schedules
+from moorline.jobs.worker import Worker
 from moorline.store import Store
 
 ROW = JobRow("", "report", b"", 0.0, 0.0)
@@ -180,6 +182,26 @@ async def test_a_time_is_repeated_after_a_crash_and_changes_nothing(
     (job,) = await broker.list(JobFilter())
     assert await schedules(store, broker, schedule(60.0)).run_once("w0") == 1
     assert [again.id for again in await broker.list(JobFilter())] == [job.id] == [job_id("s", job.run_at)]
+
+
+@pytest.mark.parametrize(("late", "state", "reason"), [(290, "done", None), (300, "cancelled", "expired")])
+async def test_what_is_made_up_for_expires_by_the_time_at_which_it_was_due(
+    store: Store, broker: Broker, clock: ManualClock, late: int, state: str, reason: str | None
+) -> None:
+    """Not by that at which its job was made; a delay of the function's own does not count."""
+    jobs = Jobs(broker, clock=clock)
+
+    def report() -> None: ...
+
+    row = jobs.function(report).using(expires=300, delay=50).row()
+    hourly = schedules(store, broker, schedule(3600.0, row=row))
+    await hourly.run_once("w0")
+    clock.advance(7200 - clock.wall() % 3600 + late)
+    assert await hourly.run_once("w0") == 1
+    await Worker(jobs, clock=clock).drain()
+    (job,) = await broker.list(JobFilter())
+    assert (job.state, job.reason) == (state, reason)
+    assert job.created_at == pytest.approx(clock.wall())
 
 
 async def test_another_worker_takes_over_when_the_first_is_gone(

@@ -13,14 +13,16 @@ before it: made twice, after a crash, it is the same job.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from moorline.jobs.job import JobRow
 
-__all__ = ["RESULT", "Flow", "Link", "Slot", "flow_of", "following_id", "following_row", "wrapped"]
+__all__ = [
+    "RESULT", "Flow", "Link", "Slot", "expiring", "flow_of", "following_id", "following_row", "wrapped",
+]  # fmt: skip
 
 _MARK: Final = b'{"v":1,"flow":'
 _PLAIN: Final = b'{"v":1,'
@@ -66,6 +68,11 @@ class _Envelope(msgspec.Struct):
     flow: Flow
 
 
+class _Raw(msgspec.Struct):
+    flow: msgspec.Raw
+
+
+_RAW: Final = msgspec.json.Decoder(_Raw).decode
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope).decode
 _ANY: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -87,6 +94,15 @@ def flow_of(payload: bytes) -> Flow | None:
         return _ENVELOPE(payload).flow
     except msgspec.DecodeError:
         return None  # it will not fit its function either
+
+
+def expiring(payload: bytes, change: Callable[[float], float | None]) -> bytes:
+    """The payload with what *change* makes of its ``expires``, if it has one; None for no end."""
+    flow = flow_of(payload)
+    if flow is None or flow.expires is None:
+        return payload
+    rest = payload[len(_MARK) + len(_RAW(payload).flow) + 1 :]
+    return wrapped(_PLAIN + rest, msgspec.structs.replace(flow, expires=change(flow.expires)))
 
 
 def following_id(id_: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from moorline.errors import ConfigurationError
+from moorline.jobs.flows import expiring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +139,10 @@ class Schedule:
         """The job of that time. Its id follows from both, so that whoever makes it makes the same one."""
         unique = None if self.overlap else f"schedule:{self.name}"
         own = self.row._replace(id=job_id(self.name, due), run_at=due, created_at=now)
-        return own._replace(unique_key=unique, unique_until=None)
+        # It expires so long after it was due, which is not when it is made; the row may have had a delay.
+        early = now - due + self.row.run_at - self.row.created_at
+        payload = expiring(self.row.payload, lambda seconds: seconds - early)
+        return own._replace(payload=payload, unique_key=unique, unique_until=None)
 
 
 def job_id(name: str, due: float) -> str:
