@@ -12,6 +12,7 @@ from moorline.clock import Clock, ManualClock
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.ageing import rank
 from moorline.jobs.broker import MAX_CRASHES, Broker, Completion, JobFilter, Rescued, WorkerInfo
+from moorline.jobs.flows import Flow, wrapped
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.store.ids import new_id
 
@@ -34,6 +35,14 @@ def done(claim: Claim) -> Completion:
 
 async def enqueue(broker: Broker, clock: Clock, count: int = 1, **changes) -> list[str]:
     return await broker.enqueue([row(clock, **changes) for _ in range(count)])
+
+
+async def claimed(broker: Broker, me: WorkerInfo, count: int) -> list[Claim]:
+    """So many, asked for until they are there."""
+    claims: list[Claim] = []
+    while len(claims) < count:
+        claims += (await broker.claim(me, count)).jobs
+    return claims
 
 
 class BrokerConformance:
@@ -205,6 +214,19 @@ class BrokerConformance:
             await broker.retry(job_id)
         with pytest.raises(JobNotFound):
             await broker.retry("nothing")
+
+    async def test_retry_lifts_the_time_in_which_a_job_was_to_run(self, broker: Broker, clock: ManualClock) -> None:
+        """A person who tries it again means it, however late that is; all else that it carries stays."""
+        plain, flow = b'{"v":1,"args":{"to":"\xc3\xa9"}}', Flow(group="g", expires=5.0)
+        ids = await enqueue(broker, clock, payload=wrapped(plain, flow))
+        ids += await enqueue(broker, clock, payload=wrapped(plain, Flow(expires=5.0)))
+        me = worker(clock)
+        claims = await claimed(broker, me, 2)
+        await broker.finish([Completion(one.id, one.deliveries, "dead", reason="failed") for one in claims])
+        for one in ids:
+            await broker.retry(one)
+        payloads = {claim.id: bytes(claim.payload) for claim in await claimed(broker, me, 2)}
+        assert payloads == {ids[0]: wrapped(plain, Flow(group="g")), ids[1]: plain}
 
     async def test_many_dead_are_retried_at_once(self, broker: Broker, clock: ManualClock) -> None:
         """Each is told of; one that cannot be retried keeps nobody else from it."""

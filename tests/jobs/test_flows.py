@@ -336,6 +336,9 @@ async def test_a_run_that_would_begin_too_late_is_left_out(any_jobs: Jobs) -> No
     assert (job.state, job.reason, job.attempts) == ("cancelled", "expired", 0)
     assert (await timely.job()).state == "done"
     assert seen == ["timely"]
+    await any_jobs.broker.retry(late.id)  # a person means it
+    await Worker(any_jobs).drain()
+    assert seen == ["timely", "late"]
 
 
 async def test_what_expires_leaves_its_group(store: Store) -> None:

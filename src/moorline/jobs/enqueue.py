@@ -31,8 +31,8 @@ class EnqueueOptions:
     ``sqlite3``, ``psycopg`` and ``asyncpg``; Django's ``connection``) in whose transaction the job is inserted, so that
     it exists if and only if that commits; ``key``: the jobs of this function with the same key run one after the other,
     in the order of their coming; ``expires`` (seconds or a timedelta): a run that would begin that long after the job
-    was first due, or later, is left out, and the job is cancelled (reason ``expired``). Raises ConfigurationError
-    naming the option.
+    was first due, or later, is left out, and the job is cancelled (reason ``expired``), unless a person retries it.
+    Raises ConfigurationError naming the option.
     """
 
     delay: float | timedelta | None = None

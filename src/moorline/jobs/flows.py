@@ -21,7 +21,7 @@ import msgspec
 from moorline.jobs.job import JobRow
 
 __all__ = [
-    "RESULT", "Flow", "Link", "Slot", "expiring", "flow_of", "following_id", "following_row", "wrapped",
+    "RESULT", "Flow", "Link", "Slot", "expiring", "flow_of", "following_id", "following_row", "unexpiring", "wrapped",
 ]  # fmt: skip
 
 _MARK: Final = b'{"v":1,"flow":'
@@ -103,6 +103,11 @@ def expiring(payload: bytes, change: Callable[[float], float | None]) -> bytes:
         return payload
     rest = payload[len(_MARK) + len(_RAW(payload).flow) + 1 :]
     return wrapped(_PLAIN + rest, msgspec.structs.replace(flow, expires=change(flow.expires)))
+
+
+def unexpiring(payload: bytes) -> bytes:
+    """The payload of a job that a person tries again: it is meant to run, however late that is."""
+    return expiring(payload, lambda _: None)
 
 
 def following_id(id_: str) -> str:

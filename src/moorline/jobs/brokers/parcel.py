@@ -8,6 +8,7 @@ import msgspec
 
 from moorline.jobs.broker import Completion
 from moorline.jobs.brokers.carrier import Kind, Lane, Letter, Taken
+from moorline.jobs.flows import unexpiring
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 
 __all__ = ["Parcel", "of_row", "undecodable", "unpacked"]
@@ -96,9 +97,10 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
         )
 
     def once_more(self, now: float) -> Parcel:
-        """Due now, with all its attempts."""
+        """Due now, with all its attempts, whenever it was to expire."""
+        text = None if self.text is None else unexpiring(self.text.encode()).decode()
         return msgspec.structs.replace(
-            self, run_at=now, attempts=0, crashes=0, snoozes=0, reason=None, finished_at=None
+            self, text=text, run_at=now, attempts=0, crashes=0, snoozes=0, reason=None, finished_at=None
         )
 
     def job(self, state: State, worker: str | None = None) -> Job:

@@ -441,9 +441,9 @@ function deeds.rescue()
   return answer
 end
 
--- id, now. What came of it, and about whom.
+-- id, now, the row if it is another one from now on. What came of it, and about whom.
 function deeds.retry()
-  local id, now = ARGV[2], ARGV[3]
+  local id, now, row = ARGV[2], ARGV[3], ARGV[4]
   local h = load(id)
   if not h then return {'missing'} end
   if h.s == 'running' then return {'running'} end
@@ -462,6 +462,7 @@ function deeds.retry()
   move(h, to)
   call('HSET', job(id), 's', to, 't', now, 'a', 0, 'c', 0, 'z', 0, 'w', '', 'o', key)
   call('HDEL', job(id), 'r', 'f')
+  if row ~= '' then call('HSET', job(id), 'd', row) end
   if h.u ~= '' then call('SET', unique, id) end
   if to == 'ready' then
     call('ZADD', waiting(h), now, id)

@@ -24,7 +24,7 @@ from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
 from moorline.jobs.broker import Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
 from moorline.jobs.brokers.many import Outcome, to_each
-from moorline.jobs.brokers.redis_jobs import FACTS, asked, claim, jobs, listed, told
+from moorline.jobs.brokers.redis_jobs import FACTS, asked, claim, jobs, listed, row_again, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.redis_notes import RedisNotes
 from moorline.jobs.brokers.sql import SqlBroker
@@ -297,7 +297,8 @@ class RedisBroker:
 
     async def retry(self, job_id: str) -> Job:
         """See ``Broker``."""
-        asked: tuple[str, ...] = ("retry", job_id, repr(self._clock.wall()))
+        row = await self._read(lambda link: row_again(link, job_id))
+        asked: tuple[str | bytes, ...] = ("retry", job_id, repr(self._clock.wall()), row)
         what, *who = await self._write(_one_deed, asked)
         if what == b"unique":
             raise JobStateError(f"job {job_id} cannot be retried: job {who[0].decode()} has its unique key")
@@ -318,7 +319,8 @@ class RedisBroker:
         return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead"))
 
     async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
-        (what,) = await self._write(_one_deed, ("call_off", job_id, repr(self._clock.wall()), reason, *states))
+        asked: tuple[str | bytes, ...] = ("call_off", job_id, repr(self._clock.wall()), reason, *states)
+        (what,) = await self._write(_one_deed, asked)
         job = await self._after(job_id, what)
         if job.order_key is not None:
             self._signals.notify(_CHANNEL)
@@ -381,11 +383,11 @@ def _get(link: Link, job_id: str) -> Job:
     return found[0]
 
 
-def _one_deed(link: Link, payloads: list[tuple[str, ...]]) -> list[Any]:
+def _one_deed(link: Link, payloads: list[tuple[str | bytes, ...]]) -> list[Any]:
     answers: list[Any] = []
     for deed, *arguments in payloads:
         try:
-            answers.append(link.do(deed, *arguments))
+            answers.append(link.do(str(deed), *arguments))
         except StoreError as error:
             answers.append(error)
     return answers

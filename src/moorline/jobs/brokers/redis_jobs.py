@@ -9,10 +9,11 @@ import msgspec
 
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis_link import Link
+from moorline.jobs.flows import unexpiring
 from moorline.jobs.job import Claim, Job, JobRow
 
 __all__ = [
-    "FACTS", "asked", "claim", "jobs", "listed", "told",
+    "FACTS", "asked", "claim", "jobs", "listed", "row_again", "told",
 ]  # fmt: skip
 
 FACTS: Final = 5
@@ -30,6 +31,21 @@ def _wanted(row: JobRow) -> str:
     return f"{row.created_at!r} {'' if row.unique_until is None else repr(row.unique_until)}"
 
 
+def _stored(row: JobRow) -> bytes:
+    # Without the window that most have not, so that older workers can read it too.
+    return encoded(row[:-1] if row.unique_until is None else row)
+
+
+def row_again(link: Link, job_id: str) -> bytes:
+    """The row of a job that a person tries again; empty where it stays as it came."""
+    (found,) = link.read(lambda p: lambda key: p.hget(key, "d"), [f"job:{job_id}"])
+    if found is None:
+        return b""
+    row = _ROW(found)
+    payload = unexpiring(row.payload)
+    return b"" if payload == row.payload else _stored(row._replace(payload=payload))
+
+
 def claim(row: bytes, attempts: int, deliveries: int, run_at: bytes, rare: bytes) -> Claim:
     """What a worker gets, from what the script answers for each job."""
     id_, name, payload, _, created_at, queue, priority, max_attempts, event_id, *_ = _ROW(row)
@@ -45,9 +61,8 @@ def asked(rows: Iterable[JobRow]) -> tuple[bytes, bytes]:
     told: list[str | int] = []
     bodies: list[bytes] = []
     for row in rows:
-        id_, _, _, run_at, _, queue, priority, _, event_id, unique_key, order_key, until = row
-        # Without the window that most have not, so that older workers can read it too.
-        body = encoded(row[:-1] if until is None else row)
+        id_, _, _, run_at, _, queue, priority, _, event_id, unique_key, order_key, _ = row
+        body = _stored(row)
         told += (
             id_, queue, str(priority), repr(run_at), unique_key or "", order_key or "", event_id or "",
             _wanted(row) if unique_key else "", len(body),

@@ -30,6 +30,7 @@ from moorline.jobs.brokers.sql_order import (
     lock,
 )
 from moorline.jobs.brokers.sql_unique import forget_windows, holder_of
+from moorline.jobs.flows import unexpiring
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 from moorline.jobs.kick import Claims
 from moorline.jobs.notes import Notes
@@ -299,7 +300,7 @@ class SqlBroker:
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state == job.state)
             .values(state=_state_again(connection, job), run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
-            .values(reason=None, worker=None, finished_at=None)
+            .values(reason=None, worker=None, finished_at=None, payload=unexpiring(job.payload))
             .values(order_key=None if job.order_key is None else original(job.order_key))
         ).rowcount
         return self._changed(connection, job_id, changed)
