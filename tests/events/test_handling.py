@@ -316,6 +316,23 @@ async def test_a_batch_that_raises_is_retried_whole(app: Moorline, kind: type[Ba
     assert [(job.state, job.attempts, job.last_error) for job in jobs] == [("ready", 1, f"{kind.__name__}: no")] * 3
 
 
+async def test_a_filter_that_raises_fails_its_own_event_alone(app: Moorline):
+    """Also with what is no Exception: the others of the batch are handled."""
+
+    def chosen(event: Event) -> bool:
+        if event.id == "2":
+            raise SystemExit(event.id)
+        return True
+
+    @app.on(GitHub, batch=10, linger=0.0, where=chosen)
+    async def handler(events: list[Event]) -> None: ...
+
+    await send(app, {}, {}, {})
+    assert [(job.state, job.last_error) for job in await worked(app)] == [
+        ("done", None), ("ready", "SystemExit: 2"), ("done", None),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("errors", "states"), [({}, ["done", "done"]), ("all", ["ready", "ready"])])
 async def test_a_batch_may_fail_in_no_one_or_in_all(app: Moorline, errors: Any, states: list[str]):
     """An empty mapping names nobody, a text all."""

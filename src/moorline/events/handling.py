@@ -106,7 +106,9 @@ class Batch:
                 if id_ not in found:
                     raise EventNotFound(f"no event {id_!r} is stored")  # noqa: TRY301 -- as any other failure
                 arguments = prepared(handler, found[id_])
-            except Exception as error:  # noqa: BLE001 -- it is this event's job that fails, not the others'
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 -- it is this event's job that fails, not the others'
                 self._results[place] = error
                 continue
             if isinstance(arguments, Done):
