@@ -335,12 +335,30 @@ def test_typed_errors(box: Box, run: Run):
 
 
 def test_renamed_repository(box: Box, run: Run):
-    """A read follows to the new name, with the token, as it stays on the same origin; a write is told where it is."""
+    """Reads and writes follow to the new name, with the token, as it stays on the same origin; each write is done once."""
     assert run(box.service(GitHub).request("GET", "/repos/quay/old-name"))["full_name"] == "quay/hello"
-    with pytest.raises(errors.NotFound) as moved:
-        run(box.service(GitHub).create_issue("quay", "old-name", "x"))
-    assert (moved.value.status, moved.value.message) == (307, "Moved Permanently")
-    assert moved.value.detail["url"].endswith("/repos/quay/hello/issues")
+    made = run(box.service(GitHub).create_issue("quay", "old-name", "of the old name"))
+    found = run(box.service(GitHub).request("GET", f"/repos/quay/hello/issues/{made.number}"))
+    assert found["title"] == "of the old name"
+    later = run(box.service(GitHub).create_issue("quay", "hello", "the next"))
+    assert later.number == made.number + 1
+
+
+@pytest.mark.parametrize(
+    "to", ["https://elsewhere.example/issues", "http://api.github.com/x", "https://uploads.github.com/x"]
+)
+def test_a_write_is_not_sent_elsewhere(run: Run, to: str):
+    """Another origin is not followed, with or without the token: it is told where it is."""
+    asked: list[str] = []
+
+    def moved(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.url.host)
+        return httpx2.Response(307, json={"message": "Moved", "url": to}, headers={"Location": to})
+
+    github = GitHub("ghp_0123456789", wire=httpx2.MockTransport(moved), guards=Guards())
+    with pytest.raises((errors.NotFound, errors.BadAnswer)) as caught:
+        run(github.create_issue("quay", "hello", "x"))
+    assert (caught.value.status, asked) == (307, ["api.github.com"])
 
 
 def test_not_modified(box: Box, run: Run):

@@ -28,6 +28,7 @@ WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})  # requests that say so w
 
 _HEADERS: Final = {"User-Agent": "moorline/0.1", "Accept": "application/json"}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_VERBATIM: Final = frozenset({307, 308})  # the same method and body, of which nothing was done yet (RFC 9110)
 _MOST_REDIRECTS: Final = 5
 _PORTS: Final = {"https": 443, "http": 80}
 
@@ -194,8 +195,12 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
         return await self._service.renewal.newer_async(self._key)
 
     def redirected(self, request: ServiceRequest, answer: Exchange, hops: int) -> ServiceRequest | None:
-        """Follow for GET and HEAD only; credentials stay with their origin, and https never becomes http."""
-        if answer.status not in _REDIRECTS or request.method not in ("GET", "HEAD"):
+        """Follow for GET and HEAD, and for writes within the origin of services that want it; credentials stay with
+        their origin, and https never becomes http.
+        """
+        reads = request.method in ("GET", "HEAD")
+        verbatim = self._service.redirects_writes and answer.status in _VERBATIM and request.upload is None
+        if answer.status not in _REDIRECTS or not (reads or verbatim):
             return None
         location = answer.header("location")
         if location is None:
@@ -213,6 +218,8 @@ class ServiceContext(CallContext[ServiceRequest, Exchange]):
                 raise
         # Nothing of ours goes elsewhere: any header may be a credential, those of the Call included.
         same = _origin(request.url) == _origin(target)
+        if not (same or reads):
+            return None
         headers = request.headers if same else _HEADERS.copy()
         return request._replace(url=target, headers=headers)
 

@@ -107,6 +107,8 @@ class Service(Account):
     default_policy: ClassVar[Policy] = Policy()
     usage: ClassVar[str] = ""
     lacks: ClassVar[Mapping[str, str]] = {}
+    redirects_writes: ClassVar[bool] = False
+    """Whether it answers writes with a 307 or 308 that is meant to be followed, within its origin."""
 
     queue: DurableQueue | None = None
     limited_as: str = ""

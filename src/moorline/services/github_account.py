@@ -127,12 +127,13 @@ class GitHubAccount(TokenService):
         ),
         silent=_SECONDARY_WAIT,
     )
+    redirects_writes = True  # of what was renamed
     errors = ErrorMap(
         code="errors.0.code",
         message="message",
         request_id="header:X-GitHub-Request-Id",
         kinds={"already_exists": Conflict},
-        # Reads follow it; a write to what was renamed or moved is not sent elsewhere: ``detail`` says where it is now.
+        # What is followed is not seen here: all but a redirect elsewhere. ``detail`` says where it is now.
         statuses=dict.fromkeys((301, 302, 307, 308), NotFound),
         is_limit=_is_limit,
     )
