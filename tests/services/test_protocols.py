@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -161,3 +162,22 @@ def test_a_report_tells_dead_from_busy():
     )
     assert (report.sent, report.dead, report.again) == (1, ("b",), ("c",))
     assert [one.target for one in report.failed] == ["c", "d"]
+
+
+HALF = "A\ud800"
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: SMS("+447700900000", HALF), "text"),
+        (lambda: Push(body=HALF), "body"),
+        (lambda: Push(body="x", title=HALF), "title"),
+        (lambda: Push(body="x", data={"a": HALF}), r"data\[a\]"),
+        (lambda: Push(body="x", data={HALF: "a"}), "data"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(make: Callable[[], object], field: str):
+    """It comes out of ordinary JSON, and no request can carry it: the error names the field."""
+    with pytest.raises(errors.InvalidRequest, match=f"^{field}"):
+        make()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from moorline.errors import CallError
-from moorline.services.limits import as_text, refused
+from moorline.services.limits import encodable, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -44,10 +44,10 @@ class Push:
             raise refused("body", "or title or data is needed")
         for name in ("title", "body", "image", "url", "collapse_key", "sound"):
             if getattr(self, name) is not None:
-                as_text(name, getattr(self, name))
+                encodable(name, getattr(self, name))
         for name, value in self.data.items():
-            as_text("data", name)
-            as_text(f"data[{name}]", value)
+            encodable("data", name)
+            encodable(f"data[{name}]", value)
         ttl: object = self.ttl
         if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int) or ttl < 0):
             raise refused("ttl", "must be a whole number of seconds, 0 or more")

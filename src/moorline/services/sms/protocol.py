@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from moorline.errors import ConfigurationError
-from moorline.services.limits import as_text, plain, refused
+from moorline.services.limits import as_text, encodable, plain, refused
 
 if TYPE_CHECKING:
     from moorline.calls.call import Call
@@ -121,7 +121,7 @@ class SMS:
 
     def __post_init__(self) -> None:
         phone_number(self.to, "to")
-        if not as_text("text", self.text):
+        if not encodable("text", self.text):
             raise refused("text", "must not be empty")
         if self.sender is not None:
             if not plain("sender", self.sender):

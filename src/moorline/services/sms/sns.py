@@ -14,7 +14,7 @@ from moorline.calls.service import Endpoints, Plan, operation
 from moorline.errors import BadAnswer, PermissionDenied
 from moorline.services.answers import flag, moment, optional_text, record, text
 from moorline.services.aws_access_keys import AccessKeys
-from moorline.services.limits import as_text, at_most, refused
+from moorline.services.limits import at_most, encodable, refused
 from moorline.services.sms.protocol import SMS, InboundSMS, SentSMS, SMSStatus, phone_number
 from moorline.services.topics import content, is_topic, message_attributes, topic
 
@@ -124,7 +124,7 @@ print(sent.id, sent.status)
         """
         if not is_topic(topic):
             raise refused("topic", "must be the ARN of a topic, such as arn:aws:sns:us-east-1:123456789012:news")
-        if not as_text("message", message):
+        if not encodable("message", message):
             raise refused("message", "must not be empty")
         at_most("message", message.encode(), _MESSAGE, "bytes")
         if subject is not None:
@@ -192,7 +192,7 @@ def _sender(sender: str) -> str:
 
 def _texts(given: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in (given or {}).items():
-        if not as_text(f"attributes[{name}]", value):
+        if not encodable(f"attributes[{name}]", value):
             raise refused(f"attributes[{name}]", "must not be empty")
     return dict(given or {})
 
