@@ -82,6 +82,7 @@ class _Store:
     """Takes what a database would take, and keeps nothing."""
 
     clock = ManualClock(NOW)
+    dialect = "sqlite"
     is_open = False
 
     def before_close(self, callback: Callable[[], None]) -> None:

@@ -115,6 +115,7 @@ async def test_from_consent_to_revocation(app: Moorline, sandbox: str, case: Cas
         found: dict[str, Any] = httpx2.post(f"{sandbox}/{name}/sandbox/grants", json=what, trust_env=False).json()
         return found
 
+    app.service(service, clock=clock)  # whose calls' deadlines are by the same one
     app.connect(service, scopes=case.scopes, keys=KeyRing([Secret(new_key())]), owner=lambda _: "u_1")
     asked = await connected(app, name)
     assert ("code_challenge" in asked) == service.oauth.pkce

@@ -24,7 +24,7 @@ from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
 from moorline.jobs.broker import JobFilter
 from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
-from moorline.jobs.brokers.rabbit_link import RabbitWhere
+from moorline.jobs.brokers.rabbit_link import Link, RabbitWhere
 from moorline.jobs.brokers.rabbitmq import RabbitBroker, RabbitCarrier
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
@@ -265,6 +265,22 @@ class TestWhere:
         """Before anything is sent."""
         with pytest.raises(ConfigurationError, match="cannot be the name"):
             await broker.enqueue([row(SYSTEM, queue=queue)])
+
+    def test_a_server_that_starts_is_waited_for(self, rabbit_url: str) -> None:
+        """It says that it has no such virtual host until that is there. To who has been there before it is away; to
+        who has not, the URL is wrong.
+        """
+        address, mark, options = rabbit_url.partition("?")
+        where = RabbitWhere(f"{address.rstrip('/')}/nowhere{mark}{options}")
+        with pytest.raises(ConfigurationError, match="virtual host"):
+            Link(where, lambda: None)
+        where.reached = True
+        with pytest.raises(StoreUnavailable, match="virtual host"):
+            Link(where, lambda: None)
+        known = RabbitWhere(rabbit_url)
+        link = Link(known, lambda: None)
+        assert known.reached
+        link.close()
 
     async def test_a_wrong_password_is_said(self, rabbit_url: str) -> None:
         """As something to be mended, not to be waited for."""

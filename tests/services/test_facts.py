@@ -128,10 +128,10 @@ def test_values_become_plain_json():
 
 
 SERVICES: list[Any] = [
-    Segment("key-0123456789"),
+    Segment("wk_facts_0001"),
     Mixpanel("key0123456789"),
     Amplitude("key0123456789"),
-    GoogleAnalytics("key-0123456789", measurement_id="G-1"),
+    GoogleAnalytics("secret_facts_0001", measurement_id="G-1"),
 ]
 
 

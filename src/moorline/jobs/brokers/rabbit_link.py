@@ -79,6 +79,7 @@ class RabbitWhere:
         self._user, self._password = unquote(user) or "guest", unquote(password) or "guest"
         self._vhost = unquote(parts.path[1:]) or "/"
         self._tls = scheme == "amqps"
+        self.reached = False  # whether it ever let us in
 
     def __repr__(self) -> str:
         return f"<RabbitWhere {self.shown}>"
@@ -161,6 +162,7 @@ class Link:
             except Exception as error:  # noqa: BLE001 -- the next host is tried, and what the last one said is told
                 failure = error
             else:
+                self._where.reached = True
                 return
         assert failure is not None
         raise failure
@@ -207,7 +209,7 @@ class Link:
         except (StoreError, ConfigurationError):
             raise
         except Exception as error:  # noqa: BLE001 -- whatever pika raises
-            raise _translated(error, self._where.shown) from None
+            raise _translated(error, self._where.shown, reached=self._where.reached) from None
 
     def tell(self, what: Callable[[], None]) -> None:
         """Run it there, soon."""
@@ -321,15 +323,17 @@ def _failed(future: asyncio.Future[Any], error: Exception) -> None:
         future.set_exception(error)
 
 
-def _translated(error: Exception, shown: str) -> Exception:
-    """The moorline error for what pika says."""
+def _translated(error: Exception, shown: str, *, reached: bool) -> Exception:
+    """The moorline error for what pika says. *reached* tells that we have been there before."""
     from pika import exceptions
 
     for cause in (error, *getattr(error, "args", ())):
         if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
             return ConfigurationError(f"RabbitMQ at {shown} refuses user or password")
         if isinstance(cause, exceptions.ProbableAccessDeniedError):
-            return ConfigurationError(f"RabbitMQ at {shown} has no such virtual host, or not for this user")
+            words = f"RabbitMQ at {shown} has no such virtual host, or not for this user"
+            # So says one that is starting, too, before its virtual hosts are there.
+            return StoreUnavailable(words) if reached else ConfigurationError(words)
     if isinstance(error, exceptions.ChannelClosedByBroker):
         refused = {403: "this user may not", 406: "it exists with other settings"}
         words = f"{refused.get(error.reply_code, 'it refused')}: {error.reply_text}"
