@@ -41,6 +41,7 @@ from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.events.schemes.signed_items import SignedItems
 from moorline.money import Money
 from moorline.services.answers import items, moment, optional_text, record, text, whole
+from moorline.services.currency_units import CurrencyUnits
 from moorline.services.limits import as_text, at_most, refused, short_texts
 from moorline.services.payments.protocol import (
     Payment,
@@ -65,11 +66,13 @@ _ENV: Final = "ADYEN_HMAC_KEY"
 _RETRIES: Final = (
     "after 9, 18 and 27 s, then with growing gaps for up to 30 days, in order: one that fails holds up the rest"
 )
-_MOST: Final = 2**63 - 1  # int64
 _UNSAID: Final = Money(0, "xxx")  # ISO 4217's code for "no currency"
-# Currencies that Adyen counts otherwise than ISO 4217, which Money follows [D currency-codes].
-_FINER: Final = frozenset({"clp", "isk"})  # in hundredths, where ISO 4217 knows none
-_COARSER: Final = frozenset({"cve", "idr"})  # in whole units, where ISO 4217 knows hundredths
+_UNITS: Final = CurrencyUnits(  # [D currency-codes]
+    "Adyen",
+    most=2**63 - 1,  # int64
+    finer=frozenset({"clp", "isk"}),
+    coarser=frozenset({"cve", "idr"}),
+)
 _STATUSES: Final = {
     "AuthenticationFinished": PaymentStatus.NEEDS_CONFIRMATION,  # 3-D Secure alone was asked for
     "AuthenticationNotRequired": PaymentStatus.NEEDS_CONFIRMATION,
@@ -606,34 +609,13 @@ def _check_length(name: str, value: object) -> None:
 
 def _amount(name: str, amount: Money, *, least: int = 1) -> dict[str, object]:
     """*amount* in Adyen's units."""
-    if not isinstance(amount, Money):
-        raise refused(name, f"must be Money, not {type(amount).__name__}")
-    value = amount.minor
-    if amount.currency in _FINER:
-        value *= 100
-    elif amount.currency in _COARSER:
-        value, rest = divmod(value, 100)
-        if rest:
-            raise refused(name, f"must be whole {amount.currency.upper()}: Adyen counts no hundredths of them")
-    if not least <= value <= _MOST:
-        raise refused(name, f"must be from {least} to {_MOST} of the smallest unit, not {value}")
-    return {"value": value, "currency": amount.currency.upper()}
+    return {"value": _UNITS.sent(name, amount, least=least), "currency": amount.currency.upper()}
 
 
 def _money(value: object) -> Money:
     """An amount in Adyen's units."""
     holder = record(value, "amount")
-    minor, currency = whole(holder, "value"), text(holder, "currency").lower()
-    if currency in _COARSER:
-        minor *= 100
-    elif currency in _FINER:
-        minor, rest = divmod(minor, 100)
-        if rest:
-            raise BadAnswer("the answer's amount is a fraction that ISO 4217 does not know")
-    try:
-        return Money(minor, currency)
-    except ValueError:
-        raise BadAnswer("the answer's currency is not an ISO 4217 code") from None
+    return _UNITS.read(whole(holder, "value"), text(holder, "currency"))
 
 
 def _payment(answer: Mapping[str, Any], amount: Money, *, live: bool, taken: bool = False, known: str = "") -> Payment:

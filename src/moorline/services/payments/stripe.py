@@ -31,6 +31,7 @@ from moorline.events.delivery import Delivers
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.money import Money
 from moorline.services.answers import flag, items, moment, optional_text, record, text, texts, whole
+from moorline.services.currency_units import CurrencyUnits
 from moorline.services.limits import at_most, refused, short_texts
 from moorline.services.payments.protocol import (
     Payment,
@@ -51,12 +52,14 @@ T = TypeVar("T")
 API_VERSION: Final = "2026-10-28.endive"  # pinned: without the header the account's default version answers
 _INTENTS: Final = "/v1/payment_intents"
 _PAGE: Final = 100
-_MOST: Final = 10**12 - 1  # of cards, and of all ways to pay in IDR; what else has a finer limit is Stripe's to say
-# Currencies that Stripe counts otherwise than ISO 4217, which Money follows.
-_FINER: Final = frozenset({"isk", "ugx"})  # in hundredths that are always 00, where ISO 4217 knows none
-_COARSER: Final = frozenset({"mga"})  # in whole units, where ISO 4217 knows hundredths
-# In thousandths, of which the last digit must be 0: so that page says in older copies, and no more in those of 2026.
-_TENS: Final = frozenset({"bhd", "jod", "kwd", "omr", "tnd"})
+_UNITS: Final = CurrencyUnits(
+    "Stripe",
+    most=10**12 - 1,  # of cards, and of all ways to pay in IDR; what else has a finer limit is Stripe's to say
+    finer=frozenset({"isk", "ugx"}),  # in hundredths that are always 00
+    coarser=frozenset({"mga"}),
+    # So that page says in older copies, and no more in those of 2026.
+    tens=frozenset({"bhd", "jod", "kwd", "omr", "tnd"}),
+)
 _STATUSES: Final = {
     "requires_payment_method": PaymentStatus.NEEDS_METHOD,
     "requires_confirmation": PaymentStatus.NEEDS_CONFIRMATION,
@@ -193,7 +196,7 @@ print(payment.status, payment.captured)
         if confirmed and payment_method is None and not {"payment_method_data", "confirmation_token"} & extra.keys():
             raise refused("payment_method", "is needed to confirm a payment")
         form: dict[str, object] = {
-            "amount": _amount("amount", amount),
+            "amount": _UNITS.sent("amount", amount),
             "currency": amount.currency,
             "payment_method": payment_method,
             "confirm": confirmed or None,
@@ -231,7 +234,7 @@ print(payment.status, payment.captured)
 
         Raises InvalidRequest where nothing is held, and for an *amount* of another currency than the payment's.
         """
-        form = {"amount_to_capture": None if amount is None else _amount("amount", amount)}
+        form = {"amount_to_capture": None if amount is None else _UNITS.sent("amount", amount)}
         write = self.post(f"{_INTENTS}/{_id(payment_id)}/capture", form=form | extra, parse=_payment)
         return write if amount is None else self._of_its_currency(payment_id, amount, write)
 
@@ -266,7 +269,7 @@ print(payment.status, payment.captured)
         _check_texts(metadata)
         form: dict[str, object] = {
             "payment_intent": _named(payment_id),
-            "amount": None if amount is None else _amount("amount", amount),
+            "amount": None if amount is None else _UNITS.sent("amount", amount),
             "reason": reason,
             "metadata": metadata,
         }
@@ -373,24 +376,6 @@ def _refund_event(type_: str, subject: Mapping[str, Any], at: datetime | None) -
     )
 
 
-def _amount(name: str, amount: Money) -> int:
-    """*amount* in Stripe's units."""
-    if not isinstance(amount, Money):
-        raise refused(name, f"must be Money, not {type(amount).__name__}")
-    value = amount.minor
-    if amount.currency in _FINER:
-        value *= 100
-    elif amount.currency in _COARSER:
-        value, rest = divmod(value, 100)
-        if rest:
-            raise refused(name, f"must be whole {amount.currency.upper()}: Stripe counts no hundredths of them")
-    elif amount.currency in _TENS and value % 10:
-        raise refused(name, f"Stripe takes two decimals of {amount.currency.upper()} at most, not {amount}")
-    if not 1 <= value <= _MOST:
-        raise refused(name, f"must be from 1 to {_MOST} of the smallest unit, not {value}")
-    return value
-
-
 def _check_texts(metadata: Mapping[str, str] | None, description: str | None = None, suffix: str | None = None) -> None:
     short_texts("metadata", metadata or {}, most=50, name=40, value=500)
     at_most("description", description or "", 1000, "characters")
@@ -467,14 +452,4 @@ def _read_refund(value: object) -> Refund:
 
 def _money(holder: Mapping[str, Any], name: str, currency: str, default: int | None = None) -> Money:
     """An amount in Stripe's units."""
-    minor, currency = whole(holder, name, default), currency.lower()
-    if currency in _COARSER:
-        minor *= 100
-    elif currency in _FINER:
-        minor, rest = divmod(minor, 100)
-        if rest:
-            raise BadAnswer("the answer's amount is a fraction that ISO 4217 does not know")
-    try:
-        return Money(minor, currency)
-    except ValueError:
-        raise BadAnswer("the answer's currency is not an ISO 4217 code") from None
+    return _UNITS.read(whole(holder, name, default), currency)
