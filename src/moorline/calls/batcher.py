@@ -158,7 +158,8 @@ class Batcher(Generic[T]):
                     self._changed.notify_all()
         if why:
             return self._refuse_one(why)
-        self._start()
+        if self._thread is None:
+            self._start()
         return True
 
     def flush(self, timeout: float = 5.0, *, spill: bool = False) -> bool:

@@ -182,7 +182,7 @@ class Connecting:
     async def _close_connections(self) -> None:
         if self._connections is None:
             return
-        from moorline.identity.refreshing import land_refreshes
+        from moorline.identity.refresh_flights import land_refreshes
 
         await asyncio.to_thread(land_refreshes, self.store)
         for desk in list(self._connect_desks.values()):

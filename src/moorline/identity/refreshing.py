@@ -14,13 +14,12 @@ the process goes on with what it got, and stores it as soon as that is possible.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from moorline.calls.flight import Flight, Start, Wait
+from moorline.calls.flight import Start, Wait
 from moorline.errors import (
     AuthenticationFailed,
     CallerFault,
@@ -36,6 +35,7 @@ from moorline.errors import (
 )
 from moorline.identity import vault_sql
 from moorline.identity.connection import Connection, Granted, Tokens
+from moorline.identity.refresh_flights import LEASE, Aim, Refreshing, flights_of
 from moorline.identity.vault_sql import Begin
 from moorline.policies.deadline import remaining
 from moorline.store.steps import Read, Sleep, Write, perform, perform_sync
@@ -45,16 +45,15 @@ if TYPE_CHECKING:
     from moorline.calls.call import Call
     from moorline.identity.vault import Vault
     from moorline.secrets.secret import Secret
-    from moorline.store.store import Store
 
-__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "land_refreshes", "was_lost"]
+__all__ = ["GRANT_IS_OVER", "FreshToken", "Refresh", "Unsaved", "was_lost"]
 
 Refresh: TypeAlias = "Callable[[Tokens], Call[Granted]]"
 """Makes the Call that gets new tokens with the refresh token among the old, or with what is kept in its place. One that
 needs neither has an attribute ``asks_anew`` that is true.
 """
 
-_LEASE: Final = 30.0  # longer than any refresh takes
+_LEASE: Final = LEASE
 _LOOKS: Final = 0.1  # seconds between two looks at what another process is doing
 _AGAIN_AFTER: Final = 30.0  # seconds between two tries while the old token still serves
 _STORE_AGAIN: Final = (0.5, 1.0, 2.0)  # seconds between tries to store what was refreshed because somebody asked for it
@@ -78,23 +77,6 @@ class Ask:
     async def later(self, _: object) -> Granted:
         """Suspends."""
         return await self.call
-
-
-class _Aim(NamedTuple):
-    """What a refresh is for: another token than the one that was *refused*, if any, *at_once* however new that is."""
-
-    refused: Secret | None = None
-    at_once: bool = False
-
-
-class _Refreshing(Flight[bool]):
-    """A look at the row, and the refresh that it calls for, for all in this process who have that *aim*; False: another
-    process is at it, and there is no token until it is done.
-    """
-
-    def __init__(self, aim: _Aim) -> None:
-        super().__init__()
-        self.aim = aim
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +124,7 @@ class FreshToken:
         self._unsaved: Unsaved | None = None
         self._tried = -_AGAIN_AFTER
         self._lock = threading.Lock()  # held for a moment, never while something is awaited
-        self._flight: _Refreshing | None = None
+        self._flight: Refreshing | None = None
 
     def __repr__(self) -> str:
         return f"<token of connection {self._id}>"
@@ -170,23 +152,23 @@ class FreshToken:
     def ready(self) -> None:
         """See to it that the token is good for a call that is made now."""
         if self._wanted():
-            perform_sync(self._vault.store, self._together(_Aim(), self._wanted))
+            perform_sync(self._vault.store, self._together(Aim(), self._wanted))
 
     async def ready_async(self) -> None:
         """As ``ready``, on an event loop."""
         if self._wanted():
-            await perform(self._vault.store, self._together(_Aim(), self._wanted))
+            await perform(self._vault.store, self._together(Aim(), self._wanted))
 
     def newer(self, refused: Secret, timeout: float | None = None) -> bool:  # noqa: ARG002 (bounded by its deadline)
         """Whether there is another token than *refused*, which the service would not take: the one that somebody else
         has got meanwhile, or a new one.
         """
-        perform_sync(self._vault.store, self._newer(_Aim(refused)))
+        perform_sync(self._vault.store, self._newer(Aim(refused)))
         return self.current() != refused
 
     async def newer_async(self, refused: Secret) -> bool:
         """As ``newer``, on an event loop."""
-        await perform(self._vault.store, self._newer(_Aim(refused)))
+        await perform(self._vault.store, self._newer(Aim(refused)))
         return self.current() != refused
 
     def outdated(self) -> None:
@@ -223,7 +205,7 @@ class FreshToken:
         held = self._held
         return held is not None and not self._stale and not held.row.is_over(self._clock.wall())
 
-    def _newer(self, aim: _Aim) -> Generator[Any, Any, None]:
+    def _newer(self, aim: Aim) -> Generator[Any, Any, None]:
         yield from self._together(aim, lambda: self.current() == aim.refused)
 
     def _renewed(self) -> Generator[Any, Any, None]:
@@ -234,9 +216,9 @@ class FreshToken:
             raise ConfigurationError(
                 f"connection {self._id} has no refresh token: its token is good until it is refused"
             )
-        yield from self._newer(_Aim(tokens.access, at_once=True))
+        yield from self._newer(Aim(tokens.access, at_once=True))
 
-    def _together(self, aim: _Aim, wanted: Callable[[], bool]) -> Generator[Any, Any, None]:
+    def _together(self, aim: Aim, wanted: Callable[[], bool]) -> Generator[Any, Any, None]:
         """See to the *aim*, unless somebody in this process is at it; then wait for that, and for another process that
         is: no longer than the caller has time for it.
         """
@@ -261,22 +243,22 @@ class FreshToken:
             elif leads or aim.refused is not None or self._serves():  # another's token may have come some time ago
                 return
 
-    def _boarded(self, aim: _Aim) -> tuple[_Refreshing, bool]:
+    def _boarded(self, aim: Aim) -> tuple[Refreshing, bool]:
         """The flight that is under way, and whether the caller has to begin it."""
         with self._lock:
             if self._flight is not None:
                 return self._flight, False
-            flight = self._flight = _Refreshing(aim)
-        _all_of(self._vault.store).add(flight)
+            flight = self._flight = Refreshing(aim)
+        flights_of(self._vault.store).add(flight)
         return flight, True
 
-    def _landed(self, flight: _Refreshing) -> None:
+    def _landed(self, flight: Refreshing) -> None:
         with self._lock:
             if self._flight is flight:
                 self._flight = None
-        _all_of(self._vault.store).discard(flight)
+        flights_of(self._vault.store).discard(flight)
 
-    def _flown(self, flight: _Refreshing) -> Generator[Any, Any, bool]:
+    def _flown(self, flight: Refreshing) -> Generator[Any, Any, bool]:
         try:
             done = yield from self._fresh(flight.aim)
             if not done:
@@ -290,7 +272,7 @@ class FreshToken:
         finally:
             self._landed(flight)
 
-    def _fresh(self, aim: _Aim) -> Generator[Any, Any, bool]:
+    def _fresh(self, aim: Aim) -> Generator[Any, Any, bool]:
         """Read the row, and refresh it if need be: because it is over, soon will be, or was refused. One that was got a
         moment ago and is refused is not refreshed unless ``at_once``: a service that refuses all would be asked anew at
         each call. False where another process is at it, and there is nothing to go on with.
@@ -492,46 +474,3 @@ def _with_old(granted: Granted, old: Tokens) -> Granted:
     refresh = old.refresh if new.refresh is None else new.refresh
     kept = Tokens(new.access, refresh, {**old.extra, **new.extra}, old.grant if new.grant is None else new.grant)
     return Granted(kept, granted.lasts, granted.scopes)
-
-
-# --- before the database is closed
-
-
-_flights: Final[weakref.WeakKeyDictionary[Store, _All]] = weakref.WeakKeyDictionary()
-_flights_lock: Final = threading.Lock()
-
-
-class _All:
-    """The refreshes under way on one database, which is not closed before they have ended."""
-
-    def __init__(self) -> None:
-        self._flights: set[_Refreshing] = set()
-        self._lock = threading.Lock()
-
-    def add(self, flight: _Refreshing) -> None:
-        with self._lock:
-            self._flights.add(flight)
-
-    def discard(self, flight: _Refreshing) -> None:
-        with self._lock:
-            self._flights.discard(flight)
-
-    def land(self) -> None:
-        with self._lock:
-            flights = list(self._flights)
-        for flight in flights:
-            flight.linger(_LEASE)
-
-
-def _all_of(store: Store) -> _All:
-    with _flights_lock:
-        found = _flights.get(store)
-        if found is None:
-            found = _flights[store] = _All()
-            store.before_close(found.land)
-        return found
-
-
-def land_refreshes(store: Store) -> None:
-    """Wait for the refreshes that are under way there: before what they need is closed. Blocks."""
-    _all_of(store).land()
