@@ -1,6 +1,6 @@
 """Webhooks received a second: 7 kB signed GitHub-like bodies, 50 connections, one receiver process, durable.
 
-    python benchmarks/receive.py [--seconds 5] [--connections 50] [--database sqlite,postgresql] [--json]
+    python benchmarks/receive.py [--seconds 2] [--rounds 3] [--connections 50] [--database sqlite,postgresql] [--json]
 
 The receiver runs in a process of its own (uvicorn, uvloop, httptools), the load comes from this one. In the same run
 and the same process a bare ASGI endpoint is measured, which reads the body and checks the HMAC and does nothing else:
@@ -8,8 +8,8 @@ what the receiver reaches of it is the cost of everything that makes an event sa
 PostgreSQL with its default durability. Each event has a handler, so each makes a job row too.
 
 ``--peers`` measures two others in the same run: Fastify + Redis ``SET NX`` + BullMQ, and FastAPI + Redis + arq, over a
-Redis that writes its log to the disk each second (so that both may lose a second). The first run installs them. After
-that the receiver is offered 70 % of what it reached, at a steady rate, for its p99.
+Redis that writes its log to the disk each second (so that both may lose a second). The first run installs them. All are
+measured in turns. After that the receiver is offered 70 % of what it reached, at a steady rate, for its p99.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import platform
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -235,8 +236,9 @@ def measure(port: int, path: str, seconds: float, connections: int, rate: float 
 # --- the peers -------------------------------------------------------------------------------------------------------
 
 
-def peers(seconds: float, connections: int) -> dict[str, Any]:
-    """What others reach with the same load, one after the other, each over a Redis of its own."""
+@contextlib.contextmanager
+def peers() -> Iterator[dict[str, int]]:
+    """The ports of others that do the same, each over a Redis of its own."""
     here = Path(__file__).resolve().parent
     if not (here / "node" / "node_modules" / "bullmq").exists():
         subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=here / "node", check=True, stdout=sys.stderr)
@@ -249,11 +251,12 @@ def peers(seconds: float, connections: int) -> dict[str, Any]:
         "Fastify + BullMQ": ["node", str(here / "node" / "receive.mjs")],
         "FastAPI + arq": [str(python), str(here / "receive_arq.py")],
     }
-    results = {}
-    for name, command in commands.items():
-        with redis_with_log() as redis, started([*command, str(redis), SECRET]) as (port, _):
-            results[name] = measure(port, "/webhooks/github", seconds, connections)
-    return results
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for name, command in commands.items():
+            redis = stack.enter_context(redis_with_log())
+            ports[name], _ = stack.enter_context(started([*command, str(redis), SECRET]))
+        yield ports
 
 
 @contextlib.contextmanager
@@ -323,7 +326,8 @@ def database(kind: str) -> Iterator[str]:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turn")
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--database", default="sqlite,postgresql", help="sqlite, postgresql, or both with a comma")
     parser.add_argument("--peers", action="store_true", help="measure Fastify + BullMQ and FastAPI + arq too")
@@ -333,40 +337,74 @@ def main() -> None:
     if options.serve:
         serve(options.serve)
         return
-    results: dict[str, Any] = {
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
-    }
-    for kind in options.database.split(","):
-        with database(kind) as url, running_server(url) as (port, _):
-            plain = measure(port, "/bare", options.seconds, options.connections)
-            found = measure(port, "/webhooks/github", options.seconds, options.connections)
-            steady_result = measure(
-                port, "/webhooks/github", options.seconds, options.connections, rate=0.7 * found["events_per_second"]
-            )
-        found["of_bare"] = round(found["events_per_second"] / plain["events_per_second"], 2)
-        results[kind] = {"receiver": found, "bare": plain}
-        results[kind]["at 70 %"] = steady_result
-    if options.peers:
-        results["peers"] = peers(options.seconds, options.connections)
-        best = max(results[kind]["receiver"]["events_per_second"] for kind in options.database.split(","))
-        for name in list(results["peers"]):
-            results["peers"][name]["we_reach"] = round(best / results["peers"][name]["events_per_second"], 2)
+    found = contenders(options)
     if options.json:
-        print(json.dumps(results))
-        return
-    print(results.pop("machine"), f"{options.connections} connections", sep=", ")
-    for kind, pair in results.items():
-        for name, found in pair.items():
-            print(
-                f"{kind:<11}{name:<17}{found['events_per_second']:>7,} events/s   p50 {found['p50_ms']:>6.2f} ms   "
-                f"p99 {found['p99_ms']:>6.2f} ms   {found['body_bytes']:,} bytes   failed {found['failed']}"
-            )
-            if "we_reach" in found:
-                print(f"{kind:<11}{name:<17}the better receiver reaches {found['we_reach']:.2f} of it")
-        if "receiver" in pair:
-            print(f"{kind:<11}receiver / bare endpoint: {pair['receiver']['of_bare']:.2f}")
-    if any(found["failed"] for pair in results.values() for found in pair.values()):
+        print(json.dumps(found))
+    else:
+        shown(found, options)
+    if any(one["failed"] for one in found.values()):
         raise SystemExit(1)
+
+
+def contenders(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What each reached: all of them run, and each is measured in turn, as many rounds as are wanted.
+
+    A machine that others use too is slower at one moment than at another: what is compared was measured side by side.
+    """
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    with contextlib.ExitStack() as stack:
+        addresses: dict[str, tuple[int, str]] = {}
+        for kind in options.database.split(","):
+            port, _ = stack.enter_context(running_server(stack.enter_context(database(kind))))
+            addresses[kind] = (port, "/webhooks/github")
+            addresses.setdefault("bare endpoint", (port, "/bare"))
+        if options.peers:
+            for name, port in stack.enter_context(peers()).items():
+                addresses[name] = (port, "/webhooks/github")
+        for _ in range(options.rounds):
+            for name, (port, path) in addresses.items():
+                rounds.setdefault(name, []).append(measure(port, path, options.seconds, options.connections))
+        for kind in options.database.split(","):
+            rate = 0.7 * middle(rounds[kind])["events_per_second"]
+            port, path = addresses[kind]
+            steady = [measure(port, path, options.seconds, options.connections, rate) for _ in range(options.rounds)]
+            rounds[f"{kind} at 70 %"] = steady
+    found = {name: middle(each) for name, each in rounds.items()}
+    for kind in options.database.split(","):
+        found[kind]["times"] = {
+            name: round(
+                statistics.median(ours / theirs for ours, theirs in zip(*_speeds(rounds, kind, name), strict=True)), 2
+            )
+            for name in addresses
+            if name not in options.database.split(",")
+        }
+    return found
+
+
+def middle(each: list[dict[str, Any]]) -> dict[str, Any]:
+    """The round of middle speed, with the failures of all."""
+    ordered = sorted(each, key=lambda one: one["events_per_second"])
+    return {**ordered[len(ordered) // 2], "failed": sum(one["failed"] for one in each)}
+
+
+def _speeds(rounds: dict[str, list[dict[str, Any]]], *names: str) -> list[list[float]]:
+    return [[one["events_per_second"] for one in rounds[name]] for name in names]
+
+
+def shown(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print it as a table."""
+    print(
+        f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, {options.connections}"
+        f" connections, the middle of {options.rounds} rounds of {options.seconds:g} s"
+    )
+    for name, one in found.items():
+        print(
+            f"{name:<20}{one['events_per_second']:>7,} events/s   p50 {one['p50_ms']:>6.2f} ms   "
+            f"p99 {one['p99_ms']:>6.2f} ms   {one['body_bytes']:,} bytes   failed {one['failed']}"
+        )
+    for name, one in found.items():
+        for other, times in one.get("times", {}).items():
+            print(f"{name} reaches {times:.2f} of {other}")
 
 
 if __name__ == "__main__":
