@@ -12,10 +12,11 @@ import gc
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 
 import uvicorn
 
+from moorline.cli.joined import Joined
 from moorline.cli.runner import BACKLOG
 
 __all__ = ["Server"]
@@ -83,9 +84,16 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
+        protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+        made = protocol.connection_made
+
+        def connection_made(transport: asyncio.BaseTransport) -> None:
+            made(cast("asyncio.Transport", Joined(cast("asyncio.Transport", transport), self._loop)))
+
+        protocol.connection_made = connection_made  # type: ignore[method-assign]
+        return protocol
 
 
 def _collect_less() -> None:
