@@ -110,7 +110,7 @@ def _sqlite_writer(connection: sqlite3.Connection, _record: object) -> None:
         "journal_mode = WAL",
         "synchronous = FULL",  # what was acknowledged survives a power cut
         "fullfsync = ON",  # macOS: fsync alone does not reach the disk there
-        "wal_autocheckpoint = 1000",  # 8 MB: the commit that copies them back holds all others up meanwhile
+        "wal_autocheckpoint = 4000",  # 32 MB, most of which was copied back before: see checkpoints.py
         "journal_size_limit = 67108864",
         "temp_store = MEMORY",
         "cache_size = -8192",

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, Misuse, StoreNotMigrated
+from moorline.store.checkpoints import Checkpoints
 from moorline.store.engines import (
     READERS,
     STATEMENT_TIMEOUT,
@@ -74,6 +75,7 @@ class Store:
         self._engines: Engines | None = None
         self._writer: Writer | None = None
         self._signals: Signals | None = None
+        self._checkpoints: Checkpoints | None = None
         self._readers: ThreadPoolExecutor | None = None
         self._closing: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -122,7 +124,13 @@ class Store:
                 raise
             self._signals = _signals(self._url, self._statement_timeout)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="moorline-read")
-            writer = Writer(engines.write.connect, max_waiting=self._max_waiting, clock=self.clock)
+            self._checkpoints = Checkpoints(str(self._url.database)) if self.dialect == "sqlite" else None
+            writer = Writer(
+                engines.write.connect,
+                max_waiting=self._max_waiting,
+                clock=self.clock,
+                committed=None if self._checkpoints is None else self._checkpoints.committed,
+            )
             writer.start()
             self._writer = writer
         return self
@@ -141,10 +149,12 @@ class Store:
             if writer is None:
                 return
             writer.close()
+            if self._checkpoints is not None:
+                self._checkpoints.close()
             _opened(self._signals).close()
             _opened(self._readers).shutdown(wait=True)
             _opened(self._engines).dispose()
-            self._engines = self._signals = self._readers = None
+            self._engines = self._signals = self._readers = self._checkpoints = None
 
     def __enter__(self) -> Self:
         return self.open()

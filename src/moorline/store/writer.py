@@ -86,13 +86,21 @@ class Writer:
 
     ``halves``: a group costs little beside what is in it, so one that ends a rest is written in two. Those who submit
     again when they are answered would else all wait at the same time, and the server for them after that. For the same
-    reason a group that is one statement is written in two, where commits are quick.
+    reason a group that is one statement is written in two, where commits are quick. ``committed`` is called by the
+    thread after each group.
     """
 
     def __init__(
-        self, connect: Callable[[], Session], *, max_waiting: int, clock: Clock = SYSTEM, halves: bool = False
+        self,
+        connect: Callable[[], Session],
+        *,
+        max_waiting: int,
+        clock: Clock = SYSTEM,
+        halves: bool = False,
+        committed: Callable[[], None] | None = None,
     ) -> None:
         self._halves = halves
+        self._committed = committed
         self._connect = connect
         self._max_waiting = max_waiting
         self._clock = clock
@@ -233,6 +241,8 @@ class Writer:
         self._pressure.ended(self._clock.monotonic())
         self.groups += 1
         self.written += len(group)
+        if self._committed is not None:
+            self._committed()
 
     def _write(self, group: list[_Item]) -> bool:
         """All in one transaction; if that fails, each payload alone, so that only the bad one fails.
