@@ -125,6 +125,7 @@ def test_the_outcome_is_that_of_a_transaction(groups: list[list[Event]]):
 
 def _rows(connection: Any) -> list[list[tuple[Any, ...]]]:
     events = "SELECT delivery_key, type, duplicates, length(body), headers FROM events ORDER BY delivery_key"
-    jobs = """SELECT e.delivery_key, j.name, j.state, j.max_attempts, j.queue, j.priority, j.order_key, j.run_at
+    jobs = """SELECT e.delivery_key, j.name, j.state, j.max_attempts, j.queue, j.priority, j.order_key, j.run_at,
+        j.created_at, typeof(j.payload), CAST(j.payload AS TEXT) = e.id, length(j.id), j.id <> e.id, j.unique_key
         FROM jobs AS j JOIN events AS e ON e.id = j.event_id ORDER BY 1, 2"""
     return [[tuple(row) for row in connection.exec_driver_sql(query)] for query in (events, jobs)]

@@ -64,14 +64,18 @@ class Handler:
     ordering: Ordering | None = field(default=None, hash=False)
     batching: Batching | None = field(default=None, hash=False)
 
+    job: str = field(init=False, repr=False, compare=False)
+    """The name of its jobs."""
+    attempts: int = field(init=False, repr=False, compare=False)
+    """How often each of them is tried."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "job", JOB_PREFIX + self.name)
+        object.__setattr__(self, "attempts", self.retries + 1)
+
     def key_of(self, event: Event | None) -> str | None:
         """The order key of its job for that event, if it has one."""
         return None if self.ordering is None or event is None else self.ordering.of(event, self.job)
-
-    @property
-    def job(self) -> str:
-        """The name of its jobs."""
-        return JOB_PREFIX + self.name
 
     @property
     def is_async(self) -> bool:

@@ -108,7 +108,7 @@ COLUMNS: Final = (
 )
 _NAMES: Final = ", ".join(COLUMNS)
 _PLAIN: Final = Arrival._fields.index("handlers")
-_BODY: Final = COLUMNS.index("body")
+_BODY: Final = Arrival._fields.index("body")
 # PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
 # counts those; excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
@@ -300,11 +300,16 @@ def rows_of(arrivals: list[Arrival]) -> dict[tuple[str, str], list[Any]]:
 
 
 def _row(arrival: Arrival) -> list[Any]:
-    row = [new_id(arrival.received_at), *arrival[:_PLAIN], 0]
-    if arrival.encoding is not None:
-        smaller = compressed(arrival.body)
-        row[_BODY : _BODY + 2] = (arrival.body, None) if smaller is None else (smaller, ZSTD)
-    return row
+    return [new_id(arrival.received_at), *sent(arrival), 0]
+
+
+def sent(arrival: Arrival) -> tuple[Any, ...]:
+    """What it holds of ``COLUMNS``, as it is stored: all but the first and the last."""
+    if arrival.encoding is None:
+        return arrival[:_PLAIN]
+    smaller = compressed(arrival.body)
+    body = (arrival.body, None) if smaller is None else (smaller, ZSTD)
+    return (*arrival[:_BODY], *body, *arrival[_BODY + 2 : _PLAIN])
 
 
 def _key(row: list[Any]) -> tuple[str, str]:
@@ -319,7 +324,7 @@ def jobs_of(event_id: str, now: float, handlers: Iterable[Planned]) -> Iterable[
             payload=event_id.encode(),
             run_at=now,
             created_at=now,
-            max_attempts=handler.retries + 1,
+            max_attempts=handler.attempts,
             event_id=event_id,
             order_key=order_key,
         )

@@ -12,9 +12,10 @@ import sqlite3
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from moorline.events.inbox_sql import COLUMNS, Arrival, Stored, jobs_of, old_or_new, rows_of, store_arrivals
+from moorline.events.inbox_sql import COLUMNS, Arrival, Stored, old_or_new, sent, store_arrivals
 from moorline.events.places import ONCE
 from moorline.jobs.job import JobRow
+from moorline.store.ids import new_id
 from moorline.store.writer import AtOnce
 
 if TYPE_CHECKING:
@@ -22,54 +23,79 @@ if TYPE_CHECKING:
 
 __all__ = ["STORE_ARRIVALS"]
 
-_EVENT: Final = 0
-_JOB: Final = 1
+_EVENT: Final = 0  # with its first job, if it has any
+_JOB: Final = 1  # one more job of the event before it
 _MOST: Final = 128  # rows of a statement; there is one, which stays prepared, for each number of them
-_WIDTH: Final = max(len(COLUMNS), len(JobRow._fields))
-_NAMES: Final = [f"c{number}" for number in range(_WIDTH)]
-_NO_EVENT: Final = (None,) * (_WIDTH - len(COLUMNS))
-_NO_JOB: Final = (None,) * (_WIDTH - len(JobRow._fields))
-_PLACES: Final = f"({', '.join('?' * (_WIDTH + 1))})"
+_OF_JOB: Final = ("job_id", "job_name", "max_attempts")
+_VALUES: Final = ("kind", *COLUMNS, *_OF_JOB)
+_ROW: Final = f"({', '.join('?' * len(_VALUES))})"
+_AT: Final = COLUMNS.index("received_at")
+_BEFORE: Final = (None,) * (_AT - 1)
+_BEHIND: Final = (None,) * (len(COLUMNS) - _AT - 1)
+_NO_JOB: Final = (None,) * len(_OF_JOB)
 _MADE: Final = "moorline.arriving"
 
-
-def _new(columns: tuple[str, ...]) -> str:
-    return ", ".join(f"NEW.{name}" for name in _NAMES[: len(columns)])
-
-
-_VIEW: Final = f"CREATE TEMP VIEW IF NOT EXISTS arriving AS SELECT NULL AS kind, NULL AS {', NULL AS '.join(_NAMES)}"
+_VIEW: Final = f"CREATE TEMP VIEW IF NOT EXISTS arriving AS SELECT {', '.join(f'NULL AS {name}' for name in _VALUES)}"
+# What ``jobs_of`` makes: the rest of a job follows from its event.
+_JOB_IS: Final = {
+    "id": "NEW.job_id",
+    "name": "NEW.job_name",
+    "payload": "CAST(NEW.id AS BLOB)",
+    "run_at": "NEW.received_at",
+    "created_at": "NEW.received_at",
+    "queue": f"'{JobRow._field_defaults['queue']}'",
+    "priority": str(JobRow._field_defaults["priority"]),
+    "max_attempts": "NEW.max_attempts",
+    "event_id": "NEW.id",
+    "state": "'ready'",
+}
+_MAKE_JOB: Final = f"INSERT INTO jobs ({', '.join(_JOB_IS)}) SELECT {', '.join(_JOB_IS.values())}"
 _EVENTS: Final = f"""CREATE TEMP TRIGGER IF NOT EXISTS arriving_events INSTEAD OF INSERT ON arriving
     WHEN NEW.kind = {_EVENT} BEGIN
-        INSERT INTO events ({", ".join(COLUMNS)}) VALUES ({_new(COLUMNS)})
+        INSERT INTO events ({", ".join(COLUMNS)}) VALUES ({", ".join(f"NEW.{name}" for name in COLUMNS)})
             ON CONFLICT (service, delivery_key) DO NOTHING;
+        {_MAKE_JOB} WHERE NEW.job_id IS NOT NULL AND changes() = 1;
     END"""  # noqa: S608 -- constants only, here and below
 # An event that came before has another id: it gets no jobs.
 _JOBS: Final = f"""CREATE TEMP TRIGGER IF NOT EXISTS arriving_jobs INSTEAD OF INSERT ON arriving
     WHEN NEW.kind = {_JOB} BEGIN
-        INSERT INTO jobs ({", ".join(JobRow._fields)}, state) SELECT {_new(JobRow._fields)}, 'ready'
-            WHERE EXISTS (SELECT 1 FROM events WHERE id = NEW.{_NAMES[JobRow._fields.index("event_id")]});
+        {_MAKE_JOB} WHERE EXISTS (SELECT 1 FROM events WHERE id = NEW.id);
     END"""  # noqa: S608
 
 
 def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stored] | None:
     """As ``store_arrivals``, outside of a transaction; None where that needs more than one statement."""
-    if not all(map(_is_plain, arrivals)):
-        return None
-    rows = rows_of(arrivals)
-    seen: set[str] = set()
     values: list[Any] = []
     answers: list[Stored] = []
+    first: dict[tuple[str, str], int] = {}  # where in the values those begin that may come again in the group
+    wanted = 0  # rows of both tables, if all are new
     for arrival in arrivals:
-        row = rows[arrival[:2]]
-        event_id: str = row[0]
-        new = event_id not in seen
-        if new:
-            seen.add(event_id)
-            values += (_EVENT, *row, *_NO_EVENT)
-            for job in jobs_of(event_id, arrival.received_at, arrival.handlers):
-                values += (_JOB, *job, *_NO_JOB)
-        answers.append(Stored(event_id, not new))
-    count = len(values) // (_WIDTH + 1)
+        key = arrival[:2]
+        if arrival.relayed or key[1].startswith(ONCE):
+            return None
+        at = arrival.received_at
+        if key in first:
+            place = first[key]
+            values[place + len(COLUMNS)] += 1
+            answers.append(Stored(values[place + 1], True))
+            continue
+        first[key] = len(values)
+        event_id = new_id(at)
+        job: tuple[Any, ...] = _NO_JOB
+        more: list[Any] = []
+        for handler, order_key in arrival.handlers:
+            if order_key is not None:
+                return None
+            made = (new_id(at), handler.job, handler.attempts)
+            if job is _NO_JOB:
+                job = made
+            else:
+                more += (_JOB, event_id, *_BEFORE, at, *_BEHIND, *made)
+            wanted += 1
+        values += (_EVENT, event_id, *sent(arrival), 0, *job, *more)
+        wanted += 1
+        answers.append(Stored(event_id, False))
+    count = len(values) // len(_VALUES)
     if count > _MOST:
         return None
     try:
@@ -78,12 +104,7 @@ def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stor
         driver.execute(_insert(count), values)
     except sqlite3.Error:
         return None  # nothing was written; the usual way waits for locks, and says what is wrong
-    return answers if driver.total_changes - before == count else _with_old(connection, answers, rows)
-
-
-def _is_plain(arrival: Arrival) -> bool:
-    keyed = [key for _, key in arrival.handlers if key is not None]
-    return not (arrival.relayed or keyed or arrival.delivery_key.startswith(ONCE))
+    return answers if driver.total_changes - before == wanted else _with_old(connection, answers, values)
 
 
 def _driver(connection: Connection) -> Any:
@@ -97,17 +118,19 @@ def _driver(connection: Connection) -> Any:
     return driver
 
 
-def _with_old(connection: Connection, answers: list[Stored], rows: dict[tuple[str, str], list[Any]]) -> list[Stored]:
+def _with_old(connection: Connection, answers: list[Stored], values: list[Any]) -> list[Stored]:
     """The answers where some events came before: those are counted."""
+    starts = [start for start in range(0, len(values), len(_VALUES)) if values[start] == _EVENT]
     with connection.begin():
-        kept: dict[str, str] = {row[0]: old_or_new(connection, row)[0] for row in rows.values()}
+        rows = [values[start + 1 : start + 1 + len(COLUMNS)] for start in starts]
+        kept: dict[str, str] = {row[0]: old_or_new(connection, row)[0] for row in rows}
     ids = [kept[answer.event_id] for answer in answers]
     return [Stored(now, answer.duplicate or now != answer.event_id) for now, answer in zip(ids, answers, strict=True)]
 
 
 @cache
 def _insert(rows: int) -> str:
-    return f"INSERT INTO arriving VALUES {', '.join([_PLACES] * rows)}"  # noqa: S608
+    return f"INSERT INTO arriving VALUES {', '.join([_ROW] * rows)}"  # noqa: S608
 
 
 STORE_ARRIVALS: Final = AtOnce(store_arrivals, _store_at_once)
