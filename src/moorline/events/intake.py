@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline import redaction
@@ -268,14 +269,16 @@ class Intake:
 
     def stored(self, entry: Entry, stored: Sequence[Stored]) -> Reply:
         """The reply for what is durable now."""
+        duplicates = 0
+        for one in stored:
+            duplicates += one.duplicate
         if self.inbox.ledger is not None:
-            duplicates = sum([one.duplicate for one in stored])
             self.inbox.ledger.stored(entry.service, self._clock.wall(), len(stored) - duplicates, duplicates)
         if entry.scheme.answer is not None:
             return entry.scheme.answer
         if not stored:
             return _NOTHING
-        return _DUPLICATE if all(one.duplicate for one in stored) else _STORED
+        return _DUPLICATE if duplicates == len(stored) else _STORED
 
     def to_answer(self, events: Sequence[Event], stored: Sequence[Stored]) -> Event | None:
         """The event that a function of the application may answer: the only one of a delivery, and new."""
@@ -369,8 +372,14 @@ def announced(headers: Mapping[str, str]) -> int:
 
 def folded(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Pairs of byte strings with lower-case names (ASGI's); one that comes twice is joined, and so matches nothing."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in headers:
+    pairs = list(headers)
+    # All at once: no header holds a line's end, and what is odd in any way is gone through one by one.
+    texts = b"\n".join(chain.from_iterable(pairs)).decode("latin-1").split("\n")
+    found = dict(zip(texts[::2], texts[1::2], strict=False))
+    if len(found) == len(pairs) and len(texts) == 2 * len(pairs):
+        return found
+    found = {}
+    for raw_name, raw_value in pairs:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found

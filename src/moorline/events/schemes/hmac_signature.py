@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -27,6 +27,7 @@ from moorline.events.signatures import (
     whsec,
     written,
 )
+from moorline.secrets.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,7 @@ class HMACSignature(Scheme):
     clock: TimeFormat = "seconds"
     tolerance: float = 300.0
     published: tuple[str, ...] = ()
+    _known: tuple[object, list[tuple[int, bytes]]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.algorithm not in ("sha1", "sha256", "sha384", "sha512"):
@@ -123,7 +125,8 @@ class HMACSignature(Scheme):
         certificates: Mapping[str, bytes] | None = None,  # noqa: ARG002
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
-        keys = accepted(secrets, now, read=self._key)
+        known = self._known
+        keys = known[1] if known is not None and known[0] is secrets else self._keys(secrets, now)
         text = present(delivery.headers, self.header)
         entries = [part.strip() for part in text.split(self.separator)] if self.separator else [text]
         found = [entry[len(self.prefix) :] for entry in entries if entry.startswith(self.prefix)]
@@ -165,6 +168,13 @@ class HMACSignature(Scheme):
         elif self.timestamp:
             entry = self.timestamp.removeprefix("entry:") + stamp + self.separator + entry
         return headers | {self.header: entry}
+
+    def _keys(self, secrets: Key | Sequence[Key], now: float | None) -> list[tuple[int, bytes]]:
+        """See ``accepted``. Those of the same tuple, which the receiver gives for each delivery, are read once."""
+        keys = accepted(secrets, now, read=self._key)
+        if isinstance(secrets, tuple) and all(isinstance(one, Secret) and one.not_after is None for one in secrets):
+            object.__setattr__(self, "_known", (secrets, keys))
+        return keys
 
     def _key(self, secret: Key) -> bytes:
         key = _READERS[self.key](secret)
