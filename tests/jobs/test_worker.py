@@ -371,6 +371,27 @@ async def test_a_slot_is_free_before_the_result_is_stored(jobs: Jobs, monkeypatc
     assert await draining == 2
 
 
+async def test_a_worker_with_many_results_to_store_goes_on_when_they_are(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims no more while too many wait to be stored, and again at once when they are, not at its next poll."""
+    monkeypatch.setattr("moorline.jobs.worker._MAX_UNSAVED", 2)
+    over = asyncio.Event()
+    ran: list[int] = []
+
+    async def job(number: int) -> None:
+        ran.append(number)
+        if len(ran) == 60:
+            over.set()
+
+    await jobs.function(job).enqueue_many([(number,) for number in range(60)])
+    worker = Worker(jobs, concurrency=5, poll=600.0)
+    working = asyncio.create_task(worker.run(signals=False))
+    await asyncio.wait_for(over.wait(), 20)
+    worker.stop()
+    assert await working == 60
+
+
 async def test_results_survive_a_database_that_is_away(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results that cannot be stored are kept and stored later; the job does not run twice."""
     runs, failures = 0, 3

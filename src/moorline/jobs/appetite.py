@@ -9,7 +9,7 @@ __all__ = ["Appetite"]
 AHEAD: Final = 0.1
 """Seconds of work to hold beyond the free slots: enough to hide a claim's commit."""
 
-MAX_AHEAD: Final = 1_000
+MAX_AHEAD: Final = 1_500
 _SMOOTHING: Final = 0.5
 _SHORTEST: Final = 0.005
 

@@ -6,6 +6,7 @@ What a job came to (its result) is stored before its end is: after a crash betwe
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline.clock import Clock
@@ -35,9 +36,19 @@ class Aftermath(NamedTuple):
 
 
 class Completions:
-    """What a worker's jobs came to. ``add`` never waits, so a slot is free again before the commit."""
+    """What a worker's jobs came to. ``add`` never waits, so a slot is free again before the commit; ``fewer`` is called
+    whenever some were stored.
+    """
 
-    def __init__(self, broker: Broker, clock: Clock, log: Log, groups: Groups | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        log: Log,
+        groups: Groups | None = None,
+        fewer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._fewer = fewer
         self._broker = broker
         self._groups = groups
         self._clock = clock
@@ -79,9 +90,10 @@ class Completions:
                 await asyncio.sleep(_GATHER)
             self._added.clear()
             self._writing, self._waiting = self._waiting, []
-            for start in range(0, len(self._writing), BATCH):
-                await self._store(self._writing[start : start + BATCH])
-            self._writing = []
+            while self._writing:
+                await self._store(self._writing[:BATCH])
+                del self._writing[:BATCH]
+                self._fewer()
             if not self._waiting:
                 self._all_stored.set()
 

@@ -48,7 +48,7 @@ class Slots:
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
         self._processes = Processes(self._process_limit, self._clock)
-        self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups)
+        self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups, self._fewer_unsaved)
         self._limiting: Limiting | None = None
         if self._jobs.limits is not None and self._jobs.limited:
             with_lease = (worker, self._lease, self._clock, self._random, self._log)
@@ -69,7 +69,13 @@ class Slots:
         self._stop_asked = asyncio.Event()
         self._taking_back = False
         self._plenty = True
+        self._held_up = False
         self._done = 0
+
+    def _fewer_unsaved(self) -> None:
+        if self._held_up:
+            self._held_up = False
+            self._kick.set()
 
     async def _admitted(self, claims: list[Claim]) -> list[Claim]:
         """Without those that a limit sends away."""

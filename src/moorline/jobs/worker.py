@@ -293,7 +293,8 @@ class Worker(Slots):
         self._kick.clear()
         room = self._concurrency - len(self._tasks)
         wanted = self._appetite.wanted(room, self._intake.ready(), self._clock.monotonic())
-        if wanted <= 0 or self._completions.unsaved > _MAX_UNSAVED or self._stop_asked.is_set():
+        self._held_up = self._completions.unsaved > _MAX_UNSAVED
+        if wanted <= 0 or self._held_up or self._stop_asked.is_set():
             self._plenty = True
             return self._poll
         claimed = await self._broker.claim(self._info, wanted)
