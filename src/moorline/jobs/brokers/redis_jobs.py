@@ -46,12 +46,12 @@ def row_again(link: Link, job_id: str) -> bytes:
     return b"" if payload == row.payload else _stored(row._replace(payload=payload))
 
 
-def claim(row: bytes, attempts: int, deliveries: int, run_at: bytes, rare: bytes) -> Claim:
+def claim(row: bytes, attempts: bytes, deliveries: bytes, run_at: bytes, rare: bytes) -> Claim:
     """What a worker gets, from what the script answers for each job."""
     id_, name, payload, _, created_at, queue, priority, max_attempts, event_id, *_ = _ROW(row)
     crashes, snoozes, order_key = rare.decode().split("\t", 2) if rare else (0, 0, "")
     return Claim(
-        id_, name, queue, priority, payload, float(run_at), attempts, max_attempts, deliveries, int(crashes),
+        id_, name, queue, priority, payload, float(run_at), int(attempts), max_attempts, int(deliveries), int(crashes),
         int(snoozes), event_id, created_at, order_key or None,
     )  # fmt: skip
 
