@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,11 @@ async def test_where_the_service_is_down_it_is_a_job(tmp_path: Path, wire: Wire,
         await _told(own, FIRING)
 
 
-async def test_an_application_tells_of_its_health(tmp_path: Path, wire: Wire, options: dict[str, Any]):
+async def test_an_application_tells_of_its_health(
+    tmp_path: Path, wire: Wire, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
     """A breaker that stays open, a dead letter and a key that ends are told, and over when they are."""
+    monkeypatch.setattr("moorline.calls.guards._all", weakref.WeakSet())  # without what other tests have left open
     app = Moorline(f"sqlite:///{tmp_path}/a.db")
     guards = Guards()
     app.service(Sentry, api_key=DSN, **options)
