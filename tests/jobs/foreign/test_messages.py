@@ -266,6 +266,23 @@ async def test_a_large_body_is_a_dead_letter(app: Moorline, place: Place) -> Non
     assert "max_body" in str(dead[0].last_error)
 
 
+async def test_what_is_larger_than_a_payload_may_be_is_taken(app: Moorline, place: Place) -> None:
+    """``max_payload`` is for what this program enqueues; ``max_body`` says what it takes of others."""
+    got: list[int] = []
+    app.jobs.max_payload = 100
+
+    @app.consume(place.url, name="large", max_body=400)
+    async def on_order(message: Message) -> None:
+        got.append(len(message.body))
+
+    place.put("x" * 300)
+    place.put("x" * 500)
+    async with app.running(worker=True):
+        await until(lambda: bool(got))
+        dead = await dead_letters(app)
+    assert (got, [job.reason for job in dead], place.left()) == ([300], ["discarded"], 0)
+
+
 def test_a_queue_that_is_not_there_is_named(app: Moorline, place: Place) -> None:
     """What to do is said, and no password."""
     name = place.url.partition("?")[0].rpartition("/")[2]

@@ -54,7 +54,8 @@ class Consumer:
 
     def row(self, delivery: Delivery, jobs: Jobs, now: float) -> JobRow:
         """The job of that message; the same one, if it can be told, when the message comes again."""
-        row = jobs.row(self.job, packed(delivery.message), max_attempts=self.retries + 1, options=self.options)
+        payload = packed(delivery.message)
+        row = jobs.row(self.job, payload, max_attempts=self.retries + 1, options=self.options, received=True)
         return row._replace(id=job_id(self.name, delivery.message, now, stamped=delivery.stamped))
 
     def arguments(self, payload: bytes) -> tuple[Any, ...] | Discard:
