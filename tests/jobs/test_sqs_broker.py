@@ -262,6 +262,21 @@ async def test_a_queue_that_was_deleted_between_two_jobs_is_made_again(moto: Mot
     assert [claim.id for claim in (await broker.claim(me, 5)).jobs] == [job_id]
 
 
+async def test_all_queues_that_were_deleted_are_made_again(moto: MotoServer, broker: SqsBroker) -> None:
+    """With that of the dead letters, whose name the others need: what is sent and taken goes on."""
+    broker.carrier = carrier = SqsCarrier(f"{moto.url}&prefix=t{uuid4().hex[:12]}", clock=ManualClock())
+    client, me = moto.client(), living()
+    await broker.enqueue(jobs())
+    for kind in ("normal", "dead"):
+        client.delete_queue(QueueUrl=carrier.lanes.url(Lane("default", kind)))
+    assert carrier.take(me, 1) == []
+    (job_id,) = await broker.enqueue(jobs())
+    assert [one.id for one in await claimed_by(broker, me, 1)] == [job_id]
+    dead = carrier.lanes.url(Lane("default", "dead"))
+    assert client.get_queue_attributes(QueueUrl=dead, AttributeNames=["QueueArn"])["Attributes"]
+    carrier.close()
+
+
 async def test_what_others_deleted_is_no_longer_held(moto: MotoServer, broker: SqsBroker) -> None:
     """The next beat finds out."""
     me = living()

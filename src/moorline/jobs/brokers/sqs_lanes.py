@@ -111,6 +111,19 @@ class Lanes:
                 if refused.code != MISSING:
                     raise
 
+    def _name_of_dead(self, lane: Lane) -> str:
+        """What Amazon calls the queue of the dead letters, everywhere."""
+        dead = Lane(lane.queue, "dead")
+        try:
+            answer = self._link.ask("get_queue_attributes", QueueUrl=self.url(dead), AttributeNames=["QueueArn"])
+        except Refused as refused:
+            if refused.code != MISSING:
+                raise
+            self.forget(dead)  # whoever deleted the one has deleted the other
+            answer = self._link.ask("get_queue_attributes", QueueUrl=self.url(dead), AttributeNames=["QueueArn"])
+        name: str = answer["Attributes"]["QueueArn"]
+        return name
+
     def _looked_up(self, lane: Lane) -> str | None:
         try:
             return self._known(lane, self._link.ask("get_queue_url", QueueName=self.name(lane)))
@@ -131,10 +144,7 @@ class Lanes:
         if fifo:
             settings |= _HIGH_THROUGHPUT
         if lane.kind != "dead" and fifo == self._link.where.fifo:  # the dead letters of FIFO queues are in one, too
-            dead = self._link.ask(
-                "get_queue_attributes", QueueUrl=self.url(Lane(lane.queue, "dead")), AttributeNames=["QueueArn"]
-            )
-            redrive = {"deadLetterTargetArn": dead["Attributes"]["QueueArn"], "maxReceiveCount": _DELIVERIES}
+            redrive = {"deadLetterTargetArn": self._name_of_dead(lane), "maxReceiveCount": _DELIVERIES}
             settings["RedrivePolicy"] = json.dumps(redrive)
         try:
             return self._known(lane, self._link.ask("create_queue", QueueName=self.name(lane), Attributes=settings))
