@@ -211,6 +211,24 @@ async def test_headers_come_as_what_json_has(app: Moorline, amqp: AmqpPlace) -> 
     assert (message.body, message.time, message.source, message.type) == (b"\xff\0", 1_700_000_000.0, "shop", "order")
 
 
+async def test_texts_that_are_not_utf_8_come_as_base64(app: Moorline, amqp: AmqpPlace) -> None:
+    """AMQP says what they should be, and servers do not look: a message of an old program is a job all the same."""
+    got: list[Message] = []
+
+    @app.consume(amqp.url)
+    async def on_order(message: Message) -> None:
+        got.append(message)
+
+    latin: Any = b"\xe4"
+    about = pika.BasicProperties(message_id=latin, type=latin, app_id=latin, content_type=latin, headers={latin: "a"})
+    amqp.channel.basic_publish("", amqp.name, b"1", about)
+    async with app.running(worker=True):
+        await until(lambda: bool(got))
+    (message,) = got
+    assert (message.id, message.type, message.source, message.content_type) == ("5A==",) * 4
+    assert message.headers == {"5A==": "a"}
+
+
 async def test_a_publication_is_part_of_a_transaction(app: Moorline, amqp: AmqpPlace) -> None:
     """It is sent if that commits, and not if it does not; a URL with a password is refused."""
     app.connection("shop", amqp.server)

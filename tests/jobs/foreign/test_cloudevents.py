@@ -85,6 +85,8 @@ def test_what_lacks_a_needed_attribute_is_no_event(lacks: str) -> None:
         ),
         ({"data_base64": "?"}, _MEDIA, "not base64"),
         ({"datacontenttype": "text/plain", "data": {}}, _MEDIA, "no text"),
+        ({"datacontenttype": 5, "data": {}}, _MEDIA, "datacontenttype of the CloudEvent is no text"),
+        ({"datacontenttype": ["text/plain"], "data_base64": ""}, _MEDIA, "datacontenttype of the CloudEvent is no"),
         (b"", "application/cloudevents+avro", r"format 'application/cloudevents\+avro' cannot be read"),
         (b"[]", "application/cloudevents-batch+json", "cannot be read"),
     ],
@@ -155,6 +157,13 @@ def test_a_binary_event_comes_back_as_it_went(event: Message, prefix: str) -> No
     assert (sent.body, sent.content_type) == (event.body, event.content_type)
     assert all(isinstance(value, str) for value in sent.headers.values())
     assert opened(sent) == event
+
+
+@pytest.mark.parametrize("time", ["2018-04-05t17:31:00z", "2018-04-05T19:31:00.000000000+02:00"])
+def test_a_time_is_read_as_rfc_3339_writes_it(time: str) -> None:
+    """Small letters and fine fractions are allowed there."""
+    said = {**_BASE, "id": "1", "time": time}
+    assert opened(Message(json.dumps(said).encode(), content_type=_MEDIA)).time == _AT
 
 
 _HEADERS = st.dictionaries(_TEXT, st.none() | st.booleans() | st.integers() | _TEXT, max_size=3)

@@ -127,15 +127,15 @@ async def _settled(channel: Channel, tags: Sequence[int], *, back: bool) -> None
 
 def _received(method: Any, properties: Any, body: bytes) -> Message:
     at = properties.timestamp
-    return Message(
+    return Message(  # of a text that is not UTF-8, pika gives the bytes
         body,
-        id=properties.message_id or None,
-        type=properties.type or None,
-        source=properties.app_id or None,
+        id=plain(properties.message_id) or None,
+        type=plain(properties.type) or None,
+        source=plain(properties.app_id) or None,
         time=float(at) if isinstance(at, int) and at > 0 else None,
-        content_type=properties.content_type or None,
-        key=method.routing_key or None,
-        headers={name: plain(value) for name, value in (properties.headers or {}).items()},
+        content_type=plain(properties.content_type) or None,
+        key=plain(method.routing_key) or None,
+        headers=plain(properties.headers or {}),
     )
 
 

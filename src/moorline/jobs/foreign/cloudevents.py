@@ -66,6 +66,8 @@ def _structured(message: Message) -> Message:
     if not said["specversion"].startswith("1."):
         raise PayloadMismatch("the CloudEvent is of another version than 1.0")
     content_type = said.get("datacontenttype")
+    if not isinstance(content_type, str | None):
+        raise PayloadMismatch("datacontenttype of the CloudEvent is no text")
     if "data_base64" in said:
         try:
             body = base64.b64decode(said["data_base64"], validate=True)
@@ -105,7 +107,7 @@ def _event(message: Message, said: Mapping[str, Any], body: bytes, content_type:
 
 def _seconds(said: object) -> float | None:
     try:
-        at = datetime.fromisoformat(str(said)) if said else None
+        at = datetime.fromisoformat(str(said).upper()) if said else None  # RFC 3339 has a small t and z, too
         return None if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         raise PayloadMismatch("time of the CloudEvent is no time stamp") from None
