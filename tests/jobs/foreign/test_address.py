@@ -78,6 +78,7 @@ def test_a_queue_of_sqs() -> None:
         ("amqp:///q", "cannot be read"),
         ("amqp://h/a/b/c", "no more"),
         ("amqp://h/q?binding=a", "go with an exchange"),
+        ("amqp://h/q?routing_key=a", "go with an exchange"),
         ("amqp://h/q?declare=yes", "declare is one of false, true"),
         ("amqp://h/q?prefetch=0", "prefetch is a whole number from 1 to 1,000"),
         ("amqp://h/q?exchange=a&exchange=b", "exchange is given 2 times"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import sys
 from pathlib import Path
@@ -49,6 +50,37 @@ async def test_what_no_queue_takes_is_an_error(app: Moorline, amqp: AmqpPlace) -
 async def _all(amqp: AmqpPlace) -> Any:
     while (got := amqp.get()) is not None:
         yield got
+
+
+async def test_the_queue_of_a_url_is_where_a_message_goes(app: Moorline, amqp: AmqpPlace, rabbit_url: str) -> None:
+    """Whatever its key says: that is an exchange's, and a group elsewhere; it may be the name of another queue."""
+    with contextlib.closing(AmqpPlace(rabbit_url)) as other:
+        async with app:
+            await app.publish(amqp.url, {"number": 1}, key=other.name)
+            await app.publish(amqp.url, {"number": 2}, key="customer-1")
+        assert other.get() is None
+    assert [one.body async for one in _all(amqp)] == [b'{"number":1}', b'{"number":2}']
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({"a": {1}}, "'a', a set"),
+        ({"b": 1.5}, "'b', a float"),
+        ({"fine": 1, "c": 2**70}, "'c', a int"),
+        ({"d" * 256: "secret"}, "'dddd"),
+        ({1: "secret"}, "'1', a str"),
+    ],
+)
+async def test_headers_that_amqp_has_no_place_for_are_named(
+    app: Moorline, amqp: AmqpPlace, headers: dict[Any, Any], named: str
+) -> None:
+    """Without what they say: the server is well, and asking it again would not help."""
+    async with app:
+        with pytest.raises(MessageRefused, match=named) as refused:
+            await app.publish(amqp.url, {}, headers=headers)
+        assert "secret" not in str(refused.value)
+        await app.publish(amqp.url, {})
 
 
 async def test_topics_and_headers_choose_the_queue(app: Moorline, amqp: AmqpPlace) -> None:

@@ -220,6 +220,16 @@ def test_what_json_cannot_say_is_named(app: Moorline) -> None:
         app.publish("sqs://eu-central-1/orders", {}, type="t", cloudevent="binary")
 
 
+async def test_headers_that_a_job_cannot_keep_are_named(app: Moorline) -> None:
+    """When it is enqueued, as the body is."""
+    async with app:
+        for value in ({1, 2}, b"x", object()):
+            publication = app.publish("sqs://eu-central-1/orders", {}, headers={"a": value})
+            with pytest.raises(InvalidArguments, match="headers"):
+                await publication.enqueue()
+        assert await app.jobs.broker.counts() == {}
+
+
 async def test_a_publication_may_be_a_job(app: Moorline, place: Place) -> None:
     """It is sent by a worker, under the id that it was made with; the job holds no password."""
     app.connection("shop", place.server)

@@ -137,8 +137,8 @@ def _amqp(place: _Place, options: _Options) -> AmqpAddress:
     key = options.text("routing_key")
     headers = options.headers()
     declare = options.flag("declare")
-    if (kind or bindings or headers) and not exchange:
-        raise ConfigurationError("url: exchange_type, binding and header.NAME go with an exchange")
+    if (kind or bindings or headers or key) and not exchange:
+        raise ConfigurationError("url: exchange_type, routing_key, binding and header.NAME go with an exchange")
     if not queue and not exchange:
         raise ConfigurationError("url: name a queue in the path, or an exchange: amqp://HOST/QUEUE")
     return AmqpAddress(

@@ -21,6 +21,7 @@ _WAIT: Final = 5.0  # seconds of a look for messages
 _NOT_FOUND: Final = 404
 _DURABLE: Final = 2
 _LONGEST_TEXT: Final = 255  # bytes of AMQP's short strings
+_LATEST: Final = 2.0**63  # seconds, of AMQP's timestamps
 
 
 class AmqpSource:
@@ -203,13 +204,14 @@ class AmqpSink:
 
     async def _send(self, link: Link, address: AmqpAddress, message: Message) -> None:
         assert self._turn is not None
+        about = _properties(message)
         async with self._turn:  # a message that is returned is so right before it is confirmed, and does not say which
             channel = await self._confirming(link)
-            key = message.key or address.routing_key or ("" if address.exchange else address.queue)
+            # Of the exchange without a name the routing key is a queue's name: the one of the URL.
+            key = (message.key or address.routing_key) if address.exchange else address.queue
             self._returned = ""
             self._confirmed = confirmed = channel.future()
             try:
-                about = _properties(message, key)
                 channel.raw.basic_publish(address.exchange, key, message.body, about, mandatory=True)
                 taken = await confirmed
             except Exception as error:
@@ -252,19 +254,32 @@ class AmqpSink:
             link.close()
 
 
-def _properties(message: Message, key: str) -> Any:
+def _properties(message: Message) -> Any:
     from pika import BasicProperties
 
-    texts = {name: getattr(message, name) or "" for name in ("id", "type", "source", "content_type")}
-    for name, text in {**texts, "key": key}.items():
-        if len(text.encode("utf-8", "replace")) > _LONGEST_TEXT:
+    for name in ("id", "type", "source", "content_type", "key"):
+        if len((getattr(message, name) or "").encode("utf-8", "replace")) > _LONGEST_TEXT:
             raise MessageRefused(f"{name}: RabbitMQ takes {_LONGEST_TEXT} bytes")
+    for name, value in message.headers.items():
+        if not _fits({name: value}):
+            raise MessageRefused(f"headers: AMQP has no place for {str(name)[:50]!r}, a {type(value).__name__}")
     return BasicProperties(
         content_type=message.content_type,
         delivery_mode=_DURABLE,
         message_id=message.id,
         type=message.type,
         app_id=message.source,
-        timestamp=int(message.time) if message.time is not None and message.time > 0 else None,
+        timestamp=int(message.time) if message.time is not None and 0 < message.time < _LATEST else None,
         headers=dict(message.headers) or None,
     )
+
+
+def _fits(headers: dict[str, Any]) -> bool:
+    """Whether pika can write them: no floats, no names over 255 bytes, no numbers over 64 bits."""
+    from pika.data import encode_table
+
+    try:
+        encode_table([], headers)
+    except Exception:  # noqa: BLE001 -- whatever it raises, of several kinds
+        return False
+    return True

@@ -107,7 +107,10 @@ _TEXTS: Final = ("id", "type", "source", "content_type", "key")
 
 
 def packed(message: Message, **beside: Any) -> bytes:
-    """As JSON that people can read, the body's bytes exactly; *beside* stands next to it."""
+    """As JSON that people can read, the body's bytes exactly; *beside* stands next to it.
+
+    Raises InvalidArguments for headers that JSON has no place for.
+    """
     said: dict[str, Any] = {"v": 1, **beside}
     for one in fields(message):
         value = getattr(message, one.name)
@@ -117,7 +120,11 @@ def packed(message: Message, **beside: Any) -> bytes:
         said["text"] = message.body.decode()
     except UnicodeDecodeError:
         said["base64"] = base64.b64encode(message.body).decode()
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    try:
+        text = json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArguments(f"headers: a job keeps them as JSON: {type(error).__name__}") from None
+    return text.encode("utf-8", "backslashreplace")
 
 
 def unpacked(payload: bytes) -> tuple[Message, dict[str, Any]]:
