@@ -78,10 +78,15 @@ async def test_a_server_that_is_away_is_said(redis_server: RedisServer, monkeypa
     """To who subscribes, after a while."""
     monkeypatch.setattr("moorline.jobs.broadcast._READY", 0.3)
     redis_server.kill()
-    with contextlib.closing(Broadcast(redis_server.url)) as broadcast, pytest.raises(StoreUnavailable):
-        async with broadcast.subscribe("a"):
-            pass
-    redis_server.start()
+    with contextlib.closing(Broadcast(redis_server.url)) as broadcast:
+        with pytest.raises(StoreUnavailable, match="did not answer: ConnectionError"):
+            async with broadcast.subscribe("a"):
+                pass
+        redis_server.start()
+        redis_server.ask("CONFIG", "SET", "requirepass", "secret")
+        with pytest.raises(StoreUnavailable, match="did not answer: AuthenticationError"):
+            async with broadcast.subscribe("a"):
+                pass
 
 
 async def test_what_others_publish_harms_nobody(migrated_postgres_url: str) -> None:
@@ -90,6 +95,7 @@ async def test_what_others_publish_harms_nobody(migrated_postgres_url: str) -> N
         async with broadcast.subscribe("a") as messages:
             with psycopg.connect(migrated_postgres_url.replace("+psycopg", ""), autocommit=True) as theirs:
                 theirs.execute("SELECT pg_notify('moorline:a', 'no json')")
+                theirs.execute("SELECT pg_notify('moorline:a', repeat('[', 7000))")
                 theirs.execute("SELECT pg_notify('moorline:a', '[1]')")
             async with asyncio.timeout(10):
                 assert (await anext(messages)).data == [1]
@@ -99,8 +105,11 @@ async def test_what_cannot_be_sent_is_refused(broadcast: Broadcast) -> None:
     """Before it is sent, with its limit."""
     with pytest.raises(Misuse, match="at most"):
         await broadcast.publish("a", "x" * (broadcast._way.largest + 1))
-    with pytest.raises(Misuse, match="JSON"):
-        await broadcast.publish("a", object())
+    endless: list[object] = []
+    endless.append(endless)
+    for value in (object(), endless):
+        with pytest.raises(Misuse, match="JSON"):
+            await broadcast.publish("a", value)
     for channel in ("", "a b", 'a"; DROP', "x" * 41, "ä"):
         with pytest.raises(ConfigurationError, match="channel"):
             await broadcast.publish(channel, 1)

@@ -90,7 +90,7 @@ class Messages:
         """From any thread: one more has come."""
         try:
             message = Message(channel, msgspec.json.decode(body))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             log.warning("broadcast_undecodable", channel=channel, bytes=len(body))
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
@@ -127,7 +127,7 @@ class Broadcast:
         name = self._named(channel)
         try:
             body = msgspec.json.encode(data)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise Misuse(f"broadcast: {type(data).__name__} cannot be written as JSON") from error
         if len(body) > self._way.largest:
             raise Misuse(f"broadcast: a message of {len(body):,} bytes; here at most {self._way.largest:,} are sent")
@@ -256,28 +256,29 @@ class _Server(ABC):
     @contextlib.asynccontextmanager
     async def listening(self, names: tuple[str, ...], deliver: Deliver) -> AsyncIterator[None]:
         loop, ready, stop = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        failures: deque[str] = deque(maxlen=1)
 
         def tell() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(ready.set)
 
         thread = threading.Thread(
-            target=self._listen, args=(names, tell, stop, deliver), name="moorline-broadcast", daemon=True
+            target=self._listen, args=(names, tell, stop, deliver, failures), name="moorline-broadcast", daemon=True
         )
         thread.start()
         try:
             try:
                 await asyncio.wait_for(ready.wait(), _READY)
             except TimeoutError:
-                raise StoreUnavailable("broadcast: the server did not answer") from None
+                why = f": {failures[0]}" if failures else ""
+                raise StoreUnavailable(f"broadcast: the server did not answer{why}") from None
             yield
         finally:
             stop.set()
             await asyncio.to_thread(thread.join, _READY)
 
-    def _listen(
-        self, names: tuple[str, ...], ready: Callable[[], None], stop: threading.Event, deliver: Deliver
-    ) -> None:
+    def _listen(self, names: tuple[str, ...], ready: Callable[[], None], stop: threading.Event, deliver: Deliver,
+                failures: deque[str]) -> None:  # fmt: skip
         while not stop.is_set():
             try:
                 connection = self._connect()
@@ -286,6 +287,7 @@ class _Server(ABC):
                 finally:
                     connection.close()
             except Exception as error:  # noqa: BLE001 -- whatever the driver raises; it is tried again
+                failures.append(type(error).__name__)
                 log.warning("broadcast_lost", channels=names, error=type(error).__name__, again_in=_RECONNECT)
                 stop.wait(_RECONNECT)
 
