@@ -777,6 +777,37 @@ class TestErrors:
         assert "secret" not in str(error)
         assert not isinstance(error, Refused) or error.code in {"QueueDoesNotExist", "InvalidParameterValue"}
 
+    def test_credentials_that_have_expired_are_looked_for_again(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Where AWS's own tools look: a worker that waits goes on with those that have come since."""
+        import botocore.session
+        from botocore.client import BaseClient
+        from botocore.exceptions import ClientError
+
+        def write(key: str) -> None:
+            (tmp_path / "keys").write_text(f"[default]\naws_access_key_id={key}\naws_secret_access_key=s\n")
+
+        def answer(client: Any, operation: str, _: Any) -> dict[str, str]:
+            if client._request_signer._credentials.access_key == "OLD":
+                said = {"Code": "ExpiredTokenException", "Message": "secret"}
+                raise ClientError({"Error": said, "ResponseMetadata": {"HTTPStatusCode": 403}}, operation)
+            return {"QueueUrl": "here"}
+
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "keys"))
+        monkeypatch.setattr(botocore.session, "get_session", botocore.session.Session)
+        monkeypatch.setattr(BaseClient, "_make_api_call", answer)
+        write("OLD")
+        link = Link(SqsWhere("sqs://eu-central-1"))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="refused get_queue_url: ExpiredTokenException"):
+                link.ask("get_queue_url", QueueName="q")
+        write("NEW")
+        assert link.ask("get_queue_url", QueueName="q") == {"QueueUrl": "here"}
+        link.close()
+
     def test_what_the_network_says_is_told_apart(self) -> None:
         """From what is wrong here; and a region that nobody knows is no network."""
         from botocore import exceptions

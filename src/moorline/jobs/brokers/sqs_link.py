@@ -36,12 +36,13 @@ _LONGEST_PREFIX: Final = 30
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _OLD_NAMES: Final = {"NonExistentQueue": MISSING, "QueueAlreadyExists": "QueueNameExists"}  # of the query protocol
 _DENIED: Final = frozenset({
-    "AccessDenied", "AccessDeniedException", "AuthFailure", "ExpiredToken", "ExpiredTokenException",
-    "IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidSecurity", "KmsAccessDenied",
-    "KmsDisabled", "KmsNotFound", "KmsOptInRequired", "MissingAuthenticationToken", "NoSuchBucket", "NotAuthorized",
-    "OptInRequired", "SignatureDoesNotMatch", "UnrecognizedClientException",
+    "AccessDenied", "AccessDeniedException", "AuthFailure", "IncompleteSignature", "InvalidAccessKeyId",
+    "InvalidClientTokenId", "InvalidSecurity", "KmsAccessDenied", "KmsDisabled", "KmsNotFound", "KmsOptInRequired",
+    "MissingAuthenticationToken", "NoSuchBucket", "NotAuthorized", "OptInRequired", "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
 })  # fmt: skip
-_LATER: Final = frozenset({
+_EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException"})
+_LATER: Final = _EXPIRED | frozenset({
     "InternalError", "InternalFailure", "KmsThrottled", "OverLimit", "QueueDeletedRecently", "RequestLimitExceeded",
     "RequestThrottled", "RequestTimeout", "RequestTimeTooSkewed", "ServiceUnavailable", "SlowDown", "Throttling",
     "ThrottlingException", "TooManyRequestsException",
@@ -208,14 +209,22 @@ class Link:
         try:
             answer: dict[str, Any] = getattr(client, operation)(**parameters)
         except Exception as error:  # noqa: BLE001 -- whatever botocore raises
+            if _code(_said(error)) in _EXPIRED:
+                self._renew(client)
             raise self._translated(error, operation) from None
         return answer
+
+    def _renew(self, client: Any) -> None:
+        """Its credentials have expired: who asks next looks for newer ones, where those were found."""
+        with self._lock:
+            if client in self._clients.values():  # else somebody has done it
+                self._clients, self._session = {}, None
 
     def _translated(self, error: Exception, operation: str) -> Exception:
         """The moorline error for what botocore says. Its own words are left out: they may hold what was sent."""
         shown = f"SQS at {self.where.shown}"
-        said: Any = getattr(error, "response", None)
-        if isinstance(said, dict) and "Error" in said:
+        said = _said(error)
+        if said:
             code = _code(said)
             status = said.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             words = f"{shown} refused {operation}: {code}"
@@ -270,9 +279,15 @@ def _outcome(what: Callable[[T], R], item: T) -> R | Exception:
         return error
 
 
+def _said(error: Exception) -> dict[str, Any]:
+    """What AWS answered, if it did."""
+    said = getattr(error, "response", None)
+    return said if isinstance(said, dict) and "Error" in said else {}
+
+
 def _code(said: dict[str, Any]) -> str:
     """The newer name of an error, whichever of its two the answer has (``awsQueryCompatible`` in the model)."""
-    code = str(said["Error"].get("Code") or "?").rpartition(".")[2]
+    code = str(said.get("Error", {}).get("Code") or "?").rpartition(".")[2]
     code = re.sub(r"[^A-Za-z0-9_]", "", code)[:80] or "?"
     return _OLD_NAMES.get(code, code)
 
