@@ -410,6 +410,30 @@ async def test_what_does_not_belong_into_a_batch_ends_by_itself(app: Moorline):
     ]
 
 
+@pytest.mark.parametrize("plain", [False, True])
+async def test_an_event_whose_body_is_no_longer_kept_comes_into_no_batch(app: Moorline, plain: bool):
+    """Its own job fails and says why; the handler, which could only fail with all of them, gets the others."""
+    got: list[Any] = []
+
+    def handle(events: list[Event]) -> None:
+        got.extend(event.payload["number"] for event in events)
+
+    async def handler(events: list[Event]) -> None:
+        handle(events)
+
+    app.on(GitHub, batch=10, linger=0.0, name="f", retries=0)(handle if plain else handler)
+    await send(app, {"number": 1}, {"number": 2}, {"number": 3})
+
+    def prune(connection: Any, payloads: list[Any]) -> list[Any]:
+        connection.exec_driver_sql("UPDATE events SET encoding = 'pruned', headers = '{}' WHERE delivery_key = '2'")
+        return payloads
+
+    await app.store.write(prune, None)
+    jobs = await worked(app)
+    assert (got, ends(jobs)) == ([1, 3], [("done", None), ("dead", "failed"), ("done", None)])
+    assert "no longer kept (webhooks.keep_days)" in str(jobs[1].last_error)
+
+
 async def test_what_gathers_when_the_worker_stops_is_given_back(app: Moorline):
     """Unspent, at once, however long it might have lingered."""
 

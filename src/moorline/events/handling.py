@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import BatchFailed, EventNotFound, EventPruned, Misuse, PayloadMismatch
+from moorline.events.inbox import kept_event
 from moorline.jobs.outcome import Cancel, Discard, Done, Each, Retry, Snooze
 
 if TYPE_CHECKING:
@@ -103,9 +104,7 @@ class Batch:
         self._typed = handler.model is not None
         for place, id_ in enumerate(_ids(claims)):
             try:
-                if id_ not in found:
-                    raise EventNotFound(f"no event {id_!r} is stored")  # noqa: TRY301 -- as any other failure
-                arguments = prepared(handler, found[id_])
+                arguments = prepared(handler, kept_event(id_, found.get(id_)))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 -- it is this event's job that fails, not the others'

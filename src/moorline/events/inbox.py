@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 W = TypeVar("W")
 R = TypeVar("R")
 
-__all__ = ["Inbox", "Stored"]
+__all__ = ["Inbox", "Stored", "kept_event"]
 
 MOST_LISTED = 10_000
 MAX_WAIT = 1.0
@@ -139,11 +139,11 @@ class Inbox:
 
     async def get(self, id: str) -> Event:
         """The event with that id in the inbox, or with that id of its sender's. Raises EventNotFound, EventPruned."""
-        return _found(id, await self.store.read(event_by_id, id))
+        return kept_event(id, await self.store.read(event_by_id, id))
 
     def get_sync(self, id: str) -> Event:
         """As ``get``, blocking."""
-        return _found(id, self.store.read_sync(event_by_id, id))
+        return kept_event(id, self.store.read_sync(event_by_id, id))
 
     async def get_several(self, ids: Sequence[str]) -> dict[str, Event]:
         """The events with these ids in the inbox; those that are not stored are left out."""
@@ -239,7 +239,8 @@ def _to_be_done(arrivals: Sequence[Arrival], stored: Sequence[Stored]) -> bool:
     return any(arrival.handlers and not one.duplicate for arrival, one in zip(arrivals, stored, strict=True))
 
 
-def _found(id: str, event: Event | None) -> Event:
+def kept_event(id: str, event: Event | None) -> Event:
+    """The event, if it was found and is whole. Raises EventNotFound, EventPruned."""
     if event is None:
         raise EventNotFound(f"no event {id!r} is stored")
     if event.pruned:
