@@ -8,13 +8,16 @@ import gzip
 import sys
 import types
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from typing import Any
 
+import flask
 import httpx2
 import pytest
 from tests.django_project import URLS, configure
 from tests.events.senders.sample import NOW, Sample, Signed
 from tests.events.test_senders import sample_of as the_sample_of
+from werkzeug.test import create_environ
 
 from moorline import Moorline
 from moorline.clock import ManualClock
@@ -76,6 +79,10 @@ def _litestar(app: Moorline) -> Ask:
 
 
 def _django(app: Moorline) -> Ask:
+    return _wsgi(_django_app(app))
+
+
+def _django_app(app: Moorline) -> Any:
     from django.core.handlers.wsgi import WSGIHandler
     from django.urls import clear_url_caches, include, path
 
@@ -86,15 +93,17 @@ def _django(app: Moorline) -> Ask:
     urls.urlpatterns = [path("webhooks/", include(webhook_urls(app)))]
     sys.modules[URLS] = urls
     clear_url_caches()
-    return _wsgi(WSGIHandler())
+    return WSGIHandler()
 
 
 def _flask(app: Moorline) -> Ask:
-    from flask import Flask
+    return _wsgi(_flask_app(app))
 
-    outer = Flask("shop")
+
+def _flask_app(app: Moorline) -> Any:
+    outer = flask.Flask("shop")
     outer.register_blueprint(webhook_blueprint(app))
-    return _wsgi(outer)
+    return outer
 
 
 def sample_of(name: str) -> Sample:
@@ -200,6 +209,38 @@ def test_a_body_in_parts_without_a_length_is_taken(app: Moorline, ask: Ask):
     assert deliver(ask, github, content=whole).status_code == 200
     with app.opened() as inbox:
         assert [event.body for event in inbox.recent_sync()] == [whole]
+
+
+@pytest.mark.parametrize("framework", [_django_app, _flask_app])
+def test_a_chunked_body_is_read_where_the_server_ends_it(app: Moorline, framework: Callable[[Moorline], Any]):
+    """WSGI gives it no length: a server that decodes chunks says that its stream ends by itself."""
+    wsgi = framework(app)
+    statuses: list[str] = []
+    body = sample_of("github").signed().body
+    for sent in (body, body + b" " * 5000):
+        environ = create_environ(
+            "/webhooks/github", HOST, method="POST", headers=sample_of("github").signed(body=sent).headers
+        )
+        environ.pop("CONTENT_LENGTH", None)
+        environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "wsgi.input": BytesIO(sent)}
+        list(wsgi(environ, lambda status, *_: statuses.append(status[:3])))
+    assert statuses == ["200", "413"]
+    with app.opened() as inbox:
+        assert [event.body for event in inbox.recent_sync()] == [body]
+
+
+def test_a_body_that_flask_has_read_before_is_checked_all_the_same(app: Moorline):
+    """A hook of the project may look at it: the exact bytes are still there."""
+    outer = _flask_app(app)
+
+    @outer.before_request
+    def look() -> None:
+        flask.request.get_data()
+
+    github = sample_of("github")
+    assert deliver(_wsgi(outer), github).json() == {"status": "stored"}
+    with app.opened() as inbox:
+        assert [event.body for event in inbox.recent_sync()] == [github.body]
 
 
 def test_a_database_that_is_away_asks_the_sender_to_come_again(

@@ -6,6 +6,7 @@ the body by itself, before anything parses it.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from moorline.events.blocking import Read, receiver_of
@@ -60,9 +61,9 @@ def webhook_urls(app: Any) -> list[URLPattern]:
 
 
 def _reader(request: HttpRequest) -> Read:
-    if not hasattr(request, "_body"):
-        read: Read = request.read
-        return read
-    from io import BytesIO
-
-    return BytesIO(request.body).read  # something before us has read it already
+    read: Read = request.read
+    if request.META.get("wsgi.input_terminated") and not request.META.get("CONTENT_LENGTH"):
+        read = request.META["wsgi.input"].read  # a chunked body, which Django takes for an empty one
+    elif hasattr(request, "_body"):
+        read = BytesIO(request.body).read  # something before us has read it already
+    return read

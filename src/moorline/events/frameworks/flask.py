@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -9,7 +10,9 @@ from moorline.events.blocking import receiver_of
 from moorline.events.verification import lower_case
 
 if TYPE_CHECKING:
-    from flask import Blueprint, Response
+    from flask import Blueprint, Request, Response
+
+    from moorline.events.blocking import Read
 
 __all__ = ["webhook_blueprint"]
 
@@ -38,7 +41,7 @@ def webhook_blueprint(app: Any, *, name: str = "moorline_webhooks", url_prefix: 
             host=headers.get("host", ""),
             path=_path(environ),
             client=request.remote_addr,
-            read=request.stream.read,
+            read=_reader(request),
         )
         response = Response(reply.body, status=reply.status, mimetype=reply.media if reply.body else None)
         for key, value in reply.headers:
@@ -47,6 +50,12 @@ def webhook_blueprint(app: Any, *, name: str = "moorline_webhooks", url_prefix: 
         return response
 
     return blueprint
+
+
+def _reader(request: Request) -> Read:
+    seen: bytes | None = getattr(request, "_cached_data", None)
+    read: Read = request.stream.read if seen is None else BytesIO(seen).read  # something before us has read it already
+    return read
 
 
 def _path(environ: dict[str, Any]) -> str:
