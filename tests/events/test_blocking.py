@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from tests.events.schemes import GITHUB
 
 from moorline.clock import ManualClock
 from moorline.errors import StoreOverloaded
-from moorline.events import Inbox, Receiver
+from moorline.events import Event, Inbox, Receiver
+from moorline.events.answers import Answers
 from moorline.events.blocking import BlockingReceiver
 from moorline.store.store import Store
 
@@ -63,3 +67,29 @@ def test_an_overload_is_told_once_and_not_noted_for_each_request(
         told = [record.getMessage() for record in caplog.records]
         assert len([line for line in told if "receiver_overloaded" in line]) == 1
         assert not [line for line in told if "event_refused" in line]
+
+
+def test_a_late_answer_is_not_waited_for_whatever_it_has_begun(tmp_path: Path):
+    """Neither threads nor tasks of the answering function hold up the sender."""
+    ended = threading.Event()
+    answers = Answers({"github": "github"}.__getitem__)
+
+    @answers.on("github", within=0.1)
+    async def slow(_event: Event) -> str:
+        await asyncio.to_thread(ended.wait, 20.0)
+        return "late"
+
+    body, headers = b'{"a": 1}', {"x-github-event": "push", "x-github-delivery": "1", "x-github-hook-id": "1"}
+    headers |= {name.lower(): value for name, value in GITHUB.sign(body, "s").items()}
+    with Store(f"sqlite:///{tmp_path / 'moorline.db'}") as store:
+        intake = Receiver(Inbox(store), lambda _: ["s"], {"github": GITHUB}.get, answers=answers).intake
+        parts = [b"", body]
+        begun = time.monotonic()
+        reply = BlockingReceiver(intake).respond(
+            "github", method="POST", headers=headers, query="", scheme="https", host="h", path="/webhooks/github",
+            client=None, read=lambda _: parts.pop(),
+        )  # fmt: skip
+        took = time.monotonic() - begun
+        ended.set()
+    assert (reply.status, reply.body) == (200, b'{"status":"stored"}')
+    assert took < 10

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from moorline.calls.work import on_shared_loop
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import CallError, ConfigurationError, StoreOverloaded
 from moorline.events.admission import Overloads
@@ -91,7 +91,7 @@ class BlockingReceiver:
         if intake.answers:
             event = intake.to_answer(found.events, stored)
             if event is not None:
-                return asyncio.run(intake.answers.answered(event)) or reply
+                return on_shared_loop(intake.answers.answered(event)).result() or reply
         return reply
 
     def _judged(self, steps: Generator[str, bytes, Found]) -> Found:
