@@ -103,7 +103,7 @@ async def test_a_partner_is_received_by_settings_alone(monkeypatch: pytest.Monke
     assert [event.id for event in seen] == ["a:1"]
 
 
-@pytest.mark.parametrize("prefix", ["webhook-", "svix-"])
+@pytest.mark.parametrize("prefix", ["webhook-", "svix-", "Svix-"])
 async def test_a_sender_of_standard_webhooks_is_received(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
     """What svix's own library signs is taken under either name of the headers, once for each id."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -195,6 +195,9 @@ def test_what_is_no_scheme_is_refused(app: Moorline) -> None:
     assert isinstance(HMACSignature(header="X", env="X"), Scheme)
 
 
+TIMED = 'scheme = "hmac"\nheader = "X"\nsigned = "{timestamp}.{body}"\ntimestamp = "'
+
+
 @pytest.mark.parametrize(
     ("lines", "key"),
     [
@@ -206,6 +209,16 @@ def test_what_is_no_scheme_is_refused(app: Moorline) -> None:
         ('scheme = "hmac"\nheader = "X"\nsigned = "{timestamp}.{body}"', "partner.timestamp"),
         ('scheme = "hmac"\nheader = "X"\nsigned = "{timestamp}.{body}"\ntimestamp = "X-Time"', "partner.timestamp"),
         ('scheme = "hmac"\nheader = "X"\nsigned = "{id}.{body}"\nid = "data.id"', "partner.id"),
+        ('scheme = "hmac"\nheader = "X"\nsigned = "{header:X-Time}.{body}"', "partner.signed"),
+        (f'{TIMED}header:"', "partner.timestamp"),
+        (f'{TIMED}header:X Time"', "partner.timestamp"),
+        (f'{TIMED}entry:t="', "partner.separator"),
+        (f'{TIMED}entry:"\nseparator = ","', "partner.timestamp"),
+        ('scheme = "hmac"\nheader = "X"\nsigned = "{id}.{body}"\nid = "header:X-Id|header:Y-Id"', "partner.id"),
+        ('scheme = "hmac"\nheader = "X"\nid = "header:X Id"', "partner.id"),
+        ('scheme = "hmac"\nheader = "X"\nid = "data..id"', "partner.id"),
+        ('scheme = "hmac"\nheader = "X"\neach = "items..item"', "partner.each"),
+        ('scheme = "standard_webhooks"\nprefix = "my svix-"', "partner.prefix"),
         ('scheme = "hmac"\nheader = "X"\nalgorithm = "md5"', "partner.algorithm"),
         ('scheme = "hmac"\nheader = "X"\nencoding = "base58"', "partner.encoding"),
         ('scheme = "hmac"\nheader = "X"\nkey = "pem"', "partner.key"),

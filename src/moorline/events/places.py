@@ -26,7 +26,7 @@ from moorline.events.markup import parse
 if TYPE_CHECKING:
     from moorline.events.delivery import Delivery
 
-__all__ = ["MAX_ID", "ONCE", "WHOLE", "Located", "Verified", "check_place", "look"]
+__all__ = ["HEADER", "MAX_ID", "ONCE", "WHOLE", "Located", "Verified", "check_place", "look"]
 
 MAX_ID = 255
 """Characters of an id or type; it stands in an index, so it must have a bound."""
@@ -37,6 +37,8 @@ ONCE = "once:"
 _NOTHING: Mapping[str, Any] = {}
 WHOLE: Final = "whole:"
 """How a place begins that lies in the whole delivery."""
+HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""The name of a header."""
 _DOT: Final = re.compile(r"(?<!\\)\.")
 BATCH = "batch"
 """The type of a delivery that holds several events of different types."""
@@ -270,7 +272,12 @@ def check_place(name: str, place: str) -> None:
     for one in place.split("|"):
         single = one.removeprefix("has:").removeprefix(WHOLE)
         where, colon, rest = single.partition(":")
-        known = where in ("header", "query", "form") and rest if colon and not single.startswith("=") else single
+        if single.startswith("="):
+            known = True
+        elif colon:
+            known = bool(HEADER.fullmatch(rest)) if where == "header" else where in ("query", "form") and bool(rest)
+        else:
+            known = all(name.strip() for name in _path(single))
         if not known or not one.isprintable():
             raise ConfigurationError(f'{name}: {place!r} is no place; such as "data.id" or "header:X-Id"')
 

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from moorline.errors import ConfigurationError
 from moorline.events.delivery import Reply
-from moorline.events.places import check_place
+from moorline.events.places import HEADER, check_place
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.events.schemes.standard_webhooks import StandardWebhooks
@@ -28,7 +28,6 @@ _KINDS: Final[dict[str, Any]] = {
     "shared_secret": SharedSecret,
 }
 _OURS: Final = ("scheme", "answer", "max_body")  # what the scheme's own record does not have by that name
-_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Places = str | tuple[str, ...]
@@ -104,8 +103,14 @@ class SourceSettings(BaseModel):
         return scheme
 
     def _check_texts(self) -> None:
-        if self.header is not None and not _HEADER.fullmatch(self.header):
+        if self.header is not None and not HEADER.fullmatch(self.header):
             raise ConfigurationError(f"header: {self.header!r} is not the name of a header")
+        if self.scheme == "standard_webhooks" and not HEADER.fullmatch(f"{self.prefix or ''}id"):
+            raise ConfigurationError(f"prefix: {self.prefix!r} begins the name of no header")
+        if self.each and not all(self.each.split(".")):
+            raise ConfigurationError(f'each: {self.each!r} is no place; such as "*" or "items.*"')
+        if self.timestamp is not None and self.timestamp.startswith("header:"):
+            check_place("timestamp", self.timestamp)
         if self.env is not None and not _VARIABLE.fullmatch(self.env):
             raise ConfigurationError("env: expected the name of an environment variable")  # it may be the secret
         for key in ("id", "type", "action"):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HMACSignature"]
 
-_PART: Final = re.compile(r"\{(\w*)\}")
+_PART: Final = re.compile(r"\{([^{}]*)\}")
 _PARTS: Final = frozenset({"body", "timestamp", "id", "url", "method"})
 _READERS: Final = {"text": key_bytes, "hex": hex_key, "whsec": whsec}
 
@@ -92,7 +92,11 @@ class HMACSignature(Scheme):
             raise ConfigurationError("timestamp: say where it stands if, and only if, it is signed")
         if self.timestamp and not self.timestamp.startswith(("header:", "entry:")):
             raise ConfigurationError(f'timestamp: expected "header:NAME" or "entry:PREFIX", got {self.timestamp!r}')
-        if "id" in parts and not (isinstance(self.id, str) and self.id.startswith("header:")):
+        if self.timestamp.endswith(":"):
+            raise ConfigurationError(f"timestamp: {self.timestamp!r} names nothing")
+        if self.timestamp.startswith("entry:") and not self.separator:
+            raise ConfigurationError("separator: say what lies between the entry with the time and the signature")
+        if "id" in parts and not (isinstance(self.id, str) and self.id.startswith("header:") and "|" not in self.id):
             raise ConfigurationError('id: where it is signed it must be one place, "header:NAME"')
         check_seconds("tolerance", self.tolerance)
 

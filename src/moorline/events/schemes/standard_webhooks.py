@@ -112,7 +112,7 @@ class StandardWebhooks(Scheme):
 
     def _spoken(self, headers: Mapping[str, str]) -> str:
         for prefix in (self.prefix, *self.aliases):
-            if prefix + "signature" in headers:
+            if f"{prefix}signature".lower() in headers:
                 return prefix
         raise InvalidSignature(f"there is no {self.prefix}signature header", reason="missing")
 
