@@ -373,7 +373,19 @@ async def test_it_can_be_mounted_anywhere(fake: FakeInbox):
     receiver = receiver_on(fake)
     assert await status(receiver, *deliver, path="/in/webhooks/github", root_path="/in") == 200
     assert await status(receiver, *deliver, path="/webhooks/github", root_path="/in") == 200
+    assert await status(receiver, *deliver, path="/webhooks/github", root_path="/web") == 200
+    assert await status(receiver, *deliver, path="/in/webhooks/github", root_path="/in/") == 200
     assert await status(receiver_on(fake, prefix="/hooks/"), *deliver, path="/hooks/github") == 200
+
+
+async def test_a_path_of_the_host_is_no_refused_webhook(receiver: Receiver, caplog: pytest.LogCaptureFixture):
+    """Mounted at the root it gets whatever the host does not know: that looks as before, and is not told."""
+    with caplog.at_level(logging.INFO, logger="moorline"):
+        for path in ("/favicon.ico", "/", "/webhooks", "/webhooks/no"):
+            assert await status(receiver, b"{}", path=path) == 404
+    assert [one.getMessage() for one in caplog.records if "event_refused" in one.getMessage()] == [
+        "event_refused service='no' status=404 reason='no such service'"
+    ]
 
 
 async def test_the_operator_reads_why_and_no_secret(receiver: Receiver, caplog: pytest.LogCaptureFixture):

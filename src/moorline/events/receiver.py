@@ -59,6 +59,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_ELSEWHERE: Final = Refused(404, "").reply
 _DRAINED: Final = 8 * 1024 * 1024  # of a body that is refused; a sender that is cut off while it sends sees no answer
 
 
@@ -114,7 +115,11 @@ class Receiver:
         if scope["type"] != "http":
             await _not_http(scope, receive, send)
             return
-        ask = self._ask(scope)
+        below = below_mount(scope)
+        if not below.startswith(self._prefix):  # a path of the application that this one is mounted in, or nobody's
+            await send_reply(send, _ELSEWHERE, head=scope["method"] == "HEAD")
+            return
+        ask = self._ask(scope, below[len(self._prefix) :])
         portion = Portion(self.intake.held)
         try:
             reply = await self._received(ask, receive, portion)
@@ -127,9 +132,7 @@ class Receiver:
             portion.release()
         await send_reply(send, reply, head=ask.method == "HEAD")
 
-    def _ask(self, scope: MutableMapping[str, Any]) -> Ask:
-        below = below_mount(scope)
-        name = below[len(self._prefix) :] if below.startswith(self._prefix) else ""
+    def _ask(self, scope: MutableMapping[str, Any], name: str) -> Ask:
         headers = folded(scope["headers"])
         query = scope.get("query_string", b"").decode("latin-1")
         return Ask(name, scope["method"], headers, query, partial(self._url, scope, headers, query))
@@ -217,9 +220,9 @@ class Receiver:
 def below_mount(scope: MutableMapping[str, Any]) -> str:
     """The path below the mount, as it was sent."""
     path: str = scope["path"]
-    root: str = scope.get("root_path", "")
+    root: str = scope.get("root_path", "").rstrip("/")
     # Since ASGI 2.3 the path holds the mount's; older servers and some frameworks give it without.
-    if root and path.startswith(root):
+    if root and (path + "/").startswith(root + "/"):
         path = path[len(root) :]
     if path[:1] != "/" or path[-1:] == "/":  # Litestar takes the slash before a mounted path away, and adds one behind
         raw: bytes = scope.get("raw_path") or b""
