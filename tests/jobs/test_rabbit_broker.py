@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -323,3 +324,18 @@ async def test_a_worker_works_it_off(rabbit_url: str) -> None:
         async with asyncio.timeout(30):  # RabbitMQ counts what was looked at again a moment after it is back
             while await broker.counts() != {("default", "dead"): 1}:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+def test_what_was_looked_at_a_moment_ago_is_counted(rabbit_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server needs a moment to put messages back; whoever looked and then counts waits for that, once."""
+    carrier, dead = RabbitCarrier(rabbit_url), Lane("default", "dead")
+    asked: list[Sequence[Lane]] = []
+
+    def counted(lanes: Sequence[Lane]) -> dict[Lane, int]:
+        asked.append(lanes)
+        return {lane: 2 if lane == dead and len(asked) > 2 else 0 for lane in lanes}
+
+    monkeypatch.setattr(carrier, "_counted", counted)
+    carrier._looked[dead] = 2, time.monotonic()
+    assert [carrier.waiting(["default"])[dead] for _ in range(2)] == [2, 2]
+    assert [len(lanes) == 1 for lanes in asked] == [True, True, True, False, False]

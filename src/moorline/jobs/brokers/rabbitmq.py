@@ -192,7 +192,10 @@ class RabbitCarrier:
 
     def waiting(self, queues: Sequence[str]) -> dict[Lane, int]:
         """See ``Carrier``."""
-        counts = self._counted([Lane(queue, kind) for queue in queues for kind in _KINDS])
+        lanes = [Lane(queue, kind) for queue in queues for kind in _KINDS]
+        for lane in set(lanes).intersection(list(self._looked)):
+            self._back(lane)
+        counts = self._counted(lanes)
         for intake in list(self._intakes.values()):
             for lane, count in intake.here().items():
                 counts[lane] = counts.get(lane, 0) + count
