@@ -81,6 +81,8 @@ def replay(
         )
     if everything and (named or chosen):
         raise ConfigurationError("--all: every event, or only some of them, not both")
+    if not (named or chosen or everything) and (dry_run or handler is not None or rate is not None):
+        raise ConfigurationError("--dry-run, --handler, --rate: a replay has them from its start; leave them out here")
     who = actor or user()
     if cancel is not None:
         with _inbox(app, database_url) as inbox:
