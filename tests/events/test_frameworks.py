@@ -243,6 +243,27 @@ def test_a_body_that_flask_has_read_before_is_checked_all_the_same(app: Moorline
         assert [event.body for event in inbox.recent_sync()] == [github.body]
 
 
+@pytest.mark.parametrize("framework", [_django_app, _flask_app])
+@pytest.mark.parametrize(
+    ("url", "environ"),
+    [
+        ("/api/webhooks/square", {"SCRIPT_NAME": "/api", "RAW_URI": "/webhooks/square"}),  # werkzeug's ProxyFix
+        ("/api/webhooks/square", {"SCRIPT_NAME": "/api", "RAW_URI": "/api/webhooks/square"}),
+        ("/webhooks/square?shop={a|b}", {"QUERY_STRING": "shop={a|b}", "RAW_URI": "/webhooks/square?shop={a|b}"}),
+    ],
+)
+def test_the_address_is_the_one_that_was_called(
+    app: Moorline, framework: Callable[[Moorline], Any], url: str, environ: dict[str, str]
+):
+    """Below a mount, or behind a proxy that tells of its prefix; and its query is not encoded anew."""
+    square = sample_of("square")
+    signed = dataclasses.replace(square, url=HOST + url).signed()
+    called = create_environ("/webhooks/square", HOST, method="POST", headers=signed.headers, data=signed.body)
+    statuses: list[str] = []
+    list(framework(app)(called | environ, lambda status, *_: statuses.append(status[:3])))
+    assert statuses == ["200"]
+
+
 def test_a_database_that_is_away_asks_the_sender_to_come_again(
     ask: Ask, app: Moorline, monkeypatch: pytest.MonkeyPatch
 ):

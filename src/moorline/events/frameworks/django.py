@@ -31,15 +31,14 @@ def webhook_view(app: Any) -> Callable[..., HttpResponse]:
     @csrf_exempt  # type: ignore[untyped-decorator]  # Django has no types
     def moorline_webhooks(request: HttpRequest, name: str = "") -> HttpResponse:
         headers = lower_case(request.headers)
-        path, _, query = request.get_full_path().partition("?")
         reply = receiver.respond(
             name,
             method=request.method or "",
             headers=headers,
-            query=query,
+            query=request.META.get("QUERY_STRING", ""),  # as it was sent; Django's own is encoded anew
             scheme=request.scheme or "http",
             host=headers.get("host", ""),
-            path=path,
+            path=request.get_full_path().partition("?")[0],
             client=request.META.get("REMOTE_ADDR"),
             read=_reader(request),
         )

@@ -60,8 +60,9 @@ def _reader(request: Request) -> Read:
 
 def _path(environ: dict[str, Any]) -> str:
     """The path as it was sent, where the server tells; else encoded anew."""
-    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
-    if raw.startswith("/"):
-        return str(raw).partition("?")[0]
-    decoded = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return quote(decoded.encode("latin-1"))
+    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or "")
+    root = quote(environ.get("SCRIPT_NAME", "").encode("latin-1"))
+    if not raw.startswith("/"):
+        return root + quote(environ.get("PATH_INFO", "").encode("latin-1"))
+    path = raw.partition("?")[0]
+    return path if path.startswith(root) else root + path  # a proxy took the prefix away, and told of it
