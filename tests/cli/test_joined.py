@@ -69,6 +69,17 @@ async def test_a_head_alone_is_sent_at_the_end_of_the_turn() -> None:
     assert sent.pieces == [b"head"]
 
 
+async def test_a_buffer_may_be_filled_anew() -> None:
+    """What was written is sent as it was then, whatever its writer does with his buffer after that."""
+    for buffer in (bytearray(5), memoryview(bytearray(5))):
+        transport, sent = joined()
+        buffer[:] = b"first"
+        transport.write(buffer)
+        buffer[:] = b"other"
+        transport.write(buffer)
+        assert sent.pieces == [b"firstother"]
+
+
 async def test_closing_sends_what_is_held() -> None:
     """An answer that ends with the connection is whole."""
     transport, sent = joined()

@@ -25,7 +25,7 @@ class Joined:
         self._transport = transport
         self._write = transport.write
         self._loop = loop
-        self._held: bytes | bytearray | memoryview | None = None
+        self._held: bytes | None = None
         self.is_closing = transport.is_closing  # asked for each request
         self.resume_reading = transport.resume_reading
 
@@ -34,7 +34,7 @@ class Joined:
         held = self._held
         if held is None:
             if len(data) < _SHORT:
-                self._held = data
+                self._held = bytes(data)  # who wrote it may fill a buffer anew before it is sent
                 self._loop.call_soon(self._flush)
             else:
                 self._write(data)
