@@ -6,7 +6,9 @@ import contextlib
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from tests.servers import until
@@ -65,3 +67,63 @@ def test_a_store_that_is_hardly_written_to_has_no_thread(tmp_path: Path) -> None
         for number in range(2):
             store.write_sync(insert, number)
         assert not running()
+
+
+def test_a_process_may_work_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is the one that was opened: it is copied to, other processes are heard of, and no other is made."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(home)
+    with Store("sqlite:///a.db") as store:
+        monkeypatch.chdir(elsewhere)
+        woken = threading.Event()
+        store.listen("anything", woken.set)
+        for number in range(100):
+            store.write_sync(insert, number)
+        until(lambda: (home / "a.db").stat().st_size > 5_000_000)
+        until(woken.is_set)
+    assert not list(elsewhere.iterdir())
+
+
+def test_what_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A moment without file descriptors does not end the copying for as long as the store is open."""
+    path = tmp_path / "a.db"
+    failed = threading.Event()
+    connect = sqlite3.connect
+
+    def failing(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        if threading.current_thread().name == "moorline-checkpoints" and not failed.is_set():
+            failed.set()
+            raise sqlite3.OperationalError("unable to open database file")
+        opened: sqlite3.Connection = connect(*args, **kwargs)
+        return opened
+
+    monkeypatch.setattr("sqlite3.connect", failing)
+    with Store(f"sqlite:///{path}") as store:
+        for number in range(10):
+            store.write_sync(insert, number)
+        until(failed.is_set)
+        for number in range(10, 110):
+            store.write_sync(insert, number)
+        until(lambda: path.stat().st_size > 5_000_000)
+
+
+def test_a_thread_that_cannot_begin_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that allows no more threads for a while, or a program that is ending, writes as ever."""
+    path = tmp_path / "a.db"
+    refused: list[str] = []
+    start = threading.Thread.start
+
+    def failing(thread: threading.Thread) -> None:
+        if thread.name == "moorline-checkpoints" and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", failing)
+    with Store(f"sqlite:///{path}") as store:
+        for number in range(100):
+            store.submit(insert, number).result(10)
+        until(lambda: path.stat().st_size > 5_000_000)
+    assert refused

@@ -7,8 +7,10 @@ thread with a connection of its own does most of it in time. What is left, SQLit
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
+from pathlib import Path
 from typing import Final
 
 __all__ = ["Checkpoints"]
@@ -20,10 +22,12 @@ _QUICKER: Final = 8  # at most so many times as many commits as before
 
 
 class Checkpoints:
-    """For one file and one writer, which tells of each commit. The thread begins when there is something to do."""
+    """For one file, by its absolute path, and one writer, which tells of each commit. The thread begins when there is
+    something to do.
+    """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._file = f"{Path(path).as_uri()}?mode=rw"  # never made anew where it is gone
         self._commits = 0
         self._every = 4
         self._due = threading.Event()
@@ -36,8 +40,12 @@ class Checkpoints:
         if self._commits < self._every:
             return
         if self._thread is None and not self._closing:
-            self._thread = threading.Thread(target=self._run, name="moorline-checkpoints", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="moorline-checkpoints", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # too many threads, or the program is ending: the writer goes on without it
+                return
+            self._thread = thread
         self._due.set()
 
     def close(self) -> None:
@@ -48,27 +56,36 @@ class Checkpoints:
             self._thread.join()
 
     def _run(self) -> None:
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=0)
+        connection: sqlite3.Connection | None = None
+        copied = 0
         try:
-            for pragma in ("synchronous = FULL", "checkpoint_fullfsync = ON", "wal_autocheckpoint = 0"):
-                connection.execute(f"PRAGMA {pragma}")
-            copied = 0
             while True:
                 self._due.wait()
                 if self._closing:
                     return
-                copied = self._copy(connection, copied)
+                commits, self._commits = self._commits, 0
+                self._due.clear()
+                # Somebody else does it, no descriptor is left, the disk is full: the writer is told of what lasts.
+                with contextlib.suppress(sqlite3.Error):
+                    connection = connection or self._connected()
+                    copied = self._copy(connection, commits, copied)
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
 
-    def _copy(self, connection: sqlite3.Connection, before: int) -> int:
-        """Copy what is in the log; how many pages of it are copied now, of which *before* were before."""
-        commits, self._commits = self._commits, 0
-        self._due.clear()
+    def _connected(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._file, uri=True, isolation_level=None, timeout=0)
         try:
-            _busy, logged, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        except sqlite3.OperationalError:  # somebody else does it, or the disk is full: the writer will be told of that
-            return before
+            for pragma in ("synchronous = FULL", "checkpoint_fullfsync = ON", "wal_autocheckpoint = 0"):
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
+
+    def _copy(self, connection: sqlite3.Connection, commits: int, before: int) -> int:
+        """Copy what is in the log; how many pages of it are copied now, of which *before* were before."""
+        _busy, logged, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         if copied < 0:
             return before
         more = logged - before if logged >= before else logged  # it was begun anew

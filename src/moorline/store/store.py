@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
@@ -124,7 +125,7 @@ class Store:
                 raise
             self._signals = _signals(self._url, self._statement_timeout)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="moorline-read")
-            self._checkpoints = Checkpoints(str(self._url.database)) if self.dialect == "sqlite" else None
+            self._checkpoints = Checkpoints(_file(self._url)) if self.dialect == "sqlite" else None
             writer = Writer(
                 engines.write.connect,
                 max_waiting=self._max_waiting,
@@ -317,7 +318,12 @@ def _opened(part: T | None) -> T:
 
 
 def _signals(url: sa.URL, seconds: float) -> Signals:
-    return SqliteSignals(str(url.database)) if url.get_backend_name() == "sqlite" else PostgresSignals(url, seconds)
+    return SqliteSignals(_file(url)) if url.get_backend_name() == "sqlite" else PostgresSignals(url, seconds)
+
+
+def _file(url: sa.URL) -> str:
+    """SQLite's file, also when the process works in another folder later."""
+    return str(Path(str(url.database)).absolute())
 
 
 def _sqlite_file(connection: Connection) -> str:
