@@ -45,8 +45,15 @@ class Written(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-def joined() -> tuple[Joined, Written]:
-    transport = Written()
+class Lost(Written):
+    """Its connection was lost."""
+
+    def write(self, data: Any) -> None:
+        raise RuntimeError("the handler is closed")
+
+
+def joined(transport: Written | None = None) -> tuple[Joined, Written]:
+    transport = transport or Written()
     return Joined(transport, asyncio.get_running_loop()), transport
 
 
@@ -88,6 +95,16 @@ async def test_closing_sends_what_is_held() -> None:
     assert (sent.pieces, transport.is_closing()) == ([b"head"], True)
     await asyncio.sleep(0)
     assert sent.pieces == [b"head"]
+
+
+async def test_a_connection_that_is_lost_meanwhile_is_no_failure() -> None:
+    """What is written to it raises in uvloop: there is nobody to send to, and nothing to be told of."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    transport, _ = joined(Lost())
+    transport.write(b"head")
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_all_else_is_the_transports() -> None:

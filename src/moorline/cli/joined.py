@@ -7,6 +7,7 @@ sender that is woken twice. For answers as short as a webhook's that was a fifth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -35,7 +36,7 @@ class Joined:
         if held is None:
             if len(data) < _SHORT:
                 self._held = bytes(data)  # who wrote it may fill a buffer anew before it is sent
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._end_turn)
             else:
                 self._write(data)
         elif len(data) < _SHORT:
@@ -53,6 +54,10 @@ class Joined:
         """Send what is held, then the end."""
         self._flush()
         self._transport.write_eof()
+
+    def _end_turn(self) -> None:
+        with contextlib.suppress(RuntimeError):  # uvloop's, where the connection was lost since: nobody waits for it
+            self._flush()
 
     def _flush(self) -> None:
         held, self._held = self._held, None
