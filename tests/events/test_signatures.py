@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import pickle
@@ -15,6 +16,7 @@ from tests.events.schemes import NOW, SENDERS, Base64Like, Sender
 
 from moorline.errors import ConfigurationError, InvalidSignature, UnusableEvent
 from moorline.events import HMACSignature, StandardWebhooks, verify
+from moorline.events.delivery import Delivery
 from moorline.secrets.secret import Secret
 from moorline.services import GitHub, Stripe
 
@@ -77,6 +79,43 @@ def test_any_of_several_secrets_will_do_and_is_named(sender: Sender):
     both = [sender.other, Secret(sender.secret)]
     assert check(sender, sender.signed(), secrets=both).secret_index == 1
     assert check(sender, sender.signed(sender.other), secrets=both).secret_index == 0
+
+
+def test_a_secret_that_is_given_an_end_ends():
+    """Also where the same secrets were used before; a subclass is asked for its value each time."""
+
+    class Changing(Secret):
+        value = "one of two secrets"
+
+        def reveal(self) -> str:
+            return self.value
+
+    scheme = HMACSignature(header="X-S", env="X", id="id", type="type")
+    delivery = Delivery({"x-s": scheme.sign(b"{}", "one of two secrets")["X-S"]}, b"{}")
+    secrets = (Secret("one of two secrets"),)
+    for _ in range(2):
+        assert scheme.check(delivery, secrets, now=NOW).secret_index == 0
+    secrets[0].not_after = NOW - 1
+    with pytest.raises(InvalidSignature, match="expired"):
+        scheme.check(delivery, secrets, now=NOW)
+    changing = (Changing("another one"),)
+    assert scheme.check(delivery, changing, now=NOW).secret_index == 0
+    Changing.value = "the other of them"
+    with pytest.raises(InvalidSignature, match="match"):
+        scheme.check(delivery, changing, now=NOW)
+
+
+def test_a_scheme_that_was_used_shows_no_key():
+    """It can be pickled and listed as before, and no key goes with it."""
+    scheme = HMACSignature(header="X-S", env="X", id="id", type="type")
+    key = "a secret of this test"
+    delivery = Delivery({"x-s": scheme.sign(b"{}", key)["X-S"]}, b"{}")
+    secrets = (Secret(key),)
+    scheme.check(delivery, secrets, now=NOW)
+    stored = pickle.dumps(scheme)
+    assert key.encode() not in stored
+    assert key not in repr(dataclasses.asdict(scheme))
+    assert pickle.loads(stored).check(delivery, secrets, now=NOW).secret_index == 0
 
 
 @every_scheme

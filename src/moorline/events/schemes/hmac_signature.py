@@ -41,6 +41,18 @@ _PARTS: Final = frozenset({"body", "timestamp", "id", "url", "method"})
 _READERS: Final = {"text": key_bytes, "hex": hex_key, "whsec": whsec}
 
 
+class _Known:
+    """The keys of the secrets that were read last. A copy of it is empty: a scheme is no secret, and may be pickled."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last: tuple[tuple[Secret, ...], list[tuple[int, bytes]]] | None = None
+
+    def __reduce__(self) -> tuple[type[_Known], tuple[()]]:
+        return _Known, ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HMACSignature(Scheme):
     """HMAC over ``signed``, in the header ``header``.
@@ -72,7 +84,7 @@ class HMACSignature(Scheme):
     clock: TimeFormat = "seconds"
     tolerance: float = 300.0
     published: tuple[str, ...] = ()
-    _known: tuple[object, list[tuple[int, bytes]]] | None = field(default=None, init=False, repr=False, compare=False)
+    _known: _Known = field(default_factory=_Known, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.algorithm not in ("sha1", "sha256", "sha384", "sha512"):
@@ -129,8 +141,11 @@ class HMACSignature(Scheme):
         certificates: Mapping[str, bytes] | None = None,  # noqa: ARG002
     ) -> Proof:
         """See Scheme. Raises InvalidSignature."""
-        known = self._known
-        keys = known[1] if known is not None and known[0] is secrets else self._keys(secrets, now)
+        known = self._known.last
+        if known is not None and known[0] is secrets and _lasting(known[0]):
+            keys = known[1]
+        else:
+            keys = self._keys(secrets, now)
         text = present(delivery.headers, self.header)
         entries = [part.strip() for part in text.split(self.separator)] if self.separator else [text]
         found = [entry[len(self.prefix) :] for entry in entries if entry.startswith(self.prefix)]
@@ -176,8 +191,8 @@ class HMACSignature(Scheme):
     def _keys(self, secrets: Key | Sequence[Key], now: float | None) -> list[tuple[int, bytes]]:
         """See ``accepted``. Those of the same tuple, which the receiver gives for each delivery, are read once."""
         keys = accepted(secrets, now, read=self._key)
-        if isinstance(secrets, tuple) and all(isinstance(one, Secret) and one.not_after is None for one in secrets):
-            object.__setattr__(self, "_known", (secrets, keys))
+        if isinstance(secrets, tuple) and all(type(one) is Secret for one in secrets) and _lasting(secrets):
+            self._known.last = secrets, keys
         return keys
 
     def _key(self, secret: Key) -> bytes:
@@ -214,6 +229,11 @@ class HMACSignature(Scheme):
         if delivery.url is None:
             raise ConfigurationError("url: this sender signs the address that it calls; give it")
         return _raw(_decoding(self.unescaped)(delivery.url) if self.unescaped else delivery.url)
+
+
+def _lasting(secrets: tuple[Secret, ...]) -> bool:
+    """Whether none of them has an end, which may be set at any time."""
+    return all(one.not_after is None for one in secrets)
 
 
 def _raw(text: str) -> bytes:
