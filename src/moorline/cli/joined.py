@@ -43,7 +43,7 @@ class Joined:
             self._held = None
             self._write(b"".join((held, data)))
         else:
-            self._flush()
+            self.flush()
             self._write(data)
 
     def writelines(self, data: Iterable[bytes | bytearray | memoryview]) -> None:
@@ -52,21 +52,22 @@ class Joined:
 
     def write_eof(self) -> None:
         """Send what is held, then the end."""
-        self._flush()
+        self.flush()
         self._transport.write_eof()
 
     def _end_turn(self) -> None:
         with contextlib.suppress(RuntimeError):  # uvloop's, where the connection was lost since: nobody waits for it
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what is held."""
         held, self._held = self._held, None
         if held is not None:
             self._write(held)
 
     def close(self) -> None:
         """Send what is held, then close."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:

@@ -12,7 +12,7 @@ import gc
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final
 
 import uvicorn
 
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
         _collect_less()
         sys.setswitchinterval(_TURN)
         self._loop = asyncio.get_running_loop()
+        self._joining = _joining(self.config.http_protocol_class)
         self._opening: set[asyncio.Task[object]] = set()
         self._listening = list(sockets or [])
         for listener in self._listening:
@@ -84,16 +85,25 @@ class Server(uvicorn.Server):
             connection.close()
 
     def _protocol(self) -> asyncio.Protocol:
-        protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+        made: asyncio.Protocol = self._joining(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        made = protocol.connection_made
+        return made
 
-        def connection_made(transport: asyncio.BaseTransport) -> None:
-            made(cast("asyncio.Transport", Joined(cast("asyncio.Transport", transport), self._loop)))
 
-        protocol.connection_made = connection_made  # type: ignore[method-assign]
-        return protocol
+def _joining(protocol: type[asyncio.Protocol]) -> Any:
+    """That protocol, over a transport that joins what it writes."""
+
+    class Joining(protocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(Joined(transport, asyncio.get_running_loop()))
+
+        def eof_received(self) -> bool | None:
+            self.transport.flush()  # the loop closes its transport now, which sends nothing after that
+            kept: bool | None = super().eof_received()
+            return kept
+
+    return Joining
 
 
 def _collect_less() -> None:
