@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,29 @@ async def test_a_group_has_one_follower_with_all_results(jobs: Jobs, worked: Wor
     state = await group.state()
     assert (state.total, state.left, state.follower) == (30, 30, group.then.id)
     assert state.finished_at is not None
+
+
+async def test_numbers_that_are_no_json_for_all_stop_no_flow(store: Store) -> None:
+    """Infinite ones and NaN, as arguments and as results, before and after a RESULT; and long ones keep their digits."""
+    seen: list[Any] = []
+
+    async def measure(depth: float) -> float:
+        return depth
+
+    async def add(found: Any, most: float, number: int = 0) -> float:
+        seen.append((found, most, number))
+        return most
+
+    jobs = Jobs(SqlBroker(store), store=store)
+    first, then = jobs.function(measure, retries=0), jobs.function(add, retries=0)
+    await jobs.chain(first.call(math.inf), then.call(RESULT, -math.inf, number=2**60 + 1), then.call(RESULT, 1.0))
+    group = await jobs.group([first.call(math.inf), first.call(2.0)], then=[then.call(RESULT, math.inf)])
+    late = await first.using(expires=1e-9).enqueue(math.inf)
+    await asyncio.wait_for(Worker(jobs, seed=SLOWLY).drain(), 30)
+    expected: list[Any] = [(math.inf, -math.inf, 2**60 + 1), (-math.inf, 1.0, 0), ([math.inf, 2.0], math.inf, 0)]
+    assert sorted(seen, key=repr) == sorted(expected, key=repr)
+    assert (await group.state()).finished_at is not None
+    assert (await jobs.broker.get(late.id)).reason == "expired"
 
 
 async def test_a_dead_job_holds_its_group_until_it_is_retried(jobs: Jobs, worked: Worked) -> None:

@@ -112,6 +112,12 @@ class TestRules:
         assert all(len(key) <= 200 and "\x00" not in key for key in keys)
         assert key_of("send", limit, codec.encode(("x", 2), {})).key == keys[0]
         assert key_of("send", limit, b"\xff").key == key_of("send", limit, b"[]").key
+
+        def measured(account: str, depth: float) -> None: ...
+
+        odd = [Codec(measured).encode((name, float("nan")), {}) for name in ("x", 'y\x01é"')]
+        plain = [Codec(measured).encode((name, 1.0), {}) for name in ("x", 'y\x01é"')]
+        assert [key_of("send", limit, one).key for one in odd] == [key_of("send", limit, one).key for one in plain]
         assert key_of("send", Limit(concurrency=1), b"\xff").key == key_of("send", Limit(concurrency=1), stored[0]).key
 
 

@@ -13,6 +13,7 @@ before it: made twice, after a crash, it is the same job.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ __all__ = [
 
 _MARK: Final = b'{"v":1,"flow":'
 _PLAIN: Final = b'{"v":1,'
+_END: Final = b"}}"
 _OWN: Final = 16  # digits of an id that say when it was made
 
 
@@ -64,17 +66,7 @@ class Flow(msgspec.Struct, omit_defaults=True, frozen=True):
     expires: float | None = None
 
 
-class _Envelope(msgspec.Struct):
-    flow: Flow
-
-
-class _Raw(msgspec.Struct):
-    flow: msgspec.Raw
-
-
-_RAW: Final = msgspec.json.Decoder(_Raw).decode
-_ENVELOPE: Final = msgspec.json.Decoder(_Envelope).decode
-_ANY: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_FIRST: Final = json.JSONDecoder().raw_decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -88,26 +80,41 @@ def wrapped(payload: bytes, flow: Flow) -> bytes:
 
 def flow_of(payload: bytes) -> Flow | None:
     """What follows the job of that payload; None for nearly all."""
+    found = _split(payload)
+    return None if found is None else found[0]
+
+
+def _split(payload: bytes) -> tuple[Flow, bytes] | None:
+    """The flow, and what comes after it; that is not read, for arguments may be NaN, which is no JSON for all."""
     if not payload.startswith(_MARK):
         return None
     try:
-        return _ENVELOPE(payload).flow
-    except msgspec.DecodeError:
+        text = payload[len(_MARK) :].decode()
+        flow, end = _FIRST(text)
+        return msgspec.convert(flow, Flow), text[end + 1 :].encode()
+    except (ValueError, RecursionError, msgspec.ValidationError):
         return None  # it will not fit its function either
 
 
 def expiring(payload: bytes, change: Callable[[float], float | None]) -> bytes:
     """The payload with what *change* makes of its ``expires``, if it has one; None for no end."""
-    flow = flow_of(payload)
-    if flow is None or flow.expires is None:
+    found = _split(payload)
+    if found is None or found[0].expires is None:
         return payload
-    rest = payload[len(_MARK) + len(_RAW(payload).flow) + 1 :]
-    return wrapped(_PLAIN + rest, msgspec.structs.replace(flow, expires=change(flow.expires)))
+    flow, rest = found
+    return wrapped(_PLAIN + rest, msgspec.structs.replace(flow, expires=change(found[0].expires)))
 
 
 def unexpiring(payload: bytes) -> bytes:
     """The payload of a job that a person tries again: it is meant to run, however late that is."""
     return expiring(payload, lambda _: None)
+
+
+def _filled(payload: bytes, slots: Sequence[str], value: bytes) -> bytes:
+    """The payload with those arguments added; its own stay to the letter, NaN and the longest number."""
+    own = payload.removesuffix(_END)
+    added = b",".join([_encode(name) + b":" + value for name in slots])
+    return own + (b"" if own.endswith(b"{") else b",") + added + _END
 
 
 def following_id(id_: str) -> str:
@@ -120,9 +127,7 @@ def following_row(after: str, links: Sequence[Link], result: bytes | None, now: 
     link, *rest = links
     payload = link.payload.encode()
     if link.slots:
-        envelope = _ANY(payload)
-        envelope["args"] |= dict.fromkeys(link.slots, msgspec.Raw(result or b"null"))
-        payload = _encode(envelope)
+        payload = _filled(payload, link.slots, result or b"null")
     return JobRow(
         id=following_id(after),
         name=link.name,

@@ -6,6 +6,7 @@ Pure: what is kept of a limit is passed in and given back. Times are seconds sin
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from random import Random
@@ -75,8 +76,17 @@ def key_of(name: str, limit: Limit, payload: bytes) -> Rule:
         try:
             value = bytes(_READ(payload).args.get(limit.by, b"")).decode()
         except (msgspec.DecodeError, UnicodeDecodeError):
-            value = "?"  # it will not fit its function
+            value = _lenient(payload, limit.by)
     return Rule(_bounded(f"job\t{name}\t{value}"), limit.rate, limit.concurrency)
+
+
+def _lenient(payload: bytes, name: str) -> str:
+    """The argument of a payload with NaN in it, which is no JSON for all, written as elsewhere."""
+    try:
+        args = json.loads(payload)["args"]
+        return json.dumps(args[name], ensure_ascii=False, separators=(",", ":")) if name in args else ""
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "?"  # it will not fit its function
 
 
 def queue_rule(queue: str, limit: Limit) -> Rule:
