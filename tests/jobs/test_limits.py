@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moorline import RateLimit
 from moorline.clock import ManualClock
 from moorline.codec import Codec
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, StoreUnavailable
 from moorline.jobs import Limit, limiting
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim
@@ -297,6 +297,45 @@ class TestWorkers:
         worker.stop()
         await task
         assert not await Limits(store).ask(Ask("other", store.clock.wall() + 60, [("x", [rule])]))
+
+
+@pytest.mark.parametrize("word", ["ask", "release"])
+async def test_a_word_that_got_no_answer_takes_no_place_for_ever(
+    store: Store, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """It was heard, and its connection broke: what runs is counted anew, neither too high nor too low."""
+    running, done = 0, list[int]()
+
+    async def one(number: int) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        await asyncio.sleep(0.01)
+        running -= 1
+        done.append(number)
+
+    jobs = Jobs(SqlBroker(store), store=store)
+    limits = jobs.limits
+    assert limits is not None
+    real, broken = getattr(limits, word), [True, False, True]
+
+    async def unheard(*args: Any) -> Any:
+        answer = await real(*args)
+        if broken and broken.pop():
+            raise StoreUnavailable("the connection is gone")
+        return answer
+
+    monkeypatch.setattr(limits, word, unheard)
+    await jobs.function(one, retries=0, limit=Limit(concurrency=1)).enqueue_many([(n,) for n in range(6)])
+    worker = Worker(jobs)
+    task = asyncio.create_task(worker.run(signals=False))
+    for _ in range(1000):
+        if len(done) == 6:
+            break
+        await asyncio.sleep(0.01)
+    worker.stop()
+    await task
+    assert (sorted(done), broken) == ([*range(6)], [])
 
 
 async def test_what_is_given_back_while_it_is_asked_for_is_not_counted() -> None:

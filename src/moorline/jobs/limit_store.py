@@ -32,6 +32,7 @@ _HOLD: Final = sa.text(
 _RELEASE: Final = sa.text(
     "UPDATE job_permits SET held = held - :count WHERE limit_id = :limit_id AND worker = :worker AND held >= :count"
 )
+_FORGET: Final = sa.text("UPDATE job_permits SET held = 0 WHERE worker = :worker")
 _KEEP: Final = sa.text("UPDATE job_permits SET until = :until WHERE worker = :worker")
 _PRUNE: Final = (
     sa.text("DELETE FROM job_permits WHERE until < :before OR (worker = :worker AND held = 0)"),
@@ -102,6 +103,13 @@ class Limits:
         rows = [{"limit_id": key, "worker": worker, "count": count} for key, count in sorted(counts.items())]
         await self._store.write(_release, rows)
 
+    async def settle(self, worker: str, until: float, counts: Mapping[str, int]) -> None:
+        """*worker* runs so many jobs, by the key of the rule, and no others, whatever was counted before."""
+        rows = [
+            {"limit_id": key, "worker": worker, "held": count, "until": until} for key, count in sorted(counts.items())
+        ]
+        await self._store.write(_settle, (worker, rows))
+
     async def keep(self, worker: str, until: float) -> None:
         """*worker* answers for what it runs until then."""
         await self._store.write(_keep, {"worker": worker, "until": until})
@@ -137,6 +145,14 @@ def _release(connection: Connection, payloads: list[list[dict[str, object]]]) ->
     for rows in payloads:
         if rows:
             connection.execute(_RELEASE, rows)
+    return [None] * len(payloads)
+
+
+def _settle(connection: Connection, payloads: list[tuple[str, list[dict[str, object]]]]) -> list[None]:
+    for worker, rows in payloads:
+        connection.execute(_FORGET, {"worker": worker})
+        if rows:
+            connection.execute(_HOLD, rows)
     return [None] * len(payloads)
 
 

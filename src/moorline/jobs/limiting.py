@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -62,6 +63,8 @@ class Limiting:
         self._lines: dict[str, Line] = {}  # by the key of a rule
         self._ended: dict[str, int] = {}  # by the key of a rule: how many, not yet told
         self._wake = asyncio.Event()
+        self._counting = asyncio.Lock()  # what is counted here and there is the same while nobody has it
+        self._doubt = False  # a word about it got no answer: it was heard, or not
         self._keep_at = 0.0  # by the monotonic clock
 
     async def admit(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Completion]]:
@@ -69,11 +72,11 @@ class Limiting:
         asked = {claim.id: rules for claim in claims if (rules := list(self._rules(claim)))}
         if not asked:
             return list(claims), []
-        if self._ended:  # what has ended here must not keep out what comes here
-            await self._tell()
-        now = self._clock.wall()
-        denied = await self._limits.ask(Ask(self._worker, now + self._lease, list(asked.items())))
-        self._held |= {job: rules for job, rules in asked.items() if job not in denied}
+        async with self._counting:
+            await self._tell()  # what has ended here must not keep out what comes here
+            now = self._clock.wall()
+            denied = await self._ask(list(asked.items()))
+            self._held |= {job: rules for job, rules in asked.items() if job not in denied}
         begin = [claim for claim in claims if claim.id not in denied]
         sent_away = [claim for claim in claims if claim.id in denied and not self._park(claim, denied[claim.id])]
         return begin, [self._again(claim, denied[claim.id], now) for claim in sent_away]
@@ -92,7 +95,7 @@ class Limiting:
     async def _ask_again(self) -> None:
         """For those that are parked."""
         asked = [(claim.id, list(self._rules(claim))) for claim in self.parked.values()]
-        denied = await self._limits.ask(Ask(self._worker, self._clock.wall() + self._lease, asked))
+        denied = await self._ask(asked)
         admitted = []
         for job, rules in asked:
             if job in denied:
@@ -106,6 +109,19 @@ class Limiting:
         self._held |= {claim.id: rules for claim, rules in admitted}
         self._parked_of = Counter(one.rule.key for job, one in denied.items() if job in self.parked)
         self._begin([claim for claim, _ in admitted])
+
+    async def _ask(self, asked: Sequence[tuple[str, Sequence[Rule]]]) -> dict[str, Denied]:
+        with self._in_doubt():
+            return await self._limits.ask(Ask(self._worker, self._clock.wall() + self._lease, asked))
+
+    @contextlib.contextmanager
+    def _in_doubt(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._doubt = True
+            self._wake.set()
+            raise
 
     def clear(self) -> list[Claim]:
         """Those that are parked, to be given back."""
@@ -153,10 +169,10 @@ class Limiting:
                 await asyncio.sleep(_GATHER)
             self._wake.clear()
             try:
-                if self._ended:
+                async with self._counting:
                     await self._tell()
-                if self.parked:
-                    await self._ask_again()
+                    if self.parked:
+                        await self._ask_again()
                 if self._held and self._clock.monotonic() >= self._keep_at:
                     self._keep_at = self._clock.monotonic() + self._lease / _BEATS / 2
                     await self._limits.keep(self._worker, self._clock.wall() + self._lease)
@@ -165,14 +181,15 @@ class Limiting:
                 await asyncio.sleep(self._lease / _BEATS / 4)
 
     async def _tell(self) -> None:
+        """What has ended; after a doubt, all that runs instead."""
         ended, self._ended = self._ended, {}
-        try:
-            await self._limits.release(self._worker, ended)
-        except BaseException:
-            for key, count in ended.items():
-                self._ended[key] = self._ended.get(key, 0) + count
-            self._wake.set()
-            raise
+        with self._in_doubt():
+            if self._doubt:
+                held = Counter(rule.key for one in self._held.values() for rule in one if rule.concurrency is not None)
+                await self._limits.settle(self._worker, self._clock.wall() + self._lease, held)
+                self._doubt = False
+            elif ended:
+                await self._limits.release(self._worker, ended)
 
     async def prune(self) -> None:
         """Forget what nobody has used for a day. Raises StoreError."""
