@@ -16,6 +16,7 @@ from moorline.clock import ManualClock
 from moorline.codec import Codec
 from moorline.errors import ConfigurationError, StoreUnavailable
 from moorline.jobs import Limit, limiting
+from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.job import Claim
 from moorline.jobs.limit_store import Ask, Denied, Limits
@@ -297,6 +298,31 @@ class TestWorkers:
         worker.stop()
         await task
         assert not await Limits(store).ask(Ask("other", store.clock.wall() + 60, [("x", [rule])]))
+
+
+async def test_a_job_whose_worker_died_waits_for_its_limit_too(store: Store) -> None:
+    """It runs alone in its worker, and another worker may run one of the same key."""
+    begun = []
+
+    async def one(number: int) -> None:
+        begun.append(number)
+
+    jobs, limits = Jobs(SqlBroker(store), store=store), Limits(store)
+    handle = await jobs.function(one, limit=Limit(concurrency=1)).enqueue(7)
+    now = store.clock.wall()
+    await jobs.broker.claim(WorkerInfo("dead", "h", 1, ("default",), now, -1.0), 1)
+    rule = Rule("job\tone\t", None, 1)
+    assert not await limits.ask(Ask("other", now + 60, [("x", [rule])]))
+    await Worker(jobs).drain()
+    job = await handle.job()
+    assert (begun, job.state, job.attempts, job.crashes) == ([], "ready", 0, 1)
+    await limits.leave("other")
+    for _ in range(200):
+        await asyncio.sleep(0.02)
+        if await Worker(jobs).drain():
+            break
+    assert (begun, (await handle.job()).state) == ([7], "done")
+    assert not await limits.ask(Ask("other", store.clock.wall() + 60, [("x", [rule])]))
 
 
 @pytest.mark.parametrize("word", ["ask", "release"])

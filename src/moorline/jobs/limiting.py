@@ -67,8 +67,11 @@ class Limiting:
         self._doubt = False  # a word about it got no answer: it was heard, or not
         self._keep_at = 0.0  # by the monotonic clock
 
-    async def admit(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Completion]]:
-        """Those that may begin, and how the others come again; no attempt is spent. Raises StoreError."""
+    async def admit(self, claims: Sequence[Claim], *, park: bool = True) -> tuple[list[Claim], list[Completion]]:
+        """Those that may begin, and how the others come again; no attempt is spent. Raises StoreError.
+
+        Without *park* none of them stays here.
+        """
         asked = {claim.id: rules for claim in claims if (rules := list(self._rules(claim)))}
         if not asked:
             return list(claims), []
@@ -78,7 +81,7 @@ class Limiting:
             denied = await self._ask(list(asked.items()))
             self._held |= {job: rules for job, rules in asked.items() if job not in denied}
         begin = [claim for claim in claims if claim.id not in denied]
-        sent_away = [claim for claim in claims if claim.id in denied and not self._park(claim, denied[claim.id])]
+        sent_away = [one for one in claims if one.id in denied and not (park and self._park(one, denied[one.id]))]
         return begin, [self._again(claim, denied[claim.id], now) for claim in sent_away]
 
     def _park(self, claim: Claim, denied: Denied) -> bool:

@@ -77,12 +77,12 @@ class Slots:
             self._held_up = False
             self._kick.set()
 
-    async def _admitted(self, claims: list[Claim]) -> list[Claim]:
-        """Without those that a limit sends away."""
+    async def _admitted(self, claims: list[Claim], *, alone: bool = False) -> list[Claim]:
+        """Without those that a limit sends away; what is to run *alone* does not wait here for room."""
         if self._limiting is None or not claims:
             return claims
         try:
-            begin, back = await self._limiting.admit(claims)
+            begin, back = await self._limiting.admit(claims, park=not alone)
         except StoreError:
             for claim in claims:
                 self._completions.add(given_back(claim))

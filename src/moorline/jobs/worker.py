@@ -327,6 +327,8 @@ class Worker(Slots):
             if not claimed.jobs:
                 self._suspects = False
                 return
+            if not await self._admitted(claimed.jobs, alone=True):
+                continue
             suspect = claimed.jobs[0]
             self._log.info("suspect_runs_alone", job=suspect.id, name=suspect.name, crashes=suspect.crashes)
             task = self._start((suspect,))
