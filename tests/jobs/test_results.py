@@ -27,6 +27,7 @@ from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.execution import LARGEST_RESULT
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
+from moorline.policies.retry import Retry
 from moorline.store import Store
 
 
@@ -223,6 +224,35 @@ async def test_a_running_job_is_stopped(jobs: Jobs, monkeypatch: pytest.MonkeyPa
             await handle.result()
         with pytest.raises(JobStateError):
             await handle.stop()
+
+
+async def test_a_stopped_job_that_fails_before_it_is_told_is_not_tried_again(jobs: Jobs) -> None:
+    """Its attempt ends sooner than a worker looks: it is cancelled then, with the reason and its error."""
+    runs, go_on = list[int](), asyncio.Event()
+    begun = asyncio.Event()
+
+    async def fails() -> None:
+        runs.append(1)
+        begun.set()
+        await go_on.wait()
+        raise ValueError("no luck")
+
+    handle = await jobs.function(fails, retries=20, backoff=Retry(base=0.001)).enqueue()
+    async with working(jobs):
+        await begun.wait()
+        await handle.stop("wrong file")
+        go_on.set()
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+    assert len(runs) == 1
+    if not isinstance(jobs.broker, RabbitBroker):
+        job = await handle.job()
+        assert (job.state, job.reason) == ("cancelled", "wrong file")
+        assert "no luck" in str(job.last_error)
+        await jobs.broker.retry(handle.id)  # by a person, who does not mean what was said before
+        await Worker(jobs).run_once()
+        assert (await handle.job()).state == "ready"
+    assert len(runs) == (1 if isinstance(jobs.broker, RabbitBroker) else 2)
 
 
 async def test_a_plain_function_can_look_whether_it_is_to_stop(any_jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

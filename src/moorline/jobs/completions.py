@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from moorline.clock import Clock
 from moorline.errors import ConfigurationError, Misuse, StoreError, StoreOverloaded, StoreUnavailable
 from moorline.jobs.broker import Broker, Completion
-from moorline.jobs.job import JobRow
+from moorline.jobs.job import Claim, JobRow
 from moorline.jobs.notes import Note
 from moorline.telemetry import Log
 
 if TYPE_CHECKING:
+    from moorline.jobs.execution import Ended
     from moorline.jobs.groups import Groups, Left
 
 __all__ = ["Aftermath", "Completions"]
@@ -37,7 +38,7 @@ class Aftermath(NamedTuple):
 
 class Completions:
     """What a worker's jobs came to. ``add`` never waits, so a slot is free again before the commit; ``fewer`` is called
-    whenever some were stored.
+    whenever some were stored. ``stopped`` says how a job ends that a person stopped.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Completions:
         log: Log,
         groups: Groups | None = None,
         fewer: Callable[[], None] = lambda: None,
+        stopped: Callable[[Claim, str], Ended] | None = None,
     ) -> None:
         self._fewer = fewer
+        self._stopped = stopped
         self._broker = broker
         self._groups = groups
         self._clock = clock
@@ -56,14 +59,17 @@ class Completions:
         self._waiting: list[Completion] = []
         self._writing: list[Completion] = []
         self._aftermaths: dict[str, Aftermath] = {}  # by job; few have one
+        self._again: dict[str, Claim] = {}  # by job: those that are to run again
         self._added = asyncio.Event()
         self._all_stored = asyncio.Event()
         self._all_stored.set()
 
-    def add(self, completion: Completion, aftermath: Aftermath | None = None) -> None:
-        """Store it soon."""
+    def add(self, completion: Completion, aftermath: Aftermath | None = None, *, again: Claim | None = None) -> None:
+        """Store it soon; *again* is the claim of a job that is to run again, unless it was asked to stop meanwhile."""
         if aftermath is not None:
             self._aftermaths[completion.id] = aftermath
+        if again is not None:
+            self._again[completion.id] = again
         self._waiting.append(completion)
         if len(self._waiting) == 1:
             self._added.set()
@@ -101,6 +107,8 @@ class Completions:
         pause = _FIRST_PAUSE
         while True:
             try:
+                if self._again:
+                    batch = await self._called_off(batch)
                 if self._aftermaths:
                     await self._before(batch)
                 stored = await self._broker.finish(batch)
@@ -115,10 +123,28 @@ class Completions:
             else:
                 for completion, kept in zip(batch, stored, strict=True):
                     self._aftermaths.pop(completion.id, None)
+                    self._again.pop(completion.id, None)
                     if not kept:
                         # Its lease was over and somebody else has it now; that one's result counts.
                         self._log.warning("job_result_too_late", job=completion.id, state=completion.state)
                 return
+
+    async def _called_off(self, batch: list[Completion]) -> list[Completion]:
+        """Who was asked to stop and ended before it was told must not run again: its next claim is another one."""
+        held = {one.id: one.deliveries for one in batch if one.id in self._again}
+        asked = await self._broker.notes.stops(held) if held else {}
+        if not asked or self._stopped is None:
+            return batch
+        ends = []
+        for one in batch:
+            if one.id not in asked:
+                ends.append(one)
+                continue
+            end = self._stopped(self._again[one.id], asked[one.id])
+            ends.append(end.completion._replace(error=one.error, order_key=one.order_key))
+            if end.aftermath is not None:
+                self._aftermaths[one.id] = end.aftermath
+        return ends
 
     async def _before(self, batch: list[Completion]) -> None:
         """May be done again, whatever of it was done before."""

@@ -48,7 +48,9 @@ class Slots:
         self._context = contextvars.copy_context()  # jobs start from it, not from the job that made room for them
         self._threads = Threads(self._concurrency)
         self._processes = Processes(self._process_limit, self._clock)
-        self._completions = Completions(self._broker, self._clock, self._log, self._jobs.groups, self._fewer_unsaved)
+        self._completions = Completions(
+            self._broker, self._clock, self._log, self._jobs.groups, self._fewer_unsaved, self._stopped
+        )
         self._limiting: Limiting | None = None
         if self._jobs.limits is not None and self._jobs.limited:
             with_lease = (worker, self._lease, self._clock, self._random, self._log)
@@ -102,7 +104,7 @@ class Slots:
 
     def _give_back(self, claim: Claim) -> None:
         """It has not begun."""
-        self._completions.add(given_back(claim))
+        self._completions.add(given_back(claim), again=claim)
         if self._limiting is not None:
             self._limiting.ended(claim.id)
 
@@ -173,6 +175,9 @@ class Slots:
         handler = self._jobs.find(name)
         return handler is not None and handler.can_be_cancelled
 
+    def _stopped(self, claim: Claim, reason: str) -> Ended:
+        return self._execution.stopped(claim, reason)
+
     def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
         """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
         if claim.id in self._stops:
@@ -187,7 +192,7 @@ class Slots:
         if self._limiting is not None:
             self._limiting.ended(claim.id, self._clock.monotonic() - started)
         keyed = completion if claim.order_key is None else completion._replace(order_key=claim.order_key)
-        self._completions.add(keyed, aftermath)
+        self._completions.add(keyed, aftermath, again=claim if completion.state == "ready" else None)
         self._done += 1
         self._appetite.ended += 1
         if error is not None or completion.state == "dead":
