@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from moorline import RateLimit
 from moorline.clock import ManualClock
 from moorline.codec import Codec
-from moorline.errors import ConfigurationError, StoreUnavailable
+from moorline.errors import ConfigurationError, ServiceUnavailable, StoreUnavailable
 from moorline.jobs import Limit, limiting
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.decision import failed
 from moorline.jobs.job import Claim
 from moorline.jobs.limit_store import Ask, Denied, Limits
 from moorline.jobs.limits import Line, Rule, Standing, admitted, key_of, take
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
 from moorline.policies.quota import Quota
+from moorline.policies.retry import Retry
 from moorline.settings import Settings
 from moorline.store import Store
 from moorline.telemetry import logger
@@ -392,6 +394,28 @@ async def test_what_is_given_back_while_it_is_asked_for_is_not_counted() -> None
         await asyncio.sleep(0.01)
     task.cancel()
     assert told == [{"r": 1}]
+
+
+async def test_who_waited_long_for_a_limit_has_all_its_patience_with_a_service() -> None:
+    """A service that is down puts it off, and no attempt is spent, though it was sent away hundreds of times before."""
+    rule, clock = Rule("r", RateLimit(1, per=1.0), None), ManualClock()
+
+    class Full(Limits):
+        def __init__(self) -> None: ...
+
+        async def ask(self, ask: Ask) -> dict[str, Any]:
+            return {job: Denied(rule, Standing(clock.wall() + 600.0)) for job, _ in ask.jobs}
+
+    worker = limiting.Limiting(Full(), lambda _: [rule], print, "w", 30.0, clock, Random(1), logger("test"))
+    claim = Claim("1", "n", "q", 5, b"", 0.0, 1, 6, 1, 0, 0, None, 0.0)
+    for _ in range(300):
+        begin, (back,) = await worker.admit([claim])
+        assert (begin, back.refund) == ([], True)
+        claim = claim._replace(snoozes=claim.snoozes + back.snoozed, deliveries=claim.deliveries + 1)
+    assert claim.snoozes == 1
+    down = ServiceUnavailable("down", outcome="not_sent", retry_at=clock.wall() + 60)
+    end = failed(claim, down, clock.wall(), Retry(), Random(1))
+    assert (end.state, end.refund) == ("ready", True)
 
 
 @settings(max_examples=30)

@@ -96,7 +96,8 @@ class Job:
     """A stored job, to be looked at.
 
     ``attempts`` counts claims that were neither given back nor cut short by a crash, ``deliveries`` all claims,
-    ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt.
+    ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt
+    (by a limit, however often: once).
     ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``mismatch``, ``too large``, ``unknown``,
     ``followers refused``, ``undecodable``), cancelled, or done without having been run (``filtered``).
     ``blocked_behind`` is, for a blocked job, the id of the head of its key. Times are seconds since the epoch.

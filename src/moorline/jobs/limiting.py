@@ -136,7 +136,8 @@ class Limiting:
     def _again(self, claim: Claim, denied: Denied, now: float) -> Completion:
         line = self._line(denied.rule)
         at = line.place(denied.rule, denied.standing, now, self._random, again=claim.snoozes > 0)
-        return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=True, snoozed=True)
+        # Counted once: a service that puts the job off later has a hundred times before that spends an attempt.
+        return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=True, snoozed=claim.snoozes == 0)
 
     def _line(self, rule: Rule) -> Line:
         line = self._lines.get(rule.key)
