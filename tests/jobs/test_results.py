@@ -123,6 +123,44 @@ async def test_a_job_that_failed_has_no_result(jobs: Jobs) -> None:
             await handle.result(timeout=20)
 
 
+async def test_a_result_is_that_of_the_last_run(jobs: Jobs) -> None:
+    """Of a job that a person tried again: not of the run before, while it waits, or when it has failed."""
+    if isinstance(jobs.broker, RabbitBroker):
+        return  # there, nothing is left of a job that is done
+    runs: list[int] = []
+
+    def counts() -> int:
+        runs.append(1)
+        if len(runs) == 2:
+            raise ValueError("the second")
+        return len(runs)
+
+    handle = await jobs.function(counts, keep_result=True, retries=0).enqueue()
+    await Worker(jobs).run_once()
+    assert await handle.result() == 1
+    await jobs.broker.retry(handle.id)
+    with pytest.raises(TimeoutError):
+        await handle.result(timeout=0.05)
+    await Worker(jobs).run_once()
+    with pytest.raises(JobFailed, match="the second"):
+        await handle.result()
+    await jobs.broker.retry(handle.id)
+    await Worker(jobs).run_once()
+    assert await handle.result() == 3
+
+
+async def test_of_a_job_that_kept_none_no_result_is_waited_for(any_jobs: Jobs) -> None:
+    """As when its function kept none in the program before."""
+
+    def sends() -> int:
+        return 1
+
+    before = await any_jobs.function(sends).enqueue()
+    await Worker(any_jobs).run_once()
+    with pytest.raises(JobStateError, match="no result of it was kept"):
+        await any_jobs.function(sends, keep_result=True).handle(before.id).result()
+
+
 async def test_waiting_for_a_result_ends(any_jobs: Jobs) -> None:
     """A job that has not ended within the time is a TimeoutError; one that is unknown is not found."""
 

@@ -161,7 +161,8 @@ class JobHandle(msgspec.Struct, frozen=True, eq=False):
         """What the function returned, as its annotation says: waits up to *timeout* seconds for it.
 
         Of functions with ``keep_result=True``; Misuse for others. Raises JobFailed when the job is dead or cancelled,
-        TimeoutError when it has not ended, JobNotFound when it is not there (any more).
+        JobStateError when it is done and its result was not kept, TimeoutError when it has not ended, JobNotFound when
+        it is not there (any more).
         """
         return await self._watched.result(self.id, timeout)
 

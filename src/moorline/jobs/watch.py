@@ -77,14 +77,19 @@ class Watch:
         missing: JobNotFound | None = None
         while True:
             note = await self._broker.notes.read(job_id)
-            if note is not None and note.result is not None:
-                return self._decoded(job_id, note)
-            if looks % _LOOK_AT_STATE == 0:
+            told = note is not None and note.result is not None
+            if told or looks % _LOOK_AT_STATE == 0:
                 try:
-                    self._check(await self._broker.get(job_id))
-                    missing = None
+                    job = await self._broker.get(job_id)
                 except JobNotFound as error:  # it waits on a carrier, perhaps
+                    if told:
+                        return self._decoded(job_id, note)
                     missing = error
+                else:
+                    missing = None
+                    self._check(job)
+                    if job.state == "done":  # what was told before that may be of an earlier run, before a retry
+                        return self._decoded(job_id, await self._broker.notes.read(job_id))
             looks += 1
             left = until - self._clock.monotonic()
             if left <= 0:
@@ -92,10 +97,11 @@ class Watch:
             await self._clock.asleep(min(pause, left))
             pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
-    def _decoded(self, job_id: str, note: JobNote) -> Any:
+    def _decoded(self, job_id: str, note: JobNote | None) -> Any:
+        if note is None or note.result is None:
+            raise JobStateError(f"job {job_id} is done, and no result of it was kept")
         if note.result == UNKEPT:
             raise JobStateError(f"job {job_id} is done, and its result could not be kept: see the worker's log")
-        assert note.result is not None
         return decode_result(self._function, note.result)
 
     def _check(self, job: Job) -> None:
