@@ -112,8 +112,9 @@ def cancel(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Call off jobs that wait: those named, or all that fit (--name import_ledger)."""
-    chosen = (state or ("ready" if not ids else None), name, queue, limit)
-    _each(ids, chosen, dry_run, as_json, database_url, "cancelled", _cancelled)
+    if state is None and (name or queue):
+        state = "ready"
+    _each(ids, (state, name, queue, limit), dry_run, as_json, database_url, "cancelled", _cancelled)
 
 
 @cli.command()
@@ -181,8 +182,8 @@ def _each(
     """Do it to each; one that cannot be done does not keep the others from it, and makes the exit code 1."""
     if not ids and not any(chosen[:3]):
         raise ConfigurationError("name the jobs, or say which by --state, --name or --queue")
-    if ids and any(part for part in (chosen[1], chosen[2])):
-        raise ConfigurationError("give ids or --name and --queue, not both")
+    if ids and any(chosen[:3]):
+        raise ConfigurationError("give ids, or --state, --name and --queue, not both")
 
     async def all_of_them(broker: Broker, groups: Groups) -> list[dict[str, str]]:
         from moorline.jobs.brokers.many import to_each
