@@ -19,7 +19,8 @@ _SUPERVISE = """
 import asyncio, sys
 from moorline.cli.supervisor import Supervisor
 child = [sys.executable, "-c", open("child.py").read()]
-sys.exit(asyncio.run(Supervisor(child, int(sys.argv[1]), grace=5.0, first_pause=0.05).run()))
+supervisor = Supervisor(child, int(sys.argv[1]), grace=5.0, first_pause=0.05, settled=1.0)
+sys.exit(asyncio.run(supervisor.run()))
 """
 _CHILD = """
 import os, signal, sys, time
@@ -108,6 +109,59 @@ def test_they_are_replaced_one_after_the_other(start: Start, tmp_path: Path) -> 
     until(lambda: sorted(lines(tmp_path / "ended")) == sorted(before))
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(20) == 0
+
+
+def test_the_next_one_is_replaced_when_the_new_one_has_stayed(start: Start, tmp_path: Path) -> None:
+    """So that most work meanwhile; a SIGHUP that comes during that replaces all once more."""
+    supervisor = start(_WAIT, 2)
+    until(lambda: len(lines(tmp_path / "began")) == 2)
+    supervisor.send_signal(signal.SIGHUP)
+    until(lambda: len(lines(tmp_path / "began")) == 3)
+    assert len(lines(tmp_path / "ended")) == 1
+    supervisor.send_signal(signal.SIGHUP)
+    until(lambda: len(lines(tmp_path / "began")) == 6)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 0
+
+
+@pytest.mark.parametrize("code", [2, 7])
+def test_a_new_one_that_does_not_start_keeps_the_others(start: Start, tmp_path: Path, code: int) -> None:
+    """A deployment with a wrong setting, or that crashes, takes one process and not all; mended, it goes on."""
+    supervisor = start(f'if os.path.exists("wrong"):\n    sys.exit({code})\n' + _WAIT, 2)
+    until(lambda: len(lines(tmp_path / "began")) == 2)
+    before = lines(tmp_path / "began")
+    (tmp_path / "wrong").touch()
+    supervisor.send_signal(signal.SIGHUP)
+    until(lambda: len(lines(tmp_path / "began")) >= 6)  # by then the next would have been told
+    assert sum(map(alive, before)) == 1
+    (tmp_path / "wrong").unlink()
+    until(lambda: sum(map(alive, lines(tmp_path / "began"))) == 2)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 0
+
+
+def test_one_that_cannot_be_started_keeps_the_others(tmp_path: Path) -> None:
+    """No memory, or an interpreter that is just being installed, is waited for as a crash is."""
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)
+    (tmp_path / "child.py").write_text(_CHILD + _WAIT)
+    code = _SUPERVISE.replace("sys.executable", repr(str(python)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen([sys.executable, "-c", code, "2"], cwd=tmp_path, env=environment) as supervisor:
+        try:
+            until(lambda: len(lines(tmp_path / "began")) == 2)
+            victim, other = lines(tmp_path / "began")
+            python.unlink()
+            os.kill(victim, signal.SIGKILL)
+            with pytest.raises(subprocess.TimeoutExpired):
+                supervisor.wait(1.5)
+            assert alive(other)
+            python.symlink_to(sys.executable)
+            until(lambda: len(lines(tmp_path / "began")) == 3)
+            supervisor.send_signal(signal.SIGTERM)
+            assert supervisor.wait(20) == 0
+        finally:
+            supervisor.kill()
 
 
 def test_they_stop_when_the_supervisor_is_killed(start: Start, tmp_path: Path) -> None:

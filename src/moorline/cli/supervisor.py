@@ -2,8 +2,9 @@
 
 Each crash waits longer than the one before (half a second, doubled up to half a minute); a process that has run for a
 minute is well again. The others go on meanwhile. The first SIGTERM or SIGINT is passed on, so that workers finish
-within their grace, the second one as well, and a third kills; SIGHUP replaces the processes one after the other. They
-also stop when the supervisor is gone: each holds the end of a pipe that closes then.
+within their grace, the second one as well, and a third kills; SIGHUP replaces the processes one after the other, as
+long as those that are new stay. They also stop when the supervisor is gone: each holds the end of a pipe that closes
+then.
 """
 
 from __future__ import annotations
@@ -28,19 +29,32 @@ _MISUSED: Final = 2  # the exit code of a wrong setting: the next process would 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 _WELL_AFTER: Final = 60.0
+_SETTLED_AFTER: Final = 5.0
 
 log = logger("supervisor")
 
 
 class Supervisor:
-    """Keeps *count* processes of *command* running. *grace* is how long one may take to end when it is replaced."""
+    """Keeps *count* processes of *command* running. *grace* is how long one may take to end when it is replaced, and
+    after *settled* seconds of the new one the next is.
+    """
 
-    def __init__(self, command: Sequence[str], count: int, *, grace: float, first_pause: float = _FIRST_PAUSE) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        count: int,
+        *,
+        grace: float,
+        first_pause: float = _FIRST_PAUSE,
+        settled: float = _SETTLED_AFTER,
+    ) -> None:
         self._command = tuple(command)
         self._count = count
         self._grace = grace
         self._first_pause = first_pause
+        self._settled = settled
         self._running: dict[int, asyncio.subprocess.Process] = {}  # by place
+        self._begun = [0] * count  # how often, by place
         self._stop = asyncio.Event()
         self._code = 0
         self._signals = 0
@@ -66,7 +80,8 @@ class Supervisor:
             code = await self._run_one(place, pipe)
             if self._stop.is_set():
                 return
-            if code == _MISUSED:
+            if code == _MISUSED and self._begun[place] == 1 and loop.time() - since < _WELL_AFTER:
+                # Later, such as at a deployment, it is no reason to stop those that work.
                 self._code = code
                 self._tell_all(signal.SIGTERM)
                 self._stop.set()
@@ -79,11 +94,17 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), pause)
 
-    async def _run_one(self, place: int, pipe: int) -> int:
-        # A session of its own: what the terminal tells all of a group comes through us, once.
-        process = await asyncio.create_subprocess_exec(
-            *self._command, pass_fds=(pipe,), start_new_session=True, env={**os.environ, PARENT: str(pipe)}
-        )
+    async def _run_one(self, place: int, pipe: int) -> int | None:
+        """Its exit code; None when it could not be started."""
+        self._begun[place] += 1
+        try:
+            # A session of its own: what the terminal tells all of a group comes through us, once.
+            process = await asyncio.create_subprocess_exec(
+                *self._command, pass_fds=(pipe,), start_new_session=True, env={**os.environ, PARENT: str(pipe)}
+            )
+        except OSError as error:  # no memory, or the interpreter is being installed anew: the others go on
+            log.error("process_not_started", place=place, error=str(error))
+            return None
         self._running[place] = process
         log.info("process_started", place=place, pid=process.pid)
         if self._stop.is_set():  # told while it was started
@@ -96,24 +117,17 @@ class Supervisor:
     @contextlib.contextmanager
     def _heeding(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        replacing: set[asyncio.Task[None]] = set()
-
-        def replace() -> None:
-            if not replacing:
-                task = loop.create_task(self._replace())
-                replacing.add(task)
-                task.add_done_callback(replacing.discard)
-
+        asked = asyncio.Event()
+        replacing = loop.create_task(self._replacing(asked))
         heeds: dict[signal.Signals, Callable[[], None]] = {
-            signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: replace,
+            signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: asked.set,
         }  # fmt: skip
         for number, heed in heeds.items():
             loop.add_signal_handler(number, heed)
         try:
             yield
         finally:
-            for task in replacing:
-                task.cancel()
+            replacing.cancel()
             for number in heeds:
                 loop.remove_signal_handler(number)
 
@@ -128,18 +142,33 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
+    async def _replacing(self, asked: asyncio.Event) -> None:
+        """Each time that it is *asked*, and once more for what was asked meanwhile: that may mean newer code."""
+        while await asked.wait():
+            asked.clear()
+            await self._replace()
+
     async def _replace(self) -> None:
-        """One after the other, so that most work meanwhile."""
+        """One after the other, so that most work meanwhile; no more once a new one has not stayed."""
         for place in range(self._count):
             process = self._running.get(place)
             if process is None or self._stop.is_set():
                 continue
-            process.terminate()
-            with contextlib.suppress(TimeoutError):
+            begun = self._begun[place]
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
                 await asyncio.wait_for(process.wait(), self._grace)
-                continue
-            process.kill()
-            await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), self._settled)
+                return
+            if place not in self._running or self._begun[place] > begun + 1:
+                log.error("replacing_stopped", place=place, reason="the new process has ended; the others go on")
+                return
 
 
 def end_with_parent() -> None:
