@@ -14,7 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from moorline.errors import ConfigurationError
+from moorline.errors import ConfigurationError, MoorlineError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -31,8 +31,23 @@ BACKLOG: Final = 2048
 
 
 def run(app: Moorline, *, listener: socket.socket | None = None, worker: Worker | None = None) -> None:
-    """Serve on ``listener``, run ``worker``, or both, until told to stop; returns when all has ended."""
-    loop_run(_both(app, listener, worker))
+    """Serve on ``listener``, run ``worker``, or both, until told to stop; returns when all has ended.
+
+    Raises what one of them has failed with; a group of errors only where one is none of ours.
+    """
+    try:
+        loop_run(_both(app, listener, worker))
+    except BaseExceptionGroup as group:
+        found, others = group.split(MoorlineError)
+        if found is None or others is not None:
+            raise
+        raise _first(found) from None
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def listen(host: str, port: int) -> socket.socket:
