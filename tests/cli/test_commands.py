@@ -216,6 +216,11 @@ def test_a_job_whose_time_is_no_date_is_shown(shop: Path) -> None:
     assert "1800000000000" in _moorline(shop, "jobs", "show", "a" * 32)
 
 
+def test_a_name_in_brackets_is_no_markup(shop: Path) -> None:
+    """Nobody knows the credential, and it is named as it was given."""
+    assert "no version of [/PAY] is known" in _moorline(shop, "keys", "status", "[/PAY]")
+
+
 def test_no_error_text_shows_a_secret(shop: Path, running: int) -> None:
     """A key in an exception's message is masked in the store, so also in every command."""
     job = _enqueue(shop, "shop.greet.enqueue('Ada')")

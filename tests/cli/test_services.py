@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from moorline import registry
 from moorline.calls.service import Service
 from moorline.cli.root import cli
+from moorline.cli.services import _printed
 from moorline.sandbox import server
 
 CALLED = [one for one in map(registry.service, registry.names()) if issubclass(one, Service)]
@@ -133,3 +134,14 @@ def test_doctor_and_a_database_that_is_away():
     found = rows("doctor")
     assert not found["database"]["ok"]
     assert "canary" not in json.dumps(found)
+
+
+def test_what_a_service_says_is_no_markup(capsys: pytest.CaptureFixture[str]):
+    """Words in brackets are neither obeyed nor left out, and into a pipe nothing is folded."""
+    at = "postgresql://database-7.internal.example:5432/" + "shop" * 20
+    told = "see [dashboard] users at [/v1/charges]\x1b[2J"
+    _printed([{"ok": False, "name": "[red]shop", "at": at, "error": "CallError", "says": told, "ms": 1.5}])
+    shown = capsys.readouterr().out
+    assert r"CallError: see [dashboard] users at [/v1/charges]\x1b[2J" in shown
+    assert "[red]shop" in shown
+    assert at in shown

@@ -7,11 +7,10 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moorline.cli.show import AsJson, print_json, safe
+from moorline.cli.show import AsJson, console, print_json, safe
 
 if TYPE_CHECKING:
     from moorline.app import Moorline
@@ -44,7 +43,7 @@ def services(names: Named = None, as_json: AsJson = False) -> None:
             "yes" if row["sandbox"] else "-",
             "yes" if row["configured"] else f"no: set {', '.join(row['missing'])}",
         )
-    Console().print(table)
+    console.print(table)
 
 
 def _look_for_secrets() -> None:
@@ -221,8 +220,8 @@ def _printed(found: list[dict[str, Any]]) -> None:
         mark = Text("ok", style="green") if one["ok"] else Text("no", style="bold red")
         said = f"{one.get('error', '')}: {one['says']}" if one.get("error") else one["says"]
         advice = f"\n{one['advice']}" if one.get("advice") else ""
-        key = safe(one.get("key_from", ""))
-        table.add_row(mark, one["name"], safe(one["at"]), key, safe(said + advice), f"{one['ms']:g}")
-    Console().print(table)
+        words = (one["name"], one["at"], one.get("key_from", ""), said + advice, f"{one['ms']:g}")
+        table.add_row(mark, *(Text(safe(word)) for word in words))  # services have written some: no markup
+    console.print(table)
     if len(found) == 1:
         typer.echo("No service is configured here; `moorline services` says which variables each needs.")

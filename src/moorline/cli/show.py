@@ -79,7 +79,7 @@ def rows(columns: Iterable[str], lines: Iterable[Iterable[object]], *, empty: st
     if table.row_count:
         console.print(table)
     else:
-        console.print(empty)
+        say(empty)
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:
