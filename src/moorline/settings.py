@@ -36,7 +36,7 @@ from moorline.policies.retry import Retry
 from moorline.secrets.secret_settings import SecretSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from moorline.events.alerts import AlertConfig
     from moorline.events.retention import RetentionConfig
@@ -58,6 +58,10 @@ __all__ = [
 
 FILE = "moorline.toml"
 PREFIX = "MOORLINE_"
+_NO_SETTINGS: Final = (
+    "app",
+    "dashboard_token",
+)  # other variables that are as near to one as misspelled ones
 
 P = TypeVar("P", Policy, Retry, Breaker, Bulkhead)
 
@@ -495,17 +499,32 @@ def load(**given: Any) -> Settings:
         raise ConfigurationError(f"environment, {PREFIX}*: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{_file()} is not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{_file()} is not valid TOML: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{_file()} cannot be read: {error.strerror}") from error
 
 
 def _refuse_misspelled() -> None:
     """A variable that is nearly one of ours was meant to be it; other programs' variables are left alone."""
-    known = [PREFIX + name.upper() for name in (*Settings.model_fields, "dashboard_token")]
+    tops = [PREFIX + name.upper() for name in (*Settings.model_fields, *_NO_SETTINGS)]
+    known = [*tops, *(PREFIX + name.upper() for name in _parts(Settings))]
     for name in os.environ:
         top = name.upper().partition("__")[0]
-        if top.startswith(PREFIX) and top not in known:
-            close = get_close_matches(top, known, n=1, cutoff=0.85)
-            if close:
-                raise ConfigurationError(f"{name} (environment) is no setting of moorline; did you mean {close[0]}?")
+        if top.startswith(PREFIX) and top not in tops:
+            for given in (name.upper(), top):
+                close = get_close_matches(given, known, n=1, cutoff=0.85)
+                if close:
+                    said = f"{name} (environment) is no setting of moorline; did you mean {close[0]}?"
+                    raise ConfigurationError(said)
+
+
+def _parts(model: type[BaseModel]) -> Iterator[str]:
+    """The settings within those of *model*: ``worker__concurrency``."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = field.annotation
+            yield from (f"{name}__{part}" for part in (*inner.model_fields, *_parts(inner)))
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:

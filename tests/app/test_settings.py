@@ -54,6 +54,13 @@ def test_an_argument_wins_over_the_environment_and_that_over_the_file(
         ("MOORLINE_SERVICES__STRIPE__ADMISSION", "0", "services.stripe.admission"),
         ("MOORLINE_SERVICES__STRIPE__RETRY_BUDGET", "-0.1", "services.stripe.retry_budget"),
         ("MOORLINE_DATABSE_URL", "sqlite:///x", "did you mean MOORLINE_DATABASE_URL"),
+        (
+            "MOORLINE_WORKER_CONCURRENCY",
+            "3",
+            r"MOORLINE_WORKER_CONCURRENCY .*did you mean MOORLINE_WORKER__CONCURRENCY",
+        ),
+        ("MOORLINE_WEBHOOK__KEEP_DAYS", "3", "did you mean MOORLINE_WEBHOOKS__KEEP_DAYS"),
+        ("MOORLINE_WEBHOOKS_ALERTS_URL", "https://a.example", "did you mean MOORLINE_WEBHOOKS__ALERTS__URL"),
         ("MOORLINE_LOG__FORMAT", "xml", "log.format"),
         ("MOORLINE_QUEUE_URL", "kafka://127.0.0.1", "queue_url"),
         ("MOORLINE_SETTINGS", "nowhere.toml", "MOORLINE_SETTINGS"),
@@ -66,10 +73,22 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch, name: str, va
         load()
 
 
+@pytest.mark.parametrize(
+    "name", ["APP", "DASHBOARD_TOKEN", "ENCRYPTION_KEY", "RUN_DIR", "SANDBOX_URL", "SUPERVISED_BY"]
+)
+def test_other_variables_of_ours_are_no_misspelled_settings(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """``MOORLINE_APP``, which commands take for ``--app``, is not meant to be ``MOORLINE_TAP``."""
+    monkeypatch.setenv(f"MOORLINE_{name}", "shop.main:app")
+    load()
+
+
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     """A file that is not TOML, or holds an unknown key, is told apart."""
     (tmp_path / "moorline.toml").write_text("[worker\n")
     with pytest.raises(ConfigurationError, match=r"moorline\.toml is not valid TOML"):
+        load()
+    (tmp_path / "moorline.toml").write_bytes(b'queue_url = "\xe9"\n')
+    with pytest.raises(ConfigurationError, match=r"moorline\.toml is not valid TOML: not UTF-8 at byte 13"):
         load()
     (tmp_path / "moorline.toml").write_text("colour = 1\n")
     with pytest.raises(ConfigurationError, match=r"colour .*is no setting"):
