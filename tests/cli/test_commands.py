@@ -92,6 +92,7 @@ def _json(folder: Path, *arguments: str) -> Any:
         (["jobs", "retry", "--state", "dead", "--rate", "inf"], "--rate"),
         (["events", "replay", "x"], "--app"),
         (["jobs", "list", "--database-url", "mysql://me:canary@host/db"], "database_url"),
+        (["jobs", "list", "--database-url", "postgresql://me:canary@host:port/db"], "database_url"),
     ],
 )
 def test_misuse_exits_with_2_and_names_what_is_wrong(shop: Path, arguments: list[str], said: str) -> None:

@@ -61,7 +61,7 @@ def parse_url(url: str) -> URL:
     """The database's address. Raises ConfigurationError naming ``database_url`` when it cannot be used."""
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError:
+    except (exc.ArgumentError, ValueError):  # the second of a port that is no number
         raise ConfigurationError("database_url: not a database URL; write sqlite:///path or postgresql://…") from None
     backend = parsed.get_backend_name()
     if backend in {"postgresql", "postgres"}:
