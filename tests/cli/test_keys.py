@@ -86,6 +86,16 @@ def test_a_rotation_by_hand():
     assert NAME in moorline("status")
 
 
+def test_a_long_address_is_whole_and_widens_no_table(tmp_path: Path):
+    """It has a line of its own, whatever reads that."""
+    place = tmp_path / ("long" * 25) / "key"
+    place.parent.mkdir()
+    place.write_text(NEW)
+    said = moorline("add", NAME, "--from", f"file:{place}") and moorline("status", NAME)
+    assert f"file:{place}" in said
+    assert max(len(line) for line in said.splitlines() if line.startswith("│")) < 110
+
+
 def test_a_value_that_is_piped_from_windows():
     """The byte order mark and the end of the line are no part of it."""
     version = told("add", NAME, given=f"\ufeff{NEW}\r\n")["versions"][1]["version"]

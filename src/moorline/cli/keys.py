@@ -280,8 +280,8 @@ def _shown(one: KeyVersion, now: float) -> list[Use]:
 def _show(found: KeyStatus) -> None:
     """All of one credential: its versions, who has them, who decided what, and the next step."""
     rows(
-        ("version", "status", "use", "last used (UTC)", "by", "ends (UTC)", "where"),
-        (_line(one) for one in found.versions),
+        ("version", "status", "use", "last used (UTC)", "by", "ends (UTC)"),
+        (_line(one)[:-1] for one in found.versions),
         empty=f"no version of {found.name} is known",
     )
     lines = [
@@ -307,4 +307,6 @@ def _show(found: KeyStatus) -> None:
             for one in found.trail
         )
         rows(told, decided, empty="")
-    facts([("next", found.next)])
+    # An address may be as long as it likes: not in the table, all of whose lines would be.
+    places = [(f"{one.version} is in", ", ".join(one.origins)) for one in found.versions if one.origins]
+    facts([*places, ("next", found.next)])
