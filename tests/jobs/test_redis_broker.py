@@ -20,6 +20,7 @@ from moorline.errors import ConfigurationError, JobNotFound, Misuse, StoreUnavai
 from moorline.events import Relay
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis import RedisBroker
+from moorline.jobs.brokers.redis_link import _host
 from moorline.jobs.job import JobFailure
 from moorline.jobs.registry import Jobs
 from moorline.store import Store
@@ -177,6 +178,49 @@ def test_a_wrong_url_is_named_without_its_password() -> None:
     with pytest.raises(ConfigurationError, match="prefix"):
         RedisBroker("redis://localhost", prefix="a:b")
     assert repr(RedisBroker("redis://u:hunter22@localhost:6379/1?x=1")) == "RedisBroker('redis://localhost:6379/1')"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://host/name?sentinel_password=hunter@22", "redis://host/0?password=hunter@22",
+        "redis://u:22/hunter@host/0", "redis://:22?hunter@host/0", "redis://u:22#hunter@host/0",
+        "redis+cluster://u:22/hunter@host", "redis://u:22@[host/0",
+    ],
+)  # fmt: skip
+def test_a_password_that_is_not_escaped_is_refused(url: str) -> None:
+    """Before a part of it is taken for the host, and told to the log and to the resolver."""
+    with pytest.raises(ConfigurationError, match="escaped") as caught:
+        RedisBroker(url)
+    assert "22" not in str(caught.value)
+
+
+def test_a_password_is_escaped_in_every_url(tmp_path: Path) -> None:
+    """Also where sentinels are asked first; one that the server refuses is said to be refused."""
+    configuration = tmp_path / "sentinel.conf"
+    with RedisServer(options=["--requirepass", "p@ss:/word"]) as server:
+        configuration.write_text(
+            f"sentinel monitor jobs 127.0.0.1 {server.port} 1\nsentinel auth-pass jobs p@ss:/word\nrequirepass s&p\n"
+        )
+        with RedisServer(configuration=configuration) as sentinel:
+            for address in (
+                f"127.0.0.1:{server.port}/0",
+                f"127.0.0.1:{sentinel.port}/jobs?sentinel_password=s%26p",
+            ):
+                kind = "redis+sentinel" if "jobs" in address else "redis"
+                with RedisBroker(f"{kind}://:p%40ss%3A%2Fword@{address}") as broker:
+                    broker.ping()
+                with (
+                    RedisBroker(f"{kind}://:other@{address}") as broker,
+                    pytest.raises(StoreUnavailable, match="refuses user or password"),
+                ):
+                    broker.ping()
+
+
+def test_sentinels_have_addresses_of_both_kinds() -> None:
+    """With a port and without."""
+    hosts = [_host(text) for text in ("h", "h:1", "10.0.0.1", "[::1]", "[::1]:1")]
+    assert hosts == [("h", 26379), ("h", 1), ("10.0.0.1", 26379), ("::1", 26379), ("::1", 1)]
 
 
 async def test_prefixes_share_a_server(redis_server: RedisServer, clock: ManualClock) -> None:

@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
 from moorline.store.signals import Signals
@@ -33,6 +33,7 @@ _SCANNED: Final = 1_000  # keys
 _SENTINEL_PORT: Final = 26_379
 _OLDEST: Final = (7, 0)  # scripts that may write when memory is full
 _ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
+_UNREADABLE: Final = "the URL of the queue cannot be read (are the odd characters of its password escaped?)"
 _NOT_NOW: Final = ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
 
 log = logger("jobs")
@@ -50,10 +51,17 @@ class Where:
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in SCHEMES or not rest:
             raise ConfigurationError(f"the URL of the queue must begin with one of {', '.join(SCHEMES)}, then ://")
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise ConfigurationError(_UNREADABLE) from None
+        # What a password with one of /?#@ in it, not escaped, would leave behind: never to be shown.
+        if parts.fragment or "@" in parts.path + parts.query:
+            raise ConfigurationError(_UNREADABLE)
         self.kind = scheme.partition("+")[2] or "server"
         self._plain = f"{SCHEMES[scheme]}://{rest}"
         self._tls = scheme.startswith("rediss")
-        self.shown = f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+        self.shown = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def __repr__(self) -> str:
         return f"<Where {self.shown}>"
@@ -86,7 +94,7 @@ class Where:
             return redis.Redis.from_url(self._plain, **options)
         except (ValueError, TypeError):
             raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read") from None
-        except redis.exceptions.RedisError as error:
+        except _failures() as error:
             raise translated(error) from None
 
     def _by_sentinels(self, options: dict[str, Any]) -> redis.Redis:
@@ -97,7 +105,8 @@ class Where:
         name, _, database = parts.path.strip("/").partition("/")
         if not name or not all(host for host, _ in hosts):
             raise ValueError
-        own = {"username": parts.username, "password": parts.password, "ssl": self._tls, "db": int(database or 0)}
+        user, password = (None if one is None else unquote(one) for one in (parts.username, parts.password))
+        own = {"username": user, "password": password, "ssl": self._tls, "db": int(database or 0)}
         asking = {key: options[key] for key in ("socket_connect_timeout", "socket_timeout")}
         for key, value in parse_qsl(parts.query):
             if key == "sentinel_password":
@@ -108,7 +117,9 @@ class Where:
 
 
 def _host(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if ":" in text else (text, "", "")
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
     return host.strip("[]"), int(port or _SENTINEL_PORT)
 
 
@@ -140,7 +151,7 @@ class Link:
 
     def do(self, deed: str, *arguments: Argument) -> Any:
         """One deed of ``redis.lua``. Raises StoreUnavailable, and StoreError for what the server refuses."""
-        from redis.exceptions import NoScriptError, RedisError
+        from redis.exceptions import NoScriptError
 
         text, digest = _script(full_too=deed != _ADDS)
         try:
@@ -148,24 +159,22 @@ class Link:
                 return self.client.evalsha(digest, 1, self.prefix, deed, *arguments)
             except NoScriptError:  # it was started anew
                 return self.client.eval(text, 1, self.prefix, deed, *arguments)
-        except (RedisError, OSError) as error:
+        except _failures() as error:
             raise translated(error) from error
 
     def read(self, ask: Callable[[Any], Any], keys: Sequence[str]) -> list[Any]:
         """What the server answers to *ask*(pipeline, key) for each key below the prefix. Raises as ``do``."""
-        from redis.exceptions import RedisError
-
         try:
             with self.client.pipeline(transaction=False) as pipeline:
                 for key in keys:
                     ask(pipeline)(self.prefix + key)
                 return list(pipeline.execute())
-        except (RedisError, OSError) as error:
+        except _failures() as error:
             raise translated(error) from error
 
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Its INFO, and its settings of durability and memory: empty where it does not tell them. Raises as ``do``."""
-        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import ResponseError
 
         try:
             facts = _one(self.client.info())
@@ -173,13 +182,11 @@ class Link:
                 return facts, _one(self.client.config_get("append*", "maxmemory*"))
             except ResponseError:  # managed servers do not tell
                 return facts, {}
-        except (RedisError, OSError) as error:
+        except _failures() as error:
             raise translated(error) from error
 
     def clear(self) -> None:
         """Delete every key below the prefix; the server is looked through for them, some thousand keys a time."""
-        from redis.exceptions import RedisError
-
         try:
             found: list[bytes] = []
             for key in self.client.scan_iter(match=self.prefix + "*", count=_SCANNED):
@@ -189,7 +196,7 @@ class Link:
                     found.clear()
             if found:
                 self.client.unlink(*found)
-        except (RedisError, OSError) as error:
+        except _failures() as error:
             raise translated(error) from error
 
     def check(self) -> list[str]:
@@ -228,6 +235,14 @@ def _script(*, full_too: bool) -> tuple[str, str]:
     return text, sha1(text.encode()).hexdigest()  # noqa: S324 -- the name that Redis gives to a script
 
 
+@cache
+def _failures() -> tuple[type[Exception], ...]:
+    """What redis-py raises when the server, cannot be reached, or refuses."""
+    from redis.exceptions import RedisError
+
+    return RedisError, OSError
+
+
 def translated(error: Exception) -> StoreError:
     """The moorline error for a failure of the server or the way to it; holds no argument."""
     from redis import exceptions
@@ -235,7 +250,12 @@ def translated(error: Exception) -> StoreError:
     words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     if isinstance(error, exceptions.OutOfMemoryError):
         return StoreUnavailable("the queue's Redis is full (maxmemory)")
-    lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
+    if isinstance(error, exceptions.AuthenticationError):
+        return StoreUnavailable(f"Redis refuses user or password: {words}")
+    lost = (
+        exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, 
+        OSError,
+    )  # fmt: skip
     if isinstance(error, lost):
         return StoreUnavailable(f"Redis did not answer: {words}")
     if isinstance(error, exceptions.ResponseError) and words.startswith(_NOT_NOW):
