@@ -392,6 +392,10 @@ class RedisCluster:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """``kill -9`` for all of them."""
         for node in self._nodes:
             node.kill()
 

@@ -93,6 +93,20 @@ async def test_sentinels_name_the_new_server(tmp_path: Path, clock: ManualClock)
         assert (await broker.counts())["default", "ready"] == 21
 
 
+async def test_a_cluster_of_which_no_node_answers_is_away(tmp_path: Path, clock: ManualClock) -> None:
+    """As one server that is: to who has been there before, and to who has not."""
+    with RedisCluster(tmp_path) as nodes, RedisBroker(nodes.url, clock=clock) as broker:
+        await enqueue(broker, clock)
+        nodes.kill()
+        with RedisBroker(nodes.url, clock=clock) as other:
+            for one in (broker, other):
+                for question in (enqueue(one, clock), one.claim(worker(clock), 1), one.get("x"), one.counts()):
+                    with pytest.raises(StoreUnavailable):
+                        await question
+                with pytest.raises(StoreUnavailable):
+                    one.ping()
+
+
 async def test_concurrent_enqueues_share_round_trips(redis_server: RedisServer) -> None:
     """A thousand at once are a handful of scripts."""
 

@@ -16,7 +16,7 @@ from moorline.telemetry import logger
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["SCHEMES", "Link", "RedisSignals", "Where"]
+__all__ = ["SCHEMES", "Link", "RedisSignals", "Where", "failures", "translated"]
 
 Argument = str | bytes | int | float
 
@@ -94,7 +94,7 @@ class Where:
             return redis.Redis.from_url(self._plain, **options)
         except (ValueError, TypeError):
             raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read") from None
-        except _failures() as error:
+        except failures() as error:
             raise translated(error) from None
 
     def _by_sentinels(self, options: dict[str, Any]) -> redis.Redis:
@@ -159,7 +159,7 @@ class Link:
                 return self.client.evalsha(digest, 1, self.prefix, deed, *arguments)
             except NoScriptError:  # it was started anew
                 return self.client.eval(text, 1, self.prefix, deed, *arguments)
-        except _failures() as error:
+        except failures() as error:
             raise translated(error) from error
 
     def read(self, ask: Callable[[Any], Any], keys: Sequence[str]) -> list[Any]:
@@ -169,7 +169,7 @@ class Link:
                 for key in keys:
                     ask(pipeline)(self.prefix + key)
                 return list(pipeline.execute())
-        except _failures() as error:
+        except failures() as error:
             raise translated(error) from error
 
     def facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,7 +182,7 @@ class Link:
                 return facts, _one(self.client.config_get("append*", "maxmemory*"))
             except ResponseError:  # managed servers do not tell
                 return facts, {}
-        except _failures() as error:
+        except failures() as error:
             raise translated(error) from error
 
     def clear(self) -> None:
@@ -196,7 +196,7 @@ class Link:
                     found.clear()
             if found:
                 self.client.unlink(*found)
-        except _failures() as error:
+        except failures() as error:
             raise translated(error) from error
 
     def check(self) -> list[str]:
@@ -236,11 +236,11 @@ def _script(*, full_too: bool) -> tuple[str, str]:
 
 
 @cache
-def _failures() -> tuple[type[Exception], ...]:
-    """What redis-py raises when the server, cannot be reached, or refuses."""
-    from redis.exceptions import RedisError
+def failures() -> tuple[type[Exception], ...]:
+    """What redis-py raises when the server, or a cluster as a whole, cannot be reached, or refuses."""
+    from redis.exceptions import RedisClusterException, RedisError
 
-    return RedisError, OSError
+    return RedisError, RedisClusterException, OSError
 
 
 def translated(error: Exception) -> StoreError:
@@ -253,7 +253,7 @@ def translated(error: Exception) -> StoreError:
     if isinstance(error, exceptions.AuthenticationError):
         return StoreUnavailable(f"Redis refuses user or password: {words}")
     lost = (
-        exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, 
+        exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, exceptions.RedisClusterException,
         OSError,
     )  # fmt: skip
     if isinstance(error, lost):

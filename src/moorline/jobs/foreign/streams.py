@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from moorline.errors import ConfigurationError, MessageRefused, StoreError
-from moorline.jobs.brokers.redis_link import Where, translated
+from moorline.jobs.brokers.redis_link import Where, failures, translated
 from moorline.jobs.foreign.address import StreamAddress
 from moorline.jobs.foreign.carriers import Delivery
 from moorline.jobs.foreign.message import JSON, Message, body_of, plain
@@ -50,7 +50,7 @@ class StreamSource:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        from redis.exceptions import RedisError, ResponseError
+        from redis.exceptions import ResponseError
 
         try:
             yield self._client
@@ -58,7 +58,7 @@ class StreamSource:
             if str(error).startswith("NOGROUP"):
                 raise ConfigurationError(self._missing()) from None
             raise translated(error) from None
-        except (RedisError, OSError) as error:
+        except failures() as error:
             raise translated(error) from None
 
     def _missing(self) -> str:
@@ -198,8 +198,6 @@ class StreamSink:
 
     def send(self, address: StreamAddress, message: Message) -> str | None:
         """See ``Sink``; gives the entry's id."""
-        from redis.exceptions import RedisError
-
         own = {name: getattr(message, name) for name in _FIELDS}
         headers = {name: _text(name, value) for name, value in message.headers.items()}
         taken = {address.body_field, *_FIELDS} & headers.keys()
@@ -213,7 +211,7 @@ class StreamSink:
         client: Any = self._client
         try:
             entry = client.xadd(address.stream, fields, maxlen=address.maxlen or None, approximate=True)
-        except (RedisError, OSError) as error:
+        except failures() as error:
             raise translated(error) from None
         return str(entry.decode())
 
