@@ -22,7 +22,7 @@ from tests.tcp_proxy import TcpProxy
 
 from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
-from moorline.jobs.broker import JobFilter
+from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
 from moorline.jobs.brokers.rabbit_link import Link, RabbitWhere
@@ -95,6 +95,29 @@ async def test_a_queue_that_was_deleted_is_made_again(rabbit_url: str, broker: R
         connection.channel().queue_delete(name)
     (job_id,) = await enqueue(broker, SYSTEM)
     assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == [job_id]
+
+
+async def test_the_dead_can_be_looked_at_for_ever(rabbit_url: str, broker: RabbitBroker) -> None:
+    """The server counts how often they were given back, and RabbitMQ 4 drops what was 20 times."""
+    ids = await enqueue(broker, SYSTEM, 3)
+    claims = (await broker.claim(worker(SYSTEM), 3)).jobs
+    await broker.finish([Completion(claim.id, claim.deliveries, "dead", reason="failed") for claim in claims])
+    assert isinstance(broker.carrier, RabbitCarrier)
+    for _ in range(21):
+        assert [job.id for job in await broker.list(JobFilter(state="dead"))] == ids[::-1]
+    await broker.skip(ids[0])
+    name = broker.carrier._lanes.name(Lane("default", "dead"))
+    seen: list[tuple[str, bool]] = []
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        channel = connection.channel()
+        async with asyncio.timeout(20):
+            while len(seen) < 2:
+                _, about, _ = channel.basic_get(name)
+                if about is not None:
+                    seen.append((about.message_id, about.headers["x-delivery-count"] < 10))
+                await asyncio.sleep(0)
+        assert channel.basic_get(name) == (None, None, None)
+    assert sorted(seen) == [(one, True) for one in ids[1:]]
 
 
 async def test_messages_can_be_read_by_people(rabbit_url: str, broker: RabbitBroker) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, Unpack, cast
+from typing import Any, Final, NamedTuple, Unpack, cast
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import StoreError, StoreUnavailable
@@ -37,6 +37,7 @@ _RETURNING: Final = 0.5  # seconds in which messages that were looked at are in 
 _TRIES: Final = 10
 _MOST_INNOCENT: Final = 10_000
 _MOST_LOOKED: Final = 65_535  # the largest prefetch
+_MOST_LOOKS: Final = 5
 _LONGEST_TYPE: Final = 80  # characters of a job's name; a short string has 255 bytes
 
 
@@ -213,12 +214,26 @@ class RabbitCarrier:
         sender = self._sender()
         channel, found = sender.link.ask(sender.look(lane, count))
         chosen: Sequence[Taken] = ()
+        renewed: list[Taken] = []
         try:
             chosen = choose(found)
+            renewed = self._renewed(found, chosen)
         finally:
-            sender.link.ask(sender.looked(channel, [cast("int", one.handle) for one in chosen]))
+            sender.link.ask(sender.looked(channel, [_seen(one).tag for one in (*chosen, *renewed)]))
             self._looked[lane] = len(found) - len(chosen), time.monotonic()
         return found
+
+    def _renewed(self, found: Sequence[Taken], chosen: Sequence[Taken]) -> list[Taken]:
+        """Those that were given back often, sent once more: a server counts it, and may have a limit (RabbitMQ 4: 20),
+        beyond which it drops what is among the dead.
+        """
+        gone = {_seen(one).tag for one in chosen}
+        worn = [one for one in found if _seen(one).looks >= _MOST_LOOKS and _seen(one).tag not in gone]
+        try:
+            self.post([Letter(one.lane, _seen(one).id, _seen(one).name, one.body) for one in worn])
+        except StoreError:  # the next look does it
+            return []
+        return worn
 
     def _back(self, lane: Lane) -> int:
         """How many are there, after those are back that we have looked at a moment ago."""
@@ -259,6 +274,15 @@ class RabbitCarrier:
             self._callbacks.pop(key, None)
 
         return end
+
+
+class _Seen(NamedTuple):
+    """The handle of what is looked at; ``looks`` is how often it was given back before."""
+
+    tag: int
+    id: str
+    name: str
+    looks: int
 
 
 class _Sender:
@@ -373,8 +397,10 @@ class _Sender:
         found: list[Taken] = []
         enough = channel.future()
 
-        def receive(_: Any, method: Any, __: Any, body: bytes) -> None:
-            found.append(Taken(lane, body, method.redelivered, method.delivery_tag))
+        def receive(_: Any, method: Any, about: Any, body: bytes) -> None:
+            looks = (about.headers or {}).get("x-delivery-count", 0)
+            seen = _Seen(method.delivery_tag, about.message_id or "", about.type or "", looks)
+            found.append(Taken(lane, body, method.redelivered, seen))
             if len(found) == count and not enough.done():
                 enough.set_result(None)
 
@@ -389,6 +415,10 @@ class _Sender:
         for tag in tags:
             channel.raw.basic_ack(tag)
         await channel.close()
+
+
+def _seen(taken: Taken) -> _Seen:
+    return cast("_Seen", taken.handle)
 
 
 def _handle(taken: Taken) -> tuple[Intake, int]:
