@@ -97,6 +97,28 @@ async def test_a_queue_that_was_deleted_is_made_again(rabbit_url: str, broker: R
     assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == [job_id]
 
 
+async def test_a_queue_that_was_deleted_is_made_again_for_what_is_delayed(rabbit_url: str) -> None:
+    """Of that none comes back: what leads from the delay to the queue is made again."""
+    with (
+        rabbit_broker(rabbit_url) as broker,
+        contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection,
+    ):
+        channel = connection.channel()
+        await broker.enqueue([row(SYSTEM, run_at=SYSTEM.wall() + 60)])
+        assert isinstance(broker.carrier, RabbitCarrier)
+        lanes = broker.carrier._lanes
+        channel.queue_delete(lanes.name(Lane("default")))
+        await broker.enqueue([row(SYSTEM, run_at=SYSTEM.wall() + 60)])
+        channel.exchange_delete(lanes._hold(-1))
+        (job_id,) = await broker.enqueue([row(SYSTEM, run_at=SYSTEM.wall() + 0.3)])
+        me = worker(SYSTEM)
+        came: set[str] = set()
+        async with asyncio.timeout(20):
+            while job_id not in came:
+                came |= {claim.id for claim in (await broker.claim(me, 10)).jobs}
+                await asyncio.sleep(0.01)
+
+
 async def test_the_dead_can_be_looked_at_for_ever(rabbit_url: str, broker: RabbitBroker) -> None:
     """The server counts how often they were given back, and RabbitMQ 4 drops what was 20 times."""
     ids = await enqueue(broker, SYSTEM, 3)

@@ -317,11 +317,16 @@ class _Sender:
     async def send(self, letters: Sequence[Letter]) -> None:
         """Returns when all are confirmed: they are in their queues, on the disk."""
         async with self._turn:
-            channel = await self._opened()
             for _ in range(2):
-                lanes = {one.lane for one in letters}
-                await self._lanes.declare(channel, lanes, delayed=any(one.delay > 0 for one in letters))
-                returned = await self._publish(channel, letters)
+                try:
+                    channel = await self._opened()
+                    lanes = {one.lane for one in letters}
+                    await self._lanes.declare(channel, lanes, delayed=any(one.delay > 0 for one in letters))
+                    returned = await self._publish(channel, letters)
+                except Exception as error:
+                    if getattr(error, "reply_code", None) != _NOT_FOUND:
+                        raise
+                    returned = {one.id for one in letters}
                 if not returned:
                     return
                 self._lanes.forget()  # somebody deleted a queue
