@@ -306,7 +306,7 @@ class TestWhere:
             RabbitBroker(url)
         assert "secret" not in str(refused.value)
 
-    @pytest.mark.parametrize("queue", ["a*b", "#", "x" * 151, "new\nline"])
+    @pytest.mark.parametrize("queue", ["a*b", "#", "x" * 151, "new\nline", "mail.low", "mail.dead"])
     async def test_a_name_that_it_cannot_have_is_refused(self, broker: RabbitBroker, queue: str) -> None:
         """Before anything is sent."""
         with pytest.raises(ConfigurationError, match="cannot be the name"):

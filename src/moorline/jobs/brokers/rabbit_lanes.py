@@ -24,6 +24,7 @@ _BITS: Final = 14
 _UNIT: Final = 0.064  # seconds
 LONGEST_DELAY: Final = _UNIT * (2**_BITS - 1)
 _LONGEST_NAME: Final = 150  # characters; a routing key has 255 bytes, and the bits are in it
+_OF_LANES: Final = (".high", ".low", ".suspects", ".dead")  # a queue named like another one's lane would be that
 _DELIVERIES: Final = 20  # of one message, before the server itself puts it among the dead
 _RUN_TIME: Final = 86_400_000  # milliseconds that a message may be taken and not settled, from RabbitMQ 3.12 on
 
@@ -41,7 +42,8 @@ class Lanes:
 
     def name(self, lane: Lane) -> str:
         """Raises ConfigurationError for a name that RabbitMQ cannot have."""
-        if not lane.queue.isprintable() or set(lane.queue) & set("*#") or len(lane.queue.encode()) > _LONGEST_NAME:
+        odd = not lane.queue.isprintable() or set(lane.queue) & set("*#") or lane.queue.endswith(_OF_LANES)
+        if odd or len(lane.queue.encode()) > _LONGEST_NAME:
             raise ConfigurationError(f"queue: {lane.queue!r} cannot be the name of a queue in RabbitMQ")
         base = f"{self._prefix}.{lane.queue}"
         return base if lane.kind == "normal" else f"{base}.{lane.kind}"
