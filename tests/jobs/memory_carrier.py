@@ -169,6 +169,9 @@ class MemoryCarrier:
 
     # --- as ``Carrier``
 
+    def check(self, queue: str) -> None:
+        """Any will do."""
+
     def post(self, letters: Sequence[Letter]) -> None:
         put, ids = self.server.put, [one.id for one in letters]
         self._asked(lambda: put(letters), ids=ids, half=lambda: put(letters[: (len(letters) + 1) // 2]))

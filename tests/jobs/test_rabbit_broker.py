@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pika
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.orm import Session
 from tests.jobs.carried import CarriedConformance
 from tests.jobs.conformance import done, enqueue, row, worker
 from tests.jobs.noting import NotesConformance
@@ -22,6 +25,7 @@ from tests.tcp_proxy import TcpProxy
 
 from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, StoreError, StoreUnavailable
+from moorline.events import Relay
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
@@ -311,6 +315,23 @@ class TestWhere:
         """Before anything is sent."""
         with pytest.raises(ConfigurationError, match="cannot be the name"):
             await broker.enqueue([row(SYSTEM, queue=queue)])
+        with pytest.raises(ConfigurationError, match="cannot be the name"):
+            await broker.claim(replace(worker(SYSTEM), queues=("default", queue)), 1)
+        assert await broker.counts() == {}  # nor is it remembered: others are counted, and looked at, as before
+        assert await broker.list(JobFilter(state="dead")) == []
+
+    async def test_such_a_name_is_refused_within_a_transaction(self, rabbit_url: str, tmp_path: Path) -> None:
+        """Or the relay would come upon it, and send nothing of what is behind."""
+        with (
+            Store(f"sqlite:///{tmp_path}/m.db", auto_migrate=True) as store,
+            rabbit_broker(rabbit_url, outbox=store) as broker,
+            Session(sa.create_engine(store.url)) as session,
+        ):
+            with pytest.raises(ConfigurationError, match="cannot be the name"):
+                broker.enqueue_within(session.connection(), [row(SYSTEM, queue="a*b")])
+            broker.enqueue_within(session.connection(), [row(SYSTEM)])
+            session.commit()
+            assert (await Relay(store, broker).run_once()).jobs == 1
 
     def test_a_server_that_starts_is_waited_for(self, rabbit_url: str) -> None:
         """It says that it has no such virtual host until that is there. To who has been there before it is away; to

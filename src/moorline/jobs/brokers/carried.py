@@ -161,7 +161,7 @@ class CarriedBroker(Records):
         carried: list[JobRow] = []
         kept: list[JobRow] = []
         for row in rows:
-            self._queues.add(row.queue)
+            self._hear_of(row.queue)
             if self.carrier.groups and row.order_key is not None and row.unique_key is not None:
                 raise ConfigurationError(
                     "unique, key: these queues order what has a key, and what is unique is in the database: give one"
@@ -172,6 +172,12 @@ class CarriedBroker(Records):
             self._kept.check()
         return carried, kept
 
+    def _hear_of(self, queue: str) -> None:
+        """Raises ConfigurationError before a relay would, which sends nothing then, and whoever looks at all queues."""
+        if queue not in self._queues:
+            self.carrier.check(queue)
+            self._queues.add(queue)
+
     def _post(self, _: Any, payloads: list[list[JobRow]]) -> list[None]:
         now = self._clock.wall()
         self._send([of_row(row).letter(now) for rows in payloads for row in rows])
@@ -181,7 +187,8 @@ class CarriedBroker(Records):
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
         """See ``Broker``. By priority then time among what the carrier hands out; its high lanes come first."""
-        self._queues.update(worker.queues)
+        for queue in worker.queues:
+            self._hear_of(queue)
         take = self._claim_suspect if alone else self._claim
         claims = await self._thread("claims").submit_async(take, (worker, limit))
         room = limit - len(claims)

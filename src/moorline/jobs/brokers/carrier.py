@@ -96,6 +96,10 @@ class Carrier(Protocol):
     longest_delay: float
     groups: bool
 
+    def check(self, queue: str) -> None:
+        """Raises ConfigurationError for a name that no queue can have there."""
+        ...
+
     def post(self, letters: Sequence[Letter]) -> None:
         """Send them; returns after they are durable. On failure some may have been sent."""
         ...

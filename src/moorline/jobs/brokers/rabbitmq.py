@@ -107,6 +107,10 @@ class RabbitCarrier:
 
     # --- sending
 
+    def check(self, queue: str) -> None:
+        """See ``Carrier``."""
+        self._lanes.name(Lane(queue))
+
     def post(self, letters: Sequence[Letter]) -> None:
         """See ``Carrier``. Raises StoreError if one is too large, and has sent nothing then."""
         for one in letters:

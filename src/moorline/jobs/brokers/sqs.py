@@ -95,6 +95,10 @@ class SqsCarrier:
             self._send_on(self._ended(intake))
         self.link.close()
 
+    def check(self, queue: str) -> None:
+        """See ``Carrier``."""
+        self.lanes.name(Lane(queue))
+
     def post(self, letters: Sequence[Letter]) -> None:
         """See ``Carrier``."""
         self._sender.post(letters)
