@@ -122,6 +122,7 @@ class MemoryCarrier:
     """One process's. At its request number *countdown* (from 0) the *fault* happens, once."""
 
     longest_delay = 4.0
+    largest = 1_000_000
     groups = False
     shown = home = "memory"
 

@@ -31,6 +31,7 @@ from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
 from moorline.jobs.brokers.rabbit_link import Link, RabbitWhere
 from moorline.jobs.brokers.rabbitmq import RabbitBroker, RabbitCarrier
+from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
 from moorline.policies.retry import Retry
@@ -228,6 +229,35 @@ async def test_a_job_that_is_too_large_fails_alone(broker: RabbitBroker) -> None
     assert isinstance(refused, StoreError)
     assert "16,777,216" in str(refused)
     assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == ids
+
+
+async def test_what_becomes_too_large_holds_nobody_up(
+    rabbit_url: str, broker: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is none of ours is larger in our words, and a job grows by its failures: it is cut, and the others go on."""
+    monkeypatch.setattr("moorline.jobs.brokers.rabbitmq._FOLLOWS", 1_000)
+    carrier, me = broker.carrier, worker(SYSTEM)
+    assert isinstance(carrier, RabbitCarrier)
+    carrier.largest = 100_000
+    await broker.claim(me, 1)  # so that all lanes are there
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        connection.channel().basic_publish("", carrier._lanes.name(Lane("default")), b"\xff" * 90_000)
+    (large,) = await enqueue(broker, SYSTEM, payload=b"x" * 98_500)
+    (small,) = await enqueue(broker, SYSTEM)
+    claims: dict[str, Claim] = {}
+    async with asyncio.timeout(20):
+        while len(claims) < 2:
+            claims |= {claim.id: claim for claim in (await broker.claim(me, 10)).jobs}
+    failure = JobFailure(1, 0.0, "ValueError", "no", "trace" * 800)
+    failed = Completion(large, claims[large].deliveries, "dead", reason="failed", error=failure)
+    assert await broker.finish([failed, done(claims[small])]) == [True, True]
+    dead = {job.id: job for job in await broker.list(JobFilter(state="dead"))}
+    assert (dead[large].payload, dead[large].last_error) == (b"x" * 98_500, "ValueError: no")
+    (strange,) = dead.keys() - {large}
+    kept = dead[strange].payload
+    assert kept == b"\xff" * len(kept)
+    assert len(kept) > 70_000
+    assert [one.message for one in await broker.failures(strange)] == [f"{len(kept):,} of its 90,000 bytes are kept"]
 
 
 async def test_what_the_server_gave_up_says_so(rabbit_url: str, broker: RabbitBroker) -> None:

@@ -13,7 +13,7 @@ from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
 from moorline.jobs.brokers.dead_letters import Dead, DeadLetters
 from moorline.jobs.brokers.kept import Keeper
 from moorline.jobs.brokers.many import Outcome, to_each
-from moorline.jobs.brokers.parcel import Parcel
+from moorline.jobs.brokers.parcel import Parcel, fitted
 from moorline.jobs.job import Job, JobFailure, State
 from moorline.jobs.notes import Notes
 
@@ -41,11 +41,19 @@ class Records:
         self._dead = DeadLetters(carrier, queues)
 
     def _send(self, letters: Sequence[Letter]) -> None:
-        """Those that are to wait for longer than the carrier can are sent on by who takes them too early."""
+        """Those that are to wait for longer than the carrier can are sent on by who takes them too early. What follows
+        is made to fit: it cannot be refused, or who took it would be stuck with it.
+        """
         if not letters:
             return
-        longest = self.carrier.longest_delay
-        self.carrier.post([one if one.delay <= longest else one._replace(delay=longest) for one in letters])
+        longest, largest = self.carrier.longest_delay, self.carrier.largest
+        sent = [one if one.delay <= longest else one._replace(delay=longest) for one in letters]
+        self.carrier.post(
+            [
+                one if one.follows is None or len(one.body) <= largest else one._replace(body=fitted(one.body, largest))
+                for one in sent
+            ]
+        )
 
     async def get(self, job_id: str) -> Job:
         """See ``Broker``: one that runs here, is dead, or is kept in the database. Raises JobNotFound for others."""

@@ -87,13 +87,14 @@ class Carrier(Protocol):
     """All methods may be called from any thread, and block. StoreUnavailable: the server does not answer.
 
     ``shown`` is its address without a secret, ``home`` that with what tells one application from another there;
-    ``longest_delay`` the seconds that a letter may be delayed; ``groups`` whether what is sent with one order key is
-    taken one after the other.
+    ``longest_delay`` the seconds that a letter may be delayed; ``largest`` the bytes that the body of one may have that
+    follows; ``groups`` whether what is sent with one order key is taken one after the other.
     """
 
     shown: str
     home: str
     longest_delay: float
+    largest: int
     groups: bool
 
     def check(self, queue: str) -> None:

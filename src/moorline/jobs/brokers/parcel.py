@@ -14,6 +14,9 @@ from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
 __all__ = ["Parcel", "of_row", "undecodable", "unpacked"]
 
 KEPT_ERRORS: Final = 10
+_STRANGE: Final = "undecodable"
+_FEW: Final = 200  # characters
+_BESIDE: Final = 2_000  # bytes of what a dead letter has beside its payload
 _MIDDLE: Final = 5  # the priority of who asks for none
 
 
@@ -158,8 +161,19 @@ def unpacked(body: bytes) -> Parcel | None:
         return None
 
 
+def fitted(body: bytes, largest: int) -> bytes:
+    """The same job in so many bytes: of its failures the last one in a few words, and of bytes that are none of ours
+    the first ones.
+    """
+    parcel = _DECODE(body)
+    errors = tuple(JobFailure(one.attempt, one.at, one.type, one.message[:_FEW], "") for one in parcel.errors[-1:])
+    if parcel.reason != _STRANGE or parcel.raw is None:
+        return _ENCODE(msgspec.structs.replace(parcel, errors=errors))
+    kept = (largest - _BESIDE) // 4 * 3  # base64
+    cut = JobFailure(0, parcel.created_at, "TooLarge", f"{kept:,} of its {len(parcel.raw):,} bytes are kept", "")
+    return _ENCODE(msgspec.structs.replace(parcel, raw=parcel.raw[:kept], errors=(cut,)))
+
+
 def undecodable(body: bytes, queue: str, id_: str, now: float) -> Parcel:
     """A dead one that keeps the bytes."""
-    return Parcel(
-        id=id_, name="?", queue=queue, raw=body, run_at=now, created_at=now, finished_at=now, reason="undecodable"
-    )
+    return Parcel(id=id_, name="?", queue=queue, raw=body, run_at=now, created_at=now, finished_at=now, reason=_STRANGE)

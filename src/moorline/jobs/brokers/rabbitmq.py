@@ -27,6 +27,7 @@ __all__ = ["RabbitBroker", "RabbitCarrier"]
 _WINDOW: Final = 2_000  # messages
 _WINDOW_BYTES: Final = 4_000_000
 _LARGEST: Final = 16_777_216  # bytes of one message: the default of RabbitMQ 4 (max_message_size); 3.10 takes more
+_FOLLOWS: Final = 16_384  # of them, in a new job: left for what becomes of it
 _CONFIRM: Final = 30.0  # seconds
 _PUSH: Final = 2.0  # seconds in which what waits in a queue should have been pushed to us
 _KINDS: Final[tuple[Kind, ...]] = ("high", "normal", "low", "suspects", "dead")
@@ -56,6 +57,7 @@ class RabbitCarrier:
     """See ``Carrier``."""
 
     longest_delay = LONGEST_DELAY
+    largest = _LARGEST
     groups = False
 
     def __init__(self, url: str, *, clock: Clock = SYSTEM) -> None:
@@ -114,8 +116,8 @@ class RabbitCarrier:
     def post(self, letters: Sequence[Letter]) -> None:
         """See ``Carrier``. Raises StoreError if one is too large, and has sent nothing then."""
         for one in letters:
-            if len(one.body) > _LARGEST:
-                raise StoreError(f"a job of {len(one.body):,} bytes: RabbitMQ takes {_LARGEST:,}")
+            if len(one.body) > self.largest - (_FOLLOWS if one.follows is None else 0):
+                raise StoreError(f"a job of {len(one.body):,} bytes: RabbitMQ takes {self.largest:,}")
         sender = self._sender()
         for window in _windows(letters):
             sender.link.ask(sender.send(window), _CONFIRM)
@@ -234,7 +236,7 @@ class RabbitCarrier:
         gone = {_seen(one).tag for one in chosen}
         worn = [one for one in found if _seen(one).looks >= _MOST_LOOKS and _seen(one).tag not in gone]
         try:
-            self.post([Letter(one.lane, _seen(one).id, _seen(one).name, one.body) for one in worn])
+            self.post([Letter(one.lane, _seen(one).id, _seen(one).name, one.body, follows=one) for one in worn])
         except StoreError:  # the next look does it
             return []
         return worn

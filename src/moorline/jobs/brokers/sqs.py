@@ -76,6 +76,7 @@ class SqsCarrier:
         self.link = Link(self.where)
         self.lanes = Lanes(self.link, clock)
         self._bodies = Bodies(self.link)
+        self.largest = self._bodies.largest
         self._sender = Sender(self.link, self.lanes, self._bodies, clock)
         self._clock = clock
         self._lock = threading.Lock()

@@ -23,6 +23,7 @@ __all__ = ["LARGEST", "Bodies"]
 
 LARGEST: Final = 1_048_576  # bytes of one message, by the service model
 _LARGEST_OBJECT: Final = 64 * 1_048_576
+_BESIDE: Final = 1_024  # more than goes with a body in its message
 _ENCODED: Final = "moorline:base64:"
 _STORED: Final = "moorline:s3:"
 # By the service model, of SendMessageBatch.
@@ -39,6 +40,7 @@ class Bodies:
         self._link = link
         self._bucket = link.where.bucket
         self._prefix = link.where.prefix
+        self.largest = (LARGEST if self._bucket is None else _LARGEST_OBJECT) - _BESIDE
 
     def texts(self, bodies: Sequence[bytes], beside: Sequence[int] = ()) -> list[str]:
         """What is sent instead; *beside* are the bytes that go with each in its message.
