@@ -7,6 +7,7 @@ import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -26,6 +27,11 @@ from moorline.store.ids import new_id
 
 LEASE = 10.0
 KEYS = [None, order_key("n", "a"), order_key("n", "b"), order_key("n", "c", "skip")]
+QUEUES = ("default", "other")
+FILTERS = [
+    JobFilter(limit=1), JobFilter(queue="other", limit=2), JobFilter(event_id="e", limit=2),
+    JobFilter(queue="other", event_id="e", limit=3),
+]  # fmt: skip
 
 
 class OrderedJobs(RuleBasedStateMachine):
@@ -42,6 +48,7 @@ class OrderedJobs(RuleBasedStateMachine):
         self.late: list[Claim] = []
         self.touched: set[str] = set()  # by a person: a retried job runs after what it once preceded
         self.ran: dict[str, list[str]] = {}
+        self.looked = 0
 
     def opened(self) -> Broker:
         folder = self.closing.enter_context(tempfile.TemporaryDirectory())
@@ -54,7 +61,7 @@ class OrderedJobs(RuleBasedStateMachine):
 
     def worker(self) -> WorkerInfo:
         now = self.clock.wall()
-        return WorkerInfo(new_id(now), "host", 1, ("default",), now, LEASE)
+        return WorkerInfo(new_id(now), "host", 1, QUEUES, now, LEASE)
 
     def run(self, awaitable: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(awaitable)
@@ -63,10 +70,19 @@ class OrderedJobs(RuleBasedStateMachine):
         newest_first: list[Job] = self.run(self.broker.list(JobFilter(limit=1000)))
         return newest_first[::-1]
 
-    @rule(keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4), delay=st.sampled_from([0.0, 0.0, 3.0]))
-    def enqueue(self, keys: list[str | None], delay: float) -> None:
+    @rule(
+        keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=4),
+        delay=st.sampled_from([0.0, 0.0, 3.0]),
+        queue=st.sampled_from(QUEUES),
+        event_id=st.sampled_from([None, "e"]),
+    )
+    def enqueue(self, keys: list[str | None], delay: float, queue: str, event_id: str | None) -> None:
         now = self.clock.wall()
-        self.run(self.broker.enqueue([JobRow(new_id(now), "n", b"", now + delay, now, order_key=key) for key in keys]))
+        rows = [
+            JobRow(new_id(now), "n", b"", now + delay, now, queue=queue, event_id=event_id, order_key=key)
+            for key in keys
+        ]
+        self.run(self.broker.enqueue(rows))
 
     @rule(limit=st.integers(1, 4), alone=st.booleans())
     def claim(self, limit: int, alone: bool) -> None:
@@ -127,6 +143,14 @@ class OrderedJobs(RuleBasedStateMachine):
         else:
             self.touched.add(job.id)
 
+    @rule(ago=st.sampled_from([0.0, 2.0]))
+    def prune(self, ago: float) -> None:
+        before = self.clock.wall() - ago
+        jobs = self.jobs()
+        gone = [job for job in jobs if job.state in ("done", "cancelled") and (job.finished_at or 0.0) < before]
+        assert self.run(self.broker.prune(before)) == len(gone)
+        assert self.jobs() == [job for job in jobs if job not in gone]
+
     @rule(seconds=st.sampled_from([1.0, 4.0]))
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -150,6 +174,24 @@ class OrderedJobs(RuleBasedStateMachine):
     def the_counts_are_right(self) -> None:
         """They are those of the jobs that are there, blocked ones included."""
         assert self.run(self.broker.counts()) == Counter((job.queue, job.state) for job in self.jobs())
+
+    @invariant()
+    def the_pages_are_right(self) -> None:
+        """One filter after the other, for each state that there is and for all, shows page after page the jobs that it
+        fits; and each alone looks the same.
+        """
+        self.looked += 1
+        jobs = self.jobs()[::-1]
+        for state in (None, *sorted({job.state for job in jobs})):
+            which = replace(FILTERS[self.looked % len(FILTERS)], state=state)
+            found: list[Job] = []
+            while page := self.run(self.broker.list(replace(which, before=found[-1].id if found else None))):
+                assert len(page) <= which.limit
+                found += page
+            assert found == [job for job in jobs if which.fits(job)]
+        if jobs:
+            job = jobs[self.looked % len(jobs)]
+            assert self.run(self.broker.get(job.id)) == job
 
     @invariant()
     def a_key_runs_in_order(self) -> None:
