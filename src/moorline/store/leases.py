@@ -6,7 +6,7 @@ The clocks of all machines must agree to a small part of the lease.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 __all__ = ["Lease", "compare_and_set", "take_leases"]
+
+
+_LONGEST: Final = 1.5  # times its length, for clocks that do not quite agree
 
 
 class Lease(NamedTuple):
@@ -37,7 +40,8 @@ def _take(connection: Connection, lease: Lease) -> bool:
     old = connection.execute(sa.select(meta.c.value).where(meta.c.key == key)).scalar()
     if old is not None:
         until, _, holder = old.partition(" ")
-        if holder != lease.holder and float(until) > lease.now:
+        # Who took it for longer than it lasts had a clock that was ahead, and has been set right since.
+        if holder != lease.holder and 0 < float(until) - lease.now <= _LONGEST * lease.seconds:
             return False
     return compare_and_set(connection, key, old, f"{lease.now + lease.seconds:.3f} {lease.holder}")
 
