@@ -121,6 +121,23 @@ async def test_concurrent_enqueues_share_round_trips(redis_server: RedisServer) 
         assert (await broker.counts())["default", "ready"] == 1001
 
 
+async def test_a_trial_is_cleared_and_nothing_else(redis_server: RedisServer) -> None:
+    """What stands in its prefix is no pattern."""
+
+    async def job() -> None: ...
+
+    for name, other in (("a*", "ab"), ("[ab]", "a"), ("a?", "ac"), ("a\\*", "a*")):
+        with (
+            RedisBroker(redis_server.url, prefix=name) as broker,
+            RedisBroker(redis_server.url, prefix=other) as beside,
+        ):
+            for one in (broker, beside):
+                await Jobs(one).function(job).enqueue()
+            broker.clear()
+            assert (await broker.counts(), await beside.counts()) == ({}, {("default", "ready"): 1})
+            beside.clear()
+
+
 async def _awaited(enqueued):
     return await enqueued
 

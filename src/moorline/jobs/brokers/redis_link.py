@@ -30,6 +30,7 @@ _CHECK: Final = 30.0  # seconds of rest after which a connection is tried before
 _RECONNECT: Final = 1.0
 _LISTEN: Final = 0.5  # seconds between two looks whether to stop
 _SCANNED: Final = 1_000  # keys
+_AS_IT_STANDS: Final = str.maketrans({one: f"\\{one}" for one in "*?[]\\"})  # in a pattern of keys
 _SENTINEL_PORT: Final = 26_379
 _OLDEST: Final = (7, 0)  # scripts that may write when memory is full
 _ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
@@ -189,7 +190,7 @@ class Link:
         """Delete every key below the prefix; the server is looked through for them, some thousand keys a time."""
         try:
             found: list[bytes] = []
-            for key in self.client.scan_iter(match=self.prefix + "*", count=_SCANNED):
+            for key in self.client.scan_iter(match=self.prefix.translate(_AS_IT_STANDS) + "*", count=_SCANNED):
                 found.append(key)
                 if len(found) == _SCANNED:
                     self.client.unlink(*found)
