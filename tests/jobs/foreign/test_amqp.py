@@ -305,3 +305,25 @@ async def test_what_our_broker_never_takes_stays_there(
     assert [one for one in caplog.records if "message_left" in one.getMessage()]
     async with app:
         assert len(await app.jobs.broker.list(JobFilter())) == 2
+
+
+async def test_a_header_with_a_time_in_milliseconds_stops_nobody(
+    app: Moorline, amqp: AmqpPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AMQP wants seconds; as those it is no date. It is read as its number, and the next message comes."""
+    milliseconds = 1_800_000_000_000
+    got: list[Message] = []
+
+    @app.consume(amqp.url, name="times")
+    async def times(message: Message) -> None:
+        got.append(message)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pika.data.calendar.timegm", lambda _: milliseconds)
+        headers = {"at": dt.datetime(2027, 1, 15, tzinfo=dt.UTC)}
+        amqp.channel.basic_publish("", amqp.name, b"1", pika.BasicProperties(headers=headers))
+    amqp.put("2")
+    async with app.running(worker=True):
+        await until(lambda: len(got) == 2)
+    assert {message.body for message in got} == {b"1", b"2"}
+    assert amqp.left() == 0

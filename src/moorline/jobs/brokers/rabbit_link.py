@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -90,6 +91,7 @@ class RabbitWhere:
             import pika
         except ImportError as error:
             raise ConfigurationError("the queue needs pika; pip install 'moorline[rabbitmq]'") from error
+        _read_all_times()
         context = None
         if self._tls:
             context = ssl.create_default_context(cafile=self._cafile)
@@ -109,6 +111,28 @@ class RabbitWhere:
             )
             for host, port in self._hosts
         ]
+
+
+@cache
+def _read_all_times() -> None:
+    """Have pika read a header's time that Python has no date for as its number: there are programs that write
+    milliseconds where AMQP wants seconds.
+
+    It raises while it reads, which ends the connection; the message comes again on the next one, and so for ever.
+    """
+    from pika import data
+
+    read: Callable[[bytes, int], tuple[Any, int]] = data.decode_value
+
+    def decode_value(encoded: bytes, offset: int) -> tuple[Any, int]:
+        try:
+            return read(encoded, offset)
+        except (ValueError, OverflowError, OSError):
+            if encoded[offset : offset + 1] != b"T":
+                raise
+            return int.from_bytes(encoded[offset + 1 : offset + 9], "big"), offset + 9
+
+    data.decode_value = decode_value
 
 
 def _host(text: str, port: int) -> tuple[str, int]:
