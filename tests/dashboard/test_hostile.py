@@ -184,3 +184,11 @@ async def test_what_names_a_secret_is_masked_in_arguments_and_bodies(app: Moorli
             text = (await visitor.get(path, accept=accept)).text
             assert "ada" in text
             assert "plain-word" not in text
+
+
+async def test_an_address_of_many_parts_is_refused(visitor: Visitor) -> None:
+    """It is no failure of the page's."""
+    parts = {f"a{number}": "1" for number in range(60)}
+    answer = await visitor.client.get("/dashboard/jobs", params=parts)
+    assert answer.status_code == 400
+    assert "too many parts" in answer.text

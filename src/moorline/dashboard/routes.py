@@ -181,7 +181,10 @@ class Dashboard:
                 raise Refused(403, "Scripts may only read here: the commands of moorline change things.")
             check_own(ask)
             form = await _form(ask, receive)
-        query = parse_qs(ask.query, max_num_fields=50)
+        try:
+            query = parse_qs(ask.query, max_num_fields=50)
+        except ValueError:
+            raise Refused(400, "This address has too many parts.") from None
         look = Look(self.app, named, query, form, visitor.name, self.app.clock.wall(), self._ends)
         found = await view(look)
         kept = (visitor.renewed,) if visitor.renewed else ()
