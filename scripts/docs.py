@@ -19,6 +19,7 @@ from outcomes import outcomes_page
 from pipeline import picture
 from senders import senders_page
 from service_pages import index_page, service_pages
+from speed import curves, speed_page
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made from the code by `make docs`; edit the code. -->\n\n"
@@ -123,12 +124,14 @@ PAGES = {
     "services.md": index_page,
     "senders.md": senders_page,
     "brokers.md": brokers_page,
+    "speed.md": speed_page,
 }
 
 
 def main() -> int:
     """Write the pages, or say which are not current."""
-    pages = {f"reference/{name}": MADE + make() for name, make in PAGES.items()} | {"reference/pipeline.svg": picture()}
+    pages = {f"reference/{name}": MADE + make() for name, make in PAGES.items()}
+    pages |= {"reference/pipeline.svg": picture(), "reference/speed.svg": curves()}
     pages |= {f"services/{name}": MADE + text for name, text in service_pages().items()}
     if "--check" in sys.argv[1:]:
         old = [name for name, text in pages.items() if not _is(FOLDER / name, text)]
