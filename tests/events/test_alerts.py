@@ -221,6 +221,21 @@ async def test_while_another_looks_nobody_else_does(store: Store, clock: ManualC
     assert [one.service for one in await second.run_once("two")] == ["github"]
 
 
+async def test_while_it_is_told_slowly_nobody_else_tells_it(store: Store, clock: ManualClock):
+    """Three hooks of 40 seconds take longer than the lease, which is therefore extended."""
+    heard: list[Alert] = []
+    others: list[Alert] = []
+
+    async def slow(alert: Alert) -> None:
+        heard.append(alert)
+        clock.advance(40)
+        await AlertWatch(store, CONFIG, tell=[others.append]).run_once("two")
+
+    count(store, "stripe", MINUTE, stored=4, forged=15)
+    assert len(await AlertWatch(store, CONFIG, tell=[slow] * 4).run_once("one")) == 1
+    assert (len(heard), others) == (4, [])
+
+
 async def test_what_was_kept_and_not_told_is_told_by_the_next(store: Store, clock: ManualClock):
     """A worker that dies between the two: the alert is not lost."""
 

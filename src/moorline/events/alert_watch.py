@@ -8,6 +8,7 @@ after a crash in between it is told by the next one (so perhaps twice, never not
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
+from moorline.errors import StoreError
 from moorline.events.alerts import (
     WINDOW_MINUTES,
     Alert,
@@ -109,8 +111,8 @@ class AlertWatch:
             kept = await self._store.write(_keep, state)
             if kept is None:
                 return []  # somebody else was faster, and tells it
-            await self._told(state.untold)
-            await self._store.write(_keep, _State(firing, [], awaited, kept))
+            if await self._told(holder, state.untold):
+                await self._store.write(_keep, _State(firing, [], awaited, kept))
         return changed
 
     def firing_sync(self) -> list[Alert]:
@@ -130,16 +132,26 @@ class AlertWatch:
         stuck = [Stuck(name, facts.at - seconds, why) for name, (seconds, why) in sorted(known.items())]
         return readings(facts._replace(secrets=secrets, awaited=awaited, breakers=stuck), self._config)
 
-    async def _told(self, alerts: list[Alert]) -> None:
+    async def _told(self, holder: str, alerts: list[Alert]) -> bool:
+        """False when another holder tells them, because it took too long here."""
         for alert in alerts:
             write = log.warning if alert.state == "firing" else log.info
             write("event_alert", **alert.to_dict())
             for hook in self._tell:
+                if not await self._still_ours(holder):
+                    return False
                 try:
                     async with asyncio.timeout(_HOOK_SECONDS):
                         await _called(hook, alert)
                 except Exception as error:  # noqa: BLE001 -- the others are to hear of it all the same
                     log.error("event_alert_not_told", hook=_name(hook), rule=alert.rule, error=repr(error))
+        return True
+
+    async def _still_ours(self, holder: str) -> bool:
+        """Hooks may take longer than the lease; an alert is told rather twice than not at all."""
+        with contextlib.suppress(StoreError):
+            return await self._store.write(take_leases, Lease(_KEY, holder, self._store.clock.wall(), _LEASE))
+        return True
 
 
 async def _called(hook: Hook, alert: Alert) -> None:
