@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,18 @@ def test_what_is_no_error_of_ours_keeps_its_traceback(tmp_path: Path) -> None:
     """Also beside one that is."""
     with pytest.raises(ExceptionGroup):
         _run(tmp_path, _Failing(ConfigurationError("SQS: no credentials"), ZeroDivisionError("a bug")))
+
+
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_addresses_of_both_kinds_are_listened_on(host: str, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kind is that of the address."""
+    asked: list[Any] = []
+    monkeypatch.setattr(socket, "create_server", lambda address, **options: asked.append((address, options["family"])))
+    runner.listen(host, 8000)
+    assert asked == [((host, 8000), family)]
+
+
+def test_an_address_that_is_not_ours_is_not_called_a_taken_port() -> None:
+    """Another port would not help."""
+    with pytest.raises(ConfigurationError, match="choose another --host or --port"):
+        runner.listen("192.0.2.1", 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -53,9 +54,11 @@ def _first(error: BaseException) -> BaseException:
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ConfigurationError when the address cannot be had."""
     try:
-        return socket.create_server((host, port), backlog=BACKLOG, reuse_port=False)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=False)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+        other = "--port" if error.errno == errno.EADDRINUSE else "--host or --port"
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}; choose another {other}") from error
 
 
 def loop_run(main: Coroutine[Any, Any, R]) -> R:
