@@ -13,7 +13,7 @@ from tests.databases import migrated_sqlite
 from tests.events.stored import fresh_store
 from tests.events.test_inbox import event
 
-from moorline.events import Event, Inbox, Stored
+from moorline.events import Event, Inbox, Stored, inbox_sqlite
 from moorline.events.inbox_sqlite import STORE_ARRIVALS
 from moorline.services import GitHub
 from moorline.store.store import Store
@@ -80,6 +80,24 @@ async def test_what_needs_more_is_written_in_a_transaction(store: Store):
     assert await inbox.add(event(0)) == Stored(old.event_id, duplicate=True)
     assert [asked[0], asked[1], asked[-1]] == ["INSERT INTO arriving", "BEGIN IMMEDIATE", "COMMIT"]
     assert (await inbox.get(old.event_id)).duplicates == 1
+
+
+async def test_what_was_forgotten_meanwhile_is_stored_anew(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """It was there when the group was written, and pruned before it could be counted: it has its jobs again."""
+    inbox = handled(store)
+    await inbox.add(event(0))
+    counting = inbox_sqlite._with_old
+
+    def forgotten(connection: Any, *rest: Any) -> list[Stored]:
+        for table in ("jobs", "events"):
+            connection.connection.dbapi_connection.execute(f"DELETE FROM {table}")
+        return counting(connection, *rest)
+
+    monkeypatch.setattr(inbox_sqlite, "_with_old", forgotten)
+    stored = await inbox.add(event(0))
+    assert (await inbox.get(stored.event_id)).id == event(0).id
+    made = "SELECT count(*) FROM jobs WHERE event_id = (SELECT id FROM events)"
+    assert store.read_sync(lambda c: c.exec_driver_sql(made).scalar_one()) == 2
 
 
 async def test_a_lock_is_waited_for(store: Store):

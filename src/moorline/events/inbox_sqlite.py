@@ -12,6 +12,8 @@ import sqlite3
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy.exc import NoResultFound
+
 from moorline.events.inbox_sql import COLUMNS, Arrival, Stored, old_or_new, sent, store_arrivals
 from moorline.events.places import ONCE
 from moorline.jobs.job import JobRow
@@ -104,7 +106,7 @@ def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stor
         driver.execute(_insert(count), values)
     except sqlite3.Error:
         return None  # nothing was written; the usual way waits for locks, and says what is wrong
-    return answers if driver.total_changes - before == wanted else _with_old(connection, answers, values)
+    return answers if driver.total_changes - before == wanted else _with_old(connection, arrivals, answers, values)
 
 
 def _driver(connection: Connection) -> Any:
@@ -118,12 +120,20 @@ def _driver(connection: Connection) -> Any:
     return driver
 
 
-def _with_old(connection: Connection, answers: list[Stored], values: list[Any]) -> list[Stored]:
+def _with_old(
+    connection: Connection, arrivals: list[Arrival], answers: list[Stored], values: list[Any]
+) -> list[Stored]:
     """The answers where some events came before: those are counted."""
     starts = [start for start in range(0, len(values), len(_VALUES)) if values[start] == _EVENT]
     with connection.begin():
         rows = [values[start + 1 : start + 1 + len(COLUMNS)] for start in starts]
-        kept: dict[str, str] = {row[0]: old_or_new(connection, row)[0] for row in rows}
+        kept: dict[str, str] = {}
+        for row in rows:
+            try:
+                kept[row[0]] = old_or_new(connection, row)[0]
+            except NoResultFound:  # it came before, and was forgotten since then
+                arrival = next(one for one in arrivals if one[:2] == tuple(row[1:3]))
+                kept[row[0]] = store_arrivals(connection, [arrival])[0].event_id
     ids = [kept[answer.event_id] for answer in answers]
     return [Stored(now, answer.duplicate or now != answer.event_id) for now, answer in zip(ids, answers, strict=True)]
 
