@@ -155,6 +155,24 @@ async def test_each_time_makes_one_job_however_many_look(store: Store, broker: B
     assert known.last == pytest.approx(expected[-1])
 
 
+async def test_a_schedule_that_is_changed_has_missed_nothing_before(
+    store: Store, broker: Broker, clock: ManualClock
+) -> None:
+    """What is made up for begins with the time that the old one would have had next, or now."""
+    clock.advance(86_400 - clock.wall() % 86_400 + 1)
+    midnight = clock.wall() - 1
+    await schedules(store, broker, schedule("0 0 * * *")).run_once("w0")
+    clock.advance(40_000)
+    often = schedules(store, broker, schedule(60.0, catch_up="all", overlap=True))
+    assert await often.run_once("w0") == 0
+    clock.advance(60)
+    assert await often.run_once("w0") == 1
+    await schedules(store, broker, schedule("0 0 * * *")).run_once("w0")
+    clock.advance(86_400 - 40_060 + 3_600)
+    assert await schedules(store, broker, schedule("0 * * * *", catch_up="all", overlap=True)).run_once("w0") == 2
+    assert (await due_times(broker))[-2:] == pytest.approx([midnight + 86_400, midnight + 90_000])
+
+
 async def test_a_time_is_repeated_after_a_crash_and_changes_nothing(
     store: Store, broker: Broker, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

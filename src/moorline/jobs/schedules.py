@@ -33,6 +33,7 @@ __all__ = ["Known", "Schedules", "known_schedules"]
 LEASE: Final = 10.0
 """Seconds for which one worker alone looks; after its death another one does."""
 _KEY: Final = "schedule:"
+_INSTANT: Final = 0.001
 _LEAST: Final = 0.2  # seconds between two looks
 _MOST: Final = 60.0
 
@@ -95,7 +96,7 @@ class Schedules:
         return made
 
     async def _look(self, schedule: Schedule, old: str | None, now: float) -> int:
-        last = now if old is None else float(json.loads(old)["last"])
+        last = _last(schedule, old, now)
         due = schedule.due(last, now)
         if due:
             rows = [schedule.at(time, now) for time in due]
@@ -113,6 +114,19 @@ class Schedules:
         if new != old:
             await self._store.write(_set, (f"{_KEY}{schedule.name}", old, new))
         return len(due)
+
+
+def _last(schedule: Schedule, old: str | None, now: float) -> float:
+    """Since when what is due was not looked for. Where it was another schedule until now, nothing of this one was
+    missed before the next time of that one.
+    """
+    if old is None:
+        return now
+    facts = json.loads(old)
+    last = float(facts["last"])
+    if (facts["when"], facts["tz"]) == (schedule.when, schedule.tz):
+        return last
+    return max(last, min(float(facts["next"]) - _INSTANT, now))
 
 
 def _rows(connection: Connection) -> dict[str, str]:
