@@ -193,6 +193,15 @@ async def test_where_nothing_but_failures_comes_it_stops(lite: Moorline):
     assert (state.run.applied, state.run.failed) == (150, 30)
 
 
+async def test_it_stops_also_where_the_source_says_things_twice(lite: Moorline):
+    """Of what has one key only the newest is tried: that all of these fail is that nothing but failures comes."""
+    contacts = [Contact(f"c{number // 2}@example.com", number) for number in range(600)]
+    book = Book()
+    book.refuses = {one.email for one in contacts}
+    with pytest.raises(errors.InvalidRequest):
+        await made(lite, contacts, book, patience=40).run()
+
+
 @pytest.mark.parametrize("wrong", [KeyError("email"), ValueError("no number"), TypeError()], ids=repr)
 async def test_what_cannot_be_translated_is_one_items_fault(lite: Moorline, wrong: Exception):
     """A function that trips over one item is as good as a refusal of it."""

@@ -92,7 +92,7 @@ class Sync(Generic[T]):
                 if before is None:
                     break
                 await self._items.apply(batch)
-                failing = failing + len(batch.failed) if len(batch.failed) == len(batch.items) else 0
+                failing = failing + len(batch.failed) if len(batch.failed) == batch.tried else 0
                 self._check(batch, failing)
                 state = self._after(state, batch)
                 before = await self._kept(before, state, [self._call(item) for item, _ in batch.failed])

@@ -57,10 +57,11 @@ class SyncOptions(Generic[T]):
 
 @dataclass(slots=True)
 class Batch(Generic[T]):
-    """What is applied together, the place after it, and which of them failed by their own fault."""
+    """What is applied together, the place after it, how many were tried, and which failed by their own fault."""
 
     items: list[T | Gone] = field(default_factory=list)
     place: str | None = None
+    tried: int = 0
     failed: list[tuple[T | Gone, Exception]] = field(default_factory=list)
 
 
@@ -112,6 +113,7 @@ class Items(Generic[T]):
     async def apply(self, batch: Batch[T]) -> None:
         """Of items with the same key the last one is applied; without keys one follows the other, to keep the order."""
         chosen = self._newest(batch.items)
+        batch.tried = len(chosen)
         if self._options.many:
             for gone, same in [(gone, list(same)) for gone, same in itertools.groupby(chosen, _is_gone)]:
                 await (self._apply_each(iter(same), batch) if gone else self._apply_together(same, batch))
