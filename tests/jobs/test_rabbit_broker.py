@@ -331,7 +331,7 @@ class TestWhere:
             "amqp:/h", "http://h", "amqp://u:secret@h:port/", "amqp://", "amqp://u:secret@h/?queues=fast",
             "amqp://u:secret@h/?prefix=a*", "amqp://u:secret@h/?heartbeat=soon", "amqp://u:secret@h/?surprise=1",
             "amqp://u:secret/x@h/", "amqp://u:12/secret@h/", "amqp://u:1?secret@h", "amqp://u:1#secret@h/",
-            "amqp://u:secret@h/?secret", "amqp://u:secret@h/?heartbeat=0", "amqp://u:secret@[h/",
+            "amqp://u:secret@h/?secret", "amqp://u:secret@h/?heartbeat=0", "amqp://u:secret@[h/", "amqp://u:secret@h:99999/",
         ],
     )  # fmt: skip
     def test_a_url_that_cannot_be_used_is_refused(self, url: str) -> None:
@@ -339,6 +339,11 @@ class TestWhere:
         with pytest.raises(ConfigurationError) as refused:
             RabbitBroker(url)
         assert "secret" not in str(refused.value)
+
+    def test_certificates_that_are_not_there_are_named(self) -> None:
+        """It is no server that does not answer."""
+        with pytest.raises(ConfigurationError, match="cafile cannot be read: No such file"):
+            RabbitWhere("amqps://u:secret@h/?cafile=/nowhere/ca.pem").parameters()
 
     @pytest.mark.parametrize("queue", ["a*b", "#", "x" * 151, "new\nline", "mail.low", "mail.dead"])
     async def test_a_name_that_it_cannot_have_is_refused(self, broker: RabbitBroker, queue: str) -> None:

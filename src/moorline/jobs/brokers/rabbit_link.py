@@ -29,6 +29,7 @@ __all__ = ["SCHEMES", "Channel", "Link", "RabbitWhere"]
 R = TypeVar("R")
 
 SCHEMES: Final = ("amqp", "amqps")
+_LAST_PORT: Final = 65_535
 _CONNECT: Final = 5.0  # seconds
 _ANSWER: Final = 30.0  # seconds; a quorum queue that has just been made takes some
 _BLOCKED: Final = 20.0  # seconds without room for more, after which we give up
@@ -61,6 +62,8 @@ class RabbitWhere:
         # What a password with one of /?#@ in it, not escaped, would leave behind: never to be shown.
         if parts.fragment or "@" in parts.path + parts.query or not all(host for host, _ in self._hosts):
             raise ConfigurationError(_UNREADABLE)
+        if not all(0 < port <= _LAST_PORT for _, port in self._hosts):
+            raise ConfigurationError(f"the URL of the queue: a port is from 1 to {_LAST_PORT}")
         user, _, password = name.partition(":")
         self.shown = f"{scheme}://{hosts}{parts.path}"
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -94,7 +97,10 @@ class RabbitWhere:
         _read_all_times()
         context = None
         if self._tls:
-            context = ssl.create_default_context(cafile=self._cafile)
+            try:
+                context = ssl.create_default_context(cafile=self._cafile)
+            except OSError as error:
+                raise ConfigurationError(f"the URL of the queue: cafile cannot be read: {error.strerror}") from None
             context.minimum_version = ssl.TLSVersion.TLSv1_2
         return [
             pika.ConnectionParameters(
