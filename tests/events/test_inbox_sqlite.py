@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,22 @@ async def test_a_lock_is_waited_for(store: Store):
         assert not (await adding).duplicate
 
 
+@contextlib.contextmanager
+def together(store: Store) -> Iterator[None]:
+    """What is submitted in it waits, and is one group: what comes first in a group is decided by what is in it."""
+    entered, ended = threading.Event(), threading.Event()
+
+    def hold(_: Any, payloads: list[None]) -> list[None]:
+        entered.set()
+        assert ended.wait(10)
+        return payloads
+
+    store.submit(hold, None)
+    assert entered.wait(10)
+    yield
+    ended.set()
+
+
 EVENTS = st.builds(
     event,
     st.integers(0, 6),
@@ -133,7 +152,10 @@ def test_the_outcome_is_that_of_a_transaction(groups: list[list[Event]]):
             inbox._apply = apply  # type: ignore[assignment]
             answers: list[tuple[str, bool]] = []
             for group in groups:
-                futures = [store.submit(*inbox._with_keys(apply, one, (one,))) for one in map(inbox._arrival, group)]
+                with together(store):
+                    futures = [
+                        store.submit(*inbox._with_keys(apply, one, (one,))) for one in map(inbox._arrival, group)
+                    ]
                 keys = [(one.id, future.result().duplicate) for one, future in zip(group, futures, strict=True)]
                 answers += sorted(keys)
             rows = store.read_sync(_rows)
