@@ -58,10 +58,8 @@ __all__ = [
 
 FILE = "moorline.toml"
 PREFIX = "MOORLINE_"
-_NO_SETTINGS: Final = (
-    "app",
-    "dashboard_token",
-)  # other variables that are as near to one as misspelled ones
+# Other variables of ours, which are as near to a setting as a misspelled one.
+_NO_SETTINGS: Final = ("app", "dashboard_token")
 
 P = TypeVar("P", Policy, Retry, Breaker, Bulkhead)
 
