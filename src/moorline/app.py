@@ -95,7 +95,6 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
             self.sources.add(name, source.build(name))
         self.handlers = Handlers(self.sources.sender)
         self.answers = Answers(self.sources.sender)
-        compressing: dict[str, Any] = {} if self.settings.webhooks.compress_over else {"compress_from": 0}
         self._queue_url = self.settings.queue_url
         queue, waiting, queues = self.settings.queue_url, self.settings.max_waiting, self.settings.worker.queues
         broker = broker_at(queue, self.store, queues=queues, clock=clock, max_waiting=waiting)
@@ -107,7 +106,11 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
         self._messages = Messages(self.jobs, self.settings.connections)
         self.relay = None if queue is None else Relay(self.store, self.jobs.broker)
         self.inbox = Inbox(
-            self.store, self.handlers, max_wait=self.settings.webhooks.max_wait, relay=self.relay, **compressing
+            self.store,
+            self.handlers,
+            compress_over=self.settings.webhooks.compress_over,
+            max_wait=self.settings.webhooks.max_wait,
+            relay=self.relay,
         )
         self._services = {}
         self._tellers = []

@@ -184,7 +184,7 @@ class WebhookSettings(BaseModel):
     dedup_days: Annotated[float, Field(ge=1)] = 30.0
     """Days that a second delivery of an event is known to be one; at least ``keep_days``."""
     compress_over: Annotated[int, Field(ge=0)] = 2048
-    """Bytes; larger bodies are compressed when they are an hour old (16 kB and more: when they come); 0 for never."""
+    """Bytes; larger bodies are compressed (zstd) before they are stored; 0 for never."""
 
     alerts: AlertSettings = AlertSettings()
 

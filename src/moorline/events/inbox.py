@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moorline.errors import ConfigurationError, EventNotFound, EventPruned, StoreOverloaded
-from moorline.events.compression import COMPRESSED_AT_ONCE, ZSTD
+from moorline.events.compression import COMPRESSED_OVER, ZSTD
 from moorline.events.handlers import Handlers
 from moorline.events.inbox_sql import (
     Arrival,
@@ -52,8 +52,8 @@ class Inbox:
     ``add`` deduplicates by service and the sender's id, stores, and enqueues one job for each matching handler, all in
     one transaction that is shared with whatever else arrives at the moment; it returns after the commit. Every method
     has a blocking twin that ends in ``_sync``. All raise StoreUnavailable when the database is down. Bodies of
-    ``compress_from`` bytes or more (0: none) are compressed on their way to the disk. With a ``relay`` the jobs are for
-    its broker: they wait in the outbox until some process runs the relay.
+    more than ``compress_over`` bytes (0: none) are compressed on their way to the disk. With a ``relay`` the jobs are
+    for its broker: they wait in the outbox until some process runs the relay.
     """
 
     ledger: Ledger | None = None
@@ -64,7 +64,7 @@ class Inbox:
         store: Store,
         handlers: Handlers | None = None,
         *,
-        compress_from: int = COMPRESSED_AT_ONCE,
+        compress_over: int = COMPRESSED_OVER,
         max_wait: float = MAX_WAIT,
         relay: Relay | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class Inbox:
         self._relayed = relay is not None
         self._apply = STORE_ARRIVALS if store.dialect == "sqlite" else store_arrivals
         self._channel = OUTBOX if self._relayed else CHANNEL
-        self._compress_from = compress_from
+        self._compress_over = compress_over
         self.handlers = Handlers() if handlers is None else handlers
         self.max_wait = max_wait
         self._waking = False
@@ -201,7 +201,7 @@ class Inbox:
             event.secret_index,
             kept(event.headers),
             event.body,
-            ZSTD if 0 < self._compress_from <= len(event.body) else None,
+            ZSTD if 0 < self._compress_over < len(event.body) else None,
             None if key == event.id else event.id,
             event.secret or None,
             self.handlers.planned(event),

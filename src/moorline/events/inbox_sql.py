@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 import sqlalchemy as sa
 
 from moorline.errors import EventPruned
-from moorline.events.compression import PRUNED, ZSTD, compressed, opened
+from moorline.events.compression import PRUNED, compressed, opened
 from moorline.events.event import Event
 from moorline.events.places import ONCE
 from moorline.jobs.brokers.sql import insert_jobs
@@ -108,7 +108,7 @@ COLUMNS: Final = (
 )
 _NAMES: Final = ", ".join(COLUMNS)
 _PLAIN: Final = Arrival._fields.index("handlers")
-_BODY: Final = Arrival._fields.index("body")
+BODY: Final = COLUMNS.index("body")
 # PostgreSQL: one statement says of each row whether it is new (it has the id that we gave it) or came before, and
 # counts those; excluded.duplicates counts the repetitions within this group.
 _CONFLICT: Final = (
@@ -147,6 +147,7 @@ def store_arrivals(connection: Connection, arrivals: list[Arrival]) -> list[Stor
     if any(one.delivery_key.startswith(ONCE) for one in arrivals):
         arrivals = _known_by_ids(connection, arrivals)
     rows = rows_of(arrivals)
+    shrink((row, BODY) for row in rows.values())
     # In the order of their keys: two receivers with the same events at once must not lock them in a ring.
     ordered = sorted(rows.values(), key=_key)
     insert = _insert_postgres if connection.dialect.name == "postgresql" else _insert_sqlite
@@ -304,12 +305,20 @@ def _row(arrival: Arrival) -> list[Any]:
 
 
 def sent(arrival: Arrival) -> tuple[Any, ...]:
-    """What it holds of ``COLUMNS``, as it is stored: all but the first and the last."""
-    if arrival.encoding is None:
-        return arrival[:_PLAIN]
-    smaller = compressed(arrival.body)
-    body = (arrival.body, None) if smaller is None else (smaller, ZSTD)
-    return (*arrival[:_BODY], *body, *arrival[_BODY + 2 : _PLAIN])
+    """What it holds of ``COLUMNS``: all but the first and the last."""
+    return arrival[:_PLAIN]
+
+
+def shrink(places: Iterable[tuple[list[Any], int]]) -> None:
+    """Compress bodies, where that is asked for and worth it: each a list, and where in it the body stands; its encoding
+    is what follows.
+    """
+    large = [(values, at) for values, at in places if values[at + 1] is not None]
+    for (values, at), smaller in zip(large, compressed([values[at] for values, at in large]), strict=True):
+        if smaller is None:
+            values[at + 1] = None
+        else:
+            values[at] = smaller
 
 
 def _key(row: list[Any]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import NoResultFound
 
-from moorline.events.inbox_sql import COLUMNS, Arrival, Stored, old_or_new, sent, store_arrivals
+from moorline.events.inbox_sql import BODY, COLUMNS, Arrival, Stored, old_or_new, sent, shrink, store_arrivals
 from moorline.events.places import ONCE
 from moorline.jobs.job import JobRow
 from moorline.store.ids import new_id
@@ -100,6 +100,7 @@ def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stor
     count = len(values) // len(_VALUES)
     if count > _MOST:
         return None
+    shrink((values, start + 1 + BODY) for start in first.values())
     try:
         driver = _driver(connection)
         before: int = driver.total_changes

@@ -2,8 +2,8 @@
 
 1. An event older than ``dedup_days`` is deleted: should its sender send it again, it is new.
 2. Of one older than ``keep_days`` body and headers are emptied; its key stays, so that a duplicate is still one.
-3. Bodies larger than ``compress_over`` are compressed once they are an hour old: long after they were answered. (The
-   largest were compressed when they came.)
+3. Bodies larger than ``compress_over`` that were stored as they came, as earlier versions did, are compressed once they
+   are an hour old.
 
 An event with a job that is unfinished or dead is kept as it is. Each batch is a transaction of its own, after which it
 pauses, and locks no more than its rows.

@@ -72,11 +72,9 @@ def find_large(connection: Connection, after: str, before: str, limit: int, *, o
             break
         ids.append(id_)
         total += length
-    rows = []
-    for id_, body in connection.execute(sa.select(events.c.id, events.c.body).where(events.c.id.in_(ids))):
-        smaller = compressed(bytes(body))
-        if smaller is not None:
-            rows.append((id_, smaller))
+    bodies = connection.execute(sa.select(events.c.id, events.c.body).where(events.c.id.in_(ids))).all()
+    made = compressed([bytes(body) for _, body in bodies])
+    rows = [(id_, smaller) for (id_, _), smaller in zip(bodies, made, strict=True) if smaller is not None]
     if len(ids) < len(heads) or len(heads) == limit:
         return Found(rows, ids[-1], final and ids[-1] == end)
     return Found(rows, end, final)
