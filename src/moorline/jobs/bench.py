@@ -27,7 +27,7 @@ STEPS: Final = ("enqueued one by one", "enqueued in bulk", "drained", "picked up
 _MOST_PICKED: Final = 300
 _FEWEST_PICKED: Final = 20
 _SETTLED: Final = 0.5  # seconds until a worker that has started is idle
-_IDLE: Final = 0.005  # seconds between two jobs, so that it is idle again
+_IDLE: Final = 0.02  # seconds between two jobs, so that it is idle again: the result of the one before is stored too
 _KEEP: Final = 3e9  # seconds: what others keep is not ours to prune
 
 Progress = Callable[[str, int, int], None]

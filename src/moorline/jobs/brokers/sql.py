@@ -45,7 +45,7 @@ CHANNEL: Final = "moorline_jobs"
 """The store's channel of new jobs: ``store.notify(CHANNEL)`` after ``insert_jobs`` was committed."""
 
 KEPT_ERRORS: Final = 10
-_FRESH: Final = 0.1  # of a lease: a claim that finds nothing does not extend one that was extended so lately
+_FRESH: Final = 0.1  # of a lease: a claim does not extend one that was extended so lately
 _BY_TIME: Final = attrgetter("run_at", "id")
 _COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 _EXPIRED_WORKER: Final = 3600.0  # seconds that a worker that vanished is still shown
@@ -76,7 +76,7 @@ class SqlBroker:
         self._dialect = dialect_of(store.dialect)
         self._clock = store.clock
         self._claims = Claims()
-        self._beaten: dict[str, float] = {}  # by worker of this process: when its lease was extended
+        self._beaten: dict[str, float] = {}  # by worker of this process: when its lease was last extended
         self._swept = ""  # the order key that the last look for headless ones ended with
         self._log = logger("jobs")
 
@@ -121,26 +121,34 @@ class SqlBroker:
     # --- the worker's part
 
     async def claim(self, worker: WorkerInfo, limit: int, *, alone: bool = False) -> Claimed:
-        """See ``Broker``. One that finds nothing writes nothing, if the lease was extended a moment ago: else the
-        workers of a SQLite file would wake each other with it, and themselves, for ever.
+        """See ``Broker``. The lease is extended, unless it was a moment ago. One that finds nothing writes nothing
+        then: else the workers of a SQLite file would wake each other with it, and themselves, for ever.
         """
         self._claims.begun(alone=alone)
-        return await self.store.write(self._claim, (worker, limit, alone))
+        claimed, beaten = await self.store.write(self._claim, (worker, limit, alone))
+        if beaten is not None:
+            self._beaten[worker.id] = beaten
+        return claimed
 
-    def _claim(self, connection: Connection, payloads: list[tuple[WorkerInfo, int, bool]]) -> list[Claimed]:
+    def _claim(
+        self, connection: Connection, payloads: list[tuple[WorkerInfo, int, bool]]
+    ) -> list[tuple[Claimed, float | None]]:
+        """Each with when the worker's lease was extended, if it was: known only after the commit."""
         answers = []
         for worker, limit, alone in payloads:
             now = self._clock.wall()
             take = self._dialect.claim_suspect if alone else self._dialect.claim
-            found = list(map(Claim._make, take(connection, worker, limit, now)))
+            rows, next_at = take(connection, worker, limit, now)
+            found = list(map(Claim._make, rows))
             if len({claim.priority for claim in found}) > 1:
                 found.sort(key=partial(order, worker.ageing))
             else:  # neither RETURNING nor an aggregate keeps an order
                 found.sort(key=_BY_TIME)
-            if found or not 0 <= now - self._beaten.get(worker.id, 0.0) < worker.lease * _FRESH:
+            extended = None
+            if not 0 <= now - self._beaten.get(worker.id, 0.0) < worker.lease * _FRESH:
                 self._beat(connection, worker, now)
-            short = not alone and len(found) < limit
-            answers.append(Claimed(found, self._dialect.next_at(connection, worker.queues) if short else None))
+                extended = now
+            answers.append((Claimed(found, next_at), extended))
         return answers
 
     async def finish(self, completions: Sequence[Completion]) -> list[bool]:
@@ -201,13 +209,13 @@ class SqlBroker:
 
     def heartbeat(self, worker: WorkerInfo) -> None:
         """See ``Broker``."""
-        self.store.write_sync(self._heartbeat, worker)
+        self._beaten[worker.id] = self.store.write_sync(self._heartbeat, worker)
 
-    def _heartbeat(self, connection: Connection, payloads: list[WorkerInfo]) -> list[None]:
+    def _heartbeat(self, connection: Connection, payloads: list[WorkerInfo]) -> list[float]:
         now = self._clock.wall()
         for worker in payloads:
             self._beat(connection, worker, now)
-        return [None] * len(payloads)
+        return [now] * len(payloads)
 
     def _beat(self, connection: Connection, worker: WorkerInfo, now: float) -> None:
         connection.execute(
@@ -217,7 +225,6 @@ class SqlBroker:
                 "started_at": worker.started_at, "lease_until": now + worker.lease,
             },
         )  # fmt: skip
-        self._beaten[worker.id] = now
 
     async def leave(self, worker: WorkerInfo) -> None:
         """See ``Broker``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -44,19 +44,20 @@ _ORPHANED: Final = """
 """
 
 
+Taken: TypeAlias = tuple[Sequence[Any], float | None]
+"""The columns of ``Claim`` for each job taken, in no order; and where those are fewer than wanted, when the next one is
+due (None: none waits)."""
+
+
 class Dialect(Protocol):
     """Each method is one statement, or a few, in the connection's transaction. Times are seconds since the epoch."""
 
-    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
-        """Take up to *limit* due jobs whose worker never died, lane by lane; the columns of ``Claim``, in no order."""
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
+        """Take up to *limit* due jobs whose worker never died, lane by lane."""
         ...
 
-    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
-        """As ``claim``, for jobs whose worker died."""
-        ...
-
-    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
-        """When the next waiting job is due; None if none waits."""
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
+        """As ``claim``, for jobs whose worker died; not told is when the next one is due."""
         ...
 
     def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
@@ -94,7 +95,11 @@ class _Sqlite:
         self._claims: dict[int, str] = {}  # by the number of lanes, below by that of queues
         self._heads: dict[int, str] = {}
 
-    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
+        found = self._claim(connection, worker, limit, now)
+        return found, self._next_at(connection, worker.queues) if len(found) < limit else None
+
+    def _claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
         lanes = due_lanes(self._lanes(connection, worker.queues), now, worker.ageing)
         if not lanes:
             return []
@@ -118,16 +123,16 @@ class _Sqlite:
             for rowid, id_, name, queue, priority, payload, run_at, *counts, event_id, created_at, order_key in found
         ]  # fmt: skip
 
-    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
         statement = f"""
             UPDATE jobs SET worker = ?, started_at = ?, {_TAKE} WHERE rowid IN (
                 SELECT rowid FROM jobs WHERE state = 'ready' AND crashes > 0 AND run_at <= ?
                 AND queue IN (SELECT value FROM json_each(?)) ORDER BY crashes, run_at LIMIT ?
             ) RETURNING {_CLAIMED}"""  # noqa: S608 -- constants only
         values = (worker.id, now, now, json.dumps(worker.queues), limit)
-        return connection.exec_driver_sql(statement, values).fetchall()
+        return connection.exec_driver_sql(statement, values).fetchall(), None
 
-    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
+    def _next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
         return min((at for *_, at in self._lanes(connection, queues) if at is not None), default=None)
 
     def _lanes(self, connection: Connection, queues: Sequence[str]) -> list[tuple[str, int, float | None]]:
@@ -228,7 +233,8 @@ def _sqlite_heads(queues: int) -> str:
 class _Postgres:
     # Looks at each lane in turn, for the reason given at SQLite, in the order of ``rank``; the outer limit stops the
     # looking, so that no more rows are locked than are taken. From the head on: before it are the entries of jobs that
-    # were claimed, until a vacuum, and to pass them once is enough.
+    # were claimed, until a vacuum, and to pass them once is enough. What is due and was not taken, another worker is
+    # taking: the next one is due later.
     _CLAIM: Final = f"""
         WITH due AS (
             SELECT found.id FROM (
@@ -242,8 +248,14 @@ class _Postgres:
                 SELECT id FROM jobs WHERE state = 'ready' AND crashes = 0 AND queue = looks.q AND priority = looks.p
                 AND run_at >= looks.at AND run_at <= %s ORDER BY run_at, id LIMIT %s FOR UPDATE SKIP LOCKED
             ) AS found LIMIT %s
+        ), taken AS (
+            UPDATE jobs SET worker = %s, started_at = %s, {_TAKE} FROM due WHERE jobs.id = due.id RETURNING {_CLAIMED}
         )
-        UPDATE jobs SET worker = %s, started_at = %s, {_TAKE} FROM due WHERE jobs.id = due.id RETURNING {_CLAIMED}
+        SELECT taken.*, CASE WHEN (SELECT count(*) FROM taken) < %s THEN (
+            SELECT min(found.at) FROM generate_series(0, {LOWEST_PRIORITY}) AS p, unnest(%s::text[]) AS q,
+            LATERAL (SELECT min(run_at) AS at FROM jobs
+                WHERE state = 'ready' AND crashes = 0 AND queue = q AND priority = p AND run_at > %s) AS found
+        ) END FROM (VALUES (1)) AS one LEFT JOIN taken ON true
     """  # noqa: S608 -- constants only
 
     _CLAIM_SUSPECT: Final = f"""
@@ -253,23 +265,15 @@ class _Postgres:
         ) RETURNING {_CLAIMED}
     """  # noqa: S608 -- constants only
 
-    _NEXT: Final = f"""
-        SELECT min(found.at) FROM generate_series(0, {LOWEST_PRIORITY}) AS p, unnest(%s::text[]) AS q,
-        LATERAL (SELECT min(run_at) AS at FROM jobs
-            WHERE state = 'ready' AND crashes = 0 AND queue = q AND priority = p) AS found
-    """  # noqa: S608 -- constants only
+    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
+        queues, ageing = list(worker.queues), worker.ageing
+        values = (queues, now, ageing, ageing, now, limit, limit, worker.id, now, limit, queues, now)
+        rows = connection.exec_driver_sql(self._CLAIM, values).fetchall()
+        return [row[:-1] for row in rows if row[0] is not None], rows[0][-1]
 
-    def claim(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
-        values = (list(worker.queues), now, worker.ageing, worker.ageing, now, limit, limit, worker.id, now)
-        return connection.exec_driver_sql(self._CLAIM, values).fetchall()
-
-    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Sequence[Any]:
+    def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
         values = (worker.id, now, now, list(worker.queues), limit)
-        return connection.exec_driver_sql(self._CLAIM_SUSPECT, values).fetchall()
-
-    def next_at(self, connection: Connection, queues: Sequence[str]) -> float | None:
-        found = connection.exec_driver_sql(self._NEXT, (list(queues),)).scalar()
-        return None if found is None else float(found)
+        return connection.exec_driver_sql(self._CLAIM_SUSPECT, values).fetchall(), None
 
     def suspects(self, connection: Connection, queues: Sequence[str], now: float) -> bool:
         statement = """
