@@ -323,9 +323,12 @@ class BrokerConformance:
         await enqueue(broker, clock)
         me = worker(clock)
         (claim,) = (await broker.claim(me, 1)).jobs
-        await broker.finish([Completion(claim.id, claim.deliveries, "ready", refund=True, snoozed=True)])
+        await broker.finish([Completion(claim.id, claim.deliveries, "ready", refund=True, snoozed=True, postponed=7)])
         (claim,) = (await broker.claim(me, 1)).jobs
-        assert (claim.attempts, claim.deliveries, claim.snoozes) == (1, 2, 1)
+        assert (claim.attempts, claim.deliveries, claim.snoozes, claim.postponed) == (1, 2, 1, 7)
+        await broker.finish([Completion(claim.id, claim.deliveries, "ready", refund=True)])
+        (claim,) = (await broker.claim(me, 1)).jobs
+        assert (claim.attempts, claim.deliveries, claim.postponed) == (1, 3, 7)
 
     async def test_the_dead_keep_their_reason(self, broker: Broker, clock: ManualClock) -> None:
         """A dead letter says why, and when; it is listed."""

@@ -58,7 +58,8 @@ class Claimed:
 class Completion(NamedTuple):
     """How a claim ended. Only the holder of the job's last claim (``deliveries``) is heard.
 
-    ``refund`` gives the attempt back; ``snoozed`` counts a postponement; ``run_at`` is when it is due again.
+    ``refund`` gives the attempt back; ``snoozed`` counts a postponement; ``run_at`` is when it is due again;
+    ``postponed`` is what the next claim says of that (None: as this one).
     ``order_key`` repeats the claim's, so that a broker knows before it begins which keys may be freed.
     """
 
@@ -71,6 +72,7 @@ class Completion(NamedTuple):
     reason: str | None = None
     error: JobFailure | None = None
     order_key: str | None = None
+    postponed: int | None = None
 
     @property
     def last_error(self) -> str | None:

@@ -21,16 +21,18 @@ from moorline.jobs.job import LONGEST_WAIT, Claim, JobFailure
 from moorline.jobs.outcome import Cancel, Discard, Done, Outcome, Retry, Snooze
 from moorline.policies import retry as policy
 
-__all__ = ["Backoff", "expired", "failed", "given_back", "settled", "stopped", "too_large", "unknown"]
+__all__ = ["Backoff", "expired", "failed", "given_back", "goes_on", "settled", "stopped", "too_early", "too_large"]
 
 MAX_POSTPONED: Final = 100
-"""How often a service that names a time may put a job off before that counts as an attempt."""
+"""How often in a row a service that names a time may put a job off before that counts as an attempt."""
 
 MAX_WAIT: Final = 86_400.0
 """The longest wait, in seconds, that a service's own word is believed."""
 
 UNKNOWN_PATIENCE: Final = 86_400.0
-"""Seconds that a job of an unknown name waits for a newer program (a deployment in progress) before it is dead."""
+"""Seconds that a job waits for a newer program (a deployment in progress) since it was first claimed by one that does
+not know it, before it is dead.
+"""
 
 UNKNOWN_PAUSE: Final = 30.0
 _MESSAGE: Final = 2_000
@@ -51,7 +53,7 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
         return Completion(claim.id, claim.deliveries, "done")
     match result:
         case Snooze(in_=seconds):
-            return _again(claim, now + seconds, refund=True)
+            return _again(claim, now + seconds, refund=True, postponed=0)
         case Cancel(reason=reason):
             return Completion(claim.id, claim.deliveries, "cancelled", reason=_clean(reason, _MESSAGE) or "cancelled")
         case Discard(reason=reason):
@@ -65,23 +67,31 @@ def settled(claim: Claim, result: object, now: float, backoff: Backoff, random: 
 
 def failed(claim: Claim, error: BaseException, now: float, backoff: Backoff, random: Random) -> Completion:
     """The function raised. Who says "not before" and did not act costs no attempt; all else does."""
-    if isinstance(error, PayloadFromNewer):
-        return _too_early(claim, error, now)
     failure = _failure(claim, now, type(error).__name__, error, redaction.trace(error))
     if isinstance(error, PayloadMismatch):  # the same payload will not fit the next time either
         return Completion(claim.id, claim.deliveries, "dead", reason="mismatch", error=failure)
     if isinstance(error, (ReauthorizationRequired, ConnectionNotFound)):  # only its owner can mend it; then retry it
         return Completion(claim.id, claim.deliveries, "dead", reason="reauthorize", error=failure)
     at = _postponed_to(error, now)
-    if at is not None and claim.snoozes < MAX_POSTPONED:
+    if at is not None and claim.postponed < MAX_POSTPONED:
         # Spread a little, or all that waited for one breaker or limit come back in the same instant.
-        return _again(claim, at + random.uniform(0.0, min(1.0, at - now)), refund=True, error=failure)
+        at += random.uniform(0.0, min(1.0, at - now))
+        return _again(claim, at, refund=True, error=failure, postponed=claim.postponed + 1)
     return _retried(claim, failure, now, None, backoff, random, not_before=_named_time(error, now))
 
 
-def unknown(claim: Claim, now: float) -> Completion:
-    """No function of that name here: perhaps a newer program enqueued it, so it waits for that one, for a day."""
-    return _too_early(claim, UnknownJob(f"no job is registered under the name {claim.name!r}"), now)
+def too_early(claim: Claim, error: UnknownJob | PayloadFromNewer, now: float, last: JobFailure | None) -> Completion:
+    """A newer program enqueued it, perhaps: it waits for that one, for a day from when it was first claimed in vain.
+
+    *last* is its last failure that was kept; since then it has waited, if it says the same. Then it is not said again,
+    lest it push out what went before.
+    """
+    failure = _failure(claim, now, type(error).__name__, error, "")
+    waits = claim.postponed > 0 and last is not None and last.type == failure.type
+    if waits and last is not None and now - last.at >= UNKNOWN_PATIENCE:
+        return Completion(claim.id, claim.deliveries, "dead", reason="unknown", error=failure)
+    told = None if waits else failure
+    return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=told, postponed=max(claim.postponed, 1))
 
 
 def expired(claim: Claim) -> Completion:
@@ -96,16 +106,14 @@ def too_large(claim: Claim, now: float, limit: int) -> Completion:
     return Completion(claim.id, claim.deliveries, "dead", reason="too large", error=error)
 
 
-def _too_early(claim: Claim, error: Exception, now: float) -> Completion:
-    failure = _failure(claim, now, type(error).__name__, error, "")
-    if now - claim.created_at < UNKNOWN_PATIENCE:
-        return _again(claim, now + UNKNOWN_PAUSE, refund=True, error=failure)
-    return Completion(claim.id, claim.deliveries, "dead", reason="unknown", error=failure)
-
-
 def stopped(claim: Claim, reason: str) -> Completion:
     """A person stopped it."""
     return Completion(claim.id, claim.deliveries, "cancelled", reason=_clean(reason, _MESSAGE) or "stopped")
+
+
+def goes_on(snoozes: int) -> bool:
+    """Whether so many are worth a word: the hundredth, the thousandth, and so on."""
+    return snoozes >= MAX_POSTPONED and str(snoozes).strip("0") == "1"
 
 
 def given_back(claim: Claim) -> Completion:
@@ -141,8 +149,12 @@ def _waits(claim: Claim, failure: JobFailure, backoff: Backoff, random: Random) 
     return seconds, failure
 
 
-def _again(claim: Claim, at: float, *, refund: bool, error: JobFailure | None = None) -> Completion:
-    return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=refund, snoozed=refund, error=error)
+def _again(
+    claim: Claim, at: float, *, refund: bool, error: JobFailure | None = None, postponed: int | None = None
+) -> Completion:
+    return Completion(
+        claim.id, claim.deliveries, "ready", run_at=at, refund=refund, snoozed=refund, error=error, postponed=postponed
+    )
 
 
 def _postponed_to(error: BaseException, now: float) -> float | None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from moorline.clock import Clock
 from moorline.codec import encode_result
-from moorline.errors import InvalidArguments
+from moorline.errors import InvalidArguments, PayloadFromNewer, StoreError, UnknownJob
 from moorline.jobs.broker import Completion
 from moorline.jobs.completions import Aftermath
 from moorline.jobs.context import JobContext, entered
-from moorline.jobs.decision import expired, failed, settled, stopped, too_large, unknown
+from moorline.jobs.decision import expired, failed, settled, stopped, too_early, too_large
 from moorline.jobs.flows import Flow, flow_of, following_row
 from moorline.jobs.groups import Left
 from moorline.jobs.job import Claim
@@ -76,7 +76,8 @@ class Execution:
         claim = claims[0]
         handler = self._jobs.find(claim.name)
         if handler is None:
-            return [Ended(unknown(claim, self._clock.wall())) for claim in claims]
+            error = UnknownJob(f"no job is registered under the name {claim.name!r}")
+            return [await self._too_early(claim, error) for claim in claims]
         if handler.codec is None:
             return await self._run_raw(handler, claims)
         limit = self._jobs.max_payload
@@ -85,7 +86,10 @@ class Execution:
         flow = flow_of(claim.payload)
         if flow is not None and self._too_late(claim, flow):
             return [self._left(claim, expired(claim))]
-        args, kwargs = handler.codec.decode(claim.payload)
+        try:
+            args, kwargs = handler.codec.decode(claim.payload)
+        except PayloadFromNewer as error:
+            return [await self._too_early(claim, error)]
         context = self._enter(claim)
         if handler.process:
             result = await self._processes.run(handler.function, args, kwargs, context, timeout=handler.timeout)
@@ -97,6 +101,16 @@ class Execution:
         if flow is None and not handler.keep_result:
             return [Ended(end)]
         return [Ended(end, None, self._aftermath(handler, claim, end, result, flow))]
+
+    async def _too_early(self, claim: Claim, error: UnknownJob | PayloadFromNewer) -> Ended:
+        """For a newer program than this one."""
+        try:
+            failures = await self._jobs.broker.failures(claim.id) if claim.postponed else []
+        except StoreError as failed:
+            self._log.warning("job_failures_not_read", job=claim.id, error=str(failed))
+            failures = []
+        end = too_early(claim, error, self._clock.wall(), failures[-1] if failures else None)
+        return Ended(end, None if end.error is None else error)
 
     async def _run_raw(self, handler: Handler, claims: Sequence[Claim]) -> list[Ended]:
         """For a function that gets the claim, or the batch of them, itself."""

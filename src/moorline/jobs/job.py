@@ -73,7 +73,10 @@ class JobRow(NamedTuple):
 
 # As above: thousands a second come from the driver.
 class Claim(NamedTuple):
-    """What a worker gets. ``deliveries`` is the fencing token: only the last claim's holder may finish the job."""
+    """What a worker gets. ``deliveries`` is the fencing token: only the last claim's holder may finish the job.
+
+    ``postponed``: how often in a row it was put off by others than its own function; see ``Job``.
+    """
 
     id: str
     name: str
@@ -89,6 +92,7 @@ class Claim(NamedTuple):
     event_id: str | None
     created_at: float
     order_key: str | None = None
+    postponed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ class Job:
 
     ``attempts`` counts claims that were neither given back nor cut short by a crash, ``deliveries`` all claims,
     ``crashes`` the workers that died with it, ``snoozes`` the times that it was put off without spending an attempt
-    (by a limit, however often: once).
+    (by a limit, however often: once). ``postponed`` are those in a row of which a service was the cause (and once for a
+    program that did not know the job): after a hundred, each spends an attempt.
     ``reason`` says why it is dead (``failed``, ``crashed``, ``discarded``, ``mismatch``, ``too large``, ``unknown``,
     ``followers refused``, ``undecodable``), cancelled, or done without having been run (``filtered``).
     ``blocked_behind`` is, for a blocked job, the id of the head of its key. Times are seconds since the epoch.
@@ -126,6 +131,7 @@ class Job:
     order_key: str | None = None
     blocked_behind: str | None = None
     unique_until: float | None = None
+    postponed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

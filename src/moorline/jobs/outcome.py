@@ -24,7 +24,12 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
-    """Not now: try again ``in_`` seconds from now. Spends no attempt."""
+    """Not now: try again ``in_`` seconds from now. Spends no attempt, however often: ``snoozes`` of the job counts.
+
+    It ran and said so: a service that puts it off after that may do so as often as if it never had. At the hundredth,
+    the thousandth and so on the worker warns (``job_snoozes_on``), for a job may do it for ever by mistake; enqueue it
+    with ``expires`` where it must come to an end.
+    """
 
     in_: float
 

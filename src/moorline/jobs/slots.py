@@ -14,7 +14,7 @@ from moorline.errors import StoreError
 from moorline.jobs.appetite import Appetite
 from moorline.jobs.broker import Broker
 from moorline.jobs.completions import Completions
-from moorline.jobs.decision import given_back
+from moorline.jobs.decision import given_back, goes_on
 from moorline.jobs.execution import Ended, Execution
 from moorline.jobs.intake import Intake
 from moorline.jobs.job import Claim
@@ -195,6 +195,8 @@ class Slots:
         self._completions.add(keyed, aftermath, again=claim if completion.state == "ready" else None)
         self._done += 1
         self._appetite.ended += 1
+        if completion.snoozed and goes_on(claim.snoozes + 1):
+            self._log.warning("job_snoozes_on", job=claim.id, name=claim.name, snoozes=claim.snoozes + 1)
         if error is not None or completion.state == "dead":
             self._log.warning(
                 "job_failed",

@@ -35,7 +35,7 @@ __all__ = [
     "workers",
 ]
 
-REVISION = "0009"
+REVISION = "0010"
 """The newest migration; ``Store.check`` compares it without loading Alembic."""
 
 metadata = sa.MetaData()
@@ -98,6 +98,8 @@ jobs = sa.Table(
     sa.Column("order_key", sa.Text),
     # Until when the job is the only one that was made of its unique key; as it was asked for, see job_windows.
     sa.Column("unique_until", sa.Double),
+    # How often in a row it was put off by others than its own function.
+    sa.Column("postponed", sa.Integer, nullable=False, server_default="0"),
 )
 
 _READY = sa.text("state = 'ready' AND crashes = 0")

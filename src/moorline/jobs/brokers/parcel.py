@@ -41,6 +41,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
     deliveries: int = 0
     crashes: int = 0
     snoozes: int = 0
+    postponed: int = 0
     doubts: int = 0
     errors: tuple[JobFailure, ...] = ()
     reason: str | None = None
@@ -73,7 +74,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
         self.deliveries += 1
         return Claim(
             self.id, self.name, self.queue, self.priority, self.payload, self.run_at, self.attempts, self.max_attempts,
-            self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at, self.order_key,
+            self.deliveries, self.crashes, self.snoozes, self.event_id, self.created_at, self.order_key, self.postponed,
         )  # fmt: skip
 
     def crashed(self, *, sure: bool) -> None:
@@ -94,6 +95,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             self,
             attempts=self.attempts - end.refund,
             snoozes=self.snoozes + end.snoozed,
+            postponed=self.postponed if end.postponed is None else end.postponed,
             run_at=self.run_at if end.run_at is None else end.run_at,
             errors=errors,
             reason=end.reason,
@@ -103,7 +105,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
         """Due now, with all its attempts, whenever it was to expire."""
         text = None if self.text is None else unexpiring(self.text.encode()).decode()
         return msgspec.structs.replace(
-            self, text=text, run_at=now, attempts=0, crashes=0, snoozes=0, reason=None, finished_at=None
+            self, text=text, run_at=now, attempts=0, crashes=0, snoozes=0, postponed=0, reason=None, finished_at=None
         )
 
     def job(self, state: State, worker: str | None = None) -> Job:
@@ -132,6 +134,7 @@ class Parcel(msgspec.Struct, omit_defaults=True, kw_only=True):
             # The server itself puts a message among the dead that was delivered too often: then nobody has said why.
             reason=self.reason or ("crashed" if state == "dead" else None),
             order_key=self.order_key,
+            postponed=self.postponed,
         )
 
 

@@ -6,9 +6,9 @@
 -- which that list knows none, come in one argument after it, one behind the other, and in the list there is their number.
 --
 --   job:<id>                a hash: d (the row as it came) q (queue) p (priority) s (state) t (due), and what is not
---                           0 or empty of a (attempts) v (deliveries) c (crashes) z (snoozes) w (worker) u (unique
---                           key) o (order key) g (event) b (started) f (finished) e (last error) r (reason);
---                           x says that there is one of c, z, u, o, r
+--                           0 or empty of a (attempts) v (deliveries) c (crashes) z (snoozes) l (postponed in a row) w
+--                           (worker) u (unique key) o (order key) g (event) b (started) f (finished) e (last error) r (reason);
+--                           x says that there is one of c, z, l, u, o, r
 --   errors:<id>             its last failures, newest first
 --   ready:<queue>:<0 to 9>  ids by the time at which they are due;  suspects:<queue>  those whose worker died
 --   all                     every id, in their own order;  in:<queue>:<state>  the same of the rarer states
@@ -257,7 +257,7 @@ local function suspects(now)
 end
 
 -- worker, its facts, end of its lease, now, limit, '1' for suspects alone, ageing, queues. First when the next one is due, then
--- for each job the row, attempts, deliveries, due, and crashes, snoozes and order key with tabs between, if it has any.
+-- for each job the row, attempts, deliveries, due, and crashes, snoozes, postponed and order key with tabs between, if it has any.
 function deeds.claim()
   local worker, info, lease, now, limit, alone, ageing = unpack(ARGV, 2, 8)
   limit = tonumber(limit)
@@ -268,8 +268,8 @@ function deeds.claim()
     local f = call('HMGET', key, 'd', 'a', 'v', 'x', 't')
     local a, v, more = counted_up(f[2]), counted_up(f[3]), ''
     if f[4] then
-      local rare = call('HMGET', key, 'c', 'z', 'o')
-      more = (rare[1] or 0) .. '\t' .. (rare[2] or 0) .. '\t' .. (rare[3] or '')
+      local rare = call('HMGET', key, 'c', 'z', 'l', 'o')
+      more = (rare[1] or 0) .. '\t' .. (rare[2] or 0) .. '\t' .. (rare[3] or 0) .. '\t' .. (rare[4] or '')
     end
     call('HSET', key, 's', 'running', 'w', worker, 'b', now, 'a', a, 'v', v)
     local n = #found
@@ -313,10 +313,11 @@ function deeds.claim()
 end
 
 -- One that ended in another way than well. Whether others became ready.
-local function settle(h, to, due, refund, snoozed, reason, line, now)
+local function settle(h, to, due, refund, snoozed, postponed, reason, line, now)
   local key = job(h.id)
   if refund > 0 then call('HSET', key, 'a', h.a - refund) end
   if snoozed > 0 then call('HSET', key, 'z', h.z + snoozed, 'x', 1) end
+  if postponed ~= '' then call('HSET', key, 'l', postponed, 'x', 1) end
   if line ~= '' then call('HSET', key, 'e', line) end
   if reason ~= '' then call('HSET', key, 'r', reason, 'x', 1) else call('HDEL', key, 'r') end
   if to ~= 'ready' then return ends(h, to, now) end
@@ -328,8 +329,8 @@ local function settle(h, to, due, refund, snoozed, reason, line, now)
   return tonumber(h.t) <= tonumber(now)
 end
 
--- now, a list: of each that ended well id and deliveries; another one, of each other 9: id, deliveries, state, due,
--- attempts to give back, snoozes to add, reason, failure, the failure in a line. First whether others became ready, then
+-- now, a list: of each that ended well id and deliveries; another one, of each other 10: id, deliveries, state, due,
+-- attempts to give back, snoozes to add, postponed (or empty), reason, failure, the failure in a line. First whether others became ready, then
 -- id and deliveries of those that were not their holder's any more.
 function deeds.finish()
   local now, well, others, taken = ARGV[2], cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), 0
@@ -365,14 +366,14 @@ function deeds.finish()
     each(ids, BATCH, function(...) call('SREM', PREFIX .. 'held:' .. worker, ...) end)
   end
   each(ended, BATCH, function(...) call('ZADD', PREFIX .. 'ended', ...) end)
-  for at = 1, #others, 9 do
-    local id, delivery, to, due, refund, snoozed, reason, size, line = unpack(others, at, at + 8)
+  for at = 1, #others, 10 do
+    local id, delivery, to, due, refund, snoozed, postponed, reason, size, line = unpack(others, at, at + 9)
     local h, failure = load(id), ARGV[5]:sub(taken + 1, taken + size)
     taken = taken + size
     if not (h and h.s == 'running' and h.v == delivery) then
       answer[#answer + 1], answer[#answer + 2] = id, delivery
     else
-      if settle(h, to, due, refund, snoozed, reason, line, now) then freed = 1 end
+      if settle(h, to, due, refund, snoozed, postponed, reason, line, now) then freed = 1 end
       if failure ~= '' then
         call('LPUSH', PREFIX .. 'errors:' .. id, failure)
         call('LTRIM', PREFIX .. 'errors:' .. id, 0, ERRORS - 1)
@@ -473,7 +474,7 @@ function deeds.retry()
   end
   h.o, h.c, h.t = key, 0, now
   move(h, to)
-  call('HSET', job(id), 's', to, 't', now, 'a', 0, 'c', 0, 'z', 0, 'w', '', 'o', key)
+  call('HSET', job(id), 's', to, 't', now, 'a', 0, 'c', 0, 'z', 0, 'l', 0, 'w', '', 'o', key)
   call('HDEL', job(id), 'r', 'f')
   if row ~= '' then call('HSET', job(id), 'd', row) end
   if h.u ~= '' then call('SET', unique, id) end

@@ -49,10 +49,10 @@ def row_again(link: Link, job_id: str) -> bytes:
 def claim(row: bytes, attempts: bytes, deliveries: bytes, run_at: bytes, rare: bytes) -> Claim:
     """What a worker gets, from what the script answers for each job."""
     id_, name, payload, _, created_at, queue, priority, max_attempts, event_id, *_ = _ROW(row)
-    crashes, snoozes, order_key = rare.decode().split("\t", 2) if rare else (0, 0, "")
+    crashes, snoozes, postponed, order_key = rare.decode().split("\t", 3) if rare else (0, 0, 0, "")
     return Claim(
         id_, name, queue, priority, payload, float(run_at), int(attempts), max_attempts, int(deliveries), int(crashes),
-        int(snoozes), event_id, created_at, order_key or None,
+        int(snoozes), event_id, created_at, order_key or None, int(postponed),
     )  # fmt: skip
 
 
@@ -77,14 +77,14 @@ def told(completions: Iterable[Completion]) -> tuple[bytes, bytes, bytes]:
     others: list[str | int] = []
     failures: list[bytes] = []
     for one in completions:
-        id_, deliveries, state, run_at, refund, snoozed, reason, error, _ = one
+        id_, deliveries, state, run_at, refund, snoozed, reason, error, _, postponed = one
         if state == "done" and error is None and reason is None:
             well += (id_, deliveries)
             continue
         failure = b"" if error is None else encoded(error)
         others += (
-            id_, deliveries, state, "" if run_at is None else repr(run_at), int(refund), int(snoozed), reason or "",
-            len(failure), one.last_error or "",
+            id_, deliveries, state, "" if run_at is None else repr(run_at), int(refund), int(snoozed),
+            "" if postponed is None else postponed, reason or "", len(failure), one.last_error or "",
         )  # fmt: skip
         failures.append(failure)
     return encoded(well), encoded(others), b"".join(failures)
@@ -128,6 +128,7 @@ def _job(facts: dict[str, bytes], heads: dict[str, bytes | None]) -> Job:
         order_key=order_key,
         blocked_behind=None if head is None else head.decode(),
         unique_until=row.unique_until,
+        postponed=int(facts.get("l", 0)),
     )
 
 

@@ -307,7 +307,7 @@ class SqlBroker:
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state == job.state)
             .values(state=_state_again(connection, job), run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
-            .values(reason=None, worker=None, finished_at=None, payload=unexpiring(job.payload))
+            .values(postponed=0, reason=None, worker=None, finished_at=None, payload=unexpiring(job.payload))
             .values(order_key=None if job.order_key is None else original(job.order_key))
         ).rowcount
         return self._changed(connection, job_id, changed)

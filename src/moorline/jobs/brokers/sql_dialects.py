@@ -118,9 +118,11 @@ class _Sqlite:
         return [
             (
                 id_, name, queue, priority, large[rowid] if payload is None else bytes.fromhex(payload), float(run_at),
-                *counts, event_id, float(created_at), order_key,
+                *counts, event_id, float(created_at), order_key, postponed,
             )
-            for rowid, id_, name, queue, priority, payload, run_at, *counts, event_id, created_at, order_key in found
+            for (
+                rowid, id_, name, queue, priority, payload, run_at, *counts, event_id, created_at, order_key, postponed
+            ) in found
         ]  # fmt: skip
 
     def claim_suspect(self, connection: Connection, worker: WorkerInfo, limit: int, now: float) -> Taken:
@@ -167,13 +169,15 @@ class _Sqlite:
         statement = f"""
             UPDATE jobs SET state = f.state, {_PARK_DEAD}, run_at = coalesce(f.run_at, jobs.run_at),
                 attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
+                postponed = coalesce(f.postponed, jobs.postponed),
                 worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
                 finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE ? END,
                 reason = f.reason, last_error = coalesce(f.error, last_error)
             FROM (SELECT json_extract(value, '$[0]') AS id, json_extract(value, '$[1]') AS held,
                     json_extract(value, '$[2]') AS state, json_extract(value, '$[3]') AS run_at,
                     json_extract(value, '$[4]') AS refund, json_extract(value, '$[5]') AS snoozed,
-                    json_extract(value, '$[6]') AS reason, json_extract(value, '$[7]') AS error
+                    json_extract(value, '$[6]') AS reason, json_extract(value, '$[7]') AS error,
+                    json_extract(value, '$[8]') AS postponed
                 FROM json_each(?)) AS f
             WHERE jobs.id = f.id AND jobs.deliveries = f.held AND +jobs.state = 'running'
             RETURNING jobs.id, jobs.state, jobs.order_key"""  # noqa: S608 -- constants only
@@ -198,7 +202,7 @@ _SMALL: Final = 2_000  # bytes of a payload that comes in the one row, in hex: J
 # The row as a claim of it, but for the payload: with all digits of its times, which JSON would cut.
 _SQLITE_CLAIMED: Final = f"""rowid, id, name, queue, priority,
     CASE WHEN length(payload) <= {_SMALL} THEN hex(payload) END, printf('%!.17g', run_at), attempts + 1, max_attempts,
-    deliveries + 1, crashes, snoozes, event_id, printf('%!.17g', created_at), order_key"""
+    deliveries + 1, crashes, snoozes, event_id, printf('%!.17g', created_at), order_key, postponed"""
 _SQLITE_TAKE: Final = f"""
     UPDATE jobs SET worker = ?, started_at = ?, {_TAKE} WHERE rowid IN (SELECT value FROM json_each(?))"""  # noqa: S608
 _SQLITE_PAYLOADS: Final = "SELECT rowid, payload FROM jobs WHERE rowid IN (SELECT value FROM json_each(?))"
@@ -295,12 +299,14 @@ class _Postgres:
         statement = f"""
             UPDATE jobs SET state = f.state, {_PARK_DEAD}, run_at = coalesce(f.run_at, jobs.run_at),
                 attempts = jobs.attempts - f.refund, snoozes = jobs.snoozes + f.snoozed,
+                postponed = coalesce(f.postponed, jobs.postponed),
                 worker = CASE WHEN f.state = 'ready' THEN NULL ELSE worker END,
                 finished_at = CASE WHEN f.state = 'ready' THEN NULL ELSE %s END,
                 reason = f.reason, last_error = coalesce(f.error, last_error)
             FROM unnest(
-                    %s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[])
-                AS f (id, held, state, run_at, refund, snoozed, reason, error)
+                    %s::text[], %s::int4[], %s::text[], %s::float8[], %s::int4[], %s::int4[], %s::text[], %s::text[],
+                    %s::int4[])
+                AS f (id, held, state, run_at, refund, snoozed, reason, error, postponed)
             WHERE jobs.id = f.id AND jobs.deliveries = f.held AND jobs.state || '' = 'running'
             RETURNING jobs.id, jobs.state, jobs.order_key"""  # noqa: S608 -- constants only
         columns = [list(column) for column in zip(*map(_flat, others), strict=True)]
@@ -323,4 +329,4 @@ class _Postgres:
 
 def _flat(one: Completion) -> tuple[Any, ...]:
     refund, snoozed = int(one.refund), int(one.snoozed)
-    return one.id, one.deliveries, one.state, one.run_at, refund, snoozed, one.reason, one.last_error
+    return one.id, one.deliveries, one.state, one.run_at, refund, snoozed, one.reason, one.last_error, one.postponed
