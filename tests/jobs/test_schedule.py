@@ -92,6 +92,7 @@ def test_what_is_due_is_what_comes_one_after_the_other(when: str | float, start:
         ({"catch_up": "all"}, "overlap"),
         ({"name": ""}, "name"),
         ({"row": ROW._replace(order_key="=n\tk")}, "overlap"),
+        ({"row": ROW._replace(unique_key="n:k"), "overlap": True}, "overlap"),
     ],
 )
 def test_a_wrong_schedule_is_named(options: dict[str, object], said: str) -> None:
@@ -251,6 +252,29 @@ async def test_without_overlap_a_time_is_left_out_while_the_last_job_is_not_over
     await broker.finish([done(claim)])
     clock.advance(60)
     await one.run_once("w0")
+    assert [job.state for job in await broker.list(JobFilter())] == ["ready", "done"]
+
+
+async def test_a_unique_job_is_unique_among_those_that_others_enqueue(
+    store: Store, broker: Broker, clock: ManualClock
+) -> None:
+    """By hand and by schedule alike; its window begins when it was due, so an hourly job may be unique for an hour."""
+    jobs = Jobs(broker, clock=clock)
+
+    def report() -> None: ...
+
+    unique = jobs.function(report).using(unique="eu", unique_for=3600)
+    clock.advance(3600 - clock.wall() % 3600)
+    hourly = schedules(store, broker, schedule(3600.0, row=unique.row()))
+    await hourly.run_once("w0")
+    clock.advance(3600 + 5)
+    await hourly.run_once("w0")
+    (made,) = await broker.list(JobFilter())
+    assert (await unique.enqueue()).id == made.id
+    await Worker(jobs, clock=clock).drain()
+    assert (await unique.enqueue()).id == made.id
+    clock.advance(3600 - 5)
+    await hourly.run_once("w0")
     assert [job.state for job in await broker.list(JobFilter())] == ["ready", "done"]
 
 

@@ -43,8 +43,9 @@ class Schedule:
 
     ``row`` is the job of one time, without id and times of its own. ``catch_up`` says what becomes of times that were
     missed while no worker ran: the ``"latest"`` of them is due late, ``"all"`` are, or ``"none"``; what is late by less
-    than a minute was not missed. With ``overlap`` a
-    time is due though the job of the one before has not ended; else it is left out.
+    than a minute was not missed. With ``overlap`` a time is due though the job of the one before has not ended;
+    else it is left out. So it is while any other job of the row's own unique key has not, or its window is open, which
+    begins when that one was due.
 
     Raises ConfigurationError naming the argument.
     """
@@ -70,6 +71,8 @@ class Schedule:
             raise ConfigurationError(f'tz: there is no time zone {self.tz!r}; such as "Europe/Berlin"') from None
         if self.row.order_key is not None and not self.overlap:
             raise ConfigurationError("overlap: jobs with a key wait for each other; give overlap=True")
+        if self.row.unique_key is not None and self.overlap:
+            raise ConfigurationError("overlap: of a unique job there is one at a time; leave out overlap, or unique")
         if isinstance(self.when, str):
             self._check_cron(self.when)
         elif not _SHORTEST <= self.when < math.inf:
@@ -137,12 +140,14 @@ class Schedule:
 
     def at(self, due: float, now: float) -> JobRow:
         """The job of that time. Its id follows from both, so that whoever makes it makes the same one."""
-        unique = None if self.overlap else f"schedule:{self.name}"
+        unique = self.row.unique_key or (None if self.overlap else f"schedule:{self.name}")
+        until = self.row.unique_until
+        window = None if until is None else due + until - self.row.created_at
         own = self.row._replace(id=job_id(self.name, due), run_at=due, created_at=now)
         # It expires so long after it was due, which is not when it is made; the row may have had a delay.
         early = now - due + self.row.run_at - self.row.created_at
         payload = expiring(self.row.payload, lambda seconds: seconds - early)
-        return own._replace(payload=payload, unique_key=unique, unique_until=None)
+        return own._replace(payload=payload, unique_key=unique, unique_until=window)
 
 
 def job_id(name: str, due: float) -> str:

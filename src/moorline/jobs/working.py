@@ -122,7 +122,8 @@ class Working:
         *when* is a cron expression of five fields, or the seconds (a number, a timedelta) between two times. However
         many workers there are, each time makes one job. *catch_up* says what becomes of times at which no worker ran,
         nor within a minute: the ``"latest"`` is made up for, ``"all"`` are, or ``"none"``. Without *overlap* a time is
-        left out while the job of the one before has not ended. *name* is the job's unless another is given.
+        left out while the job of the one before has not ended; one of ``job.using(unique=…)`` also while any other job
+        of that key has not. *name* is the job's unless another is given.
 
         Raises ConfigurationError naming the argument, InvalidArguments for *args* that do not fit.
         """
