@@ -19,7 +19,8 @@ _SUPERVISE = """
 import asyncio, sys
 from moorline.cli.supervisor import Supervisor
 child = [sys.executable, "-c", open("child.py").read()]
-supervisor = Supervisor(child, int(sys.argv[1]), grace=5.0, first_pause=0.05, settled=1.0)
+grace, at_once = map(float, sys.argv[2:])
+supervisor = Supervisor(child, int(sys.argv[1]), grace=grace, first_pause=0.05, settled=1.0, at_once=at_once)
 sys.exit(asyncio.run(supervisor.run()))
 """
 _CHILD = """
@@ -36,6 +37,10 @@ _WAIT = """
 while True:
     time.sleep(0.05)
 """
+_DEAF = f"""
+signal.signal(signal.SIGTERM, lambda *_: open("heard", "a").write("1\\n"))
+open("deaf", "x")
+{_WAIT}"""
 
 
 def lines(path: Path) -> list[int]:
@@ -51,7 +56,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-Start = Callable[[str, int], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -59,10 +64,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """A supervisor of so many processes that do that after they have begun."""
     with contextlib.ExitStack() as stack:
 
-        def begin(then: str, count: int) -> subprocess.Popen[str]:
+        def begin(then: str, count: int, *, grace: float = 60.0, at_once: float = 60.0) -> subprocess.Popen[str]:
             (tmp_path / "child.py").write_text(_CHILD + then)
             environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-            command = [sys.executable, "-c", _SUPERVISE, str(count)]
+            command = [sys.executable, "-c", _SUPERVISE, str(count), str(grace), str(at_once)]
             process = stack.enter_context(subprocess.Popen(command, cwd=tmp_path, env=environment, text=True))
             stack.callback(process.kill)
             return process
@@ -147,7 +152,7 @@ def test_one_that_cannot_be_started_keeps_the_others(tmp_path: Path) -> None:
     (tmp_path / "child.py").write_text(_CHILD + _WAIT)
     code = _SUPERVISE.replace("sys.executable", repr(str(python)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen([sys.executable, "-c", code, "2"], cwd=tmp_path, env=environment) as supervisor:
+    with subprocess.Popen([sys.executable, "-c", code, "2", "5.0", "5.0"], cwd=tmp_path, env=environment) as supervisor:
         try:
             until(lambda: len(lines(tmp_path / "began")) == 2)
             victim, other = lines(tmp_path / "began")
@@ -174,9 +179,7 @@ def test_they_stop_when_the_supervisor_is_killed(start: Start, tmp_path: Path) -
 
 def test_the_third_signal_kills(start: Start, tmp_path: Path) -> None:
     """Whatever they do."""
-    supervisor = start(
-        "signal.signal(signal.SIGTERM, lambda *_: open('heard', 'a').write('1\\n'))\nopen('deaf', 'x')\n" + _WAIT, 1
-    )
+    supervisor = start(_DEAF, 1)
     until((tmp_path / "deaf").exists)
     supervisor.send_signal(signal.SIGTERM)
     until(lambda: len(lines(tmp_path / "heard")) == 1)
@@ -184,6 +187,27 @@ def test_the_third_signal_kills(start: Start, tmp_path: Path) -> None:
     until(lambda: len(lines(tmp_path / "heard")) == 2)
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(20) == 0
+
+
+def test_one_that_hangs_at_its_end_is_killed_after_the_grace(start: Start, tmp_path: Path) -> None:
+    """One signal is enough for a deployment to go on."""
+    supervisor = start(_DEAF, 1, grace=0.5)
+    until((tmp_path / "deaf").exists)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 0
+    assert len(lines(tmp_path / "heard")) == 1
+    assert not any(map(alive, lines(tmp_path / "began")))
+
+
+def test_after_the_second_signal_one_that_hangs_is_killed_soon(start: Start, tmp_path: Path) -> None:
+    """It has the seconds that giving back takes, however long its grace."""
+    supervisor = start(_DEAF, 1, at_once=0.5)
+    until((tmp_path / "deaf").exists)
+    for heard in (1, 2):
+        supervisor.send_signal(signal.SIGTERM)
+        until(lambda heard=heard: len(lines(tmp_path / "heard")) == heard)
+    assert supervisor.wait(20) == 0
+    assert not any(map(alive, lines(tmp_path / "began")))
 
 
 def test_the_command_runs_jobs_in_several_processes(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 Each crash waits longer than the one before (half a second, doubled up to half a minute); a process that has run for a
 minute is well again. The others go on meanwhile. The first SIGTERM or SIGINT is passed on, so that workers finish
-within their grace, the second one as well, and a third kills; SIGHUP replaces the processes one after the other, as
-long as those that are new stay. They also stop when the supervisor is gone: each holds the end of a pipe that closes
-then.
+within their grace; so is the second one, at which they give back what runs. Who has not ended when the grace is over,
+or some seconds after the second signal, is killed, and a third one kills at once. SIGHUP replaces the processes one
+after the other, as long as those that are new stay. They also stop when the supervisor is gone: each holds the end of a
+pipe that closes then.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 _WELL_AFTER: Final = 60.0
 _SETTLED_AFTER: Final = 5.0
+_AT_ONCE: Final = 4.0  # seconds that giving back what runs may take
+_KILL_AGAIN: Final = 0.5  # seconds: one may have been about to start
 
 log = logger("supervisor")
 
 
 class Supervisor:
-    """Keeps *count* processes of *command* running. *grace* is how long one may take to end when it is replaced, and
-    after *settled* seconds of the new one the next is.
+    """Keeps *count* processes of *command* running. *grace* is how long one may take to end before it is killed,
+    *at_once* the same after a second signal. Where they are replaced, the next is after *settled* seconds of the new
+    one.
     """
 
     def __init__(
@@ -47,15 +51,18 @@ class Supervisor:
         grace: float,
         first_pause: float = _FIRST_PAUSE,
         settled: float = _SETTLED_AFTER,
+        at_once: float = _AT_ONCE,
     ) -> None:
         self._command = tuple(command)
         self._count = count
         self._grace = grace
         self._first_pause = first_pause
         self._settled = settled
+        self._at_once = at_once
         self._running: dict[int, asyncio.subprocess.Process] = {}  # by place
         self._begun = [0] * count  # how often, by place
         self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
         self._code = 0
         self._signals = 0
 
@@ -118,7 +125,7 @@ class Supervisor:
     def _heeding(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
-        replacing = loop.create_task(self._replacing(asked))
+        beside = [loop.create_task(self._replacing(asked)), loop.create_task(self._kill_late())]
         heeds: dict[signal.Signals, Callable[[], None]] = {
             signal.SIGTERM: self._end, signal.SIGINT: self._end, signal.SIGHUP: asked.set,
         }  # fmt: skip
@@ -127,7 +134,8 @@ class Supervisor:
         try:
             yield
         finally:
-            replacing.cancel()
+            for task in beside:
+                task.cancel()
             for number in heeds:
                 loop.remove_signal_handler(number)
 
@@ -135,7 +143,22 @@ class Supervisor:
         self._signals += 1
         log.info("stopping", processes=len(self._running), asked=self._signals)
         self._stop.set()
+        if self._signals > 1:
+            self._stop_now.set()
         self._tell_all(signal.SIGTERM if self._signals < 3 else signal.SIGKILL)
+
+    async def _kill_late(self) -> None:
+        """Those that were told to stop and hang."""
+        await self._stop.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop_now.wait(), self._grace)
+            await asyncio.sleep(self._at_once)
+        pids = [process.pid for process in self._running.values()]
+        advice = "they did not end when told to; others take over their jobs when the leases are out"
+        log.error("processes_killed", pids=pids, advice=advice)
+        while True:
+            self._tell_all(signal.SIGKILL)
+            await asyncio.sleep(_KILL_AGAIN)
 
     def _tell_all(self, number: signal.Signals) -> None:
         for process in self._running.values():
