@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,9 +19,10 @@ from tests.jobs.brokers import opened
 from tests.jobs.rabbit import own_url
 from tests.servers import RedisServer
 
-from moorline.clock import SYSTEM
+from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, JobFailed, JobNotFound, JobStateError, Misuse
 from moorline.jobs import JobHandle, Progress, current, stopping
+from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.rabbitmq import RabbitBroker
 from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.sql import SqlBroker
@@ -291,6 +293,56 @@ async def test_a_stopped_job_that_fails_before_it_is_told_is_not_tried_again(job
         await Worker(jobs).run_once()
         assert (await handle.job()).state == "ready"
     assert len(runs) == (1 if isinstance(jobs.broker, RabbitBroker) else 2)
+
+
+async def test_a_stop_outlives_the_worker_that_was_to_heed_it(broker_url: str, clock: ManualClock) -> None:
+    """It died before it looked: the job is not begun anew, but for a person who tries it again."""
+    runs = []
+
+    async def endless() -> None:
+        runs.append(1)
+
+    with opened(broker_url, clock=clock) as broker:
+        jobs = Jobs(broker, clock=clock)
+        handle = await jobs.function(endless).enqueue()
+        for died in (1, 2):
+            one = WorkerInfo(f"w{died}", "host", 1, ("default",), clock.wall(), 30.0)
+            assert len((await broker.claim(one, 1, alone=died > 1)).jobs) == 1
+            if died == 1:
+                await handle.stop("wrong file")
+            clock.advance(60)
+            await broker.rescue(WorkerInfo("other", "host", 1, ("default",), clock.wall(), 30.0))
+        await Worker(jobs, clock=clock).drain()
+        job = await handle.job()
+        assert (job.state, job.reason, job.crashes, runs) == ("cancelled", "wrong file", 2, [])
+        await broker.retry(handle.id)
+        last = WorkerInfo("last", "host", 1, ("default",), clock.wall(), 30.0)
+        assert len((await broker.claim(last, 1)).jobs) == 1
+        clock.advance(60)
+        await Worker(jobs, clock=clock).drain()
+        assert ((await handle.job()).state, runs) == ("done", [1])
+
+
+async def test_a_stop_outlives_the_grace_of_a_job_that_does_not_heed_it(
+    any_jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is left behind when its worker ends, and the job is not given back to run once more."""
+    monkeypatch.setattr("moorline.jobs.worker._UNWIND", 0.05)
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def deaf() -> None:
+        begun.set()
+        while not over.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await over.wait()
+
+    handle = await any_jobs.function(deaf).enqueue()
+    async with working(any_jobs):
+        await begun.wait()
+        await handle.stop("wrong file")
+    over.set()
+    job = await handle.job()
+    assert (job.state, job.reason) == ("cancelled", "wrong file")
 
 
 async def test_a_plain_function_can_look_whether_it_is_to_stop(any_jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,22 @@ class Slots:
     def _stopped(self, claim: Claim, reason: str) -> Ended:
         return self._execution.stopped(claim, reason)
 
+    async def _stopped_before(self, claim: Claim) -> bool:
+        """Whether it was asked to stop under a claim that its worker's death cut short: then it has ended.
+
+        A person's retry forgets crashes, and with them what was asked before it.
+        """
+        try:
+            for deliveries in range(claim.deliveries - claim.crashes, claim.deliveries):
+                asked = await self._broker.notes.stops({claim.id: deliveries})
+                if asked:
+                    self._ended(claim, self._stopped(claim, asked[claim.id]), self._clock.monotonic())
+                    return True
+        except StoreError:
+            self._completions.add(given_back(claim))
+            raise
+        return False
+
     def _not_its_fault(self, claim: Claim, end: Ended) -> Ended:
         """What failed because it was stopped: by a person, or by us; the latter is as if it had not run."""
         if claim.id in self._stops:

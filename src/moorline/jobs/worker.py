@@ -260,7 +260,7 @@ class Worker(Slots):
             await asyncio.wait(left, timeout=_UNWIND)
         for claims, _ in list(self._tasks.values()):  # they resist; whatever they come to, the job is no longer theirs
             for claim in claims:
-                self._completions.add(given_back(claim))
+                self._completions.add(given_back(claim), again=claim)
         self._tasks.clear()
 
     # --- claiming
@@ -327,9 +327,9 @@ class Worker(Slots):
             if not claimed.jobs:
                 self._suspects = False
                 return
-            if not await self._admitted(claimed.jobs, alone=True):
-                continue
             suspect = claimed.jobs[0]
+            if await self._stopped_before(suspect) or not await self._admitted([suspect], alone=True):
+                continue
             self._log.info("suspect_runs_alone", job=suspect.id, name=suspect.name, crashes=suspect.crashes)
             task = self._start((suspect,))
             await asyncio.wait({task}, timeout=self._quarantine)
