@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -345,3 +346,24 @@ def test_it_may_be_asked_for_step_by_step(function: Any) -> None:
     assert unique.row(1).unique_until is None
     plain = unique.using(unique_for=60).using(unique=False).row(1)
     assert (plain.unique_key, plain.unique_until) == (None, None)
+
+
+async def test_a_key_may_be_any_text(any_jobs: Jobs) -> None:
+    """However long, and with characters that a database refuses: it is as unique as others, on each of them."""
+    function = any_jobs.function(numbered)
+    long = "".join(hashlib.sha256(str(n).encode()).hexdigest() for n in range(150))  # no index compresses it
+    for key in (long, long[:-1], "a\x00b", "ab", "\ud800", "é" * 400):
+        first = await function.using(unique=key).enqueue(1)
+        second = await function.using(unique=key).enqueue(2)
+        assert (first.duplicate, second.id, second.duplicate) == (False, first.id, True)
+    assert function.using(unique="ship-43").row(1).unique_key == "numbered:ship-43"
+
+
+async def test_a_name_with_a_colon_shares_no_key_with_another(any_jobs: Jobs) -> None:
+    """Job ``a:b`` with the key ``c`` is not job ``a`` with the key ``b:c``, which would be lost."""
+    names = ("reports", "reports:daily", "reports:daily:eu")
+    keys = ("daily:eu:1", "eu:1", "1")
+    functions = [any_jobs.function(numbered, name=name) for name in names]
+    made = [await one.using(unique=key).enqueue(1) for one, key in zip(functions, keys, strict=True)]
+    assert [one.duplicate for one in made] == [False] * 3
+    assert (await functions[1].using(unique="eu:1").enqueue(2)).id == made[1].id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from moorline.jobs.limit_store import Limits
 from moorline.jobs.limits import Limit, Rule, check_by, key_of, queue_rule
 from moorline.jobs.order import order_key
 from moorline.jobs.process_child import check_importable
+from moorline.jobs.unique import unique_key
 from moorline.jobs.watch import Watch
 from moorline.store.ids import new_id
 
@@ -297,18 +297,10 @@ class Jobs:
             _DEFAULT_PRIORITY if options.priority is None else options.priority,
             max_attempts,
             event_id,
-            None if options.unique is None else _unique_key(name, payload, options.unique),
+            None if options.unique is None else unique_key(name, payload, options.unique),
             None if options.key is None else order_key(name, options.key),
             None if options.unique_for is None else options.unique_until(now),
         )
-
-
-def _unique_key(name: str, payload: bytes, unique: str | bool) -> str | None:  # noqa: FBT001 -- the option's type
-    if unique is False:
-        return None
-    if unique is True:
-        return f"{name}#{hashlib.sha256(payload).hexdigest()[:32]}"
-    return f"{name}:{unique}"
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
