@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,21 @@ async def test_failures_are_those_of_the_function(jobs: Jobs) -> None:
     dead = await dying.job()
     assert (dead.state, dead.last_error) == ("dead", "JobProcessDied: the job's process died of signal 9")
     assert (await fine.job()).state == "done"
+
+
+async def test_one_that_died_while_idle_fails_no_job(jobs: Jobs) -> None:
+    """The next job, which has but one attempt, gets another process."""
+    function = jobs.function(computing.where, process=True, keep_result=True, retries=0)
+    worker = Worker(jobs, processes=1)
+    running = asyncio.create_task(worker.run(signals=False))
+    try:
+        first = await (await function.enqueue()).result()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: not alive(first))
+        assert await (await function.enqueue()).result() not in (first, os.getpid())
+    finally:
+        worker.stop()
+        await running
 
 
 async def test_a_plain_function_has_a_timeout_there(jobs: Jobs, tmp_path: Path) -> None:

@@ -60,10 +60,14 @@ class Processes:
 
     def take(self) -> _Process:
         """One that is free, or a new one."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return _Process(self._clock)
+        while True:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            if process is None:
+                return _Process(self._clock)
+            if process.lives():
+                return process
+            process.end()  # it died while nobody used it, such as of too little memory: no job's fault
 
     def put(self, process: _Process) -> None:
         """It is free again, unless it had enough."""
@@ -153,6 +157,10 @@ class _Process:
         except (EOFError, ConnectionError) as error:
             self._process.join(1.0)
             raise JobProcessDied(f"the job's process died {_how(self._process.exitcode)}") from error
+
+    def lives(self) -> bool:
+        """Whether it can be given something to run."""
+        return self._process.is_alive()
 
     def kill(self) -> None:
         """At once, from any thread: who waits for its answer learns that it died."""
