@@ -15,7 +15,7 @@ from moorline import RateLimit
 from moorline.clock import ManualClock
 from moorline.codec import Codec
 from moorline.errors import ConfigurationError, ServiceUnavailable, StoreUnavailable
-from moorline.jobs import Limit, limiting
+from moorline.jobs import JobHandle, Limit, limiting
 from moorline.jobs.broker import WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
 from moorline.jobs.decision import failed
@@ -300,6 +300,46 @@ class TestWorkers:
         worker.stop()
         await task
         assert not await Limits(store).ask(Ask("other", store.clock.wall() + 60, [("x", [rule])]))
+
+
+@pytest.mark.parametrize("look", [0.02, HOUR])
+async def test_a_job_that_is_stopped_while_it_waits_for_room_never_begins(
+    store: Store, monkeypatch: pytest.MonkeyPatch, look: float
+) -> None:
+    """It is cancelled within seconds, or at the latest when there is room for it."""
+    monkeypatch.setattr(limiting, "LOOK", look)
+    begun, go_on, first = [], asyncio.Event(), asyncio.Event()
+
+    async def one(number: int) -> None:
+        begun.append(number)
+        first.set()
+        await go_on.wait()
+
+    async def until(handle: JobHandle, *states: str) -> None:
+        for _ in range(2000):
+            if (await handle.job()).state in states:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"the job is never {states}")
+
+    jobs = Jobs(SqlBroker(store), store=store)
+    function = jobs.function(one, limit=Limit(concurrency=1))
+    worker = Worker(jobs)
+    task = asyncio.create_task(worker.run(signals=False))
+    await function.enqueue(0)
+    await first.wait()
+    waits, last = await function.enqueue_many([(1,), (2,)])
+    await until(waits, "running")
+    await until(last, "running")
+    assert (await waits.stop("no need")).state == "running"
+    if look < HOUR:
+        await until(waits, "cancelled")
+    go_on.set()
+    await until(last, "done")
+    worker.stop()
+    await task
+    job = await waits.job()
+    assert (job.state, job.reason, begun) == ("cancelled", "no need", [0, 2])
 
 
 async def test_a_job_whose_worker_died_waits_for_its_limit_too(store: Store) -> None:

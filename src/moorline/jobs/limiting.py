@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +15,8 @@ from moorline.jobs.broker import Completion
 from moorline.jobs.job import Claim
 from moorline.jobs.limit_store import Ask, Denied, Limits
 from moorline.jobs.limits import Line, Rule
+from moorline.jobs.notes import Notes, Nowhere
+from moorline.jobs.stopping import LOOK
 
 if TYPE_CHECKING:
     from moorline.telemetry import Log
@@ -29,6 +31,8 @@ _MOST_PARKED: Final = 1_000
 _MOST_LINES: Final = 10_000
 _UNUSED: Final = 86_400.0
 
+_NOWHERE: Final = Nowhere()
+
 Rules = Callable[[Claim], Sequence[Rule]]
 
 
@@ -36,6 +40,7 @@ class Limiting:
     """For one run of a worker. *rules* says under which rules a job is; *lease* is the worker's, in seconds.
 
     Some of those that find too many running stay here, and *begin* as soon as there is room; the others come again.
+    Whom *notes* ask to stop meanwhile is *called off* instead, and why.
     """
 
     def __init__(
@@ -48,8 +53,14 @@ class Limiting:
         clock: Clock,
         random: Random,
         log: Log,
+        *,
+        notes: Notes = _NOWHERE,
+        called_off: Callable[[Claim, str], None] = lambda *_: None,
     ) -> None:
         self._begin = begin
+        self._notes = notes
+        self._called_off = called_off
+        self._look_for_stops_at = 0.0  # by the monotonic clock
         self.parked: dict[str, Claim] = {}
         self._parked_of: Counter[str] = Counter()  # by the key of a rule
         self._limits = limits
@@ -99,19 +110,36 @@ class Limiting:
         """For those that are parked."""
         asked = [(claim.id, list(self._rules(claim))) for claim in self.parked.values()]
         denied = await self._ask(asked)
+        await self._call_off(denied)
         admitted = []
         for job, rules in asked:
             if job in denied:
                 continue
             if job in self.parked:
                 admitted.append((self.parked.pop(job), rules))
-            else:  # it was given back meanwhile, and is counted all the same
+            else:  # it was given back meanwhile, or called off, and is counted all the same
                 self._free(rules)
-        if not admitted:
-            return
         self._held |= {claim.id: rules for claim, rules in admitted}
         self._parked_of = Counter(one.rule.key for job, one in denied.items() if job in self.parked)
-        self._begin([claim for claim, _ in admitted])
+        if admitted:
+            self._begin([claim for claim, _ in admitted])
+
+    async def _call_off(self, denied: Container[str]) -> None:
+        """Those that were asked to stop; of those that may not begin yet, that is looked for some times a minute."""
+        now = self._clock.monotonic()
+        every = now >= self._look_for_stops_at
+        if every:
+            self._look_for_stops_at = now + LOOK
+        held = {job: claim.deliveries for job, claim in self.parked.items() if every or job not in denied}
+        try:
+            stops = await self._notes.stops(held) if held else {}
+        except StoreError as error:
+            self._log.warning("stops_not_read", error=str(error))  # they are looked for while it runs, too
+            return
+        for job, reason in stops.items():
+            claim = self.parked.pop(job, None)
+            if claim is not None:
+                self._called_off(claim, reason)
 
     async def _ask(self, asked: Sequence[tuple[str, Sequence[Rule]]]) -> dict[str, Denied]:
         with self._in_doubt():
@@ -136,7 +164,7 @@ class Limiting:
     def _again(self, claim: Claim, denied: Denied, now: float) -> Completion:
         line = self._line(denied.rule)
         at = line.place(denied.rule, denied.standing, now, self._random, again=claim.snoozes > 0)
-        # Counted once: a service that puts the job off later has a hundred times before that spends an attempt.
+        # Counted once, however often: who waits for a place has not said that it is not its time.
         return Completion(claim.id, claim.deliveries, "ready", run_at=at, refund=True, snoozed=claim.snoozes == 0)
 
     def _line(self, rule: Rule) -> Line:

@@ -54,7 +54,10 @@ class Slots:
         self._limiting: Limiting | None = None
         if self._jobs.limits is not None and self._jobs.limited:
             with_lease = (worker, self._lease, self._clock, self._random, self._log)
-            self._limiting = Limiting(self._jobs.limits, self._jobs.rules, self._begin, *with_lease)
+            self._limiting = Limiting(
+                self._jobs.limits, self._jobs.rules, self._begin, *with_lease,
+                notes=self._broker.notes, called_off=self._call_off,
+            )  # fmt: skip
         self._appetite = Appetite(self._concurrency)
         self._intake = Intake(self._jobs.batching)
         self._linger: asyncio.Task[None] | None = None
@@ -100,6 +103,11 @@ class Slots:
                 self._give_back(claim)
             return
         self._intake.put(claims, self._clock.monotonic())
+        self._pump()
+
+    def _call_off(self, claim: Claim, reason: str) -> None:
+        """It has not begun, and a person stopped it."""
+        self._ended(claim, self._stopped(claim, reason), self._clock.monotonic())
         self._pump()
 
     def _give_back(self, claim: Claim) -> None:
@@ -187,7 +195,7 @@ class Slots:
             for deliveries in range(claim.deliveries - claim.crashes, claim.deliveries):
                 asked = await self._broker.notes.stops({claim.id: deliveries})
                 if asked:
-                    self._ended(claim, self._stopped(claim, asked[claim.id]), self._clock.monotonic())
+                    self._call_off(claim, asked[claim.id])
                     return True
         except StoreError:
             self._completions.add(given_back(claim))
