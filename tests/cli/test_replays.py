@@ -82,6 +82,7 @@ def test_what_fits_is_enqueued_and_listed(shop: Path) -> None:
         (["--cancel", "x", "--dry-run"], 2, "--dry-run"),
         (["--resume", "x", "--rate", "2"], 2, "--rate"),
         (["--resume", "x", "--handler", "github.seen"], 2, "--handler"),
+        (["--all", "--actor", "  "], 2, "actor"),
         (["7:99"], 1, "7:99"),
         (["--resume", "x"], 1, "no replay"),
         (["--cancel", "x"], 1, "no replay"),

@@ -106,6 +106,7 @@ def test_a_secret_that_ends_is_among_the_alerts(folder: Path, monkeypatch: pytes
 def test_old_events_are_pruned_by_hand(folder: Path) -> None:
     """The dry run says what would go; the run does it, and keeps who did."""
     assert _json(folder, "events", "prune", "--dry-run")["deleted"] == 1
+    assert "actor" in _moorline(folder, "events", "prune", "--actor", "  ", expect=2)
     assert "1 events deleted" in _moorline(folder, "events", "prune", "--actor", "ada")
     assert [one["sender_id"] for one in _json(folder, "events", "list")] == ["7:1"]
     with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection:

@@ -245,8 +245,9 @@ async def test_misuse_is_named(clock: ManualClock):
             await app.keys.add(NAME, "another-0123456789")
         with pytest.raises(ConfigurationError, match="keys master"):
             await app.keys.add("MOORLINE_ENCRYPTION_KEY", new_key())
-        with pytest.raises(ConfigurationError, match="actor"):
-            await app.keys.rollback(NAME, actor="")
+        for nobody in ("", "  ", "\n"):
+            with pytest.raises(ConfigurationError, match="actor"):
+                await app.keys.rollback(NAME, actor=nobody)
         with pytest.raises(RotationRefused, match="nothing to be undone"):
             await app.keys.rollback(NAME)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from moorline.errors import ConfigurationError, EventNotFound, EventPruned
-from moorline.events import audit, replay_sql
+from moorline.events import replay_sql
 from moorline.events.inbox_sql import events_by_ids
 from moorline.events.replay_sql import Change, Done, Replay
 from moorline.events.selection import MOST_IDS, Selection
@@ -19,6 +19,7 @@ from moorline.events.selection_sql import Head, Page, newest_id, read_page, reso
 from moorline.jobs.brokers.sql import CHANNEL
 from moorline.jobs.brokers.sql_order import apart
 from moorline.jobs.brokers.sql_outbox import OUTBOX
+from moorline.store.actors import check_actor
 from moorline.store.steps import Read, Sleep, Steps, Write, perform, perform_sync
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Replays:
     # --- the steps, for both colours
 
     def _start(self, selection: Selection, actor: str, handler: str | None, rate: float | None) -> Steps[Replay]:
-        audit.check_actor(actor)
+        check_actor(actor)
         _check_rate(rate)
         self._check_handler(handler)
         selection = yield from self._settled(selection)
@@ -260,7 +261,7 @@ class Replays:
         return replay
 
     def _change(self, id: str, to: replay_sql.State, actor: str, reason: str | None = None) -> Steps[Replay]:
-        audit.check_actor(actor)
+        check_actor(actor)
         replay: Replay = yield Write(replay_sql.change, Change(id, to, self._store.clock.wall(), actor, reason))
         return replay
 

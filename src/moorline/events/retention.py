@@ -21,6 +21,7 @@ from moorline.errors import ConfigurationError
 from moorline.events import audit, retention_sql
 from moorline.events.retention_sql import Batch, Found
 from moorline.events.selection_sql import id_at
+from moorline.store.actors import check_actor
 from moorline.store.leases import Lease, take_leases
 from moorline.store.steps import Read, Sleep, Steps, Write, perform, perform_sync
 
@@ -113,7 +114,7 @@ class Retention:
 
     def run_once_sync(self, *, actor: str, progress: Callable[[Swept], None] | None = None) -> Swept:
         """As ``run_once``, blocking, from the oldest event on and whoever else is at it; noted in the audit."""
-        audit.check_actor(actor)
+        check_actor(actor)
         swept = perform_sync(self._store, self._pass(None, progress))
         self._store.write_sync(_note, (self._store.clock.wall(), actor, swept))
         return swept

@@ -15,6 +15,7 @@ from moorline.identity.rotation.watch import OURS, OWN, Held, Watch
 from moorline.secrets import rotation
 from moorline.secrets.rotation import UNUSED, Found, Record, Situation, Use
 from moorline.secrets.secret import BOM, Secret
+from moorline.store.actors import check_actor
 from moorline.store.steps import Read, Write
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Deciding:
     ) -> Steps[str]:
         """What ``Keys.add`` does."""
         self._check()
-        _check_actor(actor)
+        check_actor(actor)
         if (value is None) == (source is None):
             raise ConfigurationError("add: give a value, or the source where it is found")
         if name.startswith(OURS):
@@ -185,7 +186,7 @@ class Deciding:
         **detail: Any,
     ) -> Steps[None]:
         """Decide on what is known, unless somebody else has decided meanwhile: then on that."""
-        _check_actor(actor)
+        check_actor(actor)
         for _ in range(_TRIES):
             kept, _, situation = yield from self._looked(name, unused)
             record = decision(kept.record, situation)
@@ -250,8 +251,3 @@ def _has_lines(value: str) -> bool:
         return isinstance(json.loads(value), dict | list)
     except (ValueError, RecursionError):
         return False
-
-
-def _check_actor(actor: object) -> None:
-    if not isinstance(actor, str) or not actor or len(actor) > 200 or not actor.isprintable():
-        raise ConfigurationError(f"actor: expected who does it, such as an e-mail address, got {actor!r}")
