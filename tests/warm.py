@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -199,8 +200,10 @@ def _become(wanted: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(wanted["env"])
     time.tzset()
-    assert sys.stdout is not None
-    sys.stdout.reconfigure(write_through=bool(os.environ.get("PYTHONUNBUFFERED")))  # type: ignore[union-attr]
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+    binary = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
+    # Anew, as the parent's believes that it can be sought in.
+    sys.stdout = io.TextIOWrapper(binary, encoding="utf-8", write_through=at_once)
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     more = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place and place not in sys.path]
     how, *words = wanted["command"]

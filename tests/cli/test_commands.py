@@ -93,6 +93,14 @@ def _json(folder: Path, *arguments: str) -> Any:
         (["events", "replay", "x"], "--app"),
         (["jobs", "list", "--database-url", "mysql://me:canary@host/db"], "database_url"),
         (["jobs", "list", "--database-url", "postgresql://me:canary@host:port/db"], "database_url"),
+        (["jobs", "list", "--database-url", "postgresql://me:canary\udcff@host/db"], "--database-url"),
+        (["jobs", "show", "\udcff"], "job_id"),
+        (["jobs", "cancel", "a", "\udcff"], "[ID]"),
+        (["jobs", "list", "--name", "\udcff"], "--name"),
+        (["jobs", "retry", "--queue", "\udcff"], "--queue"),
+        (["events", "show", "\udcff"], "event_id"),
+        (["events", "list", "--service", "\udcff"], "--service"),
+        (["events", "replay", "--app", "shop:app", "--where", "a=\udcff"], "--where"),
     ],
 )
 def test_misuse_exits_with_2_and_names_what_is_wrong(shop: Path, arguments: list[str], said: str) -> None:
@@ -107,6 +115,19 @@ def test_misuse_exits_with_2_and_names_what_is_wrong(shop: Path, arguments: list
 def test_what_is_not_there_exits_with_1(shop: Path, arguments: list[str]) -> None:
     """A well-formed request that fails is 1, not 2."""
     assert "nothing" in _moorline(shop, *arguments, expect=1)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_what_the_output_cannot_write_is_escaped(shop: Path, encoding: str) -> None:
+    """A terminal or a pipe of another encoding is told all the same, and nothing ends in a traceback."""
+    name = "grüße→日本"
+    with Store(f"sqlite:///{shop}/shop.db") as store:
+        SqlBroker(store).enqueue_sync([JobRow("j1", name, b"{}", 0.0, 0.0)])
+    environment = {**_environment(), "PYTHONIOENCODING": encoding}
+    for arguments in (["list"], ["show", "j1"]):
+        command = [sys.executable, "-m", "moorline.cli", "jobs", *arguments]
+        done = subprocess.run(command, cwd=shop, env=environment, capture_output=True, timeout=60, check=True)
+        assert name.encode(encoding, "backslashreplace") in done.stdout
 
 
 @pytest.mark.parametrize("command", ["", "serve", "worker", "run", "sandbox", "demo", "services", "events", "jobs"])

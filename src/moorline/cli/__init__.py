@@ -5,6 +5,7 @@ Exit codes: 0 fine, 1 failed, 2 misused (an unknown option, a wrong setting, an 
 
 from __future__ import annotations
 
+import io
 import sys
 
 __all__ = ["main"]
@@ -15,6 +16,8 @@ def main() -> None:
     from moorline import errors, redaction
 
     redaction.watch_crashes()  # before typer comes: its hook hands on to the one that it found
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: what it cannot write is escaped
     from moorline.cli.root import cli
 
     try:

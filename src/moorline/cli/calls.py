@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moorline.calls import taps
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, console, print_json, rows, say
 from moorline.errors import ConfigurationError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(
+cli = Commands(
     help="Watch the calls of running processes, look at breakers and limits, force a breaker.", no_args_is_help=True
 )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, safe, when
 from moorline.cli.target import find
 from moorline.errors import CallError, ConfigurationError, ConnectionNotFound, DecryptionFailed, SignInFailed
@@ -22,7 +23,7 @@ __all__ = ["cli"]
 
 _STATES = ("good", "ended", "revoking")
 
-cli = typer.Typer(help="Make, list, refresh and revoke connected accounts.", no_args_is_help=True)
+cli = Commands(help="Make, list, refresh and revoke connected accounts.", no_args_is_help=True)
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The application, such as shop.main:app.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The connections.")]

@@ -9,6 +9,7 @@ import typer
 
 from moorline import redaction
 from moorline.cli import replays, upkeep
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, plain, print_json, rows, when
 from moorline.errors import UnusableEvent
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(
+cli = Commands(
     help="List, show, replay, export and prune stored events; alerts and refused requests.", no_args_is_help=True
 )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, say, when
 from moorline.errors import ConfigurationError
 
@@ -28,7 +29,7 @@ PAGE = 500
 _TOGETHER = 500  # jobs that something is done to at once
 _MOST_RATE = 1_000_000.0  # as of replays
 
-cli = typer.Typer(help="List, show, retry, cancel, stop, skip and move jobs.", no_args_is_help=True)
+cli = Commands(help="List, show, retry, cancel, stop, skip and move jobs.", no_args_is_help=True)
 
 State = Annotated[str | None, typer.Option(help="ready, running, blocked, done, dead, cancelled or outbox.")]
 Name = Annotated[str | None, typer.Option(help="Jobs of this name only.")]

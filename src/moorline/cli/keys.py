@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from moorline.cli import master_keys
+from moorline.cli.commands import Commands
 from moorline.cli.replays import Actor, user
 from moorline.cli.show import AsJson, DatabaseUrl, console, facts, print_json, rows, safe, when
 from moorline.errors import ConfigurationError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(
+cli = Commands(
     help="The keys of services and the secrets of webhooks: who uses which version, and their rotation. NAME is the "
     "customary variable, such as STRIPE_SECRET_KEY; VERSION a fingerprint that `list` shows, or its first digits.",
     no_args_is_help=True,

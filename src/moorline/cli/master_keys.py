@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, print_json, rows
 from moorline.errors import ConfigurationError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(help="The keys that encrypt cookies and the tokens of connected accounts.", no_args_is_help=True)
+cli = Commands(help="The keys that encrypt cookies and the tokens of connected accounts.", no_args_is_help=True)
 
 _PASSES: Final = 5
 _NEXT: Final = {

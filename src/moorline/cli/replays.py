@@ -246,7 +246,8 @@ def _listed(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        read = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        text = read.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"--ids-from: {path} cannot be read: {error}") from error
     found = [line.strip() for line in text.splitlines() if line.strip()]

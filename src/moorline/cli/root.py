@@ -10,6 +10,7 @@ import typer
 
 from moorline.cli import calls, connections, events, jobs, keys, syncs
 from moorline.cli.bench import bench
+from moorline.cli.commands import Commands
 from moorline.cli.services import doctor, services
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(
+cli = Commands(
     name="moorline",
     help="Calls, webhooks and jobs that hold when third-party APIs do not.",
     no_args_is_help=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moorline.cli.commands import Commands
 from moorline.cli.show import AsJson, DatabaseUrl, console, opened_store, plain, print_json, rows, say, when
 from moorline.cli.target import find
 from moorline.errors import CallError, ConfigurationError, StoreError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cli"]
 
-cli = typer.Typer(help="List, run and reset what is kept in step with a source.", no_args_is_help=True)
+cli = Commands(help="List, run and reset what is kept in step with a source.", no_args_is_help=True)
 
 Target = Annotated[str, typer.Argument(metavar="MODULE:APP", help="The application, such as shop.main:app.")]
 

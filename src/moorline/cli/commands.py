@@ -1,0 +1,44 @@
+"""``Commands``: a group of commands whose words are text; a path may be any bytes, as on the system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import typer
+from typer.core import TyperCommand
+
+__all__ = ["Commands"]
+
+_NO_TEXT: Final = "it is not in UTF-8; if it is, set a locale that is too, such as LC_ALL=C.UTF-8"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(typer.Typer):
+    """As Typer's. An id, a name or a URL that is no text ends as misuse that names the option or argument."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """As Typer's."""
+        return super().command(name, cls=_Command, **options)
+
+
+class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        left: list[str] = super().parse_args(ctx, args)
+        parameter: Any
+        for parameter in self.params:
+            given = ctx.params.get(parameter.name)
+            for one in given if isinstance(given, list | tuple) else (given,):
+                if isinstance(one, str) and not _is_text(one):
+                    raise typer.BadParameter(_NO_TEXT, ctx, parameter)  # not what was given: a URL has a password
+        return left
+
+
+def _is_text(given: str) -> bool:
+    """Python keeps bytes that the locale's encoding does not know as halves of surrogate pairs."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
