@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.databases import migrated_sqlite
 from tests.warm import Warm, run
 
 from moorline.jobs.brokers.sql import SqlBroker
@@ -114,7 +117,43 @@ def test_misuse_exits_with_2_and_names_what_is_wrong(shop: Path, arguments: list
 @pytest.mark.parametrize("arguments", [["jobs", "show", "nothing"], ["events", "show", "nothing"]])
 def test_what_is_not_there_exits_with_1(shop: Path, arguments: list[str]) -> None:
     """A well-formed request that fails is 1, not 2."""
+    migrated_sqlite(shop / "shop.db")
     assert "nothing" in _moorline(shop, *arguments, expect=1)
+
+
+_LOOKING = [
+    "jobs list", "jobs show a", "jobs schedules", "jobs retry a", "jobs drain --to sqlite:///moved.db", "events list",
+    "events show a", "events export a", "events rejected", "events alerts", "events prune", "events replays",
+    "events replay --cancel a", "events replay --app shop:app --all --dry-run", "syncs list", "connections list",
+    "keys list", "keys status",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", _LOOKING)
+def test_who_looks_for_a_database_that_is_not_there_makes_none(shop: Path, command: str) -> None:
+    """A wrong path is said to be one, in full, and nothing is left there."""
+    before = {path.name for path in shop.iterdir()}
+    assert f"no database of moorline at {shop}/shop.db" in _moorline(shop, *command.split(), expect=2)
+    assert {path.name for path in shop.iterdir()} - before <= {"__pycache__"}
+
+
+def test_doctor_says_that_there_is_no_database_and_makes_none(shop: Path) -> None:
+    """That is no failure: a new application has none before it starts."""
+    (row,) = _json(shop, "doctor")
+    assert row["ok"]
+    assert f"there is none yet at {shop}/shop.db" in row["says"]
+    assert not (shop / "shop.db").exists()
+
+
+def test_the_database_of_another_program_is_left_as_it_is(shop: Path) -> None:
+    """It has none of moorline's tables, and gets none."""
+    with contextlib.closing(sqlite3.connect(shop / "shop.db")) as connection:
+        connection.execute("CREATE TABLE theirs (a)")
+    before = (shop / "shop.db").read_bytes()
+    for command in ("jobs list", "events list"):
+        assert "no database of moorline" in _moorline(shop, *command.split(), expect=2)
+    _moorline(shop, "doctor")
+    assert (shop / "shop.db").read_bytes() == before
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
@@ -240,6 +279,7 @@ def test_a_job_whose_time_is_no_date_is_shown(shop: Path) -> None:
 
 def test_a_name_in_brackets_is_no_markup(shop: Path) -> None:
     """Nobody knows the credential, and it is named as it was given."""
+    migrated_sqlite(shop / "shop.db")
     assert "no version of [/PAY] is known" in _moorline(shop, "keys", "status", "[/PAY]")
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated_sqlite
 from tests.warm import run
 
 SHOP = """
@@ -47,6 +48,7 @@ def test_one_is_run_looked_at_and_begun_anew(shop: Path):
         assert done.returncode == code, done.stderr
         return done.stdout
 
+    migrated_sqlite(shop / "shop.db")
     assert "nothing was ever kept in step" in moorline("list")
     assert "the provider is down" in moorline("run", "shop:app", "numbers", code=1)
     stopped = moorline("list")

@@ -12,7 +12,7 @@ import typer
 from moorline.cli import master_keys
 from moorline.cli.commands import Commands
 from moorline.cli.replays import Actor, user
-from moorline.cli.show import AsJson, DatabaseUrl, console, facts, print_json, rows, safe, when
+from moorline.cli.show import AsJson, DatabaseUrl, check_there, console, facts, print_json, rows, safe, when
 from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def list_(
     database_url: DatabaseUrl = None,
 ) -> None:
     """List the versions of all credentials that something was decided on, or that some process has; and those here."""
-    with _keys(app, database_url) as keys:
+    with _keys(app, database_url, looks=True) as keys:
         found = [keys.status_sync(name) for name in names or _all_names(keys)]
     if as_json:
         print_json([one.to_dict() for one in found if one.versions])
@@ -75,7 +75,7 @@ def status(
 ) -> None:
     """Show who has and uses which version of a credential, and what to do next; without NAME, the next step of each."""
     seconds = _seconds("--unused", unused)
-    with _keys(app, database_url) as keys:
+    with _keys(app, database_url, looks=True) as keys:
         found = [keys.status_sync(one, unused=seconds) for one in ([name] if name else _all_names(keys))]
     if as_json:
         print_json(found[0].to_dict() if name else [one.to_dict() for one in found if one.versions])
@@ -199,22 +199,27 @@ def rotate(
 
 
 @contextlib.contextmanager
-def _opened(app: str | None, database_url: str | None) -> Iterator[Moorline]:
-    """The application's database, for one who looks and decides, and has no part in the calls."""
+def _opened(app: str | None, database_url: str | None, *, looks: bool = False) -> Iterator[Moorline]:
+    """The application's database, for one who looks and decides, and has no part in the calls.
+
+    Raises ConfigurationError where there is none for one who only *looks*.
+    """
     from moorline.app import Moorline
     from moorline.cli.target import find
 
     if app is not None and database_url is not None:
         raise ConfigurationError("--database-url: the application's own database is used; leave it out, or --app")
     application = Moorline(database_url) if app is None else find(app)
+    if looks:
+        check_there(application.store)
     application.keys.watch.tells = False
     with application.opened():
         yield application
 
 
 @contextlib.contextmanager
-def _keys(app: str | None, database_url: str | None) -> Iterator[Keys]:
-    with _opened(app, database_url) as opened:
+def _keys(app: str | None, database_url: str | None, *, looks: bool = False) -> Iterator[Keys]:
+    with _opened(app, database_url, looks=looks) as opened:
         yield opened.keys
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from moorline.cli.show import AsJson, DatabaseUrl, console, facts, opened_store, print_json, rows, when
+from moorline.cli.show import AsJson, DatabaseUrl, check_there, console, facts, opened_store, print_json, rows, when
 from moorline.clock import SYSTEM
 from moorline.errors import ConfigurationError
 
@@ -203,7 +203,9 @@ def _inbox(app: str | None, database_url: str | None) -> Iterator[Inbox]:
         return
     if database_url is not None:
         raise ConfigurationError("--database-url: the application's own database is used; leave it out, or --app")
-    with find(app).opened() as inbox:
+    application = find(app)
+    check_there(application.store)
+    with application.opened() as inbox:
         yield inbox
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from moorline.cli.show import AsJson, console, print_json, safe
+from moorline.cli.show import AsJson, address, console, print_json, safe
 
 if TYPE_CHECKING:
     from moorline.app import Moorline
@@ -165,11 +165,14 @@ def _database(app: Moorline) -> dict[str, Any]:
     from moorline.errors import MoorlineError
 
     begun = time.perf_counter()
-    where = app.store.url.render_as_string(hide_password=True)
-    row: dict[str, Any] = {"name": "database", "at": where, "ok": True, "says": "it answers"}
+    at = app.store.url.render_as_string(hide_password=True)
+    row: dict[str, Any] = {"name": "database", "at": at, "ok": True, "says": "it answers"}
     try:
-        app.store.open()
-        app.store.ping()
+        if app.settings.migrate and app.store.revision() is None:
+            row["says"] = f"there is none yet at {address(app.store)}; the application makes it when it starts"
+        else:
+            app.store.open()
+            app.store.ping()
     except MoorlineError as error:
         row |= {"ok": False, "says": str(error), "error": type(error).__name__}
     return row | {"ms": round((time.perf_counter() - begun) * 1000, 1)}

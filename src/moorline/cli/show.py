@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,13 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from moorline import redaction
+from moorline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from moorline.store import Store
 
-__all__ = ["AsJson", "DatabaseUrl", "facts", "opened_store", "plain", "print_json", "rows", "safe", "say", "when"]
+__all__ = [
+    "AsJson", "DatabaseUrl", "address", "check_there", "facts", "opened_store", "plain", "print_json", "rows", "safe",
+    "say", "when",
+]  # fmt: skip
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DatabaseUrl = Annotated[
@@ -31,17 +36,33 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 1_000)
 
 
 def opened_store(database_url: str | None) -> Store:
-    """The store that the settings name, open; who asked closes it."""
+    """The store that the settings name, open; who asked closes it. Raises ConfigurationError where there is none."""
     from moorline.settings import load
     from moorline.store import Store
 
     settings = load(database_url=database_url)
-    return Store(
+    store = Store(
         settings.database_url,
         max_waiting=settings.max_waiting,
         auto_migrate=settings.migrate,
         statement_timeout=settings.statement_timeout,
-    ).open()
+    )
+    check_there(store)
+    return store.open()
+
+
+def check_there(store: Store) -> None:
+    """Raises ConfigurationError where moorline has no database: who looks into it at a wrong place is to be told."""
+    if store.revision() is None:
+        advice = "name the right one (--database-url, MOORLINE_DATABASE_URL), or start the application, which makes it"
+        raise ConfigurationError(f"there is no database of moorline at {address(store)}: {advice}")
+
+
+def address(store: Store) -> str:
+    """The database's address without its password, a file's in full."""
+    if store.dialect == "sqlite":
+        return str(Path(str(store.url.database)).absolute())
+    return store.url.render_as_string(hide_password=True)
 
 
 def when(seconds: float | None) -> str:

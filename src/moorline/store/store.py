@@ -38,6 +38,7 @@ T = TypeVar("T")
 A = ParamSpec("A")
 
 _LONGEST_STATEMENT = 86_400.0
+_MIGRATE = "run the migrations (start the application once with MOORLINE_MIGRATE=true)"
 _MIGRATION_LOCK = 0x6D6F6F72  # PostgreSQL's advisory lock under which one process migrates
 
 
@@ -272,7 +273,7 @@ class Store:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as error:
-            raise StoreNotMigrated(f"the database is not one of this program's versions: {error}") from error
+            raise StoreNotMigrated(_of_another_version(self.revision())) from error
         except sa.exc.SQLAlchemyError as error:
             raise translated(error) from error
         finally:
@@ -283,15 +284,20 @@ class Store:
         """Raises StoreNotMigrated unless the schema is this program's; StoreUnavailable when the database is down."""
         found = self.revision()
         if found != REVISION:
-            state = "has no moorline tables" if found is None else f"has schema {found}"
-            raise StoreNotMigrated(f"the database {state}, this program needs {REVISION}: run the migrations")
+            raise StoreNotMigrated(_of_another_version(found))
 
     def revision(self) -> str | None:
-        """The version of the schema that is there; None if there are no tables of moorline. Raises StoreUnavailable."""
+        """The version of the schema that is there; None if there are no tables of moorline. Raises StoreUnavailable.
+
+        A SQLite file that is not there is not made, and one that is another program's is left as it is.
+        """
+        sqlite = self.dialect == "sqlite"
+        if sqlite and not Path(_file(self._url)).exists():
+            return None
         engines = self._engines or make_engines(self._url, self._statement_timeout)
         try:
-            # The writing engine, because a SQLite file may have to be made first; it rolls back.
-            with engines.write.connect() as connection:
+            # On PostgreSQL the connection that is kept for writing; it rolls back.
+            with (engines.read if sqlite else engines.write).connect() as connection:
                 if not sa.inspect(connection).has_table("alembic_version"):
                     return None
                 found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
@@ -315,6 +321,15 @@ def _opened(part: T | None) -> T:
     if part is None:
         raise Misuse("the store is not open: call open() first")
     return part
+
+
+def _of_another_version(found: str | None) -> str:
+    if found is None:
+        return f"the database has no moorline tables, this program needs schema {REVISION}: {_MIGRATE}"
+    if found > REVISION:
+        newer = "a newer version of moorline has changed it. Update moorline here, or name another database"
+        return f"the database has schema {found}, and this program knows none after {REVISION}: {newer}"
+    return f"the database has schema {found}, this program needs {REVISION}: {_MIGRATE}"
 
 
 def _signals(url: sa.URL, seconds: float) -> Signals:
