@@ -95,6 +95,22 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         load()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[worker.limits.mail]", r"^worker\.limits\.mail .*says no limit: set limit .*concurrency"),
+        ("[worker.limits.mail]\nper = 60", r"^worker\.limits\.mail .*says no limit"),
+        ("[worker.limits]\nmail = 3", r"^worker\.limits\.mail .*expected a table, \[worker\.limits\.mail\]"),
+        ("worker = 3", r"^worker .*expected a table, \[worker\]"),
+    ],
+)
+def test_a_table_that_says_nothing_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """With its whole place in the file, and what belongs into it."""
+    (tmp_path / "moorline.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        load()
+
+
 def test_a_database_url_is_never_repeated_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds a password."""
     monkeypatch.setenv("MOORLINE_DATABASE_URL", "mysql://user:canary-password@host/db")

@@ -7,7 +7,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from moorline.errors import ConfigurationError
@@ -16,6 +16,7 @@ from moorline.events.places import HEADER, check_place
 from moorline.events.schemes.hmac_signature import HMACSignature
 from moorline.events.schemes.shared_secret import SharedSecret
 from moorline.events.schemes.standard_webhooks import StandardWebhooks
+from moorline.setting_kinds import STRICT
 
 if TYPE_CHECKING:
     from moorline.events.scheme import Scheme
@@ -36,7 +37,7 @@ Places = str | tuple[str, ...]
 class SourceSettings(BaseModel):
     """A sender of one's own, received under ``/webhooks/NAME``: ``app.on("NAME", …)``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
     scheme: Literal["hmac", "standard_webhooks", "shared_secret"]
     """How it proves itself: ``hmac``, ``standard_webhooks`` (Svix too), or ``shared_secret``, which is shown."""

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_settings import NoDecode
+from pydantic import BaseModel, Field, field_validator
 
 from moorline.errors import ConfigurationError
 from moorline.secrets.sources import known
 from moorline.secrets.sources.base import Address
 from moorline.secrets.sources.environment import check_name
+from moorline.setting_kinds import STRICT, Words
 
 __all__ = ["SecretSettings"]
-
-_LISTS: Final = ("sources", "required")
 
 
 class SecretSettings(BaseModel):
     """``[secrets]``: where credentials are looked for, by the variables that they customarily have."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = STRICT
 
-    sources: Annotated[tuple[str, ...], NoDecode, Field(min_length=1)] = ("env:",)
+    sources: Annotated[Words, Field(min_length=1)] = ("env:",)
     """Where every one is looked for, in this order: ``env:``, ``dotenv:FILE``, ``file:DIRECTORY``, ``aws-sm:SECRET``,
     ``vault:MOUNT/PATH``, ``keyring:SERVICE``, ``store:``; in the environment separated by commas."""
     names: dict[str, str] = {}
     """Where one is: ``STRIPE_SECRET_KEY = "vault:secret/pay#stripe_key"``. It has to be there at start."""
-    required: Annotated[tuple[str, ...], NoDecode] = ()
+    required: Words = ()
     """What has to be there at start beside that; in the environment separated by commas."""
     keep: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 86_400.0
     """Seconds that a last good value is used while the place where it is kept is down."""
@@ -42,11 +40,6 @@ class SecretSettings(BaseModel):
     def uses(self, scheme: str) -> bool:
         """Whether something is looked for there."""
         return any(Address.of(url).scheme == scheme for url in (*self.sources, *self.names.values()))
-
-    @field_validator(*_LISTS, mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return [one.strip() for one in value.split(",") if one.strip()] if isinstance(value, str) else value
 
     @field_validator("sources")
     @classmethod
