@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,11 @@ from tests.databases import migrated_sqlite
 from tests.events.stored import fresh_store
 from tests.events.test_inbox import event
 
+from moorline.errors import StoreUnavailable
 from moorline.events import Event, Inbox, Stored, inbox_sqlite
 from moorline.events.inbox_sqlite import STORE_ARRIVALS
 from moorline.services import GitHub
+from moorline.store import engines
 from moorline.store.store import Store
 
 
@@ -91,7 +94,7 @@ async def test_what_was_forgotten_meanwhile_is_stored_anew(store: Store, monkeyp
     await inbox.add(event(0))
     counting = inbox_sqlite._with_old
 
-    def forgotten(connection: Any, *rest: Any) -> list[Stored]:
+    def forgotten(connection: Any, *rest: Any) -> Any:
         for table in ("jobs", "events"):
             connection.connection.dbapi_connection.execute(f"DELETE FROM {table}")
         return counting(connection, *rest)
@@ -101,6 +104,49 @@ async def test_what_was_forgotten_meanwhile_is_stored_anew(store: Store, monkeyp
     assert (await inbox.get(stored.event_id)).id == event(0).id
     made = "SELECT count(*) FROM jobs WHERE event_id = (SELECT id FROM events)"
     assert store.read_sync(lambda c: c.exec_driver_sql(made).scalar_one()) == 2
+
+
+def locked_while_counting(store: Store, monkeypatch: pytest.MonkeyPatch, *, forgotten: bool = False) -> None:
+    """From now on another process writes whenever events that came before are to be counted."""
+    counting = inbox_sqlite._with_old
+    monkeypatch.setattr(engines, "BUSY_SECONDS", 0.0)
+
+    def locked(connection: Any, *rest: Any) -> Any:
+        with contextlib.closing(sqlite3.connect(str(store.url.database), isolation_level=None)) as other:
+            if forgotten:
+                other.execute("DELETE FROM events")
+            other.execute("BEGIN IMMEDIATE")
+            return counting(connection, *rest)
+
+    monkeypatch.setattr(inbox_sqlite, "_with_old", locked)
+
+
+async def test_what_is_stored_is_answered_so_though_it_cannot_be_counted(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """Another process's lock keeps a duplicate from being counted, and nobody from being told that it is one."""
+    inbox = handled(store)
+    old = await inbox.add(event(0))
+    with monkeypatch.context() as meanwhile:
+        locked_while_counting(store, meanwhile)
+        again, new, twice = await asyncio.gather(*[inbox.add(event(n)) for n in (0, 1, 1)])
+    assert again == Stored(old.event_id, duplicate=True)
+    assert (new.duplicate, twice) == (False, Stored(new.event_id, duplicate=True))
+    made = "SELECT count(*) FROM jobs"
+    assert store.read_sync(lambda c: c.exec_driver_sql(made).scalar_one()) == 4
+    assert (await inbox.add(event(0))).duplicate
+    assert (await inbox.get(old.event_id)).duplicates == 1
+
+
+async def test_what_was_forgotten_and_cannot_be_stored_anew_is_no_success(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """It alone is refused, to be sent again."""
+    inbox = handled(store)
+    await inbox.add(event(0))
+    with monkeypatch.context() as meanwhile:
+        locked_while_counting(store, meanwhile, forgotten=True)
+        with pytest.raises(StoreUnavailable):
+            await inbox.add(event(0))
+    assert not (await inbox.add(event(0))).duplicate
 
 
 async def test_a_lock_is_waited_for(store: Store):

@@ -9,14 +9,16 @@ connection has, whose triggers part them.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy.exc import NoResultFound
+from sqlalchemy.exc import DBAPIError, NoResultFound
 
 from moorline.events.inbox_sql import BODY, COLUMNS, Arrival, Stored, old_or_new, sent, shrink, store_arrivals
 from moorline.events.places import ONCE
 from moorline.jobs.job import JobRow
+from moorline.store.engines import translated
 from moorline.store.ids import new_id
 from moorline.store.writer import AtOnce
 
@@ -37,6 +39,7 @@ _BEHIND: Final = (None,) * (len(COLUMNS) - _AT - 1)
 _NO_JOB: Final = (None,) * len(_OF_JOB)
 _MADE: Final = "moorline.arriving"
 
+_KEPT: Final = "SELECT id FROM events WHERE service = ? AND delivery_key = ?"
 _VIEW: Final = f"CREATE TEMP VIEW IF NOT EXISTS arriving AS SELECT {', '.join(f'NULL AS {name}' for name in _VALUES)}"
 # What ``jobs_of`` makes: the rest of a job follows from its event.
 _JOB_IS: Final = {
@@ -65,7 +68,7 @@ _JOBS: Final = f"""CREATE TEMP TRIGGER IF NOT EXISTS arriving_jobs INSTEAD OF IN
     END"""  # noqa: S608
 
 
-def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stored] | None:
+def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> Sequence[Stored | Exception] | None:
     """As ``store_arrivals``, outside of a transaction; None where that needs more than one statement."""
     values: list[Any] = []
     answers: list[Stored] = []
@@ -107,7 +110,9 @@ def _store_at_once(connection: Connection, arrivals: list[Arrival]) -> list[Stor
         driver.execute(_insert(count), values)
     except sqlite3.Error:
         return None  # nothing was written; the usual way waits for locks, and says what is wrong
-    return answers if driver.total_changes - before == wanted else _with_old(connection, arrivals, answers, values)
+    if driver.total_changes - before == wanted:
+        return answers
+    return _with_old(connection, arrivals, answers, values)
 
 
 def _driver(connection: Connection) -> Any:
@@ -123,20 +128,41 @@ def _driver(connection: Connection) -> Any:
 
 def _with_old(
     connection: Connection, arrivals: list[Arrival], answers: list[Stored], values: list[Any]
-) -> list[Stored]:
+) -> list[Stored | Exception]:
     """The answers where some events came before: those are counted."""
     starts = [start for start in range(0, len(values), len(_VALUES)) if values[start] == _EVENT]
-    with connection.begin():
-        rows = [values[start + 1 : start + 1 + len(COLUMNS)] for start in starts]
-        kept: dict[str, str] = {}
-        for row in rows:
-            try:
-                kept[row[0]] = old_or_new(connection, row)[0]
-            except NoResultFound:  # it came before, and was forgotten since then
-                arrival = next(one for one in arrivals if one[:2] == tuple(row[1:3]))
-                kept[row[0]] = store_arrivals(connection, [arrival])[0].event_id
-    ids = [kept[answer.event_id] for answer in answers]
-    return [Stored(now, answer.duplicate or now != answer.event_id) for now, answer in zip(ids, answers, strict=True)]
+    rows = [values[start + 1 : start + 1 + len(COLUMNS)] for start in starts]
+    kept: dict[str, str | Exception]
+    try:
+        with connection.begin():
+            kept = {row[0]: _counted(connection, arrivals, row) for row in rows}
+    except DBAPIError as error:  # such as another process's lock: stored they are, counted or not
+        kept = _uncounted(connection, rows, error)
+    return [_answer(answer, kept[answer.event_id]) for answer in answers]
+
+
+def _counted(connection: Connection, arrivals: list[Arrival], row: list[Any]) -> str:
+    """The id under which the event is kept; counted if it came before."""
+    try:
+        kept: str = old_or_new(connection, row)[0]
+    except NoResultFound:  # it came before, and was forgotten since then
+        arrival = next(one for one in arrivals if one[:2] == tuple(row[1:3]))
+        return store_arrivals(connection, [arrival])[0].event_id
+    return kept
+
+
+def _uncounted(connection: Connection, rows: list[list[Any]], error: DBAPIError) -> dict[str, str | Exception]:
+    """The ids under which the events are kept, or what went wrong for those that were forgotten since then."""
+    driver = _driver(connection)
+    try:
+        found = {row[0]: driver.execute(_KEPT, row[1:3]).fetchone() for row in rows}
+    except sqlite3.Error:  # nor can it be read
+        raise error from None
+    return {made: translated(error) if kept is None else kept[0] for made, kept in found.items()}
+
+
+def _answer(answer: Stored, kept: str | Exception) -> Stored | Exception:
+    return kept if isinstance(kept, Exception) else Stored(kept, answer.duplicate or kept != answer.event_id)
 
 
 @cache
