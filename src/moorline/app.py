@@ -362,7 +362,7 @@ class Moorline(Messaging, Using, Working, SigningIn, Connecting, Loading, Showin
         """Call the function, async or plain, with each ``moorline.events.Alert``: when it begins, and when it is over.
 
         It is called in one of the workers, or where webhooks are received. What it raises is logged, and the alert is
-        not told to it again.
+        told to it again, every minute for an hour.
         """
         self._alert_hooks.append(function)
         return function

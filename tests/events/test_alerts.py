@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
+import threading
 from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.events.stored import START, add_all, pull
 
 from moorline.clock import ManualClock
 from moorline.errors import CallError, ConfigurationError
-from moorline.events import Alert, Inbox
+from moorline.events import Alert, Inbox, alert_telling
 from moorline.events.alert_post import AlertPost, check_alert_url
 from moorline.events.alert_watch import AlertWatch
 from moorline.events.alerts import AlertConfig, Counts, Expiring, Facts, Limits, Reading, Stuck, decide, readings
 from moorline.services import GitHub
+from moorline.store.schema import meta
 from moorline.store.store import Store
 
 DAY = 86_400.0
@@ -252,6 +257,142 @@ async def test_what_was_kept_and_not_told_is_told_by_the_next(store: Store, cloc
     heard: list[Alert] = []
     await AlertWatch(store, CONFIG, tell=[heard.append]).run_once("two")
     assert [(one.rule, one.service, one.state) for one in heard] == [("failures", "stripe", "firing")]
+
+
+async def test_a_hook_that_fails_once_is_told_again(store: Store, clock: ManualClock):
+    """At the next look, whoever looks, and nobody else is; in the order in which it happened."""
+    heard: list[str] = []
+    others: list[str] = []
+
+    async def fails_once(alert: Alert) -> None:
+        heard.append(alert.service)
+        if len(heard) == 1:
+            raise CallError("the page is down", service="pager", operation="page")
+
+    def watch() -> AlertWatch:
+        return AlertWatch(store, CONFIG, tell=[fails_once, lambda alert: others.append(alert.service)])
+
+    count(store, "github", MINUTE, forged=15)
+    count(store, "stripe", MINUTE, forged=15)
+    assert len(await watch().run_once("one")) == 2
+    assert heard == ["github", "stripe"]
+    clock.advance(100)
+    assert await watch().run_once("two") == []
+    clock.advance(100)
+    assert await watch().run_once("one") == []
+    assert (heard, others) == (["github", "stripe", "github"], ["github", "stripe"])
+
+
+async def test_a_hook_that_always_fails_is_told_for_an_hour(store: Store, clock: ManualClock, caplog: Any):
+    """Then it is given up, which is logged, and nothing of it is kept."""
+    heard: list[Alert] = []
+
+    def broken(alert: Alert) -> None:
+        heard.append(alert)
+        raise ValueError("a bug in a hook")
+
+    count(store, "stripe", MINUTE, forged=15)
+    watch = AlertWatch(store, dataclasses.replace(CONFIG, limits=Limits(failures_percent=50)), tell=[broken])
+    for _ in range(20):
+        await watch.run_once("one")
+        clock.advance(300)
+    told = [(one.state, one.at) for one in heard]
+    assert {at for _, at in told} == {NOW, NOW + 900}
+    assert [len([at for _, at in told if at == begun]) for begun in (NOW, NOW + 900)] == [13, 13]
+    lines = [record.getMessage() for record in caplog.records]
+    assert [sum(f"{said} " in line for line in lines) for said in ("event_alert_not_told", "event_alert_given_up")] == [
+        2,
+        2,
+    ]
+
+
+async def test_a_slow_hook_holds_up_nobody(store: Store, clock: ManualClock):
+    """It has its seconds at each look; what it has not heard by then it hears at the next ones, after the others."""
+    heard: list[str] = []
+    others: list[tuple[str, float]] = []
+
+    async def slow(alert: Alert) -> None:
+        heard.append(alert.service)
+        clock.advance(40)
+
+    async def quick(alert: Alert) -> None:
+        others.append((alert.service, clock.wall() - NOW))
+
+    watch = AlertWatch(store, CONFIG, tell=[slow, quick])
+    for service in ("a", "b", "c"):
+        count(store, service, MINUTE, forged=15)
+    await watch.run_once("one")
+    assert (heard, others) == (["a"], [("a", 40.0), ("b", 40.0), ("c", 40.0)])
+    count(store, "d", MINUTE, forged=15)
+    await watch.run_once("one")
+    assert (heard, others[3:]) == (["a", "d"], [("d", 40.0)])
+    for _ in range(3):
+        await watch.run_once("one")
+    assert heard == ["a", "d", "b", "c"]
+
+
+async def test_who_has_heard_the_end_is_not_told_the_beginning(store: Store, clock: ManualClock):
+    """It would take what is over for what begins."""
+    heard: list[str] = []
+    down = True
+
+    def page(alert: Alert) -> None:
+        if down:
+            raise ConnectionError
+        heard.append(alert.state)
+
+    count(store, "stripe", MINUTE, forged=15)
+    watch = AlertWatch(store, CONFIG, tell=[page])
+    await watch.run_once("one")
+    down = False
+    clock.advance(1_000)
+    await watch.run_once("one")
+    clock.advance(60)
+    await watch.run_once("one")
+    assert heard == ["resolved"]
+
+
+async def test_a_plain_hook_that_hangs_takes_one_thread(
+    store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    """However often there is something to tell; when it returns it is told the rest."""
+    monkeypatch.setattr(alert_telling, "_HOOK_SECONDS", 0.05)
+    entered, ended = threading.Semaphore(0), threading.Event()
+    heard: list[str] = []
+
+    def hangs(alert: Alert) -> None:
+        entered.release()
+        assert ended.wait(10)
+        heard.append(alert.service)
+
+    watch = AlertWatch(store, CONFIG, tell=[hangs])
+    for service in ("a", "b"):
+        count(store, service, MINUTE, forged=15)
+    for _ in range(3):
+        await watch.run_once("one")
+    assert entered.acquire(timeout=10)
+    assert not entered.acquire(blocking=False)
+    ended.set()
+    monkeypatch.setattr(alert_telling, "_HOOK_SECONDS", 10.0)
+    await asyncio.gather(*watch._telling._running.values())
+    await watch.run_once("one")
+    assert heard == ["a", "a", "b"]
+
+
+async def test_what_the_release_before_has_kept_is_told(store: Store, clock: ManualClock):
+    """It kept alerts alone, which are for every hook."""
+    count(store, "stripe", MINUTE, forged=15)
+    (alert,) = await AlertWatch(store, CONFIG).run_once("one")
+
+    def before(connection: Any, payloads: list[Any]) -> list[None]:
+        kept = {"firing": {}, "untold": [alert.to_dict()], "awaited": {}}
+        connection.execute(sa.update(meta).where(meta.c.key == "alerts").values(value=json.dumps(kept)))
+        return [None]
+
+    store.write_sync(before, None)
+    heard: list[Alert] = []
+    await AlertWatch(store, AlertConfig(limits=Limits(failures_percent=None)), tell=[heard.append]).run_once("one")
+    assert heard == [alert]
 
 
 async def test_the_secrets_that_end_come_from_outside(store: Store):

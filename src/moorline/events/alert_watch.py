@@ -2,21 +2,20 @@
 
 A lease keeps workers from looking at the same time; what fires is kept in the database and changed by compare-and-set,
 so that even without the lease two could not both begin an alert. What is to be told is kept with it until it was told:
-after a crash in between it is told by the next one (so perhaps twice, never not at all).
+after a crash in between it is told by the next one (so perhaps twice, never not at all), and so it is after a failure.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import json
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from moorline.errors import StoreError
+from moorline.events.alert_telling import Hook, Telling, Untold
 from moorline.events.alerts import (
     WINDOW_MINUTES,
     Alert,
@@ -33,7 +32,6 @@ from moorline.jobs.brokers.sql_order import UNFINISHED
 from moorline.jobs.brokers.sql_outbox import oldest_since
 from moorline.store.leases import Lease, compare_and_set, take_leases
 from moorline.store.schema import connections, event_counts, jobs, key_uses, key_versions, meta
-from moorline.telemetry import logger
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -42,17 +40,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AlertWatch", "Hook"]
 
-Hook = Callable[[Alert], object]
-"""Takes an alert when it begins and when it is over; plain (run in a thread) or async. It has 40 seconds."""
-
 _KEY: Final = "alerts"
 _LEASE: Final = 90.0
-_HOOK_SECONDS: Final = 40.0
 _MOST_DEAD: Final = 10_000
 _REFUSED: Final = 3_600.0
 _DAY: Final = 86_400.0
-
-log = logger("events")
 
 
 class _State(NamedTuple):
@@ -62,7 +54,7 @@ class _State(NamedTuple):
     """
 
     firing: dict[str, Alert]
-    untold: list[Alert]
+    untold: list[Untold]
     awaited: dict[str, float]
     kept: str | None
 
@@ -70,7 +62,8 @@ class _State(NamedTuple):
         return json.dumps(
             {
                 "firing": {key: alert.to_dict() for key, alert in self.firing.items()},
-                "untold": [alert.to_dict() for alert in self.untold],
+                "untold": [one.alert.to_dict() for one in self.untold],
+                "left": [one.left for one in self.untold],  # apart, for the release before, which knows of none
                 "awaited": self.awaited,
             }
         )
@@ -95,7 +88,7 @@ class AlertWatch:
         self._config = AlertConfig() if config is None else config
         self._secrets = secrets
         self._breakers = breakers
-        self._tell = tell
+        self._telling = Telling(tell, store.clock)
 
     async def run_once(self, holder: str) -> list[Alert]:
         """Look, keep what fires, tell what changed; nothing if another holder does. Raises StoreUnavailable."""
@@ -107,12 +100,13 @@ class AlertWatch:
         found = self._readings(await self._store.read(_facts, now, self._config), awaited)
         firing, changed = decide(state.firing, found, now)
         if changed or state.untold or awaited != state.awaited:
-            state = _State(firing, [*state.untold, *changed], awaited, state.kept)
+            state = _State(firing, [*state.untold, *map(Untold, changed)], awaited, state.kept)
             kept = await self._store.write(_keep, state)
             if kept is None:
                 return []  # somebody else was faster, and tells it
-            if await self._told(holder, state.untold):
-                await self._store.write(_keep, _State(firing, [], awaited, kept))
+            left = await self._telling.tell(state.untold, lambda: self._still_ours(holder))
+            if left is not None:
+                await self._store.write(_keep, _State(firing, left, awaited, kept))
         return changed
 
     def firing_sync(self) -> list[Alert]:
@@ -132,39 +126,11 @@ class AlertWatch:
         stuck = [Stuck(name, facts.at - seconds, why) for name, (seconds, why) in sorted(known.items())]
         return readings(facts._replace(secrets=secrets, awaited=awaited, breakers=stuck), self._config)
 
-    async def _told(self, holder: str, alerts: list[Alert]) -> bool:
-        """False when another holder tells them, because it took too long here."""
-        for alert in alerts:
-            write = log.warning if alert.state == "firing" else log.info
-            write("event_alert", **alert.to_dict())
-            for hook in self._tell:
-                if not await self._still_ours(holder):
-                    return False
-                try:
-                    async with asyncio.timeout(_HOOK_SECONDS):
-                        await _called(hook, alert)
-                except Exception as error:  # noqa: BLE001 -- the others are to hear of it all the same
-                    log.error("event_alert_not_told", hook=_name(hook), rule=alert.rule, error=repr(error))
-        return True
-
     async def _still_ours(self, holder: str) -> bool:
         """Hooks may take longer than the lease; an alert is told rather twice than not at all."""
         with contextlib.suppress(StoreError):
             return await self._store.write(take_leases, Lease(_KEY, holder, self._store.clock.wall(), _LEASE))
         return True
-
-
-async def _called(hook: Hook, alert: Alert) -> None:
-    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
-        answer = hook(alert)
-        assert isinstance(answer, Awaitable)
-        await answer
-    else:
-        await asyncio.to_thread(hook, alert)
-
-
-def _name(hook: Hook) -> str:
-    return getattr(hook, "__qualname__", type(hook).__qualname__)
 
 
 def _load(connection: Connection) -> _State:
@@ -173,7 +139,14 @@ def _load(connection: Connection) -> _State:
         return _State({}, [], {}, None)
     read = json.loads(kept)
     firing = {key: Alert(**alert) for key, alert in read["firing"].items()}
-    return _State(firing, [Alert(**alert) for alert in read["untold"]], read.get("awaited", {}), kept)
+    untold = [Alert(**alert) for alert in read["untold"]]
+    left = read.get("left") or [None] * len(untold)
+    return _State(
+        firing,
+        [Untold(alert, names and tuple(names)) for alert, names in zip(untold, left, strict=True)],
+        read.get("awaited", {}),
+        kept,
+    )
 
 
 def _keep(connection: Connection, states: list[_State]) -> list[str | None]:
