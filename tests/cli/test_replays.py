@@ -83,6 +83,7 @@ def test_what_fits_is_enqueued_and_listed(shop: Path) -> None:
         (["--resume", "x", "--rate", "2"], 2, "--rate"),
         (["--resume", "x", "--handler", "github.seen"], 2, "--handler"),
         (["--all", "--actor", "  "], 2, "actor"),
+        (["--where", "a.b=1", "--where", "a.b=2"], 2, "a.b cannot be both '1' and '2'"),
         (["7:99"], 1, "7:99"),
         (["--resume", "x"], 1, "no replay"),
         (["--cancel", "x"], 1, "no replay"),

@@ -218,7 +218,7 @@ def _selection(
         ids=tuple(ids),
         since=_moment("--since", since),
         until=_moment("--until", until),
-        where=dict(_place(one) for one in where),
+        where=_places(where),
         **given,
     )
 
@@ -235,6 +235,14 @@ def _moment(option: str, text: str | None) -> float | None:
     except ValueError:
         raise ConfigurationError(f"{option}: write 2026-11-01, 2026-11-01T12:00, 30m, 2h or 3d, not {text!r}") from None
     return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _places(where: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for place, value in map(_place, where):
+        if found.setdefault(place, value) != value:
+            raise ConfigurationError(f"--where: {place} cannot be both {found[place]!r} and {value!r}")
+    return found
 
 
 def _place(text: str) -> tuple[str, str]:
