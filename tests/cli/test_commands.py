@@ -156,6 +156,24 @@ def test_the_database_of_another_program_is_left_as_it_is(shop: Path) -> None:
     assert (shop / "shop.db").read_bytes() == before
 
 
+def test_who_does_something_to_many_jobs_is_told_that_there_are_more(shop: Path) -> None:
+    """On standard error, beside the JSON; what is done is done to the newest."""
+    with Store(f"sqlite:///{shop}/shop.db") as store:
+        SqlBroker(store).enqueue_sync([JobRow(f"j{n}", "greet", b"{}", 0.0, 0.0) for n in range(5)])
+
+    def cancelled(*arguments: str) -> tuple[list[str], str]:
+        command = [sys.executable, "-m", "moorline.cli", "jobs", "cancel", "--name", "greet", "--json", *arguments]
+        done = run(command, cwd=shop, env=_environment(), check=True)
+        return [one["id"] for one in json.loads(done.stdout)], done.stderr
+
+    assert cancelled("--limit", "3", "--dry-run") == (
+        ["j4", "j3", "j2"],
+        "more jobs fit: only the newest 3 are taken (--limit, up to 10,000)\n",
+    )
+    assert cancelled("--limit", "3")[0] == ["j4", "j3", "j2"]
+    assert cancelled("--limit", "2") == (["j1", "j0"], "")
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_what_the_output_cannot_write_is_escaped(shop: Path, encoding: str) -> None:
     """A terminal or a pipe of another encoding is told all the same, and nothing ends in a traceback."""

@@ -189,7 +189,7 @@ def _each(
     async def all_of_them(broker: Broker, groups: Groups) -> list[dict[str, str]]:
         from moorline.jobs.brokers.many import to_each
 
-        names = ids or [job.id for job in await broker.list(_filter(*chosen))]
+        names = ids or await _fitting(broker, chosen)
         size = _TOGETHER if rate is None else max(1, min(_TOGETHER, int(rate)))
         results = []
         for start in range(0, len(names), size):
@@ -214,6 +214,15 @@ def _each(
         rows(("id", "result"), ((one["id"], one["result"]) for one in results), empty="no such job")
     if any(one["result"].startswith("failed") for one in results):
         raise typer.Exit(1)
+
+
+async def _fitting(broker: Broker, chosen: tuple[str | None, str | None, str | None, int]) -> list[str]:
+    """The newest that fit, up to the limit; that there are more is told."""
+    state, name, queue, limit = chosen
+    found = [job.id for job in await broker.list(_filter(state, name, queue, limit + 1))]
+    if len(found) > limit:
+        typer.echo(f"more jobs fit: only the newest {limit:,} are taken (--limit, up to 10,000)", err=True)
+    return found[:limit]
 
 
 @cli.command()
