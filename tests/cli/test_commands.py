@@ -174,6 +174,30 @@ def test_who_does_something_to_many_jobs_is_told_that_there_are_more(shop: Path)
     assert cancelled("--limit", "2") == (["j1", "j0"], "")
 
 
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_standard_stream_that_is_closed_goes_nowhere(shop: Path, closed: int) -> None:
+    """As some supervisors start programs: it is no reason to end, nor for another file to take its place."""
+    migrated_sqlite(shop / "shop.db")
+    for arguments, code in (
+        (["jobs", "list"], 0),
+        (["jobs", "list", "--json"], 0),
+        (["jobs", "show", "nothing"], 1),
+        (["events", "replay", "--app", "shop:app", "--ids-from", "-"], 2),
+    ):
+        command = [sys.executable, "-m", "moorline.cli", *arguments]
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}>&-', "sh", *command],
+            cwd=shop,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
 def test_what_the_output_cannot_write_is_escaped(shop: Path, encoding: str) -> None:
     """A terminal or a pipe of another encoding is told all the same, and nothing ends in a traceback."""
