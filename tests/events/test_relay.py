@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -22,6 +22,7 @@ from moorline.events.handling import worked
 from moorline.events.relay import Relayed
 from moorline.jobs.broker import JobFilter, WorkerInfo
 from moorline.jobs.brokers.sql import SqlBroker
+from moorline.jobs.job import JobRow
 from moorline.jobs.order import order_key
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
@@ -89,14 +90,40 @@ async def test_jobs_of_replayed_events_wait_in_the_outbox(store: Store, relay: R
     assert states(store) == [("outbox", 7)]
 
 
-async def test_what_waits_in_the_outbox_cannot_be_changed_by_hand(store: Store, target: SqlBroker):
-    """It may be with the other broker already: retry, cancel and skip say that it is in the outbox."""
-    (one,) = put(store, job(store))
+async def test_what_waits_in_the_outbox_can_be_called_off(store: Store, relay: Relay, target: SqlBroker):
+    """It is not relayed then. There is nothing to retry while it waits, and the error says so."""
+    one, other = put(store, job(store), job(store))
     broker = SqlBroker(store)
-    for act in (broker.retry, broker.cancel, broker.skip):
-        with pytest.raises(JobStateError, match=r"relayed|outbox"):
-            await act(one)
-    assert states(store) == [("outbox", 1)]
+    with pytest.raises(JobStateError, match="relayed"):
+        await broker.retry(one)
+    await broker.cancel(one)
+    await broker.skip(other)
+    assert await relay.run_once() == Relayed(0)
+    assert (states(store), states(target.store)) == ([("cancelled", 2)], [])
+
+
+async def test_what_is_called_off_while_it_is_published_is_called_off_there(
+    store: Store, target: SqlBroker, caplog: pytest.LogCaptureFixture
+):
+    """Unless it has begun: then the log says so."""
+    rows = [job(store), job(store), job(store)]
+    put(store, *rows)
+
+    class Slow(SqlBroker):
+        async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
+            ids = await super().enqueue(rows, again=again)
+            for one in ids[:2]:
+                await SqlBroker(store).cancel(one)
+            await self.claim(WorkerInfo("w", "host", 1, ("default",), 0.0, 10.0), 1)
+            return ids
+
+    relay = Relay(store, Slow(target.store))
+    assert await relay.run_once() == Relayed(3)
+    assert states(target.store) == [("cancelled", 1), ("ready", 1), ("running", 1)]
+    told = [one.getMessage() for one in caplog.records if "job_called_off_too_late" in one.getMessage()]
+    assert len(told) == 1
+    assert rows[0].id in told[0]
+    assert await relay.run_once() == Relayed(0)
 
 
 async def test_what_waits_in_the_outbox_counts_as_a_backlog(store: Store):

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from tests.jobs.conformance import BrokerConformance, done, enqueue, row, worker
+from tests.jobs.outbox import OutboxConformance
 
 from moorline.clock import SYSTEM, ManualClock
 from moorline.errors import ConfigurationError, JobNotFound, JobStateError
@@ -20,7 +21,7 @@ from moorline.jobs.job import Claim, JobRow
 from moorline.jobs.order import order_key
 
 
-class CarriedConformance(BrokerConformance):
+class CarriedConformance(BrokerConformance, OutboxConformance):
     """A worker dies when its connection does, not by the clock."""
 
     async def crash(self, broker: Broker, clock: ManualClock, gone: WorkerInfo, finder: WorkerInfo) -> Rescued:

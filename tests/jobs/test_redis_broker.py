@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 from tests.jobs.conformance import BrokerConformance, RecordConformance, done, enqueue, row, worker
 from tests.jobs.noting import NotesConformance
 from tests.jobs.ordering import KnownIds, OrderConformance
+from tests.jobs.outbox import OutboxConformance, within
 from tests.servers import RedisCluster, RedisServer, Sentinels
 
 from moorline.clock import ManualClock
@@ -21,7 +23,7 @@ from moorline.events import Relay
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.redis_link import _host
-from moorline.jobs.job import JobFailure
+from moorline.jobs.job import JobFailure, JobRow
 from moorline.jobs.registry import Jobs
 from moorline.store import Store
 
@@ -34,6 +36,16 @@ class TestRedisBroker(BrokerConformance, RecordConformance, OrderConformance, Kn
     @pytest.fixture
     def broker(self, redis_server: RedisServer, clock: ManualClock) -> Iterator[RedisBroker]:
         with RedisBroker(redis_server.url, clock=clock) as broker:
+            yield broker
+
+
+class TestRedisBrokerWithADatabase(OutboxConformance):
+    @pytest.fixture
+    def broker(self, redis_server: RedisServer, clock: ManualClock, tmp_path: Path) -> Iterator[RedisBroker]:
+        with (
+            Store(f"sqlite:///{tmp_path}/m.db", clock=clock, auto_migrate=True) as store,
+            RedisBroker(redis_server.url, outbox=store, clock=clock) as broker,
+        ):
             yield broker
 
 
@@ -295,3 +307,49 @@ async def test_a_callers_transaction_enqueues_through_the_outbox(redis_server: R
         assert (await broker.get(kept.id)).state == "ready"
     with RedisBroker(redis_server.url) as alone, pytest.raises(ConfigurationError, match="Redis"):
         alone.enqueue_within(object(), [])
+
+
+async def test_while_redis_is_away_what_waits_to_be_relayed_is_called_off(
+    redis_server: RedisServer, tmp_path: Path, clock: ManualClock
+) -> None:
+    """That is when most waits there. Of other jobs nothing is known then."""
+    with (
+        Store(f"sqlite:///{tmp_path}/m.db", clock=clock, auto_migrate=True) as store,
+        RedisBroker(redis_server.url, outbox=store, clock=clock) as broker,
+    ):
+        (there,) = await enqueue(broker, clock)
+        waits = row(clock)
+        within(broker, store, [waits])
+        redis_server.kill()
+        assert [one.id for one in await broker.list(JobFilter(state="outbox"))] == [waits.id]
+        assert (await broker.cancel(waits.id)).state == "cancelled"
+        with pytest.raises(StoreUnavailable):
+            await broker.cancel(there)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+async def test_what_is_called_off_while_it_is_relayed_does_not_run(
+    redis_server: RedisServer, tmp_path: Path, clock: ManualClock, answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has it already, and its answer came, or was lost: the relay calls it off there."""
+    with (
+        Store(f"sqlite:///{tmp_path}/m.db", clock=clock, auto_migrate=True) as store,
+        RedisBroker(redis_server.url, outbox=store, clock=clock) as broker,
+    ):
+        one = row(clock)
+        within(broker, store, [one])
+        relay, enqueued = Relay(store, broker), broker.enqueue
+
+        async def enqueue_slowly(rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
+            ids = await enqueued(rows, again=again)
+            await broker._kept.cancel(one.id)  # as by who looked in Redis before
+            if not answered:
+                raise StoreUnavailable("the answer is lost")
+            return ids
+
+        monkeypatch.setattr(broker, "enqueue", enqueue_slowly)
+        with contextlib.suppress(StoreUnavailable):
+            await relay.run_once()
+        await relay.run_once()
+        assert (await broker.claim(worker(clock), 1)).jobs == []
+        assert [job.state for job in await broker.list(JobFilter())] == ["cancelled"]

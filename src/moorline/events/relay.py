@@ -6,7 +6,8 @@
 
 Nothing is deleted that the broker has not confirmed. What was published and could not be deleted (a crash, a lost
 answer) is published again under the same job ids: at least once. Jobs are published oldest first, in the order of their
-ids, a batch after the other, so those of one order key come in their order.
+ids, a batch after the other, so those of one order key come in their order. What a person calls off between being read
+and being deleted is called off at the broker, if it has not begun there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import math
 import random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from moorline.errors import ConfigurationError, Misuse, StoreError
+from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
+from moorline.jobs.brokers.sql_insert import states_of
 from moorline.jobs.brokers.sql_outbox import OUTBOX, Backlog, backlog, oldest, remove
 from moorline.policies.retry import Retry
 from moorline.store.ids import new_id
@@ -82,6 +84,7 @@ class Relay:
         self._id = new_id(self._clock.wall())
         self._renew_at = -math.inf  # by the monotonic clock; until then the lease is ours
         self._published: list[str] = []  # confirmed by the broker, not yet deleted
+        self._sent: set[str] = set()  # given to the broker, with whatever answer, and not looked after
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._active = False
@@ -126,9 +129,12 @@ class Relay:
                 return Relayed(0, elsewhere=True)
             rows = await self.store.read(oldest, self._batch)  # who had the lease before may have moved some
         if rows:
+            self._sent.update(row.id for row in rows)
             await self._publish(rows)
             self._published = [row.id for row in rows]
             await self._delete_published()
+        elif self._sent:
+            await self._look_after(set())
         return Relayed(len(rows))
 
     async def backlog(self) -> Backlog:
@@ -173,8 +179,24 @@ class Relay:
             await asyncio.gather(keeping, return_exceptions=True)
 
     async def _delete_published(self) -> None:
-        await self.store.write(remove, self._published)
-        self._published = []
+        deleted = await self.store.write(remove, self._published)
+        published, self._published = set(self._published), []
+        if deleted == len(self._sent):
+            self._sent.clear()
+        else:
+            await self._look_after(published)
+
+    async def _look_after(self, published: set[str]) -> None:
+        """Call those off at the broker that were called off here after it may have got them."""
+        states = await self.store.read(states_of, sorted(self._sent))
+        for job_id in [job_id for job_id, state in states.items() if state == "cancelled"]:
+            try:
+                await self._broker.cancel(job_id, reason="called off before it was relayed")
+            except (JobNotFound, JobStateError) as error:
+                if job_id in published:  # of others the broker need not have heard
+                    log.warning("job_called_off_too_late", relay=self._id, job=job_id, error=str(error))
+            self._sent.discard(job_id)
+        self._sent &= {job_id for job_id, state in states.items() if state == "outbox"}
 
     async def _keep_lease(self) -> None:
         while True:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from moorline.clock import Clock
 from moorline.errors import JobNotFound, JobStateError
@@ -12,7 +12,7 @@ from moorline.jobs.broker import JobFilter
 from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
 from moorline.jobs.brokers.dead_letters import Dead, DeadLetters
 from moorline.jobs.brokers.kept import Keeper
-from moorline.jobs.brokers.many import Outcome, to_each
+from moorline.jobs.brokers.many import Outcome, newest, to_each
 from moorline.jobs.brokers.parcel import Parcel, fitted
 from moorline.jobs.job import Job, JobFailure, State
 from moorline.jobs.notes import Notes
@@ -115,24 +115,33 @@ class Records:
     async def _retried(self, job_id: str, dead: Parcel | None) -> Job:
         if dead is None:
             self._refuse_running(job_id)
-            return await self._of_kept(job_id, self._kept.retry)
+            try:
+                return await self._kept.retry(job_id)
+            except JobNotFound:
+                raise self._unseen(job_id) from None
         if dead.reason == "undecodable":
             raise JobStateError(f"job {job_id} cannot be retried: its bytes are none of ours")
         return dead.once_more(self._clock.wall()).job("ready")
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
-        """See ``Broker``; only what is kept in the database can be found."""
+        """See ``Broker``; only what is kept in the database can be found, where it may wait to be relayed."""
         self._refuse_running(job_id)
-        if await self._dead.one(job_id) is not None:
-            raise JobStateError(f"job {job_id} is dead: that cannot be done to it now")
-        return await self._of_kept(job_id, lambda id_: self._kept.cancel(id_, reason=reason))
+        try:
+            return await self._kept.cancel(job_id, reason=reason)
+        except JobNotFound:
+            if await self._dead.one(job_id) is None:
+                raise self._unseen(job_id) from None
+        raise JobStateError(f"job {job_id} is dead: that cannot be done to it now")
 
     async def skip(self, job_id: str) -> Job:
         """See ``Broker``: a dead one is deleted, and what waits for it goes on."""
         self._refuse_running(job_id)
-        found = (await self._dead.some([job_id], lambda dead: dead)).get(job_id)
-        if found is None:
-            return await self._of_kept(job_id, self._kept.skip)
+        try:
+            return await self._kept.skip(job_id)
+        except JobNotFound:
+            found = (await self._dead.some([job_id], lambda dead: dead)).get(job_id)
+            if found is None:
+                raise self._unseen(job_id) from None
         found.reason = "skipped"
         return found.job("cancelled")
 
@@ -140,19 +149,10 @@ class Records:
         if job_id in self._held:
             raise JobStateError(f"job {job_id} is running: that cannot be done to it now")
 
-    async def _of_kept(self, job_id: str, deed: Callable[[str], Any]) -> Job:
-        try:
-            job: Job = await deed(job_id)
-        except JobNotFound:
-            raise self._unseen(job_id) from None
-        return job
-
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``: what runs here, the dead, and what is kept in the database."""
         jobs = [one.parcel.job("running", one.worker) for one in list(self._held.values())]
         if which.state in (None, "dead"):
             jobs += [parcel.job("dead") for parcel in await self._dead.all(which.queue)]
         jobs = [job for job in jobs if which.fits(job) and (which.before is None or job.id < which.before)]
-        jobs += await self._kept.list(which)
-        jobs.sort(key=lambda job: job.id, reverse=True)
-        return jobs[: which.limit]
+        return newest([*jobs, *await self._kept.list(which)], which.limit)

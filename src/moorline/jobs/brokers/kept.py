@@ -1,19 +1,20 @@
-"""What a carrier cannot hold is kept in the database, if there is one."""
-# ruff: noqa: ARG002 -- of ``Nowhere``, which looks at nothing
+"""What another broker has in the database, if there is one: what it cannot hold, and what waits to be relayed to it."""
+# ruff: noqa: ARG002 -- of ``Nowhere``, which looks at nothing, and ``InOutbox``, which looks at no keys
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from moorline.errors import ConfigurationError, JobNotFound
 from moorline.jobs.broker import Broker, Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
-from moorline.jobs.brokers.many import Outcome, to_each
+from moorline.jobs.brokers.many import Outcome, newest, to_each
 from moorline.jobs.brokers.sql import CHANNEL, SqlBroker
 from moorline.jobs.brokers.sql_insert import insert_missing
 from moorline.jobs.brokers.sql_order import apart
-from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox, remove
+from moorline.jobs.brokers.sql_outbox import OUTBOX, outbox_within, remove
 from moorline.jobs.job import Job, JobFailure, JobRow, State
 from moorline.jobs.notes import Notes
 from moorline.jobs.notes import Nowhere as NoNotes
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
     from moorline.store.store import Store
 
-__all__ = ["InDatabase", "Keeper", "Nowhere"]
+__all__ = ["InDatabase", "InOutbox", "Keeper", "Nowhere"]
 
+_OF_OUTBOX: Final = frozenset[State]({"outbox", "cancelled"})
 _POLL: Final = 1.0  # seconds between two looks when nothing was heard
-_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 
 
 class Keeper(Broker, Protocol):
@@ -61,8 +62,7 @@ class InDatabase(SqlBroker):
     def both_within(self, connection: object, carried: Sequence[JobRow], kept: Sequence[JobRow]) -> list[str]:
         """See ``Keeper``."""
         if carried:
-            insert_outbox(self.store.shared_with(connection), carried)
-            self.store.notify(OUTBOX, delay=_COMMIT_SOON)
+            outbox_within(self.store, connection, carried)
         return self.enqueue_within(connection, kept) if kept else []
 
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
@@ -94,6 +94,33 @@ class InDatabase(SqlBroker):
 
     def _heard(self) -> None:
         self._look_at = -math.inf
+
+
+class InOutbox(SqlBroker):
+    """For a broker that claims nothing here: what waits to be relayed to it, and what of that was called off."""
+
+    async def counts(self) -> dict[tuple[str, State], int]:
+        """See ``Broker``."""
+        return {lane: count for lane, count in (await super().counts()).items() if lane[1] in _OF_OUTBOX}
+
+    def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
+        """See ``Broker``. Unique keys are looked at only when they are relayed."""
+        outbox_within(self.store, connection, rows)
+        return [row.id for row in rows]
+
+    def _state_again(self, connection: Connection, job: Job) -> State:
+        return "outbox"
+
+    def _announce(self, *, delay: float = 0.0) -> None:
+        self.store.notify(OUTBOX, delay=delay)
+
+    async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
+        """See ``Broker``."""
+        states = _OF_OUTBOX if which.state is None else {which.state} & _OF_OUTBOX
+        found: list[Job] = []
+        for state in states:
+            found += await super().list(replace(which, state=state))
+        return newest(found, which.limit)
 
 
 class Nowhere:

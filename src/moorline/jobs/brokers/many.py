@@ -1,14 +1,14 @@
-"""The same deed to many jobs: one that cannot be done does not keep the others from it."""
+"""Many jobs: a page of them, and the same deed to each: one that cannot be done does not keep the others from it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from moorline.errors import JobNotFound, JobStateError
 from moorline.jobs.job import Job
 
-__all__ = ["Outcome", "to_each"]
+__all__ = ["Outcome", "newest", "to_each"]
 
 Outcome = Job | JobNotFound | JobStateError
 
@@ -20,3 +20,11 @@ async def to_each(job_ids: Sequence[str], deed: Callable[[str], Awaitable[Job]])
         if isinstance(outcome, BaseException) and not isinstance(outcome, JobNotFound | JobStateError):
             raise outcome
     return [outcome for outcome in outcomes if isinstance(outcome, Job | JobNotFound | JobStateError)]
+
+
+def newest(jobs: Iterable[Job], limit: int) -> list[Job]:
+    """The page of what several places have listed. Of one that is in two of them, as the first has it."""
+    by_id: dict[str, Job] = {}
+    for job in jobs:
+        by_id.setdefault(job.id, job)
+    return sorted(by_id.values(), key=lambda job: job.id, reverse=True)[:limit]

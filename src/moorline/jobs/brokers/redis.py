@@ -16,20 +16,19 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 
 from moorline.clock import SYSTEM, Clock
-from moorline.errors import ConfigurationError, JobNotFound, JobStateError, Misuse, StoreError
-from moorline.jobs.broker import Claimed, Completion, JobFilter, Keyed, Rescued, WorkerInfo
-from moorline.jobs.brokers.many import Outcome, to_each
-from moorline.jobs.brokers.redis_jobs import FACTS, asked, claim, jobs, listed, row_again, told
+from moorline.errors import ConfigurationError, Misuse, StoreError
+from moorline.jobs.broker import Claimed, Completion, Keyed, Rescued, WorkerInfo
+from moorline.jobs.brokers.kept import InOutbox, Nowhere
+from moorline.jobs.brokers.redis_jobs import FACTS, asked, claim, told
 from moorline.jobs.brokers.redis_link import Link, RedisSignals, Where
 from moorline.jobs.brokers.redis_notes import RedisNotes
-from moorline.jobs.brokers.sql import SqlBroker
-from moorline.jobs.brokers.sql_outbox import OUTBOX, insert_outbox
-from moorline.jobs.job import Job, JobFailure, JobRow, State
+from moorline.jobs.brokers.redis_records import RedisRecords
+from moorline.jobs.job import JobRow
 from moorline.jobs.kick import Claims
 from moorline.jobs.notes import Notes
 from moorline.store.store import Store
@@ -42,13 +41,11 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _CHANNEL: Final = "jobs"
-_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
-_FAILURE: Final = msgspec.msgpack.Decoder(JobFailure).decode
 
 log = logger("jobs")
 
 
-class RedisBroker:
+class RedisBroker(RedisRecords):
     """Keeps the contract of ``Broker`` on one Redis, by sentinels or a cluster too; see ``Where`` for the URL.
 
     All its keys begin with ``{prefix:jobs}:``. It connects when it is first used; ``close()`` ends its threads. What
@@ -69,12 +66,11 @@ class RedisBroker:
     ) -> None:
         if not prefix or not prefix.isprintable() or set(prefix) & set("{}: "):
             raise ConfigurationError(f"prefix: {prefix!r} is not a name")
+        super().__init__(Nowhere() if outbox is None else InOutbox(outbox), clock)
         self.where = Where(url)
         self._prefix = f"{{{prefix}:jobs}}:"
         self.notes: Notes = RedisNotes(self._read)
-        self._outbox = None if outbox is None else SqlBroker(outbox)
         self._max_waiting = max_waiting
-        self._clock = clock
         self._lock = threading.Lock()
         self._threads: dict[str, Writer] = {}
         self._reading: Link | None = None
@@ -150,6 +146,9 @@ class RedisBroker:
                     self._threads[name] = writer
         return writer
 
+    def _wake(self) -> None:
+        self._signals.notify(_CHANNEL)
+
     async def _write(self, apply: Callable[[Link, list[P]], Sequence[R | Exception]], payload: P) -> R:
         return await self._thread().submit_async(apply, payload)
 
@@ -179,23 +178,20 @@ class RedisBroker:
         listeners = self._signals.here(_CHANNEL)
         ids = await stored
         if listeners != 1 or not self._claims.since(before):
-            self._signals.notify(_CHANNEL)
+            self._wake()
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
         ids = self._write_sync(_enqueue, _checked(rows))
-        self._signals.notify(_CHANNEL)
+        self._wake()
         return ids
 
     def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``: they wait in that database until they are relayed. Unique keys are looked at only then."""
-        if self._outbox is None:
+        if isinstance(self._kept, Nowhere):
             raise ConfigurationError("within: jobs are kept in Redis, which has no part in that transaction")
-        store = self._outbox.store
-        insert_outbox(store.shared_with(connection), _checked(rows))
-        store.notify(OUTBOX, delay=_COMMIT_SOON)
-        return [row.id for row in rows]
+        return self._kept.enqueue_within(connection, _checked(rows))
 
     # --- the worker's part
 
@@ -220,7 +216,7 @@ class RedisBroker:
         """See ``Broker``."""
         stored, freed = await self._write(self._finish, completions)
         if freed:
-            self._signals.notify(_CHANNEL)
+            self._wake()
         return stored
 
     def _finish(self, link: Link, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
@@ -252,7 +248,7 @@ class RedisBroker:
         """See ``Broker``. No key is ever without its head here: who ends frees the next in the same step."""
         rescued = await self._write(self._rescue, worker)
         if rescued.ready or rescued.dead:
-            self._signals.notify(_CHANNEL)
+            self._wake()
         return rescued
 
     def _rescue(self, link: Link, payloads: list[WorkerInfo]) -> list[Rescued]:
@@ -270,82 +266,9 @@ class RedisBroker:
         now = self._clock.wall()
         return now, (worker.id, msgspec.json.encode(worker), repr(now + worker.lease))
 
-    # --- the operator's part
-
-    async def get(self, job_id: str) -> Job:
-        """See ``Broker``. One that waits in the outbox is shown too."""
-        try:
-            return await self._read(lambda link: _get(link, job_id))
-        except JobNotFound:
-            if self._outbox is None:
-                raise
-            return await self._outbox.get(job_id)
-
-    async def failures(self, job_id: str) -> list[JobFailure]:
-        """See ``Broker``."""
-        keys = [f"errors:{job_id}"]
-        (found,) = await self._read(lambda link: link.read(lambda p: lambda key: p.lrange(key, 0, -1), keys))
-        return [_FAILURE(one) for one in reversed(found)]
-
-    async def counts(self) -> dict[tuple[str, State], int]:
-        """See ``Broker``."""
-        found = await self._read(lambda link: link.do("counts"))
-        lanes = zip(found[::2], map(int, found[1::2]), strict=True)
-        counts: dict[tuple[str, State], int] = {_lane(lane): count for lane, count in lanes if count}
-        waiting = {} if self._outbox is None else await self._outbox.counts()
-        return counts | {lane: count for lane, count in waiting.items() if lane[1] == "outbox"}
-
-    async def retry(self, job_id: str) -> Job:
-        """See ``Broker``."""
-        row = await self._read(lambda link: row_again(link, job_id))
-        asked: tuple[str | bytes, ...] = ("retry", job_id, repr(self._clock.wall()), row)
-        what, *who = await self._write(_one_deed, asked)
-        if what == b"unique":
-            raise JobStateError(f"job {job_id} cannot be retried: job {who[0].decode()} has its unique key")
-        job = await self._after(job_id, what)
-        self._signals.notify(_CHANNEL)
-        return job
-
-    async def retry_many(self, job_ids: Sequence[str]) -> list[Outcome]:
-        """See ``Broker``."""
-        return await to_each(job_ids, self.retry)
-
-    async def cancel(self, job_id: str, *, reason: str = "") -> Job:
-        """See ``Broker``."""
-        return await self._call_off(job_id, reason or "cancelled", ("ready", "blocked"))
-
-    async def skip(self, job_id: str) -> Job:
-        """See ``Broker``."""
-        return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead"))
-
-    async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
-        asked: tuple[str | bytes, ...] = ("call_off", job_id, repr(self._clock.wall()), reason, *states)
-        (what,) = await self._write(_one_deed, asked)
-        job = await self._after(job_id, what)
-        if job.order_key is not None:
-            self._signals.notify(_CHANNEL)
-        return job
-
-    async def _after(self, job_id: str, what: bytes) -> Job:
-        if what == b"missing":
-            raise _not_found(job_id)
-        if what != b"ok":
-            raise JobStateError(f"job {job_id} is {what.decode()}: that cannot be done to it now")
-        return await self.get(job_id)
-
-    async def prune(self, ended_before: float, *, limit: int = 1000) -> int:
-        """See ``Broker``."""
-        return await self._write(_prune, (ended_before, limit))
-
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See ``Broker``."""
         return self._signals.listen(_CHANNEL, callback)
-
-    async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
-        """See ``Broker``. What no index serves (a name) is read through, a page after the other."""
-        if which.state == "outbox":
-            return [] if self._outbox is None else await self._outbox.list(which)
-        return await self._read(lambda link: listed(link, which))
 
 
 def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
@@ -374,33 +297,3 @@ def _leave(link: Link, payloads: list[str]) -> list[None]:
     for worker in payloads:
         link.do("leave", worker)
     return [None] * len(payloads)
-
-
-def _get(link: Link, job_id: str) -> Job:
-    found = jobs(link, [job_id])
-    if not found:
-        raise _not_found(job_id)
-    return found[0]
-
-
-def _one_deed(link: Link, payloads: list[tuple[str | bytes, ...]]) -> list[Any]:
-    answers: list[Any] = []
-    for deed, *arguments in payloads:
-        try:
-            answers.append(link.do(str(deed), *arguments))
-        except StoreError as error:
-            answers.append(error)
-    return answers
-
-
-def _prune(link: Link, payloads: list[tuple[float, int]]) -> list[int]:
-    return [link.do("prune", repr(before), limit) for before, limit in payloads]
-
-
-def _not_found(job_id: str) -> JobNotFound:
-    return JobNotFound(f"no job has the id {job_id!r}")
-
-
-def _lane(text: bytes) -> Any:
-    queue, _, state = text.decode().rpartition("\t")
-    return queue, state

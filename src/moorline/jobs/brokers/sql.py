@@ -306,11 +306,21 @@ class SqlBroker:
         changed = connection.execute(
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.state == job.state)
-            .values(state=_state_again(connection, job), run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0)
+            .values(
+                state=self._state_again(connection, job), run_at=self._clock.wall(), attempts=0, crashes=0, snoozes=0
+            )
             .values(postponed=0, reason=None, worker=None, finished_at=None, payload=unexpiring(job.payload))
             .values(order_key=None if job.order_key is None else original(job.order_key))
         ).rowcount
         return self._changed(connection, job_id, changed)
+
+    def _state_again(self, connection: Connection, job: Job) -> State:
+        """What a job becomes that is to run again: a head stays one, another one queues up."""
+        if job.order_key is None or is_head(job.state, job.order_key):
+            return "ready"
+        if job.state == "blocked":
+            return "blocked"
+        return "blocked" if held(connection, [original(job.order_key)]) else "ready"
 
     def _alone(self, connection: Connection, job_id: str) -> Job | None:
         """The job, with its order key locked if it has one, so that nothing else becomes or ceases to be its head."""
@@ -326,11 +336,11 @@ class SqlBroker:
 
     async def cancel(self, job_id: str, *, reason: str = "") -> Job:
         """See ``Broker``."""
-        return await self._call_off(job_id, reason or "cancelled", ("ready", "blocked"))
+        return await self._call_off(job_id, reason or "cancelled", ("ready", "blocked", "outbox"))
 
     async def skip(self, job_id: str) -> Job:
         """See ``Broker``."""
-        return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead"))
+        return await self._call_off(job_id, "skipped", ("ready", "blocked", "dead", "outbox"))
 
     async def _call_off(self, job_id: str, reason: str, states: tuple[State, ...]) -> Job:
         job: Job = await self.store.write(self._cancel, (job_id, reason, states))
@@ -380,15 +390,6 @@ class SqlBroker:
     async def list(self, which: JobFilter) -> list[Job]:  # last: below it, ``list`` is this method
         """See ``Broker``."""
         return await self.store.read(_list, which)
-
-
-def _state_again(connection: Connection, job: Job) -> State:
-    """What a job becomes that is to run again: a head stays one, another one queues up."""
-    if job.order_key is None or is_head(job.state, job.order_key):
-        return "ready"
-    if job.state == "blocked":
-        return "blocked"
-    return "blocked" if held(connection, [original(job.order_key)]) else "ready"
 
 
 def _insert(connection: Connection, payloads: list[Sequence[JobRow]]) -> list[list[str]]:

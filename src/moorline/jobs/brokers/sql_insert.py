@@ -18,7 +18,7 @@ from moorline.jobs.brokers.sql_unique import insert_unique
 from moorline.jobs.job import JobRow, State
 from moorline.store.schema import jobs
 
-__all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "insertion"]
+__all__ = ["Insertion", "insert_jobs", "insert_missing", "insert_rows", "insertion", "states_of"]
 
 _COLUMNS: Final = ", ".join(JobRow._fields)
 _SIZES: Final = (256, 64)  # rows of SQLite's statements, the last of any number below: each stays prepared
@@ -90,15 +90,19 @@ def insert_missing(connection: Connection, rows: Sequence[JobRow]) -> list[str]:
     The order keys must be locked (see ``with_keys``). ConfigurationError for rows that this database itself is to
     relay: they would never be.
     """
-    postgres = connection.dialect.name == "postgresql"
-    ids: Any = [row.id for row in rows]
-    found = connection.execute(_STATES_OF[connection.dialect.name], {"ids": ids if postgres else json.dumps(ids)})
-    there: dict[str, State] = {row[0]: row[1] for row in found}
+    there = states_of(connection, [row.id for row in rows])
     if "outbox" in there.values():
         raise ConfigurationError("broker: it keeps its jobs in the database that they are relayed from")
     missing = list({row.id: row for row in rows if row.id not in there}.values())
     kept = dict(zip([row.id for row in missing], _insert(connection, missing, _READY_IF_MISSING), strict=True))
     return [kept.get(row.id, row.id) for row in rows]
+
+
+def states_of(connection: Connection, ids: Sequence[str]) -> dict[str, State]:
+    """The states of those that are there."""
+    dialect = connection.dialect.name
+    found = connection.execute(_STATES_OF[dialect], {"ids": list(ids) if dialect == "postgresql" else json.dumps(ids)})
+    return {row[0]: row[1] for row in found}
 
 
 def insert_rows(connection: Connection, how: Insertion, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -1,7 +1,7 @@
 """Jobs that wait in the database to be relayed to a broker elsewhere: state ``outbox``, claimed by nobody.
 
-They are inserted in the transaction of what they belong to, and deleted once the other broker has them. Order keys are
-not looked at here: the broker that gets the rows in the order of their ids keeps the order.
+They are inserted in the transaction of what they belong to, and deleted once the other broker has them. Until then they
+can be called off here. Order keys are not looked at: the broker that gets the rows in the order of their ids keeps it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-__all__ = ["OUTBOX", "Backlog", "backlog", "insert_outbox", "oldest", "oldest_since", "remove"]
+    from moorline.store.store import Store
+
+__all__ = ["OUTBOX", "Backlog", "backlog", "insert_outbox", "oldest", "oldest_since", "outbox_within", "remove"]
 
 OUTBOX: Final = "moorline_outbox"
 """The store's channel of jobs to be relayed: ``store.notify(OUTBOX)`` after ``insert_outbox`` was committed."""
@@ -29,6 +31,7 @@ _WAITING: Final = insertion("outbox")
 _IN_OUTBOX: Final = jobs.c.state == sa.literal("outbox", literal_execute=True)
 _ROW: Final = [jobs.c[name] for name in JobRow._fields]
 _BATCH: Final = 500  # ids in one statement
+_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 
 
 class Backlog(NamedTuple):
@@ -43,18 +46,25 @@ def insert_outbox(connection: Connection, rows: Sequence[JobRow]) -> None:
     insert_rows(connection, _WAITING, rows)
 
 
+def outbox_within(store: Store, connection: object, rows: Sequence[JobRow]) -> None:
+    """Insert *rows* in a caller's own transaction, to be relayed. ConfigurationError unless it is of that database."""
+    insert_outbox(store.shared_with(connection), rows)
+    store.notify(OUTBOX, delay=_COMMIT_SOON)
+
+
 def oldest(connection: Connection, limit: int) -> list[JobRow]:
     """The first rows that wait, in the order of their ids."""
     query = sa.select(*_ROW).where(_IN_OUTBOX).order_by(jobs.c.id).limit(limit)
     return [JobRow(*row)._replace(payload=bytes(row.payload)) for row in connection.execute(query)]
 
 
-def remove(connection: Connection, payloads: list[list[str]]) -> list[None]:
-    """Delete what another broker has; nothing but what waits to be relayed."""
-    ids = [one for part in payloads for one in part]
-    for start in range(0, len(ids), _BATCH):
-        connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids[start : start + _BATCH]), _IN_OUTBOX))
-    return [None] * len(payloads)
+def remove(connection: Connection, payloads: list[list[str]]) -> list[int]:
+    """Delete what another broker has; nothing but what waits to be relayed. How many those were, of each list."""
+    return [sum(_removed(connection, ids[at : at + _BATCH]) for at in range(0, len(ids), _BATCH)) for ids in payloads]
+
+
+def _removed(connection: Connection, ids: list[str]) -> int:
+    return connection.execute(sa.delete(jobs).where(jobs.c.id.in_(ids), _IN_OUTBOX)).rowcount
 
 
 def backlog(connection: Connection) -> Backlog:
