@@ -20,7 +20,7 @@ from tests.servers import RedisCluster, RedisServer, Sentinels
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, JobNotFound, Misuse, StoreUnavailable
 from moorline.events import Relay
-from moorline.jobs.broker import Completion, JobFilter
+from moorline.jobs.broker import Claimed, Completion, JobFilter
 from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.redis_link import _host
 from moorline.jobs.job import JobFailure, JobRow
@@ -205,6 +205,28 @@ async def test_a_full_server_takes_no_job_and_loses_none(clock: ManualClock) -> 
         await broker.retry(claims[0].id)
         assert await broker.prune(clock.wall() + 1) == len(taken) - 1
         assert await enqueue(broker, clock)
+
+
+async def test_a_job_that_is_refused_takes_no_result_and_no_claim_along(clock: ManualClock) -> None:
+    """Sent together to a server that is full: the result is stored, once, and says so; the claim has its job."""
+    with (
+        RedisServer(options=["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]) as server,
+        RedisBroker(server.url, clock=clock) as broker,
+    ):
+        with pytest.raises(StoreUnavailable, match="full"):
+            await _fill(broker, clock, [])
+        me = worker(clock)
+        (claim,) = (await broker.claim(me, 1)).jobs
+        finished, refused, claimed = await asyncio.gather(
+            broker.finish([done(claim)]),
+            enqueue(broker, clock, payload=b"x" * 100_000),
+            broker.claim(me, 1),
+            return_exceptions=True,
+        )
+        assert finished == [True]
+        assert isinstance(refused, StoreUnavailable)
+        assert isinstance(claimed, Claimed)
+        assert len(claimed.jobs) == 1
 
 
 async def _fill(broker: RedisBroker, clock: ManualClock, taken: list[str]) -> None:

@@ -146,6 +146,29 @@ async def test_of_a_writer_that_rested_half_goes_first() -> None:
     assert groups == [20, 20, 8]
 
 
+async def test_of_deeds_that_are_apart_one_that_fails_takes_no_other_along() -> None:
+    """Where no transaction holds them all: what was done before it stands, so it is not done again or said to fail."""
+    done: list[int] = []
+
+    def note(_: object, payloads: list[int]) -> list[int]:
+        done.extend(payloads)
+        return payloads
+
+    def refuse(_: object, payloads: list[int]) -> list[int]:
+        raise StoreUnavailable(f"{payloads}")
+
+    writer = Writer(Nothing, max_waiting=100, apart=True)
+    writer.start()
+    deeds = [(note, 1), (refuse, 2), (note, 3), (len, 4)]
+    first, second, third, fourth = await asyncio.gather(
+        *[writer.submit_async(apply, number) for apply, number in deeds], return_exceptions=True
+    )
+    writer.close()
+    assert (first, third, done) == (1, 3, [1, 3])
+    assert isinstance(second, StoreUnavailable)
+    assert isinstance(fourth, TypeError)
+
+
 async def test_what_is_one_statement_is_written_so_and_in_two_where_commits_are_quick() -> None:
     """A few at a time, as those who submit again would else all wait together; with anything else it is a transaction."""
     alone: list[int] = []

@@ -86,8 +86,9 @@ class Writer:
 
     ``halves``: a group costs little beside what is in it, so one that ends a rest is written in two. Those who submit
     again when they are answered would else all wait at the same time, and the server for them after that. For the same
-    reason a group that is one statement is written in two, where commits are quick. ``committed`` is called by the
-    thread after each group.
+    reason a group that is one statement is written in two, where commits are quick. ``apart``: there is no transaction
+    that holds several deeds, so each kind of those in a group succeeds or fails by itself. ``committed`` is called by
+    the thread after each group.
     """
 
     def __init__(
@@ -97,9 +98,11 @@ class Writer:
         max_waiting: int,
         clock: Clock = SYSTEM,
         halves: bool = False,
+        apart: bool = False,
         committed: Callable[[], None] | None = None,
     ) -> None:
         self._halves = halves
+        self._apart = apart
         self._committed = committed
         self._connect = connect
         self._max_waiting = max_waiting
@@ -237,7 +240,8 @@ class Writer:
         with self._lock:
             self._queued -= len(group)
         self._pressure.began(len(group), self._clock.monotonic())
-        self._write(group)
+        for part in _by_apply(group).values() if self._apart else [group]:
+            self._write(part)
         self._pressure.ended(self._clock.monotonic())
         self.groups += 1
         self.written += len(group)
@@ -276,13 +280,7 @@ class Writer:
                 return
 
     def _transaction(self, group: list[_Item]) -> list[_Answer]:
-        by_apply: dict[Any, list[_Item]] = {}
-        for item in group:
-            same = by_apply.get(item[0])
-            if same is None:
-                by_apply[item[0]] = [item]
-            else:
-                same.append(item)
+        by_apply = _by_apply(group)
         silent = False
         for remaining in reversed(range(_TRIES)):
             committing = False
@@ -327,6 +325,17 @@ class Writer:
         if connection is not None:
             with contextlib.suppress(Exception):  # it is broken, that is why it is dropped
                 connection.close()
+
+
+def _by_apply(group: list[_Item]) -> dict[Any, list[_Item]]:
+    by_apply: dict[Any, list[_Item]] = {}
+    for item in group:
+        same = by_apply.get(item[0])
+        if same is None:
+            by_apply[item[0]] = [item]
+        else:
+            same.append(item)
+    return by_apply
 
 
 def _answer(answers: list[_Answer]) -> None:

@@ -131,7 +131,9 @@ class CarriedBroker(Records):
         with self._lock:
             writer = self._threads.get(name)
             if writer is None:
-                writer = self._threads[name] = Writer(_Nothing, max_waiting=self._max_waiting, clock=self._clock)
+                writer = self._threads[name] = Writer(
+                    _Nothing, max_waiting=self._max_waiting, clock=self._clock, apart=True
+                )
                 writer.start()
             return writer
 

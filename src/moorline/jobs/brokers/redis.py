@@ -141,7 +141,9 @@ class RedisBroker(RedisRecords):
             with self._lock:
                 writer = self._threads.get(name)
                 if writer is None:
-                    writer = Writer(self._connect, max_waiting=self._max_waiting, clock=self._clock, halves=True)
+                    writer = Writer(
+                        self._connect, max_waiting=self._max_waiting, clock=self._clock, halves=True, apart=True
+                    )
                     writer.start()
                     self._threads[name] = writer
         return writer

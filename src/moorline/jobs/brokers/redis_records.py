@@ -145,6 +145,8 @@ def _one_deed(link: Link, payloads: list[tuple[str | bytes, ...]]) -> list[Any]:
     for deed, *arguments in payloads:
         try:
             answers.append(link.do(str(deed), *arguments))
+        except StoreUnavailable as error:  # to the others too: each would wait as long to be told so
+            return [*answers, *[error] * (len(payloads) - len(answers))]
         except StoreError as error:
             answers.append(error)
     return answers
