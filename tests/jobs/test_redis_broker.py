@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 import redis
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
+from tests.calls.tls_server import certify
 from tests.jobs.conformance import BrokerConformance, RecordConformance, done, enqueue, row, worker
 from tests.jobs.noting import NotesConformance
 from tests.jobs.ordering import KnownIds, OrderConformance
 from tests.jobs.outbox import OutboxConformance, within
-from tests.servers import RedisCluster, RedisServer, Sentinels
+from tests.servers import RedisCluster, RedisServer, Sentinels, free_port
 
 from moorline.clock import ManualClock
 from moorline.errors import ConfigurationError, JobNotFound, Misuse, StoreUnavailable
@@ -280,6 +282,62 @@ def test_a_password_is_escaped_in_every_url(tmp_path: Path) -> None:
                     pytest.raises(StoreUnavailable, match="refuses user or password"),
                 ):
                     broker.ping()
+
+
+@pytest.mark.parametrize("both", [True, False])
+async def test_sentinels_are_asked_with_tls_too(
+    tmp_path: Path, clock: ManualClock, both: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a URL with TLS says, and with what it says of certificates; unless only the server has it."""
+    monkeypatch.setattr("moorline.jobs.brokers.redis_link._CONNECT", 0.5)
+    authority, own = certify(tmp_path, "127.0.0.1")
+    configuration = tmp_path / "sentinel.conf"
+    trust = ["--tls-ca-cert-file", str(authority), "--tls-cert-file", str(own), "--tls-key-file", str(own)]
+    trust += ["--tls-auth-clients", "no", "--tls-replication", "yes"]
+    port, asked = free_port(), free_port()
+    with RedisServer(port=port, options=["--port", "0", "--tls-port", str(port), *trust]):
+        configuration.write_text(f"sentinel monitor jobs 127.0.0.1 {port} 1\n")
+        options = [*trust, *(["--port", "0", "--tls-port", str(asked)] if both else [])]
+        with RedisServer(configuration=configuration, port=asked, options=options):
+            url = f"rediss+sentinel://127.0.0.1:{asked}/jobs?ssl_ca_certs={authority}"
+            with RedisBroker(url + ("" if both else "&sentinel_tls=false"), clock=clock) as broker:
+                assert len(await enqueue(broker, clock)) == 1
+            with (
+                RedisBroker(url + ("&sentinel_tls=false" if both else ""), clock=clock) as broker,
+                pytest.raises(StoreUnavailable),
+            ):
+                broker.ping()
+
+
+async def test_a_silent_sentinel_is_asked_once(
+    tmp_path: Path, clock: ManualClock, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then the next one: a machine that hangs does not cost minutes."""
+    monkeypatch.setattr("moorline.jobs.brokers.redis_link._CONNECT", 0.2)
+    configuration = tmp_path / "sentinel.conf"
+    configuration.write_text(f"sentinel monitor jobs 127.0.0.1 {redis_server.port} 1\n")
+    asked = 0
+    with RedisServer(configuration=configuration) as sentinel, socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{sentinel.port}"
+        with RedisBroker(f"redis+sentinel://{address}/jobs", clock=clock) as broker:
+            assert len(await enqueue(broker, clock)) == 1
+        silent.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert asked == 1
+
+
+@pytest.mark.parametrize("option", ["protocol=3", "decode_responses=true", "sentinel_tls=perhaps", "other=hunter"])
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "redis+sentinel://127.0.0.1:1/jobs"])
+def test_an_option_that_would_change_the_answers_is_refused(url: str, option: str) -> None:
+    """And one that the driver does not know, before anything is sent: nobody listens there."""
+    with pytest.raises(ConfigurationError) as caught:
+        RedisBroker(f"{url}?{option}").ping()
+    name, _, value = option.partition("=")
+    assert (name in str(caught.value)) == (name in ("protocol", "decode_responses"))
+    assert value not in str(caught.value)
 
 
 def test_sentinels_have_addresses_of_both_kinds() -> None:

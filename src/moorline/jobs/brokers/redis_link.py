@@ -34,6 +34,10 @@ _AS_IT_STANDS: Final = str.maketrans({one: f"\\{one}" for one in "*?[]\\"})  # i
 _SENTINEL_PORT: Final = 26_379
 _OLDEST: Final = (7, 0)  # scripts that may write when memory is full
 _ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
+_TRUE: Final = ("true", "yes", "on", "1")
+_FALSE: Final = ("false", "no", "off", "0")
+_OURS: Final = {"protocol": ("2",), "decode_responses": _FALSE, "legacy_responses": _TRUE}  # how answers are read
+_SENTINELS: Final = ("sentinel_username", "sentinel_password", "sentinel_tls")  # options for them alone
 _UNREADABLE: Final = "the URL of the queue cannot be read (are the odd characters of its password escaped?)"
 _NOT_NOW: Final = ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
 
@@ -44,8 +48,10 @@ class Where:
     """A server, a cluster, or what sentinels say is the server, by one URL.
 
     ``redis://``, ``rediss://`` (TLS), ``unix://`` or the same with ``valkey``;
-    ``redis+sentinel://HOST[:26379][,HOST…]/NAME[/DATABASE]``; ``redis+cluster://HOST:6379``. ``repr`` and ``shown``
-    leave user and password out. Raises ConfigurationError, without the URL, which may hold a password.
+    ``redis+sentinel://HOST[:26379][,HOST…]/NAME[/DATABASE]``, where ``rediss`` is TLS to the sentinels too, unless
+    ``?sentinel_tls=false``; ``redis+cluster://HOST:6379``. The options are those of redis-py's URLs; with sentinels the
+    ones of TLS are for both. ``repr`` and ``shown`` leave user and password out. Raises ConfigurationError, without the
+    URL, which may hold a password.
     """
 
     def __init__(self, url: str) -> None:
@@ -59,6 +65,11 @@ class Where:
         # What a password with one of /?#@ in it, not escaped, would leave behind: never to be shown.
         if parts.fragment or "@" in parts.path + parts.query:
             raise ConfigurationError(_UNREADABLE)
+        for name, value in parse_qsl(parts.query):
+            if value.lower() not in _OURS.get(name, (value.lower(),)):
+                raise ConfigurationError(
+                    f"the URL of the queue: {name} can only be {_OURS[name][0]} here: leave it out"
+                )
         self.kind = scheme.partition("+")[2] or "server"
         self._plain = f"{SCHEMES[scheme]}://{rest}"
         self._tls = scheme.startswith("rediss")
@@ -90,15 +101,19 @@ class Where:
 
                 clustered: Any = RedisCluster.from_url(self._plain, **options)
                 return clustered  # type: ignore[no-any-return]  # it answers to the same calls
-            if self.kind == "sentinel":
-                return self._by_sentinels(options)
-            return redis.Redis.from_url(self._plain, **options)
+            named = self.kind == "sentinel"
+            client = self._by_sentinels(options) if named else redis.Redis.from_url(self._plain, **options)
+            pool = client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # does not connect; an option that it has not is an error
+            return client
         except (ValueError, TypeError):
-            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read") from None
+            options = "are its options, if it has any, ones that redis-py knows?"
+            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read ({options})") from None
         except failures() as error:
             raise translated(error) from None
 
     def _by_sentinels(self, options: dict[str, Any]) -> redis.Redis:
+        from redis.connection import parse_url
         from redis.sentinel import Sentinel
 
         parts = urlsplit(self._plain)
@@ -106,15 +121,27 @@ class Where:
         name, _, database = parts.path.strip("/").partition("/")
         if not name or not all(host for host, _ in hosts):
             raise ValueError
+        untyped: Any = parse_url
+        chosen: dict[str, Any] = untyped(f"redis://localhost?{parts.query}")
+        del chosen["host"]
         user, password = (None if one is None else unquote(one) for one in (parts.username, parts.password))
+        asking: dict[str, Any] = {key.removeprefix("sentinel_"): chosen.pop(key) for key in _SENTINELS if key in chosen}
         own = {"username": user, "password": password, "ssl": self._tls, "db": int(database or 0)}
-        asking = {key: options[key] for key in ("socket_connect_timeout", "socket_timeout")}
-        for key, value in parse_qsl(parts.query):
-            if key == "sentinel_password":
-                asking["password"] = value
-        untyped: Any = Sentinel
-        server: redis.Redis = untyped(hosts, sentinel_kwargs=asking).master_for(name, **options, **own)
+        asking["ssl"] = self._tls and _yes(asking.pop("tls", "true"))
+        if asking["ssl"]:
+            asking |= {key: value for key, value in chosen.items() if key.startswith("ssl_")}
+        # One that is silent is asked once, and not for long: there is the next one.
+        asking |= {key: options[key] for key in ("socket_connect_timeout", "retry", "protocol")}
+        asking["socket_timeout"] = _CONNECT
+        untyped = Sentinel
+        server: redis.Redis = untyped(hosts, sentinel_kwargs=asking).master_for(name, **options | own | chosen)
         return server
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in (*_TRUE, *_FALSE):
+        raise ValueError
+    return text.lower() in _TRUE
 
 
 def _host(text: str) -> tuple[str, int]:
