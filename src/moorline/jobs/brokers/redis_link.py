@@ -33,13 +33,16 @@ _SCANNED: Final = 1_000  # keys
 _AS_IT_STANDS: Final = str.maketrans({one: f"\\{one}" for one in "*?[]\\"})  # in a pattern of keys
 _SENTINEL_PORT: Final = 26_379
 _OLDEST: Final = (7, 0)  # scripts that may write when memory is full
-_ADDS: Final = "enqueue"  # the deed that brings more, and is refused then
+_FLAGS: Final = {"enqueue": "", "counts": "no-writes", "page": "no-writes"}  # of deeds, to the server
+_MAKES_ROOM: Final = "allow-oom"  # the others: when it is full, only what brings more is refused
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 _OURS: Final = {"protocol": ("2",), "decode_responses": _FALSE, "legacy_responses": _TRUE}  # how answers are read
 _SENTINELS: Final = ("sentinel_username", "sentinel_password", "sentinel_tls")  # options for them alone
 _UNREADABLE: Final = "the URL of the queue cannot be read (are the odd characters of its password escaped?)"
-_NOT_NOW: Final = ("LOADING", "MISCONF", "CLUSTERDOWN", "MASTERDOWN")
+_NOT_NOW: Final = (
+    "BUSY ", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOPERM", "NOREPLICAS", "TRYAGAIN", "UNKILLABLE",
+)  # fmt: skip
 
 log = logger("jobs")
 
@@ -181,7 +184,7 @@ class Link:
         """One deed of ``redis.lua``. Raises StoreUnavailable, and StoreError for what the server refuses."""
         from redis.exceptions import NoScriptError
 
-        text, digest = _script(full_too=deed != _ADDS)
+        text, digest = _script(_FLAGS.get(deed, _MAKES_ROOM))
         try:
             try:
                 return self.client.evalsha(digest, 1, self.prefix, deed, *arguments)
@@ -255,9 +258,8 @@ def _one(answer: Any) -> dict[str, Any]:
 
 
 @cache
-def _script(*, full_too: bool) -> tuple[str, str]:
-    """The script and its digest. *full_too*: it runs on a server that is full, since only it makes room."""
-    flags = "allow-oom" if full_too else ""
+def _script(flags: str) -> tuple[str, str]:
+    """The script, to be run with those flags, and its digest."""
     text = f"#!lua flags={flags}\n"
     text += resources.files("moorline.jobs.brokers").joinpath("redis.lua").read_text("utf-8")
     return text, sha1(text.encode()).hexdigest()  # noqa: S324 -- the name that Redis gives to a script
