@@ -24,6 +24,9 @@
 --   note:<id>               what is told of a job: v (the deliveries of the claim) t (when) n (the part that is done) m
 --                           (a message) y (a mark, then its result) s (why it is to stop) sv (which claim)
 
+-- A job whose hash is not there (somebody deleted it by hand, or the server threw it away) is none: whoever meets its id
+-- strikes it out, so that it is in nobody's way.
+
 local PREFIX = KEYS[1]
 local CRASHES, ERRORS, BATCH, SHOWN, LOOKED, LATE = 3, 10, 1000, 3600, 5000, 86400
 local FIRST = 9 -- of the queues, in a worker's deeds
@@ -77,9 +80,13 @@ local function original(key) return (key:gsub('^%-', '')) end
 
 -- The head of that key has ended: the oldest that is behind it takes its place. Whether there was one.
 local function free(key)
-  local after = call('ZRANGE', PREFIX .. 'blocked:' .. key, 0, 0)[1]
-  if not after then call('DEL', PREFIX .. 'head:' .. key) return false end
-  local h = load(after)
+  local after, h
+  repeat
+    after = call('ZRANGE', PREFIX .. 'blocked:' .. key, 0, 0)[1]
+    if not after then call('DEL', PREFIX .. 'head:' .. key) return false end
+    h = load(after)
+    if not h then call('ZREM', PREFIX .. 'blocked:' .. key, after) end
+  until h
   drop(h)
   move(h, 'ready')
   call('HSET', job(after), 's', 'ready')
@@ -88,10 +95,19 @@ local function free(key)
   return true
 end
 
+-- The id of the head of that key, if there is one.
+local function headed(key)
+  local head = call('GET', PREFIX .. 'head:' .. key)
+  if not head or call('EXISTS', job(head)) == 1 then return head end
+  if not free(key) then return nil end
+  wake()
+  return call('GET', PREFIX .. 'head:' .. key)
+end
+
 -- What every end has in common. Whether another job became ready by it.
 local function ends(h, to, now)
   drop(h)
-  local headed = h.s ~= 'blocked' and h.o ~= '' and h.o:sub(1, 1) ~= '-'
+  local head = h.s ~= 'blocked' and h.o ~= '' and h.o:sub(1, 1) ~= '-'
   local gone = to ~= 'dead'
   if to == 'dead' and h.o:sub(1, 1) == '~' then
     h.o = '-' .. h.o
@@ -102,7 +118,7 @@ local function ends(h, to, now)
   call('HSET', job(h.id), 's', to, 'f', now)
   if to ~= 'dead' then call('ZADD', PREFIX .. 'ended', now, h.id) end
   if h.u ~= '' and call('GET', PREFIX .. 'unique:' .. h.u) == h.id then call('DEL', PREFIX .. 'unique:' .. h.u) end
-  return headed and gone and free(original(h.o))
+  return head and gone and free(original(h.o))
 end
 
 local function beat(worker, info, lease)
@@ -113,7 +129,7 @@ end
 -- The id that the unique key belongs to at that time, if it is another one.
 local function holder(key, now, but)
   local alive = call('GET', PREFIX .. 'unique:' .. key)
-  if alive then return alive end
+  if alive and call('EXISTS', job(alive)) == 1 then return alive end
   local first, till = (call('GET', PREFIX .. 'window:' .. key) or ''):match('^(%S+) (%S+)$')
   if first and first ~= but and tonumber(till) > tonumber(now) then return first end
 end
@@ -168,7 +184,7 @@ function deeds.enqueue()
     if not known and kept == id then
       local s = 'ready'
       if o ~= '' then
-        if call('EXISTS', PREFIX .. 'head:' .. o) == 1 then
+        if headed(o) then
           s = 'blocked'
           call('ZADD', PREFIX .. 'blocked:' .. o, 0, id)
         else
@@ -246,7 +262,10 @@ local function suspects(now)
   local found = {}
   for at = FIRST, #ARGV do
     local due = call('ZRANGEBYSCORE', PREFIX .. 'suspects:' .. ARGV[at], '-inf', now, 'LIMIT', 0, BATCH)
-    for _, id in ipairs(due) do found[#found + 1] = load(id) end
+    for _, id in ipairs(due) do
+      local h = load(id)
+      if h then found[#found + 1] = h else call('ZREM', PREFIX .. 'suspects:' .. ARGV[at], id) end
+    end
   end
   table.sort(found, function(x, y)
     if x.c ~= y.c then return x.c < y.c end
@@ -266,6 +285,7 @@ function deeds.claim()
   local function take(id)
     local key = job(id)
     local f = call('HMGET', key, 'd', 'a', 'v', 'x', 't')
+    if not f[1] then return end
     local a, v, more = counted_up(f[2]), counted_up(f[3]), ''
     if f[4] then
       local rare = call('HMGET', key, 'c', 'z', 'l', 'o')
@@ -276,16 +296,13 @@ function deeds.claim()
     found[n + 1], found[n + 2], found[n + 3], found[n + 4], found[n + 5] = f[1], a, v, f[5], more
     taken[#taken + 1] = id
   end
-  local function begun(queue, jobs)
-    count(queue, 'ready', -jobs)
-    count(queue, 'running', jobs)
-  end
   if alone == '1' then
     for _, h in ipairs(suspects(now)) do
       if #taken >= limit then break end
       call('ZREM', waiting(h), h.id)
       take(h.id)
-      begun(h.q, 1)
+      count(h.q, 'ready', -1)
+      count(h.q, 'running', 1)
     end
   else
     local due, later = lanes(tonumber(now), tonumber(ageing))
@@ -294,8 +311,9 @@ function deeds.claim()
       local ids = call('ZRANGEBYSCORE', lane.key, '-inf', now, 'LIMIT', 0, limit - #taken)
       local from = #taken
       for n = 1, #ids do take(ids[n]) end
-      begun(lane.queue, #taken - from)
-      call('ZREMRANGEBYRANK', lane.key, 0, #taken - from - 1) -- the first that are due are the first of all
+      count(lane.queue, 'ready', -#ids)
+      count(lane.queue, 'running', #taken - from)
+      call('ZREMRANGEBYRANK', lane.key, 0, #ids - 1) -- the first that are due are the first of all
     end
     if #taken < limit then
       for _, lane in ipairs(due) do
@@ -390,13 +408,15 @@ function deeds.give_back()
   local worker, held, given = ARGV[2], {}, 0
   for at = 3, #ARGV do held[ARGV[at]] = true end
   for _, id in ipairs(call('SMEMBERS', PREFIX .. 'held:' .. worker)) do
-    if not held[id] then
-      local h = load(id)
+    local h = not held[id] and load(id)
+    if h then
       drop(h)
       move(h, 'ready')
       call('HSET', job(id), 's', 'ready', 'a', h.a - 1, 'w', '')
       call('ZADD', waiting(h), h.t, id)
       given = given + 1
+    elseif not held[id] then
+      call('SREM', PREFIX .. 'held:' .. worker, id)
     end
   end
   if given > 0 then wake() end
@@ -425,18 +445,22 @@ function deeds.rescue()
       for _, id in ipairs(call('SRANDMEMBER', PREFIX .. 'held:' .. holder, left)) do
         local h = load(id)
         left = left - 1
-        drop(h)
-        h.c = h.c + 1
-        call('HSET', job(id), 'c', h.c, 'a', h.a - 1, 'w', '', 'e', 'its worker died', 'x', 1)
-        if h.c >= CRASHES then
-          call('HSET', job(id), 'r', 'crashed')
-          freed = ends(h, 'dead', now) or freed
+        if not h then
+          call('SREM', PREFIX .. 'held:' .. holder, id)
         else
-          move(h, 'ready')
-          call('HSET', job(id), 's', 'ready')
-          call('ZADD', waiting(h), h.t, id)
+          drop(h)
+          h.c = h.c + 1
+          call('HSET', job(id), 'c', h.c, 'a', h.a - 1, 'w', '', 'e', 'its worker died', 'x', 1)
+          if h.c >= CRASHES then
+            call('HSET', job(id), 'r', 'crashed')
+            freed = ends(h, 'dead', now) or freed
+          else
+            move(h, 'ready')
+            call('HSET', job(id), 's', 'ready')
+            call('ZADD', waiting(h), h.t, id)
+          end
+          answer[#answer + 1], answer[#answer + 2] = id, h.s
         end
-        answer[#answer + 1], answer[#answer + 2] = id, h.s
       end
     end
     if call('EXISTS', PREFIX .. 'held:' .. holder) == 0 then call('SREM', PREFIX .. 'holders', holder) end
@@ -469,7 +493,7 @@ function deeds.retry()
   drop(h)
   local key, to = original(h.o), 'ready'
   if key ~= '' then
-    local head = call('GET', PREFIX .. 'head:' .. key)
+    local head = headed(key)
     if head and head ~= id then to = 'blocked' else call('SET', PREFIX .. 'head:' .. key, id) end
   end
   h.o, h.c, h.t = key, 0, now
@@ -507,10 +531,10 @@ function deeds.prune()
   local ids = call('ZRANGEBYSCORE', PREFIX .. 'ended', '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
   for _, id in ipairs(ids) do
     local f = call('HMGET', job(id), 'q', 's', 'g')
-    if RARE[f[2]] then call('ZREM', PREFIX .. 'in:' .. f[1] .. ':' .. f[2], id) end
+    if f[1] and RARE[f[2]] then call('ZREM', PREFIX .. 'in:' .. f[1] .. ':' .. f[2], id) end
     if f[3] then call('ZREM', PREFIX .. 'event:' .. f[3], id) end
     call('DEL', job(id), PREFIX .. 'errors:' .. id)
-    count(f[1], f[2], -1)
+    if f[1] then count(f[1], f[2], -1) end
   end
   each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'ended', ...) end)
   each(ids, BATCH, function(...) call('ZREM', PREFIX .. 'all', ...) end)
