@@ -135,6 +135,23 @@ async def test_concurrent_enqueues_share_round_trips(redis_server: RedisServer) 
         assert (await broker.counts())["default", "ready"] == 1001
 
 
+@pytest.mark.parametrize("colour", ["async", "sync"])
+async def test_very_many_are_enqueued_some_at_a_time(
+    redis_server: RedisServer, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, colour: str
+) -> None:
+    """Else the server would serve nobody for so long that the answer was given up, and all were there twice."""
+    monkeypatch.setattr("moorline.jobs.brokers.redis._AT_A_TIME", 4)
+    rows = [row(clock) for _ in range(10)]
+    with RedisBroker(redis_server.url, clock=clock) as broker, redis.Redis.from_url(redis_server.url) as client:
+        await enqueue(broker, clock)
+        client.config_resetstat()
+        ids = await (broker.enqueue(rows) if colour == "async" else asyncio.to_thread(broker.enqueue_sync, rows))
+        assert ids == [one.id for one in rows]
+        assert client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+        assert (await broker.counts())["default", "ready"] == 11
+        assert await broker.enqueue([]) == []
+
+
 async def test_a_trial_is_cleared_and_nothing_else(redis_server: RedisServer) -> None:
     """What stands in its prefix is no pattern."""
 

@@ -59,7 +59,7 @@ class JobFunction(Generic[P, R]):
         return Enqueued(self.jobs.broker, [row], self._options.within, shape)
 
     def enqueue_many(self, calls: Iterable[tuple[Any, ...]]) -> Enqueued[list[JobHandle]]:
-        """One job for each tuple of positional arguments, stored in one transaction."""
+        """One job for each tuple of positional arguments, stored in one transaction (in Redis: each 5,000 of them)."""
         rows = [self._row(args, {}) for args in calls]
         ids = [row.id for row in rows]
         shape = functools.partial(_handles, self._watch, ids)

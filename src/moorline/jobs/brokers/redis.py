@@ -41,6 +41,7 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 _CHANNEL: Final = "jobs"
+_AT_A_TIME: Final = 5_000  # jobs of one run of the script, some tenths of a second
 
 log = logger("jobs")
 
@@ -174,18 +175,20 @@ class RedisBroker(RedisRecords):
     async def enqueue(self, rows: Sequence[JobRow], *, again: bool = False) -> list[str]:
         """See ``Broker``. Rows whose ids are there are left as they are, with *again* and without."""
         del again  # it is always so
-        stored = self._thread().submit_async(_enqueue, _checked(rows))
+        *early, last = _parts(_checked(rows))
+        ids = [id_ for part in early for id_ in await self._write(_enqueue, part)]
+        stored = self._thread().submit_async(_enqueue, last)
         # An idle worker that is woken now claims right behind it, with one thread's wake-up for both.
         before = self._claims.last
         listeners = self._signals.here(_CHANNEL)
-        ids = await stored
+        ids += await stored
         if listeners != 1 or not self._claims.since(before):
             self._wake()
         return ids
 
     def enqueue_sync(self, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``."""
-        ids = self._write_sync(_enqueue, _checked(rows))
+        ids = [id_ for part in _parts(_checked(rows)) for id_ in self._write_sync(_enqueue, part)]
         self._wake()
         return ids
 
@@ -278,6 +281,11 @@ def _checked(rows: Sequence[JobRow]) -> Sequence[JobRow]:
         if row.unique_key is not None and row.order_key is not None:
             raise Misuse("a job has either a unique key or an order key")
     return rows
+
+
+def _parts(rows: Sequence[JobRow]) -> list[Sequence[JobRow]]:
+    """What is stored at a time: nobody else is served meanwhile, and the answer must come before we give it up."""
+    return [rows[at : at + _AT_A_TIME] for at in range(0, len(rows), _AT_A_TIME)] or [rows]
 
 
 def _enqueue(link: Link, payloads: list[Sequence[JobRow]]) -> list[list[str]]:
