@@ -110,8 +110,8 @@ class Where:
             pool.connection_class(**pool.connection_kwargs)  # does not connect; an option that it has not is an error
             return client
         except (ValueError, TypeError):
-            options = "are its options, if it has any, ones that redis-py knows?"
-            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read ({options})") from None
+            hint = "are its options, if it has any, ones that redis-py knows?"
+            raise ConfigurationError(f"the URL of the queue at {self.shown} cannot be read ({hint})") from None
         except failures() as error:
             raise translated(error) from None
 
