@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import redis
 from redis.exceptions import ResponseError
-from tests.jobs.conformance import LEASE, done, enqueue, worker
+from tests.jobs.conformance import LEASE, done, enqueue, row, worker
 from tests.jobs.ordering import KEY
 from tests.servers import RedisServer
 
@@ -17,6 +17,7 @@ from moorline.errors import JobNotFound, StoreError, StoreUnavailable
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.redis import RedisBroker
 from moorline.jobs.brokers.redis_link import translated
+from moorline.jobs.job import State
 from moorline.jobs.registry import Jobs
 from moorline.jobs.worker import Worker
 
@@ -96,6 +97,25 @@ async def test_a_result_waits_until_there_are_enough_replicas(
 def test_what_passes_is_told_from_what_stays(words: str, kind: type[Exception]) -> None:
     """A result that is refused for good is given up; for a while, it waits."""
     assert type(translated(ResponseError(words))) is kind
+
+
+@pytest.mark.parametrize("state", ["done", "ready"])
+async def test_who_claimed_in_a_second_that_was_lost_is_not_heard(
+    broker: RedisBroker, redis_server: RedisServer, clock: ManualClock, state: State
+) -> None:
+    """After a failover, or from a file that was not flushed: the job is another one's, by as many deliveries."""
+    me, other = worker(clock), worker(clock)
+    one = row(clock)
+    await broker.enqueue([one])
+    (lost,) = (await broker.claim(me, 1)).jobs
+    redis_server.ask("FLUSHALL")
+    await broker.enqueue([one])
+    with RedisBroker(redis_server.url, clock=clock) as there:
+        (claim,) = (await there.claim(other, 1)).jobs
+        assert claim.deliveries == lost.deliveries
+        assert await broker.finish([Completion(lost.id, lost.deliveries, state)]) == [False]
+        assert (await broker.get(one.id)).worker == other.id
+        assert await there.finish([done(claim)]) == [True]
 
 
 async def test_a_deleted_job_is_not_claimed(

@@ -348,15 +348,17 @@ local function settle(h, to, due, refund, snoozed, postponed, reason, line, now)
 end
 
 -- now, a list: of each that ended well id and deliveries; another one, of each other 10: id, deliveries, state, due,
--- attempts to give back, snoozes to add, postponed (or empty), reason, failure, the failure in a line. First whether others became ready, then
--- id and deliveries of those that were not their holder's any more.
+-- attempts to give back, snoozes to add, postponed (or empty), reason, failure, the failure in a line; the failures; whose
+-- they may be. First whether others became ready, then id and deliveries of those that were not their holder's any more.
+-- Deliveries alone do not tell: a server that has lost its last second counts those anew.
 function deeds.finish()
   local now, well, others, taken = ARGV[2], cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4]), 0
-  local freed, answer, held, ended, done = 0, {0}, {}, {}, {}
+  local freed, answer, held, ended, done, mine = 0, {0}, {}, {}, {}, {}
+  for at = 6, #ARGV do mine[ARGV[at]] = true end
   for at = 1, #well, 2 do
     local id, key = well[at], job(well[at])
     local f = call('HMGET', key, 's', 'v', 'w', 'q', 'x')
-    local ours = f[1] == 'running' and tonumber(f[2]) == well[at + 1]
+    local ours = f[1] == 'running' and tonumber(f[2]) == well[at + 1] and mine[f[3]]
     if not ours then
       answer[#answer + 1], answer[#answer + 2] = id, well[at + 1]
     elseif f[5] then
@@ -388,7 +390,7 @@ function deeds.finish()
     local id, delivery, to, due, refund, snoozed, postponed, reason, size, line = unpack(others, at, at + 9)
     local h, failure = load(id), ARGV[5]:sub(taken + 1, taken + size)
     taken = taken + size
-    if not (h and h.s == 'running' and h.v == delivery) then
+    if not (h and h.s == 'running' and h.v == delivery and mine[h.w]) then
       answer[#answer + 1], answer[#answer + 2] = id, delivery
     else
       if settle(h, to, due, refund, snoozed, postponed, reason, line, now) then freed = 1 end

@@ -77,6 +77,7 @@ class RedisBroker(RedisRecords):
         self._reading: Link | None = None
         self._signals = RedisSignals(self.where, self._prefix + "wake")
         self._told = False
+        self._workers: dict[str, None] = {}  # who claims here
         self._claims = Claims()
 
     def __repr__(self) -> str:
@@ -226,7 +227,7 @@ class RedisBroker(RedisRecords):
 
     def _finish(self, link: Link, payloads: list[Sequence[Completion]]) -> list[tuple[list[bool], bool]]:
         completions = [one for part in payloads for one in part]
-        freed, *late = link.do("finish", repr(self._clock.wall()), *told(completions))
+        freed, *late = link.do("finish", repr(self._clock.wall()), *told(completions), *self._workers)
         if not late:
             return [([True] * len(part), freed == 1) for part in payloads]
         lost = set(zip(map(bytes.decode, late[::2]), late[1::2], strict=True))
@@ -248,6 +249,7 @@ class RedisBroker(RedisRecords):
     async def leave(self, worker: WorkerInfo) -> None:
         """See ``Broker``."""
         await self._write(_leave, worker.id)
+        self._workers.pop(worker.id, None)
 
     async def rescue(self, worker: WorkerInfo) -> Rescued:
         """See ``Broker``. No key is ever without its head here: who ends frees the next in the same step."""
@@ -269,6 +271,7 @@ class RedisBroker(RedisRecords):
 
     def _lease(self, worker: WorkerInfo) -> tuple[float, tuple[str, bytes, str]]:
         now = self._clock.wall()
+        self._workers[worker.id] = None
         return now, (worker.id, msgspec.json.encode(worker), repr(now + worker.lease))
 
     def listen(self, callback: Callable[[], None]) -> Callable[[], None]:
