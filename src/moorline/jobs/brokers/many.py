@@ -23,8 +23,5 @@ async def to_each(job_ids: Sequence[str], deed: Callable[[str], Awaitable[Job]])
 
 
 def newest(jobs: Iterable[Job], limit: int) -> list[Job]:
-    """The page of what several places have listed. Of one that is in two of them, as the first has it."""
-    by_id: dict[str, Job] = {}
-    for job in jobs:
-        by_id.setdefault(job.id, job)
-    return sorted(by_id.values(), key=lambda job: job.id, reverse=True)[:limit]
+    """The page of what several places have listed."""
+    return sorted(jobs, key=lambda job: job.id, reverse=True)[:limit]

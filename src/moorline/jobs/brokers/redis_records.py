@@ -130,7 +130,9 @@ class RedisRecords(ABC):
         kept = await self._kept.list(which)
         if which.state == "outbox":
             return kept
-        return newest([*await self._read(lambda link: listed(link, which)), *kept], which.limit)
+        found = await self._read(lambda link: listed(link, which))
+        there = {job.id for job in found}  # relayed, and not deleted from the database yet
+        return newest([*found, *(job for job in kept if job.id not in there)], which.limit)
 
 
 def _get(link: Link, job_id: str) -> Job:
