@@ -202,6 +202,11 @@ class MemoryCarrier:
             for kind in WAITING:
                 self._buffer(worker).waiting += self._got(Lane(queue, kind), limit, worker)
 
+    def at_hand(self, worker: WorkerInfo, limit: int) -> list[Taken]:
+        waiting = self._buffer(worker).waiting
+        taken = [waiting.pop(0) for _ in range(min(limit, len(waiting)))]
+        return [one for one in taken if self.holds(one)]
+
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         buffer = self._buffer(worker)
 

@@ -91,6 +91,28 @@ async def test_a_server_that_says_nothing_is_given_up(rabbit_url: str, monkeypat
             proxy.flow()
 
 
+@pytest.mark.parametrize("count", [1, 80])
+async def test_what_was_pushed_is_claimed_without_another_question(rabbit_url: str, count: int) -> None:
+    """A job that an idle worker has waited for begins when it comes, and not after an answer of the server."""
+    with TcpProxy(urlsplit(rabbit_url).port or 0) as proxy:
+        through = rabbit_url.replace(str(urlsplit(rabbit_url).port), str(proxy.port))
+        with rabbit_broker(through) as broker, contextlib.ExitStack() as ends:
+            me, came = worker(SYSTEM), asyncio.Event()
+            loop = asyncio.get_running_loop()
+            ends.callback(broker.listen(lambda: loop.call_soon_threadsafe(came.set)))
+            assert (await broker.claim(me, 100)).jobs == []
+            await enqueue(broker, SYSTEM, count)
+            await asyncio.wait_for(came.wait(), 10)
+            assert isinstance(broker.carrier, RabbitCarrier)
+            while sum(broker.carrier._intakes[me.id].here().values()) < count:  # noqa: ASYNC110 -- another thread
+                await asyncio.sleep(0.001)
+            proxy.stall()
+            claims = (await asyncio.wait_for(broker.claim(me, 100), 10)).jobs
+            proxy.flow()
+            assert len(claims) == count
+            assert await broker.finish([done(one) for one in claims]) == [True] * count
+
+
 async def test_a_queue_that_was_deleted_is_made_again(rabbit_url: str, broker: RabbitBroker) -> None:
     """A message that no queue takes comes back (mandatory), and is sent once there is one."""
     await enqueue(broker, SYSTEM)

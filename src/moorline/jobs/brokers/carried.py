@@ -101,6 +101,7 @@ class CarriedBroker(Records):
         self._ending: set[str] = set()  # held, and what follows is being sent
         self._late: dict[str, Completion] = {}
         self._unsorted: dict[str, list[Taken]] = {}  # by worker: taken, and not moved to where they belong
+        self._sorting = threading.Lock()  # held by who takes from the carrier and sorts it out
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.carrier.shown!r})"
@@ -191,21 +192,37 @@ class CarriedBroker(Records):
         """See ``Broker``. By priority then time among what the carrier hands out; its high lanes come first."""
         for queue in worker.queues:
             self._hear_of(queue)
-        take = self._claim_suspect if alone else self._claim
-        claims = await self._thread("claims").submit_async(take, (worker, limit))
+        claims = [] if alone else await self._at_hand(worker, limit)
+        if not claims:
+            take = self._claim_suspect if alone else self._claim
+            claims = await self._thread("claims").submit_async(take, (worker, limit))
         room = limit - len(claims)
         kept = await self._kept.claim(worker, room, alone=alone) if room > 0 else Claimed([])
         return Claimed([*claims, *kept.jobs], kept.next_at)
+
+    async def _at_hand(self, worker: WorkerInfo, limit: int) -> list[Claim]:
+        """Of what is here already: to have the thread sort it out takes longer than to do it."""
+        if worker.id in self._unsorted or not self._sorting.acquire(blocking=False):
+            return []
+        try:
+            claims, letters, moved = self._sorted(worker, self.carrier.at_hand(worker, limit))
+        finally:
+            self._sorting.release()
+        if moved:
+            await self._thread("claims").submit_async(self._move_all, (worker, letters, moved))
+        claims.sort(key=functools.partial(order, worker.ageing))
+        return claims
 
     def _claim(self, _: Any, payloads: list[tuple[WorkerInfo, int]]) -> list[list[Claim]]:
         answers = []
         for worker, limit in payloads:
             claims: list[Claim] = []
-            while (room := limit - len(claims)) > 0:
-                taken = self._left(worker, room) or self.carrier.take(worker, room)
-                if not taken:
-                    break
-                claims += self._sorted_out(worker, taken)
+            with self._sorting:
+                while (room := limit - len(claims)) > 0:
+                    taken = self._left(worker, room) or self.carrier.take(worker, room)
+                    if not taken:
+                        break
+                    claims += self._sorted_out(worker, taken)
             claims.sort(key=functools.partial(order, worker.ageing))
             answers.append(claims)
         return answers
@@ -221,16 +238,47 @@ class CarriedBroker(Records):
         answers = []
         for worker, _limit in payloads:
             claims: list[Claim] = []
-            while not claims:
-                suspect = self.carrier.take_suspect(worker)
-                if suspect is None:
-                    break
-                claims = self._sorted_out(worker, [suspect])
+            with self._sorting:
+                while not claims:
+                    suspect = self.carrier.take_suspect(worker)
+                    if suspect is None:
+                        break
+                    claims = self._sorted_out(worker, [suspect])
             answers.append(claims)
         return answers
 
     def _sorted_out(self, worker: WorkerInfo, taken: Sequence[Taken], *, run: bool = True) -> list[Claim]:
         """Those to run; the others are sent to where they belong. Unless *run*, all are."""
+        claims, letters, moved = self._sorted(worker, taken, run=run)
+        self._move(worker, letters, moved)
+        return claims
+
+    def _move(self, worker: WorkerInfo, letters: Sequence[Letter], moved: Sequence[Taken]) -> None:
+        if moved:
+            try:
+                self._send(letters)
+            except BaseException:
+                self._unsorted.setdefault(worker.id, []).extend(moved)  # nobody else gets them: we have them
+                raise
+            self.carrier.settle(moved)
+
+    def _move_all(
+        self, _: Any, payloads: list[tuple[WorkerInfo, list[Letter], list[Taken]]]
+    ) -> list[StoreError | None]:
+        answers: list[StoreError | None] = []
+        for worker, letters, moved in payloads:
+            try:
+                self._move(worker, letters, moved)
+            except StoreError as error:  # it is this worker's alone
+                answers.append(error)
+            else:
+                answers.append(None)
+        return answers
+
+    def _sorted(
+        self, worker: WorkerInfo, taken: Sequence[Taken], *, run: bool = True
+    ) -> tuple[list[Claim], list[Letter], list[Taken]]:
+        """Those to run; and what is to be sent in the stead of the others."""
         now = self._clock.wall()
         claims: list[Claim] = []
         letters: list[Letter] = []
@@ -255,14 +303,7 @@ class CarriedBroker(Records):
                 continue
             claims.append(parcel.claimed())
             self._held[parcel.id] = Held(parcel, one, worker.id)
-        if moved:
-            try:
-                self._send(letters)
-            except BaseException:
-                self._unsorted.setdefault(worker.id, []).extend(moved)  # nobody else gets them: we have them
-                raise
-            self.carrier.settle(moved)
-        return claims
+        return claims, letters, moved
 
     def _known(self, parcel: Parcel, copy: Taken, letters: list[Letter], moved: list[Taken]) -> bool:
         """Whether it is a claim that a worker of ours has or had: sent twice, as by a relay that began again, or back
@@ -386,7 +427,8 @@ class CarriedBroker(Records):
         for worker, last in payloads:
             try:
                 try:
-                    self._sorted_out(worker, self.carrier.spare(worker, last=last), run=False)
+                    with self._sorting:
+                        self._sorted_out(worker, self.carrier.spare(worker, last=last), run=False)
                 finally:
                     if last:
                         self._dismiss(worker)

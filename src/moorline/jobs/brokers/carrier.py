@@ -105,6 +105,10 @@ class Carrier(Protocol):
         """Send them; returns after they are durable. On failure some may have been sent."""
         ...
 
+    def at_hand(self, worker: WorkerInfo, limit: int) -> list[Taken]:
+        """Up to *limit* of what ``take`` would give, if that is few and here already. It does not block."""
+        ...
+
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         """Up to *limit* of what waits in the worker's queues, by ``Turns``; empty if nothing does."""
         ...

@@ -55,6 +55,8 @@ class Intake:
         self._channel: Channel | None = None
         self._prefetch = 0
         self.out = 0  # handed out and not settled
+        self.emptied = False
+        """Whether the last ``pop`` took what was here: listeners are told of what comes after it."""
 
     @property
     def lost(self) -> bool:
@@ -65,8 +67,8 @@ class Intake:
         return sum(map(len, self._buffers.values()))
 
     def wants(self, limit: int) -> bool:
-        """Whether ``want`` has something to do."""
-        return self.out + limit > self._prefetch
+        """Whether ``want`` has something to do. Not while there is something here and room for more: it takes time."""
+        return self.out + limit > self._prefetch and not (self and self.out <= self._prefetch // 2)
 
     async def want(self, limit: int) -> None:
         """See that so many may be here besides those that are out."""
@@ -103,13 +105,12 @@ class Intake:
         buffer = self._buffers[lane.kind]
 
         def receive(_: Any, method: Any, __: Any, body: bytes) -> None:
-            first = not self
             again = method.redelivered
             if again and self._innocent and (digest := _digest(body)) in self._innocent:
                 self._innocent.discard(digest)
                 again = False
             buffer.append(Taken(lane, body, again, (self, method.delivery_tag), self._lanes.counts))
-            if first:
+            if len(self) <= 1:  # counted now: what was here before may have been taken meanwhile, by who heard of that
                 self._since = self._clock.monotonic()
                 self._wake()
             if self._sought and len(self) >= self._sought:
@@ -136,6 +137,7 @@ class Intake:
             while buffer and len(taken) < limit:
                 taken.append(buffer.popleft())
         self.out += len(taken)
+        self.emptied = bool(taken) and not self
         return taken
 
     def wait(self, count: int, seconds: float) -> None:

@@ -36,6 +36,7 @@ _DURABLE: Final = 2
 _NOT_FOUND: Final = 404
 _RETURNING: Final = 0.5  # seconds in which messages that were looked at are in their queue again
 _TRIES: Final = 10
+_FEW: Final = 50  # messages that are not worth a thread's turn
 _MOST_INNOCENT: Final = 10_000
 _MOST_LOOKED: Final = 65_535  # the largest prefetch
 _MOST_LOOKS: Final = 5
@@ -141,16 +142,26 @@ class RabbitCarrier:
         if len(self._innocent) < _MOST_INNOCENT:
             self._innocent.update(lost.digests())
 
+    def at_hand(self, worker: WorkerInfo, limit: int) -> list[Taken]:
+        """See ``Carrier``: what was pushed, for those who are told of what comes after it."""
+        intake = self._intakes.get(worker.id)
+        if not self._callbacks or intake is None or intake.lost:
+            return []
+        return self._popped(intake, limit) if 0 < len(intake) <= _FEW and not intake.wants(limit) else []
+
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         """See ``Carrier``."""
         intake = self._intake(worker)
         link = self._taker()
         if intake.wants(limit):
             link.ask(intake.want(limit))
-        if not intake:
+        if not intake and not (self._callbacks and intake.emptied):
             waiting = link.ask(intake.waiting())
             if waiting and not intake:
                 intake.wait(min(waiting, limit), _PUSH)
+        return self._popped(intake, limit)
+
+    def _popped(self, intake: Intake, limit: int) -> list[Taken]:
         taken = intake.pop(limit)
         intake.turns.took(full=len(taken) >= limit)
         return taken

@@ -179,6 +179,10 @@ class SqsCarrier:
                 self._intakes[worker.id] = intake
             return intake
 
+    def at_hand(self, worker: WorkerInfo, limit: int) -> list[Taken]:  # noqa: ARG002 -- see below
+        """See ``Carrier``: what was heard of is taken with the rest of its lane."""
+        return []
+
     def take(self, worker: WorkerInfo, limit: int) -> list[Taken]:
         """See ``Carrier``."""
         intake = self._intake(worker)
