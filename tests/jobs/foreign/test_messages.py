@@ -220,6 +220,39 @@ def test_what_json_cannot_say_is_named(app: Moorline) -> None:
         app.publish("sqs://eu-central-1/orders", {}, type="t", cloudevent="binary")
 
 
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"id": 5}, "id: expected a text, got int"),
+        ({"key": 5}, "key: expected a text, got int"),
+        ({"type": b"order"}, "type: expected a text, got bytes"),
+        ({"source": 1.5}, "source: expected a text, got float"),
+        ({"content_type": ["a"]}, "content_type: expected a text, got list"),
+        ({"id": "\ud800"}, "id: it has half of a character"),
+        ({"time": "now"}, "time: expected seconds since the epoch, got str"),
+        ({"time": float("nan")}, "time: expected seconds since the epoch"),
+    ],
+)
+def test_what_a_message_cannot_say_is_named(app: Moorline, said: dict[str, Any], match: str) -> None:
+    """Where it is made, whatever server it is for: none of them is asked, so none of them can seem to be down."""
+    for url in ("amqp://localhost/orders", "redis://localhost/0/orders", "sqs://eu-central-1/orders"):
+        with pytest.raises(InvalidArguments, match=match):
+            app.publish(url, {}, **said)
+
+
+async def test_a_stored_message_that_says_no_text_is_a_dead_letter(app: Moorline, place: Place) -> None:
+    """As an earlier version may have stored it. It is not tried again: its server is well."""
+    app.connection("shop", place.server)
+    async with app:
+        publication = app.publish("shop://" + place.rest, {})
+        object.__setattr__(publication.message, "id", 5)
+        await publication.enqueue(retries=2)
+        await app.worker().drain()
+        (dead,) = await dead_letters(app)
+    assert "is no text" in str(dead.last_error)
+    assert place.get() is None
+
+
 async def test_headers_that_a_job_cannot_keep_are_named(app: Moorline) -> None:
     """When it is enqueued, as the body is."""
     async with app:

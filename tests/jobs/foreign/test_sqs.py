@@ -55,6 +55,8 @@ async def test_what_a_sender_sends_twice_is_one_job(app: Moorline, sqs: SqsPlace
         ({}, {"a b": "x"}, "'a b' can be no attribute"),
         ({}, {"aws.x": "x"}, "'aws.x' can be no attribute"),
         ({}, {"a": ""}, "'a' can be no attribute"),
+        ({}, {"message-id": "another"}, "'message-id' is the attribute that says the message's id; give id="),
+        ({}, {"content-type": "text/plain"}, "'content-type' is the attribute .* give content_type="),
         ({}, {f"h{n}": n for n in range(10)}, "SQS takes 10 attributes, these are 12"),
     ],
 )

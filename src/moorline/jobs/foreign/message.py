@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
 from moorline.errors import InvalidArguments, PayloadMismatch
 
-__all__ = ["BYTES", "JSON", "Message", "body_of", "is_json", "packed", "plain", "unpacked"]
+__all__ = ["BYTES", "JSON", "Message", "body_of", "checked", "is_json", "packed", "plain", "unpacked"]
 
 JSON: Final = "application/json"
 BYTES: Final = "application/octet-stream"
 _LATER_THAN: Final = "the stored message is of a format that this version cannot read"
+_TEXTS: Final = ("id", "type", "source", "content_type", "key")
+_DEEPEST: Final = 100  # tables and lists in one another
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -83,8 +86,8 @@ def _by_pydantic(value: Any) -> bytes:
     return TypeAdapter(type(value)).dump_json(value, by_alias=True)
 
 
-def plain(value: object) -> Any:
-    """A header's value as one of JSON's."""
+def plain(value: object, depth: int = _DEEPEST) -> Any:
+    """A header's value as one of JSON's; what is nested deeper than *depth* is None."""
     if isinstance(value, bytes | bytearray):
         try:
             return bytes(value).decode()
@@ -93,9 +96,9 @@ def plain(value: object) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, Mapping):
-        return {str(plain(name)): plain(one) for name, one in value.items()}
+        return {str(plain(name)): plain(one, depth - 1) for name, one in value.items()} if depth else None
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(one, depth - 1) for one in value] if depth else None
     if value is None or isinstance(value, bool | int | str):
         return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if isinstance(value, float):
@@ -103,7 +106,21 @@ def plain(value: object) -> Any:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
-_TEXTS: Final = ("id", "type", "source", "content_type", "key")
+def checked(message: Message) -> None:
+    """Raises InvalidArguments naming what of a message to be sent is no text, or no time."""
+    for name in _TEXTS:
+        value = getattr(message, name)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise InvalidArguments(f"{name}: expected a text, got {type(value).__name__}")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidArguments(f"{name}: it has half of a character, which no other program can read") from None
+    time: object = message.time
+    if not (time is None or (isinstance(time, int | float) and not isinstance(time, bool) and math.isfinite(time))):
+        raise InvalidArguments(f"time: expected seconds since the epoch, got {type(time).__name__}")
 
 
 def packed(message: Message, **beside: Any) -> bytes:
@@ -134,9 +151,11 @@ def unpacked(payload: bytes) -> tuple[Message, dict[str, Any]]:
         if not isinstance(said, dict) or said.pop("v", None) != 1:
             raise PayloadMismatch(_LATER_THAN)
         body = said.pop("text").encode() if "text" in said else base64.b64decode(said.pop("base64"), validate=True)
-        texts = {name: cast("str | None", said.pop(name, None)) for name in _TEXTS}
+        texts = {name: said.pop(name, None) for name in _TEXTS}
         time = said.pop("time", None)
         headers, attributes = said.pop("headers", {}), said.pop("attributes", {})
+        if not all(isinstance(text, str | None) for text in texts.values()):
+            raise PayloadMismatch("the stored message has an id, type, source, key or content type that is no text")
     except (ValueError, KeyError, AttributeError, TypeError):
         raise PayloadMismatch(_LATER_THAN) from None
     return Message(body, **texts, time=time, headers=headers, attributes=attributes), said

@@ -15,7 +15,7 @@ from moorline.jobs.foreign.carriers import source_at
 from moorline.jobs.foreign.cloudevents import AMQP_PREFIX, PREFIX, binary, structured
 from moorline.jobs.foreign.consumer import LARGEST, Consumer, reading_of, worked
 from moorline.jobs.foreign.consuming import Consuming
-from moorline.jobs.foreign.message import Message, body_of
+from moorline.jobs.foreign.message import Message, body_of, checked
 from moorline.jobs.foreign.publishing import Publication, Publisher
 from moorline.jobs.registry import Jobs
 
@@ -169,6 +169,7 @@ class Messaging:
             headers=dict(headers or {}),
             attributes=dict(attributes or {}),
         )
+        checked(made)
         if cloudevent == "structured":
             made = structured(made)
         elif cloudevent == "binary":

@@ -182,6 +182,10 @@ def _attributes(message: Message) -> dict[str, Any]:
     said = {name: getattr(message, field) for field, name in _OWN.items() if getattr(message, field)}
     if any(name.startswith(PREFIX) for name in message.headers):
         said = {name: value for name, value in said.items() if name == "content-type"}  # the event says the others
+    twice = sorted(said.keys() & message.headers.keys())
+    if twice:
+        field = next(field for field, name in _OWN.items() if name == twice[0])
+        raise MessageRefused(f"headers: {twice[0]!r} is the attribute that says the message's {field}; give {field}=")
     found: dict[str, Any] = {}
     for name, value in {**said, **message.headers}.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
