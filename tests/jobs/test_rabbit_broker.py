@@ -29,7 +29,7 @@ from moorline.events import Relay
 from moorline.jobs.broker import Completion, JobFilter
 from moorline.jobs.brokers.carrier import Lane
 from moorline.jobs.brokers.rabbit_lanes import LONGEST_DELAY, Lanes
-from moorline.jobs.brokers.rabbit_link import Link, RabbitWhere
+from moorline.jobs.brokers.rabbit_link import Link, RabbitWhere, _translated
 from moorline.jobs.brokers.rabbitmq import RabbitBroker, RabbitCarrier
 from moorline.jobs.job import Claim, JobFailure
 from moorline.jobs.registry import Jobs
@@ -179,6 +179,23 @@ async def test_messages_can_be_read_by_people(rabbit_url: str, broker: RabbitBro
         job_id, "name", "application/json", 2,
     )  # fmt: skip
     assert b'"text":"{\\"user\\":\\"Zo\xc3\xab\\"}"' in body
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "kind", "match"),
+    [
+        (406, "inequivalent arg 'durable' for queue 'a'", ConfigurationError, "it exists with other settings"),
+        (403, "access to queue 'a' refused", ConfigurationError, "this user may not"),
+        (406, "delivery acknowledgement on channel 1 timed out", StoreUnavailable, "it refused"),
+        (406, "unknown delivery tag 7", StoreUnavailable, "it refused"),
+    ],
+)
+def test_why_the_server_closed_a_channel_is_told(code: int, said: str, kind: type[Exception], match: str) -> None:
+    """A worker ends for what only a person can mend, and for nothing else."""
+    error = _translated(pika.exceptions.ChannelClosedByBroker(code, f"PRECONDITION_FAILED - {said}"), "a", reached=True)
+    assert type(error) is kind
+    assert match in str(error)
+    assert said in str(error)
 
 
 async def test_a_queue_with_other_settings_is_named(rabbit_url: str, broker: RabbitBroker) -> None:

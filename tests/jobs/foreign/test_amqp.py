@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,58 @@ async def test_what_our_broker_never_takes_stays_there(
     assert [one for one in caplog.records if "message_left" in one.getMessage()]
     async with app:
         assert len(await app.jobs.broker.list(JobFilter())) == 2
+
+
+async def test_what_is_left_stops_nobody(
+    app: Moorline, amqp: AmqpPlace, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """It holds a place of the prefetch; when those are few, others come all the same. It stays in its queue."""
+    monkeypatch.setattr("moorline.jobs.foreign.consuming.LARGEST", 100)
+    got: list[bytes] = []
+
+    @app.consume(f"{amqp.url}?prefetch=3")
+    async def on_order(message: Message) -> None:
+        got.append(message.body)
+
+    for number in range(7):
+        amqp.put("x" * 101)
+        amqp.put(str(number))
+    async with app.running(worker=True):
+        await until(lambda: len(got) == 7)
+    assert sorted(got) == [str(number).encode() for number in range(7)]
+    assert amqp.left() == 7
+    assert len([one for one in caplog.records if "message_left" in one.getMessage()]) == 7
+
+
+async def test_a_header_that_is_nested_without_end_stops_nobody(
+    app: Moorline, amqp: AmqpPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes as far as can be followed, and the next message too."""
+    got: list[Message] = []
+
+    @app.consume(amqp.url)
+    async def on_order(message: Message) -> None:
+        got.append(message)
+
+    nested = b"t\1"
+    for _ in range(5_000):
+        nested = b"A" + len(nested).to_bytes(4, "big") + nested
+    with monkeypatch.context() as patched:
+        patched.setattr("pika.data.encode_value", lambda pieces, _: pieces.append(nested) or len(nested))
+        amqp.channel.basic_publish("", amqp.name, b"1", pika.BasicProperties(headers={"deep": True}))
+    with monkeypatch.context() as patched:
+        double = b"d" + struct.pack(">d", 1.5)
+        patched.setattr("pika.data.encode_value", lambda pieces, _: pieces.append(double) or len(double))
+        amqp.channel.basic_publish("", amqp.name, b"2", pika.BasicProperties(headers={"price": True}))
+    async with app.running(worker=True):
+        await until(lambda: len(got) == 2)
+    headers = {message.body: message.headers for message in got}
+    assert headers[b"2"] == {"price": 1.5}
+    depth, inner = 0, headers[b"1"]["deep"]
+    while inner is not None:
+        depth, (inner,) = depth + 1, inner
+    assert 50 < depth < 200
+    assert amqp.left() == 0
 
 
 async def test_a_header_with_a_time_in_milliseconds_stops_nobody(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -36,6 +37,8 @@ _BLOCKED: Final = 20.0  # seconds without room for more, after which we give up
 _HEARTBEAT: Final = 15  # seconds; a machine that vanished is noticed after two
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 _KINDS: Final = ("quorum", "classic")
+_FLOATS: Final = {b"f": struct.Struct(">f"), b"d": struct.Struct(">d")}
+_NESTED: Final = (b"A", b"F")  # by AMQP's letters: arrays and tables, whose length stands before them
 _UNREADABLE: Final = "the URL of the queue cannot be read (are the odd characters of its password escaped?)"
 
 log = logger("jobs")
@@ -94,7 +97,7 @@ class RabbitWhere:
             import pika
         except ImportError as error:
             raise ConfigurationError("the queue needs pika; pip install 'moorline[rabbitmq]'") from error
-        _read_all_times()
+        _read_all_headers()
         context = None
         if self._tls:
             try:
@@ -120,23 +123,32 @@ class RabbitWhere:
 
 
 @cache
-def _read_all_times() -> None:
-    """Have pika read a header's time that Python has no date for as its number: there are programs that write
-    milliseconds where AMQP wants seconds.
+def _read_all_headers() -> None:
+    """Have pika read every header that AMQP allows: a time that Python has no date for as its number (there are
+    programs that write milliseconds where AMQP wants seconds), what is nested deeper than it can follow as None, and
+    floats as floats; pika cuts them to whole numbers.
 
-    It raises while it reads, which ends the connection; the message comes again on the next one, and so for ever.
+    Where it raises while it reads, that ends the connection; the message comes again on the next one, and so for ever.
     """
     from pika import data
 
     read: Callable[[bytes, int], tuple[Any, int]] = data.decode_value
 
     def decode_value(encoded: bytes, offset: int) -> tuple[Any, int]:
+        kind, at = encoded[offset : offset + 1], offset + 1
+        if kind in _FLOATS:
+            form = _FLOATS[kind]
+            return form.unpack_from(encoded, at)[0], at + form.size
         try:
             return read(encoded, offset)
         except (ValueError, OverflowError, OSError):
-            if encoded[offset : offset + 1] != b"T":
+            if kind != b"T":
                 raise
-            return int.from_bytes(encoded[offset + 1 : offset + 9], "big"), offset + 9
+            return int.from_bytes(encoded[at : at + 8], "big"), at + 8
+        except RecursionError:
+            if kind not in _NESTED:
+                raise
+            return None, at + 4 + int.from_bytes(encoded[at : at + 4], "big")
 
     data.decode_value = decode_value
 
@@ -365,9 +377,13 @@ def _translated(error: Exception, shown: str, *, reached: bool) -> Exception:
             # So says one that is starting, too, before its virtual hosts are there.
             return StoreUnavailable(words) if reached else ConfigurationError(words)
     if isinstance(error, exceptions.ChannelClosedByBroker):
-        refused = {403: "this user may not", 406: "it exists with other settings"}
-        words = f"{refused.get(error.reply_code, 'it refused')}: {error.reply_text}"
-        kind = ConfigurationError if error.reply_code in refused else StoreUnavailable
-        return kind(f"RabbitMQ at {shown}: {words}"[:300])
+        kind: type[Exception] = ConfigurationError
+        if error.reply_code == 403:
+            words = "this user may not"
+        elif error.reply_code == 406 and "inequivalent" in error.reply_text:
+            words = "it exists with other settings"
+        else:  # 406 is also for what was settled too late, which is not for a person to mend
+            words, kind = "it refused", StoreUnavailable
+        return kind(f"RabbitMQ at {shown}: {words}: {error.reply_text}"[:300])
     words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
     return StoreUnavailable(f"RabbitMQ at {shown} did not answer: {words}")

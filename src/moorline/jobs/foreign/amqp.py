@@ -36,6 +36,7 @@ class AmqpSource:
         self._buffer: deque[Delivery] = deque()
         self._interrupted = False
         self._cancelled = False
+        self._left = 0  # that hold a place of the present consumer's, for good
         self._link: Link | None = None
         self._channel: Channel | None = None
 
@@ -50,6 +51,12 @@ class AmqpSource:
         self._channel = channel = await self._link.channel(self._rouse)
         channel.raw.add_on_cancel_callback(self._on_cancel)
         await channel.answer(channel.raw.basic_qos, prefetch_count=self._address.prefetch)
+        self._left = 0
+        await channel.answer(channel.raw.basic_consume, self._address.queue, self._on_message)
+
+    async def _consume_anew(self, channel: Channel) -> None:
+        """What a consumer had before counts for its prefetch alone, and stays with the channel."""
+        await channel.end_consumers()
         await channel.answer(channel.raw.basic_consume, self._address.queue, self._on_message)
 
     def _on_message(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -95,6 +102,14 @@ class AmqpSource:
         channel, link = self._channel, self._link
         if not self._lost and channel is not None and link is not None:
             link.ask(_settled(channel, [one.handle for one in deliveries], back=True))
+
+    def leave(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``Source``. They hold places of the prefetch: before those are all, another consumer has as many."""
+        self._check()
+        self._left += len(deliveries)
+        if self._left * 2 >= self._address.prefetch and self._channel is not None and self._link is not None:
+            self._left = 0
+            self._link.ask(self._consume_anew(self._channel))
 
     def keep(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Source``: they are ours as long as the channel lives."""

@@ -44,6 +44,10 @@ class Source(Protocol):
         """Others may have them at once."""
         ...
 
+    def leave(self, deliveries: Sequence[Delivery]) -> None:
+        """They are neither acknowledged nor given back: the server has rules for that. Others come all the same."""
+        ...
+
     def keep(self, deliveries: Sequence[Delivery]) -> None:
         """They are still ours: it takes longer. Called every few seconds."""
         ...

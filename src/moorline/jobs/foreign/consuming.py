@@ -94,12 +94,12 @@ class Consuming:
         fitting: list[tuple[Delivery, JobRow]] = []
         for one in received:
             if len(one.message.body) > LARGEST:
-                self._left("too large", one)
+                self._leave(source, "too large", one)
                 continue
             try:
                 row = self._consumer.row(one, self._jobs, now)
             except Exception as error:  # noqa: BLE001 -- whatever it is, others must not stand behind it for ever
-                self._left(repr(error), one)
+                self._leave(source, repr(error), one)
                 continue
             fitting.append((one, row))
         if fitting:
@@ -121,7 +121,7 @@ class Consuming:
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except StoreError as error:
                 if len(taken) == 1:
-                    self._left(str(error), deliveries[0])
+                    self._leave(source, str(error), deliveries[0])
                     return
                 for one in taken:
                     self._store(source, [one], loop)
@@ -131,13 +131,14 @@ class Consuming:
                 log.debug("messages_taken", consumer=self._consumer.name, count=len(taken))
                 return
 
-    def _left(self, reason: str, delivery: Delivery) -> None:
+    def _leave(self, source: Source, reason: str, delivery: Delivery) -> None:
         """Neither acknowledged nor given back: its source has rules for what nobody settles."""
         message = delivery.message
         log.error(
             "message_left", consumer=self._consumer.name, message=message.id, bytes=len(message.body), reason=reason,
             advice="it stays where it is, for the rules of its source: a delivery limit, a redrive policy",
         )  # fmt: skip
+        source.leave([delivery])
 
 
 def _enqueued(broker: Broker, rows: Sequence[JobRow], loop: asyncio.AbstractEventLoop) -> None:

@@ -90,6 +90,9 @@ class SqsSource:
         """See ``Source``."""
         self._each("change_message_visibility_batch", deliveries, VisibilityTimeout=0)
 
+    def leave(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``Source``: nothing stands behind them."""
+
     def keep(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Source``."""
         self._each("change_message_visibility_batch", deliveries, VisibilityTimeout=_KEEP)

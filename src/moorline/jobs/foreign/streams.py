@@ -137,6 +137,9 @@ class StreamSource:
         """See ``Source``. A stream takes nothing back: it is made to look as if left long ago."""
         self._claim(deliveries, _AT_ONCE)
 
+    def leave(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``Source``: nothing stands behind them."""
+
     def keep(self, deliveries: Sequence[Delivery]) -> None:
         """See ``Source``."""
         self._claim(deliveries, 0)
