@@ -124,6 +124,31 @@ async def test_a_queue_that_was_deleted_is_made_again(rabbit_url: str, broker: R
     assert [claim.id for claim in (await broker.claim(worker(SYSTEM), 10)).jobs] == [job_id]
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_worker_goes_on_with_a_queue_that_was_deleted(
+    rabbit_url: str, broker: RabbitBroker, *, at_once: bool
+) -> None:
+    """The server ends its consumer there, and whoever enqueues may make it again first. What it runs stays its own."""
+    me, ended, loop = worker(SYSTEM), asyncio.Event(), asyncio.get_running_loop()
+    first = [*(await enqueue(broker, SYSTEM)), *await broker.enqueue([row(SYSTEM, priority=1)])]
+    claims = (await broker.claim(me, 10)).jobs
+    assert {claim.id for claim in claims} == set(first)
+    assert isinstance(broker.carrier, RabbitCarrier)
+    name = broker.carrier._lanes.name(Lane("default"))
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
+        unlisten = broker.listen(lambda: loop.call_soon_threadsafe(ended.set))
+        connection.channel().queue_delete(name)
+        ids = await enqueue(broker, SYSTEM) if at_once else []
+        await asyncio.wait_for(ended.wait(), 10)
+        unlisten()
+    (job_id,) = ids or await enqueue(broker, SYSTEM)
+    again = (await broker.claim(me, 10)).jobs
+    assert [claim.id for claim in again] == [job_id]
+    assert await broker.finish([done(claim) for claim in (*claims, *again)]) == [True] * 3
+    await broker.leave(me)
+    assert set((await broker.counts()).values()) <= {0}
+
+
 async def test_a_queue_that_was_deleted_is_made_again_for_what_is_delayed(rabbit_url: str) -> None:
     """Of that none comes back: what leads from the delay to the queue is made again."""
     with (

@@ -54,6 +54,7 @@ class Intake:
         self._since = 0.0  # when the first of what is here came
         self._channel: Channel | None = None
         self._prefetch = 0
+        self._cancelled = False
         self.out = 0  # handed out and not settled
         self.emptied = False
         """Whether the last ``pop`` took what was here: listeners are told of what comes after it."""
@@ -68,10 +69,15 @@ class Intake:
 
     def wants(self, limit: int) -> bool:
         """Whether ``want`` has something to do. Not while there is something here and room for more: it takes time."""
-        return self.out + limit > self._prefetch and not (self and self.out <= self._prefetch // 2)
+        return self._cancelled or (self.out + limit > self._prefetch and not (self and self.out <= self._prefetch // 2))
 
     async def want(self, limit: int) -> None:
         """See that so many may be here besides those that are out."""
+        if self._cancelled:
+            self._cancelled = False
+            await self._stop()
+            await self._lanes.deleted()
+            await self._declare(await self._open())
         needed = self.out + limit
         if needed > _FEW:
             needed = min(int(needed * _AHEAD), max(_MOST, needed))
@@ -80,10 +86,19 @@ class Intake:
     async def _open(self) -> Channel:
         if self._channel is None:
             channel = await self._link.channel(self._rouse)
-            lanes = {*self.served, *(Lane(queue, "suspects") for queue in self.queues)}
-            await self._lanes.declare(channel, lanes, delayed=False)
+            channel.raw.add_on_cancel_callback(self._on_cancel)
+            await self._declare(channel)
             self._channel = channel
         return self._channel
+
+    async def _declare(self, channel: Channel) -> None:
+        lanes = {*self.served, *(Lane(queue, "suspects") for queue in self.queues)}
+        await self._lanes.declare(channel, lanes, delayed=False)
+
+    def _on_cancel(self, _: Any) -> None:
+        """The server has ended a consumer: somebody deleted its queue, or it has moved to another node."""
+        self._cancelled = True
+        self._wake()
 
     async def _consume(self, more: int) -> None:
         """Have *more* pushed than until now, by consumers that are added: the prefetch of one never changes."""

@@ -11,6 +11,7 @@ any delay up to 17 minutes takes 14 queues, however many messages there are, and
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ LONGEST_DELAY: Final = _UNIT * (2**_BITS - 1)
 _LONGEST_NAME: Final = 150  # characters; a routing key has 255 bytes, and the bits are in it
 _OF_LANES: Final = (".high", ".low", ".suspects", ".dead")  # a queue named like another one's lane would be that
 _DELIVERIES: Final = 20  # of one message, before the server itself puts it among the dead
+_ENDING: Final = 0.25  # seconds of the server's: of a quorum queue that is made again sooner, the consumers of the one
+# before are said to be consumers, and what is delivered to them is with nobody
 _RUN_TIME: Final = 86_400_000  # milliseconds that a message may be taken and not settled, from RabbitMQ 3.12 on
 
 
@@ -56,6 +59,11 @@ class Lanes:
         """What was there may have been deleted."""
         self.known.clear()
         self._holds = False
+
+    async def deleted(self) -> None:
+        """Something was. What is declared after this is another one to the server, too."""
+        self.forget()
+        await asyncio.sleep(_ENDING)
 
     def way(self, lane: Lane, delay: float) -> tuple[str, str]:
         """The exchange and the routing key that lead there after *delay* seconds."""

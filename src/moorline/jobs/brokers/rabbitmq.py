@@ -346,7 +346,7 @@ class _Sender:
                     returned = {one.id for one in letters}
                 if not returned:
                     return
-                self._lanes.forget()  # somebody deleted a queue
+                await self._lanes.deleted()
                 letters = [one for one in letters if one.id in returned]
             raise StoreUnavailable(f"RabbitMQ has no queue for {len(letters)} jobs, though it was just declared")
 
