@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 
 import pytest
 from tests.events.stored import fresh_store
@@ -12,7 +13,10 @@ from tests.jobs.memory_carrier import MemoryCarrier, MemoryServer
 
 from moorline.clock import ManualClock
 from moorline.errors import StoreUnavailable
+from moorline.jobs.broker import Completion
 from moorline.jobs.brokers.carried import CarriedBroker
+from moorline.jobs.brokers.carrier import Letter
+from moorline.jobs.job import Claim
 from moorline.store import Store
 
 
@@ -36,6 +40,51 @@ def carrier(server: MemoryServer) -> MemoryCarrier:
 def broker(carrier: MemoryCarrier, store: Store, clock: ManualClock) -> Iterator[CarriedBroker]:
     with CarriedBroker(carrier, outbox=store, clock=clock) as opened:
         yield opened
+
+
+def again(claim: Claim) -> Completion:
+    return Completion(claim.id, claim.deliveries, "ready")
+
+
+async def test_what_is_done_stands_behind_nothing_that_is_sent(
+    broker: CarriedBroker, carrier: MemoryCarrier, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is short of memory takes nothing more, until what is done has been settled."""
+    me = worker(clock)
+    await enqueue(broker, clock, 2)
+    one, other = (await broker.claim(me, 2)).jobs
+    post, asked, room = carrier.post, threading.Event(), threading.Event()
+
+    def blocked(letters: Sequence[Letter]) -> None:
+        asked.set()
+        assert room.wait(30)
+        post(letters)
+
+    monkeypatch.setattr(carrier, "post", blocked)
+    more = asyncio.ensure_future(enqueue(broker, clock))
+    try:
+        assert await asyncio.to_thread(asked.wait, 10)
+        assert await asyncio.wait_for(broker.finish([done(one)]), 10) == [True]
+        mixed = asyncio.ensure_future(broker.finish([again(other), done(one)]))
+    finally:
+        room.set()
+    assert await mixed == [True, False]
+    assert len((await broker.claim(me, 10)).jobs) == len([*await more, other])
+
+
+async def test_what_is_done_counts_though_the_rest_has_to_be_said_again(
+    broker: CarriedBroker, carrier: MemoryCarrier, clock: ManualClock
+) -> None:
+    """A result is not too late because another one of its batch could not be sent."""
+    me = worker(clock)
+    await enqueue(broker, clock, 2)
+    one, other = (await broker.claim(me, 2)).jobs
+    ends = [again(other), done(one)]
+    carrier.fault, carrier.countdown = "before", 1
+    with pytest.raises(StoreUnavailable):
+        await broker.finish(ends)
+    assert await broker.finish(ends) == [True, True]
+    assert await broker.finish(ends) == [False, False]
 
 
 async def test_a_copy_that_became_a_suspect_is_not_run_beside_the_other(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -91,6 +91,16 @@ async def test_a_server_that_says_nothing_is_given_up(rabbit_url: str, monkeypat
             proxy.flow()
 
 
+def _from_there(event: asyncio.Event) -> Callable[[], None]:
+    """Sets it, from whatever thread."""
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        loop.call_soon_threadsafe(event.set)
+
+    return heard
+
+
 @pytest.mark.parametrize("count", [1, 80])
 async def test_what_was_pushed_is_claimed_without_another_question(rabbit_url: str, count: int) -> None:
     """A job that an idle worker has waited for begins when it comes, and not after an answer of the server."""
@@ -98,8 +108,7 @@ async def test_what_was_pushed_is_claimed_without_another_question(rabbit_url: s
         through = rabbit_url.replace(str(urlsplit(rabbit_url).port), str(proxy.port))
         with rabbit_broker(through) as broker, contextlib.ExitStack() as ends:
             me, came = worker(SYSTEM), asyncio.Event()
-            loop = asyncio.get_running_loop()
-            ends.callback(broker.listen(lambda: loop.call_soon_threadsafe(came.set)))
+            ends.callback(broker.listen(_from_there(came)))
             assert (await broker.claim(me, 100)).jobs == []
             await enqueue(broker, SYSTEM, count)
             await asyncio.wait_for(came.wait(), 10)
@@ -129,14 +138,14 @@ async def test_a_worker_goes_on_with_a_queue_that_was_deleted(
     rabbit_url: str, broker: RabbitBroker, *, at_once: bool
 ) -> None:
     """The server ends its consumer there, and whoever enqueues may make it again first. What it runs stays its own."""
-    me, ended, loop = worker(SYSTEM), asyncio.Event(), asyncio.get_running_loop()
+    me, ended = worker(SYSTEM), asyncio.Event()
     first = [*(await enqueue(broker, SYSTEM)), *await broker.enqueue([row(SYSTEM, priority=1)])]
     claims = (await broker.claim(me, 10)).jobs
     assert {claim.id for claim in claims} == set(first)
     assert isinstance(broker.carrier, RabbitCarrier)
     name = broker.carrier._lanes.name(Lane("default"))
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_url + "%2F"))) as connection:
-        unlisten = broker.listen(lambda: loop.call_soon_threadsafe(ended.set))
+        unlisten = broker.listen(_from_there(ended))
         connection.channel().queue_delete(name)
         ids = await enqueue(broker, SYSTEM) if at_once else []
         await asyncio.wait_for(ended.wait(), 10)

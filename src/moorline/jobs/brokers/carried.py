@@ -22,29 +22,25 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self, TypedDict, TypeVar
+from typing import Any, Final, Self, TypedDict
 
 from moorline.clock import SYSTEM, Clock
 from moorline.errors import ConfigurationError, StoreError
 from moorline.jobs.ageing import order
 from moorline.jobs.broker import MAX_CRASHES, Claimed, Completion, Keyed, Rescued, WorkerInfo
-from moorline.jobs.brokers.carried_records import Held, Records
+from moorline.jobs.brokers.carried_ends import Ends
+from moorline.jobs.brokers.carried_records import Held
 from moorline.jobs.brokers.carrier import Carrier, Letter, Taken
 from moorline.jobs.brokers.kept import InDatabase, Keeper, Nowhere
 from moorline.jobs.brokers.parcel import Parcel, of_row, undecodable, unpacked
 from moorline.jobs.job import Claim, JobRow
 from moorline.store.ids import new_id
 from moorline.store.store import Store
-from moorline.store.writer import Writer
 from moorline.telemetry import logger
 
 __all__ = ["CarriedBroker", "Options"]
 
-P = TypeVar("P")
-R = TypeVar("R")
-
 _EARLY: Final = 0.005  # seconds: clocks and timers are not exact
-_MOST_LATE: Final = 10_000
 
 log = logger("jobs")
 
@@ -57,26 +53,7 @@ class Options(TypedDict, total=False):
     max_waiting: int
 
 
-class _Nothing:
-    """What the writer threads take for a connection: the carrier has its own."""
-
-    def begin(self) -> Self:
-        return self
-
-    def commit(self) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class CarriedBroker(Records):
+class CarriedBroker(Ends):
     """Keeps the contract of ``Broker`` on a carrier as far as one can; see above and ``docs/reference/brokers.md``.
 
     ``outbox`` is the database for what cannot be carried, and the one whose transactions ``within=`` may enqueue in;
@@ -94,12 +71,7 @@ class CarriedBroker(Records):
         clock: Clock = SYSTEM,
     ) -> None:
         kept: Keeper = Nowhere() if outbox is None else InDatabase(outbox)
-        super().__init__(carrier, kept, {"default", *queues}, clock)
-        self._max_waiting = max_waiting
-        self._lock = threading.Lock()
-        self._threads: dict[str, Writer] = {}
-        self._ending: set[str] = set()  # held, and what follows is being sent
-        self._late: dict[str, Completion] = {}
+        super().__init__(carrier, kept, {"default", *queues}, clock, max_waiting)
         self._unsorted: dict[str, list[Taken]] = {}  # by worker: taken, and not moved to where they belong
         self._sorting = threading.Lock()  # held by who takes from the carrier and sorts it out
 
@@ -127,16 +99,6 @@ class CarriedBroker(Records):
             thread.close()
         self._kept.close()
         self.carrier.close()
-
-    def _thread(self, name: str) -> Writer:
-        with self._lock:
-            writer = self._threads.get(name)
-            if writer is None:
-                writer = self._threads[name] = Writer(
-                    _Nothing, max_waiting=self._max_waiting, clock=self._clock, apart=True
-                )
-                writer.start()
-            return writer
 
     # --- enqueue
 
@@ -339,61 +301,6 @@ class CarriedBroker(Records):
         log.error("job_crashed", job=parcel.id, name=parcel.name, crashes=parcel.crashes)
         parcel.reason, parcel.finished_at = "crashed", now
         return parcel.letter(now, dead=True, follows=taken)
-
-    async def finish(self, completions: Sequence[Completion]) -> list[bool]:
-        """See ``Broker``."""
-        mine = [one for one in completions if one.id in self._held]
-        stored = await self._thread("all").submit_async(self._finish, mine) if mine else []
-        if len(mine) == len(completions):
-            return stored
-        others = [one for one in completions if one.id not in {known.id for known in mine}]
-        kept = iter(await self._kept.finish(others))
-        ours = dict(zip((one.id for one in mine), stored, strict=True))
-        return [ours[one.id] if one.id in ours else next(kept) for one in completions]
-
-    def _finish(self, _: Any, payloads: list[list[Completion]]) -> list[list[bool]]:
-        letters: list[Letter] = []
-        ended: list[Held] = []
-        answers: list[list[bool]] = []
-        for part in payloads:
-            answers.append([])
-            for one in part:
-                held = self._held.get(one.id)
-                heard = held is not None and held.parcel.deliveries == one.deliveries
-                if held is not None and heard and not self.carrier.holds(held.taken):
-                    self._too_late(one)
-                    heard = False
-                elif held is not None and heard:
-                    if one.state != "done":
-                        letters += self._what_follows(held.parcel.after(one), one, held.taken)
-                    ended.append(held)
-                answers[-1].append(heard)
-        self._ending = {one.parcel.id for one in ended}
-        try:
-            self._send(letters)
-            self.carrier.settle([one.taken for one in ended])
-            for done in ended:
-                if self._held.get(done.parcel.id) is done:  # what followed may have been claimed already
-                    del self._held[done.parcel.id]
-        finally:
-            self._ending = set()
-        return answers
-
-    def _too_late(self, end: Completion) -> None:
-        """It was cut off from us while it ran. If it comes back to us, it need not run again."""
-        self._held.pop(end.id, None)
-        if len(self._late) >= _MOST_LATE:
-            self._late.pop(next(iter(self._late)))
-        self._late[end.id] = end
-
-    def _what_follows(self, parcel: Parcel, end: Completion, taken: Taken) -> list[Letter]:
-        now = self._clock.wall()
-        if end.state == "ready":
-            return [parcel.letter(now, follows=taken)]
-        if end.state == "dead":
-            parcel.finished_at = now
-            return [parcel.letter(now, dead=True, follows=taken)]
-        return []
 
     async def give_back(self, worker: WorkerInfo, held: Sequence[str]) -> int:
         """See ``Broker``."""
