@@ -21,6 +21,7 @@ EXITS = {
     ("cli/demo/stage.py", "self._console.print"): _OWN_WORDS,
     ("cli/events.py", "console.print"): "redaction.data",
     ("cli/jobs.py", "console.print"): _STORED,
+    ("cli/jobs.py", "typer.echo"): _OWN_WORDS,
     ("cli/connections.py", "console.print"): "safe, which redacts",
     ("cli/connections.py", "typer.echo"): "safe, which redacts; and the code that its user types in elsewhere",
     ("cli/keys.py", "console.print"): "safe, which redacts",
