@@ -24,6 +24,7 @@ from moorline.jobs.job import Claim, Job
 from moorline.jobs.outcome import Done
 from moorline.jobs.registry import JobFunction, Jobs
 from moorline.jobs.worker import Worker
+from moorline.policies.retry import Retry as Waits
 from moorline.store import Store
 
 
@@ -32,8 +33,8 @@ async def only_job(jobs: Jobs) -> Job:
     return job
 
 
-SLOWLY = 0
-"""A seed whose first waits are long: with another, the retry of a failed job may fall due before the drain ends."""
+SLOWLY = 1_137_179
+"""A seed whose first nine waits are long, 0.77 s or more: with another, a retry may fall due before the drain ends."""
 
 
 async def ran(jobs: Jobs, function: JobFunction[..., object], *args: object, times: int = 1) -> Job:
@@ -175,7 +176,8 @@ async def test_a_job_cannot_end_its_worker(jobs: Jobs) -> None:
     async def stays() -> None: ...
 
     await jobs.function(stays).enqueue()
-    for function in (jobs.function(leaves), jobs.function(leaves_the_loop)):
+    later = Waits(base=60.0)
+    for function in (jobs.function(leaves, backoff=later), jobs.function(leaves_the_loop, backoff=later)):
         await function.enqueue_many([(place,) for place in range(len(errors))])
     async with asyncio.timeout(5):
         assert await Worker(jobs, concurrency=1, seed=SLOWLY).drain() == 9
