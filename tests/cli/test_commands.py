@@ -64,7 +64,12 @@ def shop(tmp_path: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MOORLINE_", "GITHUB_"))}
+    others = (
+        "MOORLINE_",
+        "GITHUB_",
+        "AWS_",
+    )  # the last are those that servers of AWS's kind leave in a process of tests
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return {**kept, "GITHUB_WEBHOOK_SECRET": SECRET, "COLUMNS": "300"}
 
 
