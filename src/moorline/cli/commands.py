@@ -8,6 +8,8 @@ from typing import Any, Final, TypeVar
 import typer
 from typer.core import TyperCommand
 
+from moorline.texts import is_utf8
+
 __all__ = ["Commands"]
 
 _NO_TEXT: Final = "it is not in UTF-8; if it is, set a locale that is too, such as LC_ALL=C.UTF-8"
@@ -30,15 +32,6 @@ class _Command(TyperCommand):
         for parameter in self.params:
             given = ctx.params.get(parameter.name)
             for one in given if isinstance(given, list | tuple) else (given,):
-                if isinstance(one, str) and not _is_text(one):
+                if isinstance(one, str) and not is_utf8(one):
                     raise typer.BadParameter(_NO_TEXT, ctx, parameter)  # not what was given: a URL has a password
         return left
-
-
-def _is_text(given: str) -> bool:
-    """Python keeps bytes that the locale's encoding does not know as halves of surrogate pairs."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

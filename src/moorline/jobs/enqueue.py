@@ -12,8 +12,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from moorline.errors import ConfigurationError, Misuse
 from moorline.jobs.job import END_OF_DATES, LONGEST_WAIT, LOWEST_PRIORITY, JobRow
+from moorline.texts import is_utf8
 
-__all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries", "in_loop", "is_text"]
+__all__ = ["EnqueueOptions", "Enqueued", "Sink", "check_retries", "in_loop"]
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class EnqueueOptions:
             _check_moment(self.at)
         if self.priority is not None and self.priority not in range(LOWEST_PRIORITY + 1):
             raise ConfigurationError(f"priority: {self.priority!r} is not a whole number from 0 to {LOWEST_PRIORITY}")
-        if self.queue is not None and not (_is(self.queue, str) and self.queue and is_text(self.queue)):
+        if self.queue is not None and not (_is(self.queue, str) and self.queue and is_utf8(self.queue)):
             raise ConfigurationError(f"queue: {self.queue!r} is not a name")
         if self.unique is not None and not (isinstance(self.unique, bool) or (_is(self.unique, str) and self.unique)):
             raise ConfigurationError(f"unique: {self.unique!r} is neither a key nor True")
@@ -206,15 +207,6 @@ def _is(value: object, *kinds: type) -> bool:
 
 def _seconds(length: float | timedelta) -> float:
     return length.total_seconds() if isinstance(length, timedelta) else float(length)
-
-
-def is_text(value: str) -> bool:
-    """Whether it can be written down: half of a surrogate pair cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def in_loop() -> bool:

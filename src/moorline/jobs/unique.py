@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from moorline.jobs.enqueue import is_text
+from moorline.texts import is_utf8
 
 __all__ = ["unique_key"]
 
@@ -29,7 +29,7 @@ def unique_key(name: str, payload: bytes, unique: str | bool) -> str | None:  # 
     if unique is True:
         return f"{name}#{hashlib.sha256(payload).hexdigest()[:32]}"
     key = f"{name}{_BETWEEN}{unique}"
-    if _BETWEEN not in name and len(key) <= _LONGEST and "\x00" not in key and is_text(key):
+    if _BETWEEN not in name and len(key) <= _LONGEST and "\x00" not in key and is_utf8(key):
         return key
     digest = hashlib.sha256(f"{len(name)}{_BETWEEN}{key}".encode("utf-8", "surrogatepass")).hexdigest()
     readable = "".join([one for one in name[:_LONGEST_NAME] if one.isprintable()])

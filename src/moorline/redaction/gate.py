@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from moorline.texts import is_utf8
+
 __all__ = ["Gate"]
 
 
@@ -27,11 +29,11 @@ class Gate:
         if found(text):
             return True
         # What has no form in UTF-8 was not read at all.
-        return not text.isascii() and not _is_utf8(text)
+        return not text.isascii() and not is_utf8(text)
 
     def reader(self, text: str) -> Callable[[str], bool]:
         """What says the same of parts of *text*, the quickest that there is."""
-        return self if not text.isascii() and not _is_utf8(text) else self._found or self._made()
+        return self if not text.isascii() and not is_utf8(text) else self._found or self._made()
 
     def _made(self) -> Callable[[str], bool]:
         try:
@@ -41,11 +43,3 @@ class Gate:
         made = SchemaValidator(core_schema.str_schema(pattern=self._pattern, regex_engine="rust-regex"))
         self._found = made.isinstance_python
         return self._found
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -29,6 +29,7 @@ from moorline.jobs.brokers.sql_order import (
     held,
     lock,
 )
+from moorline.jobs.brokers.sql_outbox import COMMIT_SOON
 from moorline.jobs.brokers.sql_unique import forget_windows, holder_of
 from moorline.jobs.flows import unexpiring
 from moorline.jobs.job import Claim, Job, JobFailure, JobRow, State
@@ -47,7 +48,6 @@ CHANNEL: Final = "moorline_jobs"
 KEPT_ERRORS: Final = 10
 _FRESH: Final = 0.1  # of a lease: a claim does not extend one that was extended so lately
 _BY_TIME: Final = attrgetter("run_at", "id")
-_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 _EXPIRED_WORKER: Final = 3600.0  # seconds that a worker that vanished is still shown
 
 _BEAT: Final = sa.text(
@@ -115,7 +115,7 @@ class SqlBroker:
     def enqueue_within(self, connection: object, rows: Sequence[JobRow]) -> list[str]:
         """See ``Broker``. The connection's database must be the one that jobs are kept in."""
         ids = insert_jobs(self.store.shared_with(connection), rows, brief=False)
-        self._announce(delay=_COMMIT_SOON)
+        self._announce(delay=COMMIT_SOON)
         return ids
 
     # --- the worker's part

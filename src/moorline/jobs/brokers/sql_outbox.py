@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 
     from moorline.store.store import Store
 
-__all__ = ["OUTBOX", "Backlog", "backlog", "insert_outbox", "oldest", "oldest_since", "outbox_within", "remove"]
+__all__ = [
+    "COMMIT_SOON", "OUTBOX", "Backlog", "backlog", "insert_outbox", "oldest", "oldest_since", "outbox_within", "remove",
+]  # fmt: skip
 
 OUTBOX: Final = "moorline_outbox"
 """The store's channel of jobs to be relayed: ``store.notify(OUTBOX)`` after ``insert_outbox`` was committed."""
+COMMIT_SOON: Final = 0.02
+"""Seconds after which a caller's own transaction is likely committed."""
 
 _WAITING: Final = insertion("outbox")
 # Written out, because a partial index serves only a state that the planner can read.
 _IN_OUTBOX: Final = jobs.c.state == sa.literal("outbox", literal_execute=True)
 _ROW: Final = [jobs.c[name] for name in JobRow._fields]
 _BATCH: Final = 500  # ids in one statement
-_COMMIT_SOON: Final = 0.02  # seconds after which a caller's own transaction is likely committed
 
 
 class Backlog(NamedTuple):
@@ -49,7 +52,7 @@ def insert_outbox(connection: Connection, rows: Sequence[JobRow]) -> None:
 def outbox_within(store: Store, connection: object, rows: Sequence[JobRow]) -> None:
     """Insert *rows* in a caller's own transaction, to be relayed. ConfigurationError unless it is of that database."""
     insert_outbox(store.shared_with(connection), rows)
-    store.notify(OUTBOX, delay=_COMMIT_SOON)
+    store.notify(OUTBOX, delay=COMMIT_SOON)
 
 
 def oldest(connection: Connection, limit: int) -> list[JobRow]:

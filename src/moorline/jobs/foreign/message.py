@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from moorline.errors import InvalidArguments, PayloadMismatch
+from moorline.texts import is_utf8
 
 __all__ = ["BYTES", "JSON", "Message", "body_of", "checked", "is_json", "packed", "plain", "unpacked"]
 
@@ -114,10 +115,8 @@ def checked(message: Message) -> None:
             continue
         if not isinstance(value, str):
             raise InvalidArguments(f"{name}: expected a text, got {type(value).__name__}")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidArguments(f"{name}: it has half of a character, which no other program can read") from None
+        if not is_utf8(value):
+            raise InvalidArguments(f"{name}: it has half of a character, which no other program can read")
     time: object = message.time
     if not (time is None or (isinstance(time, int | float) and not isinstance(time, bool) and math.isfinite(time))):
         raise InvalidArguments(f"time: expected seconds since the epoch, got {type(time).__name__}")
