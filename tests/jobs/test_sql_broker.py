@@ -73,16 +73,16 @@ class TestSqlBroker(BrokerConformance, RecordConformance, OrderConformance, Know
     ) -> None:
         """Else what a worker claims soon after would be taken for an orphan's."""
         await broker.enqueue([row(clock)])
-        taken, extend = worker(clock), broker._beat
+        taken, claims = worker(clock), broker._claim
 
         def undone(*arguments: Any) -> None:
-            extend(*arguments)
-            raise StoreUnavailable("the transaction is rolled back")
+            claims(*arguments)
+            raise StoreUnavailable("it could not be committed")
 
-        monkeypatch.setattr(broker, "_beat", undone)
+        monkeypatch.setattr(broker, "_claim", undone)
         with pytest.raises(StoreUnavailable):
             await broker.claim(taken, 1)
-        monkeypatch.setattr(broker, "_beat", extend)
+        monkeypatch.setattr(broker, "_claim", claims)
         assert len((await broker.claim(taken, 1)).jobs) == 1
         assert (await broker.rescue(worker(clock))).ready == ()
 
