@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from tests.databases import migrated_sqlite
 
+from moorline.clock import ManualClock
 from moorline.errors import StoreNotMigrated
 from moorline.identity.rotation import sql
-from moorline.store import Store
+from moorline.store import Store, engines
 from moorline.store.schema import REVISION, metadata
 
 
@@ -110,3 +113,24 @@ def test_a_database_that_was_not_migrated_is_refused(database_url: str) -> None:
 def _from_the_future(connection: sa.Connection, payloads: list[None]) -> list[None]:
     connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     return payloads
+
+
+def test_a_file_that_another_process_is_making_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers that began at once the second ended: SQLite refuses to change a file's journal without a wait."""
+    path = tmp_path / "moorline.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (a)")
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM theirs").fetchall()
+        waits: list[float] = []
+
+        class Clock(ManualClock):
+            def sleep(self, seconds: float) -> None:
+                waits.append(seconds)
+                if other.in_transaction:
+                    other.execute("COMMIT")
+
+        monkeypatch.setattr(engines, "SYSTEM", Clock())
+        with Store(f"sqlite:///{path}") as store:
+            assert store.revision() == REVISION
+    assert waits

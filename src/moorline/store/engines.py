@@ -6,6 +6,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -117,7 +118,8 @@ def _sqlite_writer(connection: sqlite3.Connection, _record: object) -> None:
         # SQLite's own wait sleeps up to 100 ms between tries, and starves one of two busy processes: we wait ourselves.
         "busy_timeout = 0",
     ):
-        connection.execute(f"PRAGMA {pragma}")
+        # Where another process makes the same file just now, SQLite refuses at once, whatever its timeout.
+        _patiently(partial(connection.execute, f"PRAGMA {pragma}"))
 
 
 def _sqlite_reader(connection: sqlite3.Connection, _record: object) -> None:
@@ -126,20 +128,25 @@ def _sqlite_reader(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _begin_immediate(connection: Connection) -> None:
+    _patiently(partial(connection.exec_driver_sql, "BEGIN IMMEDIATE"))
+
+
+def _patiently(deed: Callable[[], object]) -> None:
+    """Do it, again and again as long as another process's lock is in the way, for ``BUSY_SECONDS`` at most."""
     until = SYSTEM.monotonic() + BUSY_SECONDS
     while True:
         try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            deed()
             return
-        except exc.OperationalError as error:
+        except (sqlite3.OperationalError, exc.OperationalError) as error:
             if _sqlite_code(error) != _SQLITE_BUSY or SYSTEM.monotonic() > until:
                 raise
         SYSTEM.sleep(random.uniform(0.0005, 0.003))
 
 
-def _sqlite_code(error: exc.DBAPIError) -> int:
+def _sqlite_code(error: exc.DBAPIError | sqlite3.Error) -> int:
     """SQLite's own word for it; 0 from another database."""
-    code: int = getattr(error.orig, "sqlite_errorcode", 0)
+    code: int = getattr(getattr(error, "orig", error), "sqlite_errorcode", 0)
     return code & 0xFF
 
 
